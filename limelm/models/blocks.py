@@ -1,0 +1,164 @@
+"""The parts that all decoders here share with Llama: norm, rotary position embedding, MLP, attention.
+
+State-dict names and arithmetic are those of `transformers.LlamaForCausalLM`, to the bit.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang & Sennrich 2019), split in two so that one normalisation can serve many gains."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def normalize(self, hidden_states: Tensor) -> Tensor:
+        """X / rms(X) over the last dimension, computed in float32, without the gain."""
+        x = hidden_states.float()
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return x.to(hidden_states.dtype)
+
+    def forward(self, hidden_states: Tensor, is_normalized: bool = False) -> Tensor:
+        """The gain times X / rms(X); with `is_normalized` the input is taken for X / rms(X) already."""
+        return self.weight * (hidden_states if is_normalized else self.normalize(hidden_states))
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines of the rotary position embedding (Su et al. 2021), with every scaling that HF knows."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        inv_freq, self.attention_scaling = self.initial_frequencies()
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    def initial_frequencies(self) -> tuple[Tensor, float]:
+        """The frequencies `[d / 2]` and the factor on cosines and sines that the config asks for."""
+        if self.rope_type == "default":
+            return self.compute_default_rope_parameters(self.config)
+        return ROPE_INIT_FUNCTIONS[self.rope_type](self.config)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: LlamaConfig, **kwargs) -> tuple[Tensor, float]:
+        """theta^(-2k/d) for k = 0 ... d/2 - 1; the name is the one that HF's weight initialisation looks for."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[B, T, d]` in `x`'s dtype for `position_ids` `[B, T]`."""
+        angles = position_ids[..., None].float() * self.inv_freq.float()
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding `cos`, `sin` `[B, T, d]` to queries or keys `[B, heads, T, d]`."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention spelled out, in the signature of HF's attention interface; also returns the attention weights."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class Attention(nn.Module):
+    """Llama's grouped-query attention, from keys and values before RoPE onwards; subclasses make those."""
+
+    #: What k_proj and v_proj are.
+    def __init__(self, config: LlamaConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_heads = config.num_key_value_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        query_size = config.num_attention_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = self.make_key_value_projection()
+        self.v_proj = self.make_key_value_projection()
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+
+    def make_key_value_projection(self) -> nn.Linear:
+        """A fresh k_proj or v_proj."""
+        size = self.num_key_value_heads * self.head_dim
+        return nn.Linear(self.config.hidden_size, size, bias=self.config.attention_bias)
+
+    def attend(
+        self,
+        Q: Tensor,
+        K: Tensor,
+        V: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """RoPE, cache, attention and `o_proj`.
+
+        Args:
+            Q: `[B, T, H d]`; K, V: `[B, T, G d]` or `[B, T, G, d]`, all before RoPE.
+
+        Returns:
+            The output `[B, T, D]` and, from eager attention, the weights `[B, H, T, S]`.
+        """
+        batch, tokens = Q.shape[:2]
+        Q, K, V = (states.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2) for states in (Q, K, V))
+        Q, K = rotate(Q, *position_embeddings), rotate(K, *position_embeddings)
+        if past_key_values is not None:
+            K, V = past_key_values.update(K, V, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, weights = attention(self, Q, K, V, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.reshape(batch, tokens, -1)), weights

@@ -1,0 +1,53 @@
+"""What the configurations of all models here have in common."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from transformers import LlamaConfig
+
+HUB_MODULE = "modeling_limelm"
+_HUB_CODE = '''"""Lets `trust_remote_code=True` find this checkpoint's classes in an installed limelm (`pip install limelm`)."""
+
+from limelm import {classes}  # noqa: F401
+'''
+
+
+class DecoderConfig(LlamaConfig):
+    """Llama's fields. Saved with an `auto_map`, so that Auto classes find the model without `import limelm`."""
+
+    base_model_tp_plan = None
+    base_model_pp_plan = None
+    #: Model types whose checkpoints may be read with this class beside its own.
+    compatible_model_types: ClassVar[tuple[str, ...]] = ()
+    #: The classes of this model by Auto class.
+    auto_classes: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.auto_map = {auto: f"{HUB_MODULE}.{name}" for auto, name in self.auto_classes.items()}
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} is not divisible by "
+                f"num_key_value_heads={self.num_key_value_heads}"
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type not in (cls.model_type, *cls.compatible_model_types):
+            allowed = " or ".join(repr(name) for name in (cls.model_type, *cls.compatible_model_types))
+            raise ValueError(f"model_type={model_type!r} cannot be read as {cls.__name__}; it must be {allowed}")
+        return super().from_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        super().save_pretrained(save_directory, *args, **kwargs)
+        code = _HUB_CODE.format(classes=", ".join(sorted(self.auto_classes.values())))
+        (Path(save_directory) / f"{HUB_MODULE}.py").write_text(code, encoding="utf-8")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoConfig"):
+        """Nothing to register: `auto_map` is always written, and the saved module imports limelm."""

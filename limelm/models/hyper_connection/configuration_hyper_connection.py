@@ -1,0 +1,35 @@
+"""Configuration of Hyper-Connection models."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from limelm.models.configuration import DecoderConfig
+
+
+@strict
+class HyperConnectionConfig(DecoderConfig):
+    """Llama's fields and the hyper-connections (Zhu et al. 2024, arXiv 2409.19606).
+
+    Args:
+        expansion_rate: n, the number of residual streams.
+        dynamic: whether the connections depend on the token (DHC) or are learned constants (SHC).
+
+    Raises:
+        ValueError: for an `expansion_rate` below 1.
+    """
+
+    model_type = "hyper_connection"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "HyperConnectionConfig",
+        "AutoModel": "HyperConnectionModel",
+        "AutoModelForCausalLM": "HyperConnectionForCausalLM",
+    }
+
+    expansion_rate: int = 4
+    dynamic: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.expansion_rate < 1:
+            raise ValueError(f"expansion_rate={self.expansion_rate} must be at least 1")

@@ -1,0 +1,147 @@
+"""Hyper-Connections: a Llama with n residual streams and learned connections between them (arXiv 2409.19606).
+
+Every norm inside the layers is a LayerNorm without parameters; the two RMSNorms of a Llama layer are gone.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.output_capturing import OutputRecorder
+
+from limelm.models.blocks import MLP, Attention
+from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
+from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
+
+LAYER_NORM_EPS = 1e-5
+
+
+def plain_norm(states: Tensor) -> Tensor:
+    """LayerNorm over the last dimension, without gain and bias."""
+    return layer_norm(states, states.shape[-1:], eps=LAYER_NORM_EPS)
+
+
+class HyperConnection(nn.Module):
+    """The connection around one sublayer: which mix of the streams it reads, and where its output goes.
+
+    With n streams S `[B, T, n, D]`, alpha `[n, n + 1]` and beta `[n]` (equations 2-5; 10-13 where dynamic):
+    M = alpha^T S; the sublayer f reads M_0; the streams become beta f(norm(M_0)) + M_1...n.
+    """
+
+    def __init__(self, config: HyperConnectionConfig, layer_idx: int):
+        super().__init__()
+        n, hidden_size = config.expansion_rate, config.hidden_size
+        self.layer_idx = layer_idx
+        self.dynamic = config.dynamic
+        self.static_alpha = nn.Parameter(torch.empty(n, n + 1))
+        self.static_beta = nn.Parameter(torch.empty(n))
+        if self.dynamic:
+            self.dynamic_alpha = nn.Parameter(torch.empty(hidden_size, n + 1))
+            self.dynamic_beta = nn.Parameter(torch.empty(hidden_size))
+            self.alpha_scale = nn.Parameter(torch.empty(1))
+            self.beta_scale = nn.Parameter(torch.empty(1))
+
+    def init_weights(self) -> None:
+        """Pre-norm residual connections: the sublayer reads stream i mod n, its output goes to all."""
+        n = self.static_beta.numel()
+        first_read = torch.zeros_like(self.static_alpha[:, :1])
+        first_read[self.layer_idx % n] = 1
+        carried = torch.eye(n, dtype=self.static_alpha.dtype, device=self.static_alpha.device)
+        init.copy_(self.static_alpha, torch.cat((first_read, carried), dim=1))
+        init.ones_(self.static_beta)
+        if self.dynamic:
+            init.zeros_(self.dynamic_alpha)
+            init.zeros_(self.dynamic_beta)
+            init.constant_(self.alpha_scale, 0.01)
+            init.constant_(self.beta_scale, 0.01)
+
+    def read(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, and beta `[B, T, n]` or `[n]`."""
+        alpha, beta = self.static_alpha, self.static_beta
+        if self.dynamic:
+            normalized = plain_norm(streams)
+            alpha = alpha + self.alpha_scale * torch.tanh(normalized @ self.dynamic_alpha)
+            beta = beta + self.beta_scale * torch.tanh(normalized @ self.dynamic_beta)
+        M = alpha.transpose(-1, -2).to(streams.dtype) @ streams
+        return plain_norm(M[..., 0, :]), M[..., 1:, :], beta.to(streams.dtype)
+
+    def write(self, output: Tensor, carried: Tensor, beta: Tensor) -> Tensor:
+        """The new streams `[B, T, n, D]` from the sublayer's output `[B, T, D]`."""
+        return beta.unsqueeze(-1) * output.unsqueeze(-2) + carried
+
+
+class HyperConnectionAttention(Attention):
+    """Llama's attention."""
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+        Q, K, V = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        return self.attend(Q, K, V, **kwargs)
+
+
+class HyperConnectionDecoderLayer(GradientCheckpointingLayer):
+    """Attention and MLP, each inside its hyper-connection; streams `[B, T, n, D]` in and out."""
+
+    def __init__(self, config: HyperConnectionConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = HyperConnectionAttention(config, layer_idx)
+        self.mlp = MLP(config)
+        self.attn_connection = HyperConnection(config, layer_idx)
+        self.mlp_connection = HyperConnection(config, layer_idx)
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
+        attention_input, carried, beta = self.attn_connection.read(hidden_states)
+        output, _ = self.self_attn(attention_input, **kwargs)
+        hidden_states = self.attn_connection.write(output, carried, beta)
+        mlp_input, carried, beta = self.mlp_connection.read(hidden_states)
+        return self.mlp_connection.write(self.mlp(mlp_input), carried, beta)
+
+
+class StreamSum(nn.Module):
+    """The streams' sum, what the final norm reads: also what `output_hidden_states` shows of each layer."""
+
+    def forward(self, streams: Tensor) -> Tensor:
+        return streams.sum(dim=-2)
+
+
+class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
+    """Configuration and initialisation of Hyper-Connection models."""
+
+    config: HyperConnectionConfig
+    config_class = HyperConnectionConfig
+    _no_split_modules = ["HyperConnectionDecoderLayer"]
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(StreamSum, capture_initial_hidden_state=False),
+        "attentions": HyperConnectionAttention,
+    }
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, HyperConnection):
+            module.init_weights()
+
+
+class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):
+    """The decoder without its head."""
+
+    layer_class = HyperConnectionDecoderLayer
+
+    def __init__(self, config: HyperConnectionConfig):
+        super().__init__(config)
+        self.stream_sum = StreamSum()
+
+    def run_layers(self, hidden_states: Tensor, output_hidden_states: bool | None = None, **layer_inputs) -> Tensor:
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        streams = hidden_states.unsqueeze(-2).expand(-1, -1, self.config.expansion_rate, -1)
+        for layer in self.layers:
+            if output_hidden_states:
+                self.stream_sum(streams)  # read by HF's output capturing
+            streams = layer(streams, **layer_inputs)
+        return self.stream_sum(streams)
+
+
+class HyperConnectionForCausalLM(HyperConnectionPreTrainedModel, CausalLM):
+    """Hyper-Connections with a language-modelling head."""
+
+    decoder_class = HyperConnectionModel

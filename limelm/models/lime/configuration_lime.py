@@ -1,0 +1,51 @@
+"""Configuration of LIMe models."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from limelm.models.configuration import DecoderConfig
+from limelm.routing import ROUTERS
+
+ROUTING_INITS = ("paper", "identity")
+
+
+@strict
+class LimeConfig(DecoderConfig):
+    """Llama's fields and how the layers route (Gerasimov et al. 2025, arXiv 2502.09245).
+
+    Args:
+        routing: "none" (Llama), "static", "dynamic" (section 3), or "kv" (the paper's second version).
+        routing_top_p: with "static", keep of each head's weights the largest up to this mass, in (0, 1] (section 5.4).
+        routing_init: with "kv", "paper" (the layer's own block the identity, the rest uniform) or "identity" (the rest
+            zero: the model starts as Llama, exactly).
+
+    Raises:
+        ValueError: for a value that is none of these, or an option that the routing does not have.
+    """
+
+    model_type = "lime"
+    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "LimeConfig",
+        "AutoModel": "LimeModel",
+        "AutoModelForCausalLM": "LimeForCausalLM",
+    }
+
+    routing: str = "static"
+    routing_top_p: float | int | None = None
+    routing_init: str = "paper"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.routing not in ROUTERS:
+            raise ValueError(f"routing={self.routing!r} is unknown; allowed: {', '.join(ROUTERS)}")
+        if self.routing_init not in ROUTING_INITS:
+            raise ValueError(f"routing_init={self.routing_init!r} is unknown; allowed: {', '.join(ROUTING_INITS)}")
+        if self.routing_init != "paper" and self.routing != "kv":
+            raise ValueError(f"routing_init={self.routing_init!r} needs routing='kv', not {self.routing!r}")
+        if self.routing_top_p is not None:
+            if self.routing != "static":
+                raise ValueError(f"routing_top_p={self.routing_top_p} needs routing='static', not {self.routing!r}")
+            if not 0 < self.routing_top_p <= 1:
+                raise ValueError(f"routing_top_p={self.routing_top_p} is outside (0, 1]")

@@ -1,0 +1,20 @@
+"""What this project exists for: the routers and the mix over depth."""
+
+from limelm.routing.mixing import mix_heads, mix_representations
+from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
+from limelm.routing.top_p import prune_top_p, top_p_mask
+
+__all__ = [
+    "ROUTERS",
+    "DynamicRouter",
+    "HeadwiseLinear",
+    "KeyValueRouter",
+    "Router",
+    "RouterSpec",
+    "StaticRouter",
+    "mix_heads",
+    "mix_representations",
+    "prune_top_p",
+    "top_p_mask",
+]

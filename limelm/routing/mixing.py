@@ -1,0 +1,58 @@
+"""The depth mix: weighted sums over the representations that earlier layers left behind.
+
+These two functions are the only place where a layer reads the history, so a faster implementation replaces them and
+nothing else. What is here is the reference: plain PyTorch, differentiable any number of times, one term of the sum
+after the other, so that nothing is stacked and the memory of a layer does not grow with its depth.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mix_representations(
+    sources: Sequence[Tensor], weights: Tensor, kept: Sequence[Sequence[int]] | None = None
+) -> Tensor:
+    """Mix `n` representations into one input per key/value head: `Z_h = sum_j A[h, j] X_j` (LIMe, section 3).
+
+    Args:
+        sources: `n` tensors `[B, T, D]`, the oldest first.
+        weights: routing weights `A`, `[G, n]` for all tokens or `[B, T, G, n]` per token.
+        kept: for each head the sources that it reads, where the others' weights are zero (top-p at inference). A
+            source that a head does not keep is neither read nor multiplied.
+
+    Returns:
+        `Z`, `[B, T, G, D]`.
+    """
+    if kept is not None:
+        mixed_heads = [sum(weights[h, j] * sources[j] for j in kept[h]) for h in range(len(kept))]
+        return torch.stack(mixed_heads, dim=-2)
+
+    batch, tokens, hidden_size = sources[0].shape
+    heads, n = weights.shape[-2:]
+    # One rank-1 update [G, 1] @ [1, D] per token and source.
+    columns = weights.expand(batch, tokens, heads, n).reshape(batch * tokens, heads, n, 1).unbind(dim=2)
+    rows = [source.reshape(batch * tokens, 1, hidden_size) for source in sources]
+    mixed = torch.bmm(columns[0], rows[0])
+    for column, row in zip(columns[1:], rows[1:], strict=True):
+        mixed = torch.baddbmm(mixed, column, row)
+    return mixed.view(batch, tokens, heads, hidden_size)
+
+
+def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Mix the heads of `n` layers into new heads: `Y_h = sum_j sum_h' R[h, j G + h'] X_{j,h'}`.
+
+    Args:
+        sources: `n` tensors `[G, B, T, e]`, the oldest first; heads come first so that a term is one matrix product.
+        weights: the signed matrix `R`, `[G, n G]`.
+
+    Returns:
+        `Y`, `[G, B, T, e]`.
+    """
+    heads = weights.shape[0]
+    blocks = weights.split(heads, dim=1)
+    mixed = blocks[0] @ sources[0].flatten(1)
+    for block, source in zip(blocks[1:], sources[1:], strict=True):
+        mixed = torch.addmm(mixed, block, source.flatten(1))
+    return mixed.view_as(sources[0])

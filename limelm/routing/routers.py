@@ -1,0 +1,179 @@
+"""The routers: how a layer makes its keys and values from what all layers so far have left behind.
+
+A router is one class and one line in `ROUTERS`. It decides what a layer leaves for the later ones (its *source*), what
+it learns, and how the sources become keys and values. Letters are the paper's: layer i reads the representations
+X_0 ... X_i, N is a normalised one, A and R are routing weights, Z a mixed input, K and V keys and values.
+
+Layer 0 has nothing to choose from. Under every routing it is a plain Llama layer, whose router has no parameters and
+only hands its source on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from limelm.routing.mixing import mix_heads, mix_representations
+from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.top_p import prune_top_p, top_p_mask
+
+Routed = tuple[Tensor, Tensor, Tensor | None]  # K, V, and the source for later layers
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """What a router must know of its layer: where it stands, its G key/value heads, and the config's options."""
+
+    layer_idx: int
+    hidden_size: int
+    num_heads: int
+    top_p: float | None = None
+    init: str = "paper"
+
+    @property
+    def num_sources(self) -> int:
+        """How many representations layer i sees: i + 1."""
+        return self.layer_idx + 1
+
+
+class Router(nn.Module):
+    """Plain Llama (`routing="none"`): keys and values from the layer's own input, nothing handed on."""
+
+    #: K and V of head h are projected from a mixed input Z_h of its own; the layer then owns a `routing_layernorm`.
+    headwise = False
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__()
+        self.spec = spec
+
+    def init_weights(self) -> None:
+        """Initialise this module's raw parameters (nn.Linear children are left to the model)."""
+
+    def forward(
+        self,
+        attention_input: Tensor,
+        normalized: Tensor,
+        gain: Tensor | None,
+        history: Sequence[Tensor],
+        k_proj: nn.Module,
+        v_proj: nn.Module,
+    ) -> Routed:
+        """Make this layer's keys and values, before RoPE.
+
+        Args:
+            attention_input: `[B, T, D]`, RMSNorm(X_i) with `input_layernorm`'s gain: what Q is made from.
+            normalized: `[B, T, D]`, X_i / rms(X_i), without a gain.
+            gain: `[D]`, the `routing_layernorm` gain g_i; None where the layer has none.
+            history: the sources that layers 0 ... i-1 returned.
+            k_proj, v_proj: the layer's projections (`HeadwiseLinear` where the router is `headwise`).
+
+        Returns:
+            K and V, each `[B, T, G d]` or `[B, T, G, d]`, and this layer's source for the later ones.
+        """
+        return k_proj(attention_input), v_proj(attention_input), None
+
+
+class RepresentationRouter(Router):
+    """Mix first, then project: each head's input is a convex combination of normalised representations."""
+
+    headwise = True
+    kept: list[list[int]] | None = None  # per head the sources that are read; None: all
+
+    def routing_weights(self, current: Tensor) -> Tensor:
+        """A, `[G, n]` or `[B, T, G, n]`, from the layer's own normalised input N_i `[B, T, D]`."""
+        raise NotImplementedError
+
+    def forward(self, attention_input, normalized, gain, history, k_proj, v_proj) -> Routed:
+        if not history:
+            return k_proj(attention_input), v_proj(attention_input), normalized
+        # N_j = gain * normalized_j; the gain is the same for all sources, so it is applied once, to their mix.
+        A = self.routing_weights(gain * normalized).to(normalized.dtype)
+        Z = gain * mix_representations((*history, normalized), A, self.kept)
+        return k_proj(Z), v_proj(Z), normalized
+
+
+class StaticRouter(RepresentationRouter):
+    """LIMe static (section 3): `A = softmax(w)`, one learned distribution over the sources per head.
+
+    With `top_p` the smallest weights are dropped (section 5.4): from the current weights at every training step, and
+    frozen when the module is put in evaluation mode, where a dropped source costs nothing.
+    """
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        if spec.layer_idx > 0:
+            self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources))
+            self.register_load_state_dict_post_hook(_refresh_kept_sources)
+
+    def init_weights(self) -> None:
+        if self.spec.layer_idx > 0:
+            init.normal_(self.weight, mean=0.0, std=0.1)
+
+    def routing_weights(self, current: Tensor | None = None) -> Tensor:
+        A = self.weight.float().softmax(dim=-1)
+        return A if self.spec.top_p is None else prune_top_p(A, self.spec.top_p)
+
+    def train(self, mode: bool = True) -> "StaticRouter":
+        super().train(mode)
+        self.kept = None
+        prunes = self.spec.top_p is not None and self.spec.layer_idx > 0
+        if prunes and not mode and not self.weight.is_meta:
+            mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
+            self.kept = [row.nonzero().flatten().tolist() for row in mask]
+        return self
+
+
+def _refresh_kept_sources(router: StaticRouter, incompatible_keys) -> None:
+    router.train(router.training)
+
+
+class DynamicRouter(RepresentationRouter):
+    """LIMe dynamic (section 3): `A = softmax(N_i P_i^T)`, a distribution per token and head."""
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        if spec.layer_idx > 0:
+            self.proj = nn.Linear(spec.hidden_size, spec.num_heads * spec.num_sources, bias=False)
+
+    def routing_weights(self, current: Tensor) -> Tensor:
+        logits = self.proj(current).unflatten(-1, (self.spec.num_heads, self.spec.num_sources))
+        return logits.float().softmax(dim=-1)
+
+
+class KeyValueRouter(Router):
+    """LIMe KV (the paper's second version): project first, then mix the keys and values of all layers' heads.
+
+    `K~_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, the same signed R for V.
+    """
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        if spec.layer_idx > 0:
+            self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources * spec.num_heads))
+
+    def init_weights(self) -> None:
+        if self.spec.layer_idx == 0:
+            return
+        R = torch.zeros_like(self.weight)
+        if self.spec.init == "paper":
+            bound = (3 / R.shape[1]) ** 0.5
+            R.uniform_(-bound, bound)
+        R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
+        init.copy_(self.weight, R)
+
+    def forward(self, attention_input, normalized, gain, history, k_proj, v_proj) -> Routed:
+        own = torch.stack((k_proj(attention_input), v_proj(attention_input)), dim=-2)  # [B, T, 2, G d]
+        source = own.unflatten(-1, (self.spec.num_heads, -1)).permute(3, 0, 1, 2, 4).flatten(3)  # [G, B, T, 2 d]
+        mixed = mix_heads((*history, source), self.weight) if history else source
+        K, V = mixed.permute(1, 2, 0, 3).chunk(2, dim=-1)
+        return K, V, source
+
+
+ROUTERS: dict[str, type[Router]] = {
+    "none": Router,
+    "static": StaticRouter,
+    "dynamic": DynamicRouter,
+    "kv": KeyValueRouter,
+}
