@@ -13,7 +13,6 @@ from limelm.models import (
     LimeModel,
 )
 
-
 __all__ = [
     "HyperConnectionConfig",
     "HyperConnectionForCausalLM",

@@ -101,8 +101,8 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
     """Attention spelled out, in the signature of HF's attention interface; also returns the attention weights."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -114,7 +114,6 @@ def eager_attention_forward(
 class Attention(nn.Module):
     """Llama's grouped-query attention, from keys and values before RoPE onwards; subclasses make those."""
 
-    #: What k_proj and v_proj are.
     def __init__(self, config: LlamaConfig, layer_idx: int):
         super().__init__()
         self.config = config

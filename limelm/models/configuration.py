@@ -6,7 +6,7 @@ from typing import ClassVar
 from transformers import LlamaConfig
 
 HUB_MODULE = "modeling_limelm"
-_HUB_CODE = '''"""Lets `trust_remote_code=True` find this checkpoint's classes in an installed limelm (`pip install limelm`)."""
+_HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
 
 from limelm import {classes}  # noqa: F401
 '''

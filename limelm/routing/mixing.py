@@ -5,6 +5,7 @@ nothing else. What is here is the reference: plain PyTorch, differentiable any n
 after the other, so that nothing is stacked and the memory of a layer does not grow with its depth.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -26,8 +27,8 @@ def mix_representations(
         `Z`, `[B, T, G, D]`.
     """
     if kept is not None:
-        mixed_heads = [sum(weights[h, j] * sources[j] for j in kept[h]) for h in range(len(kept))]
-        return torch.stack(mixed_heads, dim=-2)
+        heads_terms = [[weights[h, j] * sources[j] for j in head_kept] for h, head_kept in enumerate(kept)]
+        return torch.stack([functools.reduce(torch.add, terms) for terms in heads_terms], dim=-2)
 
     batch, tokens, hidden_size = sources[0].shape
     heads, n = weights.shape[-2:]

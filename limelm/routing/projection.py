@@ -6,7 +6,7 @@ from torch import Tensor, einsum, nn
 class HeadwiseLinear(nn.Linear):
     """`K_h = Z_h W_h`: a `k_proj`/`v_proj` whose head `h` reads an input of its own.
 
-    The parameters are those of `nn.Linear(hidden_size, num_heads * head_dim)`; rows `h * head_dim` onwards are head `h`.
+    The parameters are those of `nn.Linear(hidden_size, num_heads * head_dim)`; rows `h * head_dim` and on are head `h`.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, head_dim: int, bias: bool = False):

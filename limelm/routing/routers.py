@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from limelm.routing.mixing import mix_heads, mix_representations
-from limelm.routing.projection import HeadwiseLinear
 from limelm.routing.top_p import prune_top_p, top_p_mask
 
 Routed = tuple[Tensor, Tensor, Tensor | None]  # K, V, and the source for later layers
@@ -118,8 +117,7 @@ class StaticRouter(RepresentationRouter):
     def train(self, mode: bool = True) -> "StaticRouter":
         super().train(mode)
         self.kept = None
-        prunes = self.spec.top_p is not None and self.spec.layer_idx > 0
-        if prunes and not mode and not self.weight.is_meta:
+        if not mode and self.spec.top_p is not None and self.spec.layer_idx > 0 and not self.weight.is_meta:
             mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
             self.kept = [row.nonzero().flatten().tolist() for row in mask]
         return self

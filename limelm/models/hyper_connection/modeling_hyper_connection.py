@@ -57,8 +57,9 @@ class HyperConnection(nn.Module):
             init.constant_(self.beta_scale, 0.01)
 
     def read(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, and beta `[B, T, n]` or `[n]`."""
-        alpha, beta = self.static_alpha, self.static_beta
+        """From S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
+        alpha: Tensor = self.static_alpha
+        beta: Tensor = self.static_beta
         if self.dynamic:
             normalized = plain_norm(streams)
             alpha = alpha + self.alpha_scale * torch.tanh(normalized @ self.dynamic_alpha)

@@ -1,0 +1,69 @@
+"""Tokenizers: train a byte-level BPE on documents, load one, and tell whether two are the same."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from limelm.errors import UserError
+
+BOS, EOS = "<bos>", "<eos>"
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of `vocab_size` entries, special tokens and the 256 bytes included.
+
+    A prompt is encoded with <bos> before it, as every document stands in the training data.
+
+    Raises:
+        UserError: for a `vocab_size` that has no room for the bytes, or documents with too few pairs to fill it.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(alphabet) + 2
+    if vocab_size < smallest:
+        raise UserError(f"vocab_size={vocab_size} is too small; it must be at least {smallest}")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(documents, trainer)
+    if bpe.get_vocab_size() < vocab_size:
+        raise UserError(
+            f"the text is too short for a tokenizer of {vocab_size} entries (it gives {bpe.get_vocab_size()}); "
+            "give more text, a smaller vocabulary, or a tokenizer"
+        )
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
+    """A tokenizer from a folder or the hub, with BOS and EOS (one may stand for the other, as in GPT-2).
+
+    Raises:
+        UserError: where there is none, or it has neither BOS nor EOS.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"tokenizer {name_or_path!r}: {reason}") from error
+    if tokenizer.vocab_size == 0:
+        raise UserError(f"tokenizer {name_or_path!r}: its vocabulary is empty")
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {name_or_path!r}: it has neither a BOS nor an EOS token")
+    if tokenizer.bos_token_id is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.bos_token
+    return tokenizer
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """The hash of a saved tokenizer's `tokenizer.json`, which holds all that encoding depends on."""
+    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
