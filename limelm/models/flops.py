@@ -1,0 +1,58 @@
+"""Floating-point operations of a forward pass, counted on the meta device: exact, in seconds, at any size."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model costs by its configuration alone.
+
+    Attributes:
+        parameters: all parameters, tied ones once.
+        forward_flops: of one sequence, two per multiply-add, matrix products only (the depth mix is one).
+        paper_forward_flops: the same in the convention of the paper's Table 6, which counts a multiply-add of a
+            projection as one operation, but attention over the full square in full: 4 T^2 H d + 3 H T^2 per layer.
+        sequence_length: T, to which both belong.
+    """
+
+    parameters: int
+    forward_flops: int
+    paper_forward_flops: int
+    sequence_length: int
+
+    @property
+    def forward_flops_per_token(self) -> float:
+        """`forward_flops` shared out over the sequence."""
+        return self.forward_flops / self.sequence_length
+
+    @property
+    def training_flops_per_token(self) -> float:
+        """Forward and backward: three times the forward, as is usual."""
+        return 3 * self.forward_flops_per_token
+
+
+def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
+    """Count the parameters and the forward FLOPs of `config`'s model for one sequence.
+
+    Attention is counted over the full T x T square, as it is usual, although half of it is masked.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        tokens = torch.zeros(1, sequence_length, dtype=torch.long)
+        mask = torch.zeros(1, 1, sequence_length, sequence_length)  # ready-made: HF's masks need real positions
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens, attention_mask=mask, use_cache=False)
+    flops = counter.get_total_flops()
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    scores = heads * sequence_length**2 * layers
+    attention = 4 * scores * config.head_dim
+    return ModelCost(
+        parameters=model.num_parameters(),
+        forward_flops=flops,
+        paper_forward_flops=(flops - attention) // 2 + attention + 3 * scores,
+        sequence_length=sequence_length,
+    )

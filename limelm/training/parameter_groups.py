@@ -1,0 +1,53 @@
+"""The optimiser's parameter groups: by name, and provably all of the parameters, once each."""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from limelm.training.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters whose names match `pattern` (the paper's Table 3 and its code's groups)."""
+
+    group: str
+    pattern: str
+    is_router: bool
+    decays: bool
+
+
+RULES = (
+    Rule("router", r"\.router\.weight$", is_router=True, decays=False),
+    Rule("router_projection", r"\.router\.proj\.weight$", is_router=True, decays=True),
+    Rule("matrices", r"(embed_tokens|lm_head|[a-z]_proj|gate_proj|down_proj|up_proj)\.weight$", False, True),
+    Rule("connection_matrices", r"_connection\.dynamic_(alpha|beta)$", False, True),
+    Rule("norms_and_biases", r"(norm\.weight|\.bias)$", False, False),
+    Rule("connections", r"_connection\.(static_alpha|static_beta|alpha_scale|beta_scale)$", False, False),
+)
+
+
+def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict]:
+    """The groups for `torch.optim.AdamW`, each with its `name`; empty ones are left out.
+
+    Raises:
+        ValueError: for a trainable parameter that no rule or more than one rule matches, by its name.
+    """
+    groups: dict[str, dict] = {
+        rule.group: {
+            "name": rule.group,
+            "params": [],
+            "lr": recipe.router_learning_rate if rule.is_router else recipe.learning_rate,
+            "weight_decay": recipe.weight_decay if rule.decays else 0.0,
+        }
+        for rule in RULES
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        matching = [rule.group for rule in RULES if re.search(rule.pattern, name)]
+        if len(matching) != 1:
+            raise ValueError(f"parameter {name} belongs to {len(matching)} groups {matching}, not to exactly one")
+        groups[matching[0]]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]

@@ -1,0 +1,182 @@
+"""Recipes: one readable TOML file that says all there is to say about an experiment.
+
+A recipe's `[architecture]` holds the fields that all its models share, `[models.NAME]` what sets each apart, `[data]`
+and `[training]` the rest. Adding a scale is adding a file to the `recipes` folder.
+"""
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, LlamaConfig
+
+import limelm.models  # noqa: F401  (registers the model types)
+from limelm.errors import UserError
+
+MODEL_TYPES = ("llama", "lime", "hyper_connection")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """How text becomes sequences."""
+
+    sequence_length: int
+    vocab_size: int
+    validation_fraction: float
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Optimiser and schedule (the paper's Table 3)."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    router_learning_rate: float
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    warmup_steps: int
+    min_lr_ratio: float
+    max_grad_norm: float
+    precision: str
+    eval_steps: int
+    seed: int
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "eval_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name}={getattr(self, name)} must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"training.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: several models, trained on the same data in the same order."""
+
+    name: str
+    description: str
+    compare: tuple[str, ...]
+    architecture: dict[str, Any]
+    models: dict[str, dict[str, Any]]
+    data: DataRecipe
+    training: TrainingRecipe
+
+    def with_training(self, **changes: Any) -> "Recipe":
+        """The recipe with other training values."""
+        return replace(self, training=replace(self.training, **changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are written into a run."""
+        return {**asdict(self), "compare": list(self.compare)}
+
+    def select(self, names: list[str] | None) -> list[str]:
+        """The models to train: `names` in the recipe's order ("all" for every one), by default `compare`.
+
+        Raises:
+            UserError: for a name that the recipe does not have.
+        """
+        if names is None:
+            return list(self.compare)
+        for name in names:
+            if name != "all" and name not in self.models:
+                raise UserError(f"--models {name}: unknown model; allowed: {', '.join(self.models)}, all")
+        return [name for name in self.models if name in names or "all" in names]
+
+    def model_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
+        """The configuration of one of the recipe's models.
+
+        Raises:
+            UserError: for an unknown model type or field, or values that the configuration refuses.
+        """
+        own = {key: value for key, value in self.models[name].items() if key not in ("label", "model_type")}
+        where = f"recipe {self.name}, model {name}"
+        return self._config(where, self.models[name].get("model_type"), own, vocab_size=vocab_size, **tokens)
+
+    def baseline_config(self, vocab_size: int, **tokens: int | None) -> LlamaConfig:
+        """The configuration of a plain LLaMA of the recipe's architecture."""
+        return self._config(f"recipe {self.name}", "llama", {}, vocab_size=vocab_size, **tokens)
+
+    def _config(self, where: str, model_type: str | None, own: dict[str, Any], **ids: int | None) -> LlamaConfig:
+        if model_type not in MODEL_TYPES:
+            raise UserError(f"{where}: model_type={model_type!r} is unknown; allowed: {', '.join(MODEL_TYPES)}")
+        wanted = {**self.architecture, **own}
+        known = {field.name for field in fields(type(AutoConfig.for_model(model_type)))}
+        for key in wanted:
+            if key not in known:
+                raise UserError(f"{where}: {_unknown(key, known)}")
+        try:
+            return AutoConfig.for_model(model_type, **wanted, **ids)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            reason = error.__cause__ or error
+            raise UserError(f"{where}: {reason}") from error
+
+
+def recipe_names() -> list[str]:
+    """The scales that come with the package."""
+    return sorted(path.name.removesuffix(".toml") for path in _recipe_folder().iterdir() if path.name.endswith(".toml"))
+
+
+def load_recipe(scale: str) -> Recipe:
+    """A recipe of the package by its name, or one's own by the path of its .toml file.
+
+    Raises:
+        UserError: for an unknown scale, a file that cannot be read, or an unknown, missing or mistyped key.
+    """
+    if scale.endswith(".toml"):
+        path = Path(scale)
+        name = path.stem
+    elif scale in recipe_names():
+        path, name = Path(str(_recipe_folder() / f"{scale}.toml")), scale
+    else:
+        allowed = ", ".join(recipe_names())
+        raise UserError(f"--scale {scale}: unknown scale; allowed: {allowed}, or the path of a .toml file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML ({error})") from error
+    content["name"] = name
+    for section, kind in (("data", DataRecipe), ("training", TrainingRecipe)):
+        content[section] = _build(kind, content.get(section, {}), f"{path} [{section}]")
+    recipe = _build(Recipe, content, str(path))
+    for name in recipe.compare:
+        if name not in recipe.models:
+            raise UserError(f"{path}: compare has {name!r}, but there is no [models.{name}]")
+    return replace(recipe, compare=tuple(recipe.compare))
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """`kind(**values)` after a check of every key and of the types of plain values."""
+    known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: {_unknown(key, known)}")
+        if known[key] is float and type(value) is int:
+            continue
+        if known[key] in (int, float, str) and type(value) is not known[key]:
+            raise UserError(f"{where}: {key}={value!r} must be {known[key].__name__}")  # type: ignore[union-attr]
+    missing = known.keys() - values
+    if missing:
+        raise UserError(f"{where}: no value for {', '.join(sorted(missing))}")
+    return kind(**values)
+
+
+def _unknown(key: str, known) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(known)}")
+
+
+def _recipe_folder():
+    return resources.files("limelm.training") / "recipes"

@@ -1,0 +1,144 @@
+"""The main job: train a recipe's models side by side, on the same data in the same order.
+
+A run's folder holds `run.json` (the resolved recipe and the data's hash), `data/`, `models/NAME/` and `summary.json`.
+Models that are done are kept: started again in the same folder, a run goes on with what is missing.
+"""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from limelm._version import __version__
+from limelm.data import Manifest, prepare, read_python_library
+from limelm.errors import UserError
+from limelm.training.recipe import Recipe
+from limelm.training.run import read_result, train_model
+
+RUN, SUMMARY = "run.json", "summary.json"
+
+
+def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: Path | None = None) -> list[str]:
+    """Train the models that `out` does not hold yet, and write `out/summary.json`.
+
+    Args:
+        models: names in the recipe, or ["all"]; by default the recipe's `compare`.
+        data: a prepared folder; by default the Python library is prepared into `out/data`.
+
+    Returns:
+        The names of the models that were trained now; none where the run was complete.
+
+    Raises:
+        UserError: for bad input, before any work; or where `out` holds another run.
+    """
+    names = recipe.select(models)
+    for name in names:
+        recipe.model_config(name, vocab_size=recipe.data.vocab_size)
+    if data is not None:
+        Manifest.load(data)
+    _check_same_run(out, {"recipe": recipe.to_dict()})
+    if data is None:
+        data = out / "data"
+        if not data.exists():
+            prepare(
+                data,
+                read_python_library,
+                source="the Python standard library",
+                vocab_size=recipe.data.vocab_size,
+                validation_fraction=recipe.data.validation_fraction,
+            )
+    manifest = Manifest.load(data)
+    run = {"recipe": recipe.to_dict(), "data_sha256": manifest.content_sha256}
+    _check_same_run(out, run)
+    write_json(out / RUN, run)
+
+    missing = [name for name in names if read_result(out / "models" / name) is None]
+    for name in missing:
+        train_model(recipe, name, data, out / "models" / name)
+    write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
+    return missing
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write beside and rename, so that `path` is never half-written.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error
+
+
+def _check_same_run(out: Path, run: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else, or a run with other settings."""
+    try:
+        if not out.exists():
+            out.mkdir(parents=True)
+            return
+        if not out.is_dir():
+            raise UserError(f"{out}: not a folder")
+        path = out / RUN
+        if not path.exists():
+            unknown = [entry.name for entry in out.iterdir() if entry.name != "data" and not entry.name.startswith(".")]
+            if unknown:
+                raise UserError(f"{out}: already holds other files ({unknown[0]}); name a new folder")
+            return
+        if not os.access(out, os.W_OK):
+            raise UserError(f"{out}: not writable")
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError.from_os_error(out, error) from error
+    except ValueError as error:
+        raise UserError(f"{path}: broken ({error}); name a new folder") from error
+    for key, now in _flatten(run).items():
+        before = _flatten(recorded).get(key)
+        if before != now:
+            raise UserError(f"{out}: holds a run with {key}={before!r}, not {now!r}; name a new folder")
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _summary(recipe: Recipe, out: Path, data: Path, manifest: Manifest) -> dict[str, Any]:
+    results = ((out / "models" / name, read_result(out / "models" / name)) for name in recipe.models)
+    return {
+        "scale": recipe.name,
+        "data": {
+            "folder": str(data.resolve()),
+            "source": manifest.source,
+            "content_sha256": manifest.content_sha256,
+            "vocab_size": manifest.vocab_size,
+            "sequence_length": recipe.data.sequence_length,
+            **{
+                f"{name}_{what}": getattr(split, what)
+                for name, split in manifest.splits.items()
+                for what in ("documents", "tokens")
+            },
+        },
+        "environment": {
+            "limelm": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+            "threads": torch.get_num_threads(),
+        },
+        "models": [
+            {**asdict(result), "checkpoint": str(folder.resolve())} for folder, result in results if result is not None
+        ],
+    }

@@ -1,0 +1,142 @@
+"""Train one model of a recipe from scratch."""
+
+import gc
+import json
+import math
+import shutil
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProgressCallback,
+    set_seed,
+)
+
+from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.models.flops import model_cost
+from limelm.training.memory import peak_training_memory
+from limelm.training.recipe import Recipe
+from limelm.training.trainer import LimeTrainer, MetricsLog, ProgressBar, training_arguments
+
+RESULT, METRICS = "result.json", "metrics.jsonl"
+FINAL_LOSS_STEPS = 10
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `summary.json` says of one model.
+
+    Attributes:
+        final_train_loss: mean over the last ten steps, in nats per token.
+        eval_loss: mean over the whole held-out split.
+        seconds: of the training steps alone, without evaluations.
+        tokens_per_second: of the median step.
+        peak_memory_bytes: of a training step; by the allocator on CUDA, elsewhere by the tensors alive.
+    """
+
+    name: str
+    label: str
+    parameters: int
+    flops_per_token_forward: float
+    train_tokens: int
+    final_train_loss: float
+    eval_loss: float
+    eval_perplexity: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The untrained model. Parameters that it shares with LLaMA by name and shape start at LLaMA's values, so that the
+    models differ in what sets them apart and not in their luck."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    set_seed(recipe.training.seed)
+    model = AutoModelForCausalLM.from_config(recipe.model_config(name, len(tokenizer), **ids))
+    set_seed(recipe.training.seed)
+    baseline = AutoModelForCausalLM.from_config(recipe.baseline_config(len(tokenizer), **ids)).state_dict()
+    own = model.state_dict()
+    shared = {key: value for key, value in baseline.items() if key in own and own[key].shape == value.shape}
+    model.load_state_dict(shared, strict=False)
+    model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.eos_token_id)
+    return model
+
+
+def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> TrainingResult:
+    """Train one model and leave checkpoint, tokenizer, `metrics.jsonl` and `result.json` in the new folder `folder`.
+
+    The folder appears when all is done; an interrupted training leaves none.
+
+    Raises:
+        UserError: for data that cannot be read, or a loss that is not finite.
+    """
+    training, length = recipe.training, recipe.data.sequence_length
+    tokenizer = load_prepared_tokenizer(data)
+    train_set, eval_set = (TokenDataset(data, split, length) for split in ("train", "validation"))
+    label = recipe.models[name].get("label", name)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    peak_memory = None if torch.cuda.is_available() else _counted_peak_memory(recipe, name, tokenizer)
+    model = initial_model(recipe, name, tokenizer)
+    cost = model_cost(model.config, length)
+    metrics = MetricsLog(partial / METRICS, tokens_per_step=training.batch_size * length)
+    trainer = LimeTrainer(
+        training,
+        model=model,
+        args=training_arguments(training, partial),
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        callbacks=[metrics],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressBar(label))
+    trainer.train()
+    if training.steps % training.eval_steps:
+        trainer.evaluate()
+    lines = [json.loads(line) for line in (partial / METRICS).read_text(encoding="utf-8").splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line][-FINAL_LOSS_STEPS:]
+    eval_loss = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]
+    tokens = training.steps * training.batch_size * length
+    result = TrainingResult(
+        name=name,
+        label=label,
+        parameters=cost.parameters,
+        flops_per_token_forward=cost.forward_flops_per_token,
+        train_tokens=tokens,
+        final_train_loss=sum(losses) / len(losses),
+        eval_loss=eval_loss,
+        eval_perplexity=math.exp(eval_loss),
+        seconds=sum(metrics.step_seconds),
+        tokens_per_second=training.batch_size * length / statistics.median(metrics.step_seconds),
+        peak_memory_bytes=peak_memory or torch.cuda.max_memory_allocated(),
+    )
+    model.config.use_cache = True  # the Trainer turns it off
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+    partial.rename(folder)
+    return result
+
+
+def read_result(folder: Path) -> TrainingResult | None:
+    """The result of a finished training, or None where `folder` holds none."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _counted_peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
+    peak = peak_training_memory(
+        initial_model(recipe, name, tokenizer), recipe.training.batch_size, recipe.data.sequence_length
+    )
+    gc.collect()
+    return peak
