@@ -13,7 +13,11 @@ for _config, _model, _causal_lm in (
     AutoModel.register(_config, _model)
     AutoModelForCausalLM.register(_config, _causal_lm)
 
+#: The model types that this project trains and reads.
+MODEL_TYPES = ("llama", LimeConfig.model_type, HyperConnectionConfig.model_type)
+
 __all__ = [
+    "MODEL_TYPES",
     "HyperConnectionConfig",
     "HyperConnectionForCausalLM",
     "HyperConnectionModel",

@@ -6,6 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+TRAINING_TO_FORWARD = 3  # a backward pass counts as two forwards, as is usual
+
 
 @dataclass(frozen=True)
 class ModelCost:
@@ -23,16 +25,6 @@ class ModelCost:
     forward_flops: int
     paper_forward_flops: int
     sequence_length: int
-
-    @property
-    def forward_flops_per_token(self) -> float:
-        """`forward_flops` shared out over the sequence."""
-        return self.forward_flops / self.sequence_length
-
-    @property
-    def training_flops_per_token(self) -> float:
-        """Forward and backward: three times the forward, as is usual."""
-        return 3 * self.forward_flops_per_token
 
 
 def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
 
-import limelm.models  # noqa: F401  (registers the model types)
 from limelm.errors import UserError
+from limelm.models import MODEL_TYPES
 
-MODEL_TYPES = ("llama", "lime", "hyper_connection")
 PRECISIONS = ("fp32", "bf16")
 
 

@@ -33,6 +33,7 @@ class TrainingResult:
     """What `summary.json` says of one model.
 
     Attributes:
+        flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
         final_train_loss: mean over the last ten steps, in nats per token.
         eval_loss: mean over the whole held-out split.
         seconds: of the training steps alone, without evaluations.
@@ -44,6 +45,7 @@ class TrainingResult:
     label: str
     parameters: int
     flops_per_token_forward: float
+    paper_flops_per_token_forward: float
     train_tokens: int
     final_train_loss: float
     eval_loss: float
@@ -109,7 +111,8 @@ def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> Training
         name=name,
         label=label,
         parameters=cost.parameters,
-        flops_per_token_forward=cost.forward_flops_per_token,
+        flops_per_token_forward=cost.forward_flops / length,
+        paper_flops_per_token_forward=cost.paper_forward_flops / length,
         train_tokens=tokens,
         final_train_loss=sum(losses) / len(losses),
         eval_loss=eval_loss,

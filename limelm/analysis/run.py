@@ -1,0 +1,44 @@
+"""The routing statistics of all models of a finished run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from limelm.analysis.retrieval import (
+    Records,
+    expected_source,
+    mean_by_source,
+    retrieval_weights,
+    self_retrieval,
+    weight_records,
+)
+from limelm.data import TokenDataset
+
+BATCH_SIZE = 8
+
+
+def measure_retrieval(summary: dict[str, Any], max_sequences: int = 64) -> dict[str, Records]:
+    """Load the run's checkpoints and measure what their routers retrieve.
+
+    Args:
+        summary: a run's `summary.json`.
+        max_sequences: how many held-out sequences the dynamic priors are averaged over.
+
+    Returns:
+        Records by figure, with the rows of all routing models: `mean_retrieval`, `self_retrieval`, `expected_source`
+        and `weights`.
+    """
+    held_out = TokenDataset(Path(summary["data"]["folder"]), "validation", summary["data"]["sequence_length"])
+    sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
+    batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
+    records: dict[str, Records] = {"mean_retrieval": [], "self_retrieval": [], "expected_source": [], "weights": []}
+    for entry in summary["models"]:
+        weights = retrieval_weights(AutoModelForCausalLM.from_pretrained(entry["checkpoint"]), entry["label"], batches)
+        if weights is not None:
+            records["mean_retrieval"] += mean_by_source(weights)
+            records["self_retrieval"] += self_retrieval(weights)
+            records["expected_source"] += expected_source(weights)
+            records["weights"] += weight_records(weights)
+    return records

@@ -1,0 +1,8 @@
+"""The `limelm` command: parse, call, print.
+
+Each subcommand is a module with `add_parser` and `run`. They import what they need when they run.
+"""
+
+from limelm.cli.main import main
+
+__all__ = ["main"]

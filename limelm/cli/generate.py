@@ -1,0 +1,65 @@
+"""`limelm generate`: stream text from a checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from limelm.cli.types import positive_int
+
+DESCRIPTION = """\
+Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a lime,
+hyper_connection or llama model and its tokenizer, such as those under OUT/models/ of `limelm reproduce`.
+"""
+
+EPILOG = """\
+examples:
+  limelm generate demo/models/dynamic "import os"
+  limelm generate demo/models/static "def main(" --max-new-tokens 200 --temperature 0.7 --seed 1
+"""
+
+
+def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="continue a prompt with a checkpoint",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a model and its tokenizer")
+    parser.add_argument("prompt", metavar="PROMPT", help="text to continue; may be empty")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=100, metavar="N", help="at most N tokens (100)")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load, sample, stream."""
+    from transformers import TextStreamer, set_seed
+
+    from limelm.cli.quiet import quieten
+    from limelm.errors import UserError
+    from limelm.models.checkpoint import load_checkpoint
+
+    quieten()
+    if options.temperature < 0:
+        raise UserError(f"--temperature {options.temperature} must not be negative")
+    if not 0 < options.top_p <= 1:
+        raise UserError(f"--top-p {options.top_p} is outside (0, 1]")
+    model, tokenizer = load_checkpoint(options.checkpoint)
+    # In training every document starts with BOS.
+    bos = tokenizer.bos_token or tokenizer.eos_token or ""
+    text = options.prompt if options.prompt.startswith(bos) else bos + options.prompt
+    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
+    set_seed(options.seed)
+    model.generate(
+        **inputs,
+        max_new_tokens=options.max_new_tokens,
+        pad_token_id=tokenizer.eos_token_id,
+        streamer=TextStreamer(tokenizer, skip_special_tokens=True),
+        **(sampling if options.temperature > 0 else {"do_sample": False}),
+    )

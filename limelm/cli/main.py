@@ -1,0 +1,51 @@
+"""Entry point: subcommands, and how errors are shown."""
+
+import argparse
+import sys
+import traceback
+from typing import NoReturn
+
+from limelm.cli import data, generate, reproduce
+from limelm.errors import UserError
+
+SUBCOMMANDS = (reproduce, data, generate)
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted, 1 for a bug."""
+    parser = Parser(
+        prog="limelm",
+        description="Layer-Integrated Memory language models: train them side by side, and look inside.",
+        epilog="Start with:  limelm reproduce --scale tiny --out demo",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for subcommand in SUBCOMMANDS:
+        subcommand.add_parser(subparsers, common)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        return _fail(options, str(error), 2)
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted; what was finished is kept, and the same command goes on from there", 130)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        return _fail(options, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", 1)
+    return 0
+
+
+def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+    if options.debug:
+        traceback.print_exc()
+    print(f"limelm: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,202 @@
+"""The report of the main job: one self-contained HTML page, with each figure and table as a file beside it."""
+
+import base64
+import csv
+import io
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from limelm.report import figures, tables
+from limelm.report.figures import STYLE, Palette
+from limelm.report.tables import Column, Records
+
+REPORT, FIGURES = "report.html", "figures"
+
+
+@dataclass
+class Section:
+    """A part of the page: text, and a figure or a table with its records."""
+
+    name: str
+    title: str
+    text: list[str]
+    records: Records
+    figure: Figure | None = None
+    columns: list[Column] = field(default_factory=list)
+    svg: str | None = None
+
+
+def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Records]) -> Path:
+    """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
+
+    Args:
+        summary: the run's `summary.json`.
+        retrieval: the routing models' records by figure, as `limelm.analysis.measure_retrieval` returns them.
+
+    Returns:
+        The page's path.
+    """
+    palette = Palette([entry["label"] for entry in summary["models"]])
+    sections = _sections(summary, retrieval, palette)
+    folder = out / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        _write_csv(folder / f"{section.name}.csv", section.records)
+        if section.figure is not None:
+            section.svg = base64.b64encode(_save(section.figure, folder / section.name)).decode()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(
+        (resources.files("limelm.report") / "templates" / "report.html").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=f"LIMe side by side: the {summary['scale']} run",
+        lead=_lead(summary),
+        tiles=[
+            {
+                "label": entry["label"],
+                "color": palette[entry["label"]],
+                "value": f"{entry['eval_loss']:.3f}",
+                "note": f"held-out loss · perplexity {entry['eval_perplexity']:.1f}",
+            }
+            for entry in summary["models"]
+        ],
+        cautions=_cautions(summary),
+        sections=sections,
+        facts=[*summary["data"].items(), *summary["environment"].items()],
+    )
+    path = out / REPORT
+    partial = path.with_name(f".{REPORT}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _lead(summary: dict[str, Any]) -> str:
+    data = summary["data"]
+    tokens = summary["models"][0]["train_tokens"]
+    return (
+        f"{len(summary['models'])} models, each trained from scratch on the same {tokens:,} tokens of {data['source']} "
+        f"in the same order, sequences of {data['sequence_length']} tokens. Parameters that a model shares with LLaMA "
+        "start at the same values."
+    )
+
+
+def _cautions(summary: dict[str, Any]) -> list[str]:
+    tokens = summary["models"][0]["train_tokens"]
+    parameters = max(entry["parameters"] for entry in summary["models"])
+    return [
+        "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
+        f"Tiny scale: {parameters / 1e6:.1f} M parameters and {tokens / 1e6:.2f} M tokens are far from the paper's "
+        "1.2 B and 41.9 B. Early in training a faster start shows, not a better end.",
+        "Speed and memory are those of the reference routing in plain PyTorch on this machine; a ratio within a few "
+        "percent is noise.",
+        "Routing weights after so few steps still carry their initialisation: a static router starts near uniform.",
+    ]
+
+
+def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: Palette) -> list[Section]:
+    curves = tables.loss_curves(summary)
+    results, results_columns = tables.results(summary)
+    efficiency, efficiency_columns = tables.efficiency(summary)
+    paper, paper_columns = tables.paper_scale()
+    sections = [
+        Section(
+            "loss_against_flops",
+            "Loss against FLOPs (the paper's Figure 1)",
+            [
+                "Every model takes the same number of steps; one that costs more per token ends further to the right. "
+                "Compare the curves at the same FLOPs, not only at their ends."
+            ],
+            curves,
+            figures.loss_against_flops(curves, palette),
+        ),
+        Section(
+            "results",
+            "Held-out loss and perplexity",
+            ["Mean cross-entropy in nats per token over all held-out documents; lower is better."],
+            results,
+            columns=results_columns,
+        ),
+        Section(
+            "efficiency",
+            "Efficiency in this run (Table 6)",
+            [
+                "FLOPs are of a forward pass, two per multiply-add of matrix products, attention over the full square. "
+                "The paper counts a multiply-add outside attention as one; that figure stands beside. Memory is the "
+                "peak of a training step, speed that of the median step; each with its ratio to LLaMA."
+            ],
+            efficiency,
+            columns=efficiency_columns,
+        ),
+        Section(
+            "paper_scale",
+            "Efficiency at the paper's 1.2 B shape, beside its Table 6",
+            [
+                "Our counts are exact, from the models themselves on the meta device. The paper's +0.075 % for LIMe "
+                "dynamic is a misprint of +0.754 %; its extra memory for LIMe static, (L-1)BTHD with D the hidden "
+                "size, is more than that of Hyper-Connections. The row for LIMe KV is from the paper's second version."
+            ],
+            paper,
+            columns=paper_columns,
+        ),
+    ]
+    if not retrieval["weights"]:
+        return sections
+    return [
+        *sections,
+        Section(
+            "mean_retrieval",
+            "What is retrieved: mean weight by representation (Figure 2)",
+            [
+                "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
+                "without preferences would give. Dynamic weights are averaged over held-out tokens; for LIMe KV the "
+                "share of absolute weight is shown."
+            ],
+            retrieval["mean_retrieval"],
+            figures.mean_retrieval(retrieval["mean_retrieval"], palette),
+        ),
+        Section(
+            "self_retrieval",
+            "Self-retrieval per head (Figure 3)",
+            ["How much each head (thin lines; their mean thick) takes from its layer's own input. Dashed: uniform."],
+            retrieval["self_retrieval"],
+            figures.self_retrieval(retrieval["self_retrieval"], palette),
+        ),
+        Section(
+            "expected_source",
+            "Expected retrieved representation (Figure 4)",
+            ["How far back a layer looks on average; the shade spans its heads. A Llama would lie on the dotted line."],
+            retrieval["expected_source"],
+            figures.expected_source(retrieval["expected_source"], palette),
+        ),
+        Section(
+            "weights",
+            "All retrieval weights (Figure 13)",
+            ["Each band is a layer, each row in it a head. Dynamic weights are averaged over held-out text."],
+            retrieval["weights"],
+            figures.weight_heatmaps(retrieval["weights"]),
+        ),
+    ]
+
+
+def _save(figure: Figure, path: Path) -> bytes:
+    """Write PNG and SVG; returns the SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path.with_suffix(".png"), dpi=160)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    path.with_suffix(".svg").write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _write_csv(path: Path, records: Records) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)

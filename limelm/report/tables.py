@@ -1,0 +1,160 @@
+"""The tables: records with plain numbers for the CSV, and how a column is shown to people."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limelm.models.flops import TRAINING_TO_FORWARD
+from limelm.report.paper import PRINTED, costs_at_paper_scale
+
+Records = list[dict[str, Any]]
+SMOOTHING_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table on the page."""
+
+    key: str
+    header: str
+    show: Callable[[Any], str] = str
+
+
+def loss_curves(summary: dict[str, Any]) -> Records:
+    """Losses by step and training FLOPs (Figure 1), from each model's `metrics.jsonl`.
+
+    `smoothed_loss` is the mean of the last ten steps so far.
+    """
+    records: Records = []
+    for entry in summary["models"]:
+        flops_per_token = TRAINING_TO_FORWARD * entry["flops_per_token_forward"]
+        lines = (Path(entry["checkpoint"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses: list[float] = []
+        rows: dict[int, dict[str, Any]] = {}
+        for line in map(json.loads, lines):
+            if "eval_loss" in line:
+                rows[line["step"]]["eval_loss"] = line["eval_loss"]
+                continue
+            losses.append(line["loss"])
+            recent = losses[-SMOOTHING_STEPS:]
+            rows[line["step"]] = {
+                "model": entry["label"],
+                "step": line["step"],
+                "train_tokens": line["tokens"],
+                "train_flops": line["tokens"] * flops_per_token,
+                "loss": line["loss"],
+                "smoothed_loss": sum(recent) / len(recent),
+                "eval_loss": None,
+            }
+        records += rows.values()
+    return records
+
+
+def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
+    """Losses and perplexity, with the difference to LLaMA where it was trained too."""
+    baseline = _entry(summary, "llama")
+    records = [
+        {
+            "model": entry["label"],
+            "train_tokens": entry["train_tokens"],
+            "final_train_loss": entry["final_train_loss"],
+            "eval_loss": entry["eval_loss"],
+            "eval_perplexity": entry["eval_perplexity"],
+            "eval_loss_difference": entry["eval_loss"] - baseline["eval_loss"] if baseline else None,
+        }
+        for entry in summary["models"]
+    ]
+    columns = [
+        Column("model", "model"),
+        Column("train_tokens", "training tokens", lambda n: f"{n:,}"),
+        Column("final_train_loss", "training loss, last 10 steps", lambda x: f"{x:.3f}"),
+        Column("eval_loss", "held-out loss", lambda x: f"{x:.3f}"),
+        Column("eval_perplexity", "held-out perplexity", lambda x: f"{x:.1f}"),
+        Column("eval_loss_difference", "held-out loss, minus LLaMA's", lambda x: "" if x is None else f"{x:+.3f}"),
+    ]
+    return records, columns
+
+
+def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
+    """What each model of this run costs (Table 6), with its ratio to LLaMA."""
+    baseline = _entry(summary, "llama")
+    records = []
+    for entry in summary["models"]:
+        row = {
+            "model": entry["label"],
+            "parameters": entry["parameters"],
+            "forward_flops_per_token": entry["flops_per_token_forward"],
+            "paper_forward_flops_per_token": entry["paper_flops_per_token_forward"],
+            "peak_memory_bytes": entry["peak_memory_bytes"],
+            "tokens_per_second": entry["tokens_per_second"],
+        }
+        for key in list(row)[1:]:
+            row[f"{key}_ratio"] = row[key] / baseline[_SUMMARY_KEYS.get(key, key)] if baseline else math.nan
+        records.append(row)
+    columns = [
+        Column("model", "model"),
+        Column("parameters", "parameters", lambda n: f"{n:,}"),
+        Column("parameters_ratio", "", _percent),
+        Column("forward_flops_per_token", "forward MFLOPs per token", lambda x: f"{x / 1e6:.3f}"),
+        Column("forward_flops_per_token_ratio", "", _percent),
+        Column("paper_forward_flops_per_token", "in the paper's convention", lambda x: f"{x / 1e6:.3f}"),
+        Column("paper_forward_flops_per_token_ratio", "", _percent),
+        Column("peak_memory_bytes", "peak memory, MiB", lambda x: f"{x / 2**20:.0f}"),
+        Column("peak_memory_bytes_ratio", "", _ratio),
+        Column("tokens_per_second", "tokens/s", lambda x: f"{x:,.0f}"),
+        Column("tokens_per_second_ratio", "", _ratio),
+    ]
+    return records, columns
+
+
+def paper_scale() -> tuple[Records, list[Column]]:
+    """Our exact counts at the paper's 1.2 B shape beside what its Table 6 prints."""
+    costs = costs_at_paper_scale()
+    llama = costs["llama"]
+    records = [
+        {
+            "model": PRINTED[name].label,
+            "parameters": cost.parameters,
+            "parameters_ratio": cost.parameters / llama.parameters,
+            "printed_parameters": PRINTED[name].parameters,
+            "forward_flops": cost.forward_flops,
+            "paper_forward_flops": cost.paper_forward_flops,
+            "paper_forward_flops_ratio": cost.paper_forward_flops / llama.paper_forward_flops,
+            "printed_flops": PRINTED[name].flops,
+            "printed_training_memory": PRINTED[name].training_memory,
+        }
+        for name, cost in costs.items()
+    ]
+    columns = [
+        Column("model", "model"),
+        Column("parameters", "parameters", lambda n: f"{n:,}"),
+        Column("parameters_ratio", "", lambda x: _percent(x, digits=3)),
+        Column("printed_parameters", "paper: parameters"),
+        Column("forward_flops", "forward TFLOPs, true", lambda x: f"{x / 1e12:.3f}"),
+        Column("paper_forward_flops", "in the paper's convention", lambda x: f"{x / 1e12:.3f}"),
+        Column("paper_forward_flops_ratio", "", _percent),
+        Column("printed_flops", "paper: FLOPs"),
+        Column("printed_training_memory", "paper: extra training memory (elements)"),
+    ]
+    return records, columns
+
+
+_SUMMARY_KEYS = {
+    "forward_flops_per_token": "flops_per_token_forward",
+    "paper_forward_flops_per_token": "paper_flops_per_token_forward",
+}
+
+
+def _entry(summary: dict[str, Any], name: str) -> dict[str, Any] | None:
+    return next((entry for entry in summary["models"] if entry["name"] == name), None)
+
+
+def _percent(ratio: float, digits: int = 2) -> str:
+    return "" if math.isnan(ratio) else f"{100 * (ratio - 1):+.{digits}f} %"
+
+
+def _ratio(ratio: float) -> str:
+    return "" if math.isnan(ratio) else f"×{ratio:.2f}"
