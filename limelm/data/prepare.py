@@ -47,6 +47,8 @@ def prepare(
     def splits() -> Iterator[tuple[str, str]]:
         return hold_out(itertools.islice(documents(), max_documents), validation_fraction)
 
+    if len(list(itertools.islice(splits(), 2))) < 2:
+        raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
     with new_folder(out) as folder:
         if tokenizer is None:
             training_text = (text for split, text in splits() if split == "train")
@@ -58,8 +60,6 @@ def prepare(
         dtype = token_dtype(len(trained))
         writers = {name: SplitWriter(folder, name, dtype, tokens_per_shard) for name in ("train", "validation")}
         _write_tokens(splits(), trained, writers)
-        if writers["train"].split.documents == 0 or writers["validation"].split.documents == 0:
-            raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
         manifest = Manifest(
             source=source,
             vocab_size=len(trained),

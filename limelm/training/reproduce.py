@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from limelm._version import __version__
-from limelm.data import Manifest, prepare, read_python_library
+from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
+from limelm.data.shards import SPLITS
 from limelm.errors import UserError
 from limelm.training.recipe import Recipe
 from limelm.training.run import read_result, train_model
@@ -40,7 +41,7 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     for name in names:
         recipe.model_config(name, vocab_size=recipe.data.vocab_size)
     if data is not None:
-        Manifest.load(data)
+        _check_data(recipe, data)
     _check_same_run(out, {"recipe": recipe.to_dict()})
     if data is None:
         data = out / "data"
@@ -62,6 +63,13 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
         train_model(recipe, name, data, out / "models" / name)
     write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
     return missing
+
+
+def _check_data(recipe: Recipe, data: Path) -> None:
+    """Open both splits, hashes and all, so that bad data is refused before any work."""
+    load_prepared_tokenizer(data)
+    for split in SPLITS:
+        TokenDataset(data, split, recipe.data.sequence_length)
 
 
 def write_json(path: Path, content: Any) -> None:

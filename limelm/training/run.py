@@ -100,9 +100,7 @@ def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> Training
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar(label))
-    trainer.train()
-    if training.steps % training.eval_steps:
-        trainer.evaluate()
+    trainer.train()  # the Trainer evaluates at the last step, whatever eval_steps
     lines = [json.loads(line) for line in (partial / METRICS).read_text(encoding="utf-8").splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line][-FINAL_LOSS_STEPS:]
     eval_loss = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]

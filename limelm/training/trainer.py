@@ -151,4 +151,5 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path) -> TrainingArgu
         save_strategy="no",
         report_to="none",
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )

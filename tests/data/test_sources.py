@@ -1,0 +1,84 @@
+import gzip
+import json
+
+import pytest
+
+from limelm.data import HubDataset, list_files, read_documents, read_hub_dataset
+from limelm.errors import UserError
+
+DOCUMENTS = ["first\nwith two lines", "zweites, ü", "третий"]
+
+
+def write_jsonl(path, field="text"):
+    rows = "".join(json.dumps({"id": number, field: text}) + "\n" for number, text in enumerate(DOCUMENTS))
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as stream:
+        stream.write(rows + "\n")
+
+
+def write_parquet(path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": DOCUMENTS, "id": [0, 1, 2]}), path)
+
+
+def test_every_format_gives_the_same_documents(tmp_path):
+    for number, text in enumerate(DOCUMENTS):
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    write_jsonl(tmp_path / "a.jsonl")
+    write_jsonl(tmp_path / "a.jsonl.gz")
+    write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "notes.md").write_text("not a source")
+    for pattern in ("?.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"):
+        assert list(read_documents(list_files(sorted(tmp_path.glob(pattern))))) == DOCUMENTS
+    assert list(read_documents(list_files([tmp_path]))) == DOCUMENTS * 4
+    write_jsonl(tmp_path / "b.jsonl", field="body")
+    assert list(read_documents([tmp_path / "b.jsonl"], text_field="body")) == DOCUMENTS
+
+
+def test_a_hub_data_set_is_streamed(tmp_path):
+    pytest.importorskip("datasets")
+    write_parquet(tmp_path / "train-00000-of-00001.parquet")
+    assert list(read_hub_dataset(HubDataset(str(tmp_path)))) == DOCUMENTS
+    with pytest.raises(UserError, match="no field 'body'"):
+        list(read_hub_dataset(HubDataset(str(tmp_path)), text_field="body"))
+    with pytest.raises(UserError, match="split test"):
+        list(read_hub_dataset(HubDataset(str(tmp_path), split="test")))
+    with pytest.raises(UserError, match=r"data set 'no/such-set'"):
+        list(read_hub_dataset(HubDataset("no/such-set")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\x89PNG\r\n", r"a\.txt: not UTF-8 text \(byte 0x89 at 0\)"),
+        ("a.txt", b"abc\0def", r"a\.txt: binary, not text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl line 2: not JSON"),
+        ("a.jsonl", b'{"body": "x"}\n', r"a\.jsonl line 1: no field 'text' \(it has: body\)"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl line 1: field 'text' is int"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl line 1: not an object"),
+        ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl line 1: not UTF-8"),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000)[:-20], r"a\.jsonl\.gz: broken gzip"),
+        ("a.parquet", b"not parquet", r"a\.parquet: broken Parquet"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, content, message):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_documents(list_files([tmp_path / name])))
+
+
+def test_missing_or_unreadable_paths_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.docx").write_bytes(b"")
+    for path, message in (
+        (tmp_path / "missing.txt", "no such file or folder"),
+        (tmp_path / "empty", "no file ending in"),
+        (tmp_path / "a.docx", "cannot read this kind of file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list_files([path])

@@ -1,0 +1,159 @@
+"""What a config refuses, and how its options travel through checkpoints."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM, LimeModel
+from tests.models.variants import TINY, VARIANTS, all_variants, tiny_config, tiny_model
+
+ROUTINGS = ("none", "static", "dynamic", "kv")
+
+BAD_FIELDS = [
+    (LimeConfig, {"routing": "statik"}, ["routing", "'statik'", *ROUTINGS]),
+    (LimeConfig, {"routing": ""}, ["routing", "''", *ROUTINGS]),
+    *[
+        (LimeConfig, {"routing_top_p": top_p}, ["routing_top_p", str(top_p), "(0, 1]"])
+        for top_p in (0, 0.0, 1.5, -1, float("nan"), float("inf"))
+    ],
+    *[
+        (LimeConfig, {"routing": routing, "routing_top_p": 0.9}, ["routing_top_p", "0.9", repr(routing)])
+        for routing in ("none", "dynamic", "kv")
+    ],
+    (LimeConfig, {"routing": "kv", "routing_init": "zero"}, ["routing_init", "'zero'", "paper", "identity"]),
+    *[
+        (LimeConfig, {"routing": routing, "routing_init": "identity"}, ["routing_init", "'identity'", repr(routing)])
+        for routing in ("none", "static", "dynamic")
+    ],
+    (HyperConnectionConfig, {"expansion_rate": 0}, ["expansion_rate", "0"]),
+    (HyperConnectionConfig, {"expansion_rate": -2}, ["expansion_rate", "-2"]),
+    *[
+        (config_class, fields, words)
+        for config_class in (LimeConfig, HyperConnectionConfig)
+        for fields, words in (
+            ({"hidden_size": 30}, ["hidden_size", "30", "num_attention_heads", "4"]),
+            ({"num_key_value_heads": 3}, ["num_key_value_heads", "3", "num_attention_heads", "4"]),
+            ({"num_key_value_heads": 0}, ["num_key_value_heads", "0"]),
+            ({"num_attention_heads": 0}, ["num_attention_heads", "0"]),
+        )
+    ],
+]
+
+
+def _id(value) -> str:
+    return value.model_type if isinstance(value, type) else str(value) if isinstance(value, dict) else ""
+
+
+@pytest.mark.parametrize(("config_class", "fields", "words"), BAD_FIELDS, ids=_id)
+def test_bad_field_is_a_clear_value_error(config_class, fields, words):
+    config_class(**TINY)
+    with pytest.raises(ValueError) as error:
+        config_class(**(TINY | fields))
+    message = str(error.value)
+    missing = [word for word in words if word not in message]
+    assert not missing, f"{message!r} does not name {missing}"
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.5, 1, 1.0])
+def test_good_top_p(top_p):
+    assert LimeConfig(**TINY, routing="static", routing_top_p=top_p).routing_top_p == top_p
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [({"routing": "statik"}, "statik"), ({"routing_top_p": 3.0}, "3.0"), ({"routing_init": "identity"}, "identity")],
+    ids=str,
+)
+def test_bad_override_while_loading_is_a_value_error(fields, word, tmp_path):
+    """What is given beside a checkpoint is checked like what is in it."""
+    tiny_model("static").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=word):
+        LimeForCausalLM.from_pretrained(tmp_path, **fields)
+    with pytest.raises(ValueError, match=word):
+        LimeConfig.from_pretrained(tmp_path, **fields)
+
+
+def test_bad_field_in_a_checkpoint_is_a_value_error(tmp_path):
+    tiny_model("static").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"routing_top_p": 2.5}))
+    with pytest.raises(ValueError, match=r"routing_top_p=2\.5"):
+        LimeForCausalLM.from_pretrained(tmp_path)
+
+
+READABLE = {LimeConfig: ("lime", "llama"), HyperConnectionConfig: ("hyper_connection",)}
+FOREIGN = {
+    "gpt2": GPT2Config(n_layer=1, n_embd=8, n_head=1),
+    "bert": BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "model_type"),
+    [
+        (model_class, model_type)
+        for model_class in (LimeForCausalLM, LimeModel, HyperConnectionForCausalLM)
+        for model_type in (*FOREIGN, "lime", "hyper_connection", "llama")
+        if model_type not in READABLE[model_class.config_class]
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_refused_by_name(model_class, model_type, tmp_path):
+    if model_type in FOREIGN:
+        FOREIGN[model_type].save_pretrained(tmp_path)
+    elif model_type == "llama":
+        LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    else:
+        tiny_model("static" if model_type == "lime" else "hc_dynamic").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"'{model_type}'") as error:
+        model_class.from_pretrained(tmp_path)
+    assert all(name in str(error.value) for name in READABLE[model_class.config_class])
+
+
+@all_variants
+def test_config_survives_the_disk(variant, tmp_path):
+    config = tiny_config(variant, rope_parameters={"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0})
+    config.save_pretrained(tmp_path)
+    for loaded in (type(config).from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is type(config)
+        assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
+
+
+@all_variants
+def test_config_names_its_classes_for_every_auto_class(variant, tmp_path):
+    tiny_model(variant).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    name = "Lime" if saved["model_type"] == "lime" else "HyperConnection"
+    assert saved["auto_map"] == {
+        "AutoConfig": f"modeling_limelm.{name}Config",
+        "AutoModel": f"modeling_limelm.{name}Model",
+        "AutoModelForCausalLM": f"modeling_limelm.{name}ForCausalLM",
+    }
+
+
+def test_a_llama_checkpoint_becomes_a_lime_model(tmp_path):
+    """Its config must not go on calling itself a Llama."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path / "llama")
+    model = LimeForCausalLM.from_pretrained(tmp_path / "llama", routing="kv")
+    assert (model.config.model_type, model.config.routing) == ("lime", "kv")
+    model.save_pretrained(tmp_path / "lime")
+    saved = json.loads((tmp_path / "lime" / "config.json").read_text())
+    assert (saved["model_type"], saved["routing"]) == ("lime", "kv")
+    assert saved["architectures"] == ["LimeForCausalLM"]
+
+
+def test_llama_fields_have_llamas_defaults():
+    """The options of these models are all that a default config adds to Llama's."""
+    llama = LlamaConfig().to_dict()
+    for config_class, own in (
+        (LimeConfig, {"routing": "static", "routing_top_p": None, "routing_init": "paper"}),
+        (HyperConnectionConfig, {"expansion_rate": 4, "dynamic": True}),
+    ):
+        added = {name: value for name, value in config_class().to_dict().items() if llama.get(name, ...) != value}
+        assert added.pop("model_type") == config_class.model_type
+        assert set(added.pop("auto_map")) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+        assert own.items() <= added.items()
+
+
+def test_variants_cover_every_routing():
+    assert {getattr(tiny_config(variant), "routing", "hc") for variant in VARIANTS} == {*ROUTINGS, "hc"}

@@ -1,0 +1,104 @@
+"""Every kind of model, tiny, in one list: the suites here are parametrised over it."""
+
+import zlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, PreTrainedModel
+
+from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM
+
+TINY = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": None,  # generation runs to the asked length
+}
+
+LIME_VARIANTS = {
+    "none": {"routing": "none"},
+    "none_gqa": {"routing": "none", "num_key_value_heads": 2},
+    "static": {"routing": "static"},
+    "static_gqa": {"routing": "static", "num_key_value_heads": 2},
+    "static_bias": {"routing": "static", "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
+    "static_top_p": {"routing": "static", "routing_top_p": 0.7},
+    "static_top_p_gqa": {"routing": "static", "routing_top_p": 0.7, "num_key_value_heads": 2},
+    "dynamic": {"routing": "dynamic"},
+    "dynamic_gqa": {"routing": "dynamic", "num_key_value_heads": 2},
+    "kv": {"routing": "kv"},
+    "kv_gqa": {"routing": "kv", "num_key_value_heads": 2},
+    "kv_identity": {"routing": "kv", "routing_init": "identity"},
+}
+HYPER_CONNECTION_VARIANTS = {
+    "hc_dynamic": {"dynamic": True},
+    "hc_dynamic_gqa": {"dynamic": True, "num_key_value_heads": 2},
+    "hc_static": {"dynamic": False, "expansion_rate": 3},
+}
+VARIANTS = [*LIME_VARIANTS, *HYPER_CONNECTION_VARIANTS]
+#: One of each kind of code path, for suites where a run is slow.
+MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static"]
+
+all_variants = pytest.mark.parametrize("variant", VARIANTS)
+main_variants = pytest.mark.parametrize("variant", MAIN_VARIANTS)
+
+
+def tiny_config(variant: str, **changes) -> LlamaConfig:
+    if variant in LIME_VARIANTS:
+        return LimeConfig(**(TINY | LIME_VARIANTS[variant] | changes))
+    return HyperConnectionConfig(**(TINY | HYPER_CONNECTION_VARIANTS[variant] | changes))
+
+
+def causal_lm_class(config: LlamaConfig) -> type[PreTrainedModel]:
+    return LimeForCausalLM if isinstance(config, LimeConfig) else HyperConnectionForCausalLM
+
+
+def tiny_model(variant: str, **changes) -> PreTrainedModel:
+    """A model in evaluation mode, every parameter random, so that no initial value (a one, a zero) hides a fault."""
+    config = tiny_config(variant, **changes)
+    return randomise(causal_lm_class(config)(config)).eval()
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> nn.Module:
+    """Fill every parameter with random values that depend on its name and shape only."""
+    training = model.training
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name:
+            parameter.copy_(1 + 0.3 * noise)
+        elif "router.weight" in name:
+            parameter.copy_(0.7 * noise)
+        elif "connection" in name:
+            parameter.add_(0.2 * noise)  # around the initial value, which keeps the streams apart
+        elif parameter.ndim == 1:
+            parameter.copy_(0.2 * noise)
+        else:
+            parameter.copy_(noise / parameter.shape[1] ** 0.5)
+    return model.train(training)  # what was derived from the weights follows them
+
+
+def token_ids(batch: int = 2, tokens: int = 9, seed: int = 1) -> Tensor:
+    return torch.randint(0, TINY["vocab_size"], (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Clones of all gradients by parameter name, which are then cleared."""
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Equal names, and values within `tolerance` of each tensor's largest entry."""
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (actual[name].double() - gradient.double()).abs().max()
+        assert error <= tolerance * gradient.abs().max(), f"gradient of {name}: off by {error:.2e}"

@@ -1,0 +1,115 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from limelm.analysis import RetrievalWeights, measure_retrieval, weight_records
+from limelm.report import figures, write_report
+from limelm.report.tables import efficiency, loss_curves, paper_scale, results
+from limelm.training import reproduce
+from tests.recipes import prepared, small_recipe
+
+FIGURES = {"loss_against_flops", "mean_retrieval", "self_retrieval", "expected_source", "weights"}
+TABLES = {"results", "efficiency", "paper_scale"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    reproduce(small_recipe(folder), folder / "run", models=["all"], data=prepared(folder / "tokens"))
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    write_report(folder / "run", summary, measure_retrieval(summary))
+    return folder / "run", summary
+
+
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_figure_stands_as_png_and_csv(run):
+    folder, _ = run
+    files = {path.name for path in (folder / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv")} | {
+        f"{name}.csv" for name in TABLES
+    }
+    for name in FIGURES:
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_csv(folder / "figures" / "weights.csv")
+    assert {row["model"] for row in rows} == {"LIMe static", "LIMe dynamic", "kv"}
+    by_head = {}
+    for row in rows:
+        key = row["model"], row["layer"], row["head"]
+        by_head[key] = by_head.get(key, 0) + float(row["weight"])
+    assert len(by_head) == 3 * 2 * 2
+    assert list(by_head.values()) == pytest.approx([1.0] * 12, abs=1e-5)
+
+
+def test_the_page_is_one_self_contained_file(run):
+    folder, summary = run
+    page = (folder / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    for entry in summary["models"]:
+        assert entry["label"] in page and f"{entry['eval_loss']:.3f}" in page
+    for words in ("One seed", "Tiny scale", "1,176,770,784", "+0.075 %", "+0.754 %"):
+        assert words in page
+
+
+def test_curves_hold_flops_and_both_losses(run):
+    folder, summary = run
+    rows = loss_curves(summary)
+    first = summary["models"][0]
+    metrics = [json.loads(line) for line in (folder / "models/llama/metrics.jsonl").read_text().splitlines()]
+    own = [row for row in rows if row["model"] == first["label"]]
+    assert [row["loss"] for row in own] == [line["loss"] for line in metrics if "loss" in line]
+    assert own[-1]["train_flops"] == pytest.approx(3 * first["flops_per_token_forward"] * first["train_tokens"])
+    assert own[-1]["eval_loss"] == first["eval_loss"]
+    assert own[1]["smoothed_loss"] == pytest.approx((own[0]["loss"] + own[1]["loss"]) / 2)
+
+
+def test_tables_compare_with_llama(run):
+    _, summary = run
+    rows, columns = results(summary)
+    assert rows[0]["eval_loss_difference"] == 0
+    assert rows[1]["eval_loss_difference"] == pytest.approx(
+        summary["models"][1]["eval_loss"] - summary["models"][0]["eval_loss"]
+    )
+    costs, cost_columns = efficiency(summary)
+    assert costs[2]["parameters_ratio"] == costs[2]["parameters"] / costs[0]["parameters"]
+    for row in rows:
+        assert all(isinstance(column.show(row[column.key]), str) for column in columns)
+    without_llama = {**summary, "models": summary["models"][1:]}
+    for table, shown in ((efficiency(without_llama)[0], cost_columns), (results(without_llama)[0], columns)):
+        assert all(isinstance(column.show(row[column.key]), str) for row in table for column in shown)
+
+
+def test_the_paper_scale_table_is_exact():
+    rows, _ = paper_scale()
+    assert {row["model"]: row["parameters"] for row in rows} == {
+        "LLaMA": 1_176_735_744,
+        "Hyper-Connections": 1_177_064_256,
+        "LIMe static": 1_176_770_784,
+        "LIMe dynamic": 1_185_613_824,
+        "LIMe KV": 1_176_873_984,
+    }
+
+
+def test_heatmaps_show_each_weight_where_it_belongs():
+    layers = {layer: np.random.default_rng(layer).dirichlet(np.ones(layer + 1), size=3) for layer in range(1, 6)}
+    figure = figures.weight_heatmaps(weight_records(RetrievalWeights("m", layers)))
+    image = figure.axes[0].images[0].get_array()
+    assert image.shape == (5 * 3, 6)
+    for layer, matrix in layers.items():
+        shown = image[3 * (layer - 1) : 3 * layer]
+        np.testing.assert_allclose(shown[:, : layer + 1], matrix)
+        assert np.isnan(np.ma.filled(shown[:, layer + 1 :], np.nan)).all()
+
+
+def test_a_run_without_routing_has_a_report_too(run, tmp_path):
+    _, summary = run
+    llama = {**summary, "models": summary["models"][:1]}
+    page = write_report(tmp_path, llama, measure_retrieval(llama)).read_text()
+    assert "Figure 2" not in page and "LLaMA" in page

@@ -1,0 +1,77 @@
+"""The mixes over depth and the headwise projection against one-line einsums in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from limelm.routing import HeadwiseLinear, mix_heads, mix_representations
+
+B, T, G, D, E = 2, 5, 3, 8, 4
+
+
+def double(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_mix_of_representations(n, per_token):
+    sources = [double(B, T, D) for _ in range(n)]
+    weights = double(B, T, G, n) if per_token else double(G, n)
+    expected = torch.einsum("btgn,nbtd->btgd", weights.expand(B, T, G, n), torch.stack(sources))
+    mixed = mix_representations(sources, weights)
+    torch.testing.assert_close(mixed, expected)
+    assert torch.autograd.gradcheck(lambda w, *s: mix_representations(s, w), (weights, *sources))
+
+
+@pytest.mark.parametrize("kept", [[[0], [1, 2], [0, 1, 2]], [[2], [2], [2]]])
+def test_mix_of_kept_representations(kept):
+    sources = [double(B, T, D) for _ in range(3)]
+    mask = torch.zeros(G, 3, dtype=torch.float64)
+    for h, columns in enumerate(kept):
+        mask[h, columns] = 1
+    weights = (double(G, 3) * mask).detach()
+    torch.testing.assert_close(mix_representations(sources, weights, kept), mix_representations(sources, weights))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_mix_of_heads(n):
+    sources = [double(G, B, T, E) for _ in range(n)]
+    weights = double(G, n * G)
+    expected = torch.einsum("gnh,nhbte->gbte", weights.unflatten(1, (n, G)), torch.stack(sources))
+    torch.testing.assert_close(mix_heads(sources, weights), expected)
+    assert torch.autograd.gradcheck(lambda w, *s: mix_heads(s, w), (weights, *sources))
+
+
+@pytest.mark.parametrize("mix", ["representations", "heads"])
+def test_sources_are_not_written_to(mix):
+    if mix == "representations":
+        sources = [torch.randn(B, T, D) for _ in range(3)]
+        run = lambda: mix_representations(sources, torch.randn(G, 3))  # noqa: E731
+    else:
+        sources = [torch.randn(G, B, T, E) for _ in range(3)]
+        run = lambda: mix_heads(sources, torch.randn(G, 3 * G))  # noqa: E731
+    before = [source.clone() for source in sources]
+    run()
+    assert all(torch.equal(*pair) for pair in zip(sources, before, strict=True))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_headwise_linear(bias):
+    projection = HeadwiseLinear(D, G, E, bias=bias).double()
+    assert {name: tuple(value.shape) for name, value in projection.named_parameters()} == {
+        "weight": (G * E, D),
+        **({"bias": (G * E,)} if bias else {}),
+    }
+    Z = double(B, T, G, D)
+    for h in range(G):
+        rows = slice(h * E, (h + 1) * E)
+        expected = Z[:, :, h] @ projection.weight[rows].T + (projection.bias[rows] if bias else 0)
+        torch.testing.assert_close(projection(Z)[:, :, h], expected)
+
+
+def test_headwise_linear_is_linear_where_all_heads_read_the_same():
+    projection = HeadwiseLinear(D, G, E, bias=True)
+    x = torch.randn(B, T, D)
+    shared = x.unsqueeze(2).expand(B, T, G, D)
+    torch.testing.assert_close(projection(shared).flatten(2), nn.Linear.forward(projection, x))

@@ -1,0 +1,176 @@
+"""Top-p: the definition as a loop, its life in a router, and that a dropped source is not read."""
+
+import copy
+
+import pytest
+import torch
+
+from limelm.routing import RouterSpec, StaticRouter, prune_top_p, top_p_mask
+from tests.models.naive import kept_by_top_p
+from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.3, 0.5, 0.77, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 5.0])
+def test_mask_equals_the_loop(top_p, sharpness):
+    for n in (1, 2, 3, 7, 24):
+        weights = (sharpness * torch.randn(40, n, dtype=torch.float64)).softmax(dim=-1)
+        mask = top_p_mask(weights, top_p)
+        expected = torch.tensor([kept_by_top_p(row, top_p) for row in weights.tolist()])
+        if top_p == 1:  # whatever the rounded sums say
+            expected = torch.ones_like(expected)
+        assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "top_p", "expected"),
+    [
+        ([0.5, 0.25, 0.25], 0.5, [True, False, False]),  # reached exactly by the first
+        ([0.5, 0.25, 0.25], 0.75, [True, True, False]),  # reached exactly by the second; of equals the earlier
+        ([0.5, 0.25, 0.25], 0.76, [True, True, True]),
+        ([0.25, 0.5, 0.25], 0.51, [True, True, False]),
+        ([0.125, 0.125, 0.75], 0.7, [False, False, True]),
+        ([1.0], 0.01, [True]),
+        ([0.0, 1.0], 1.0, [True, True]),
+    ],
+)
+def test_mask_by_hand(weights, top_p, expected):
+    assert top_p_mask(torch.tensor(weights), top_p).tolist() == expected
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("top_p", [0.3, 0.5, 0.6])
+def test_ties_keep_as_many_as_needed_and_no_more(n, top_p):
+    mask = top_p_mask(torch.full((3, n), 1 / n), top_p)
+    needed = next(count for count in range(1, n + 1) if count / n >= top_p)
+    assert mask.sum(dim=-1).tolist() == [needed] * 3
+
+
+def test_one_keeps_everything_however_small():
+    weights = torch.tensor([[0.0, 30.0, -30.0, 60.0]]).softmax(dim=-1)
+    assert top_p_mask(weights, 1.0).all()
+    assert torch.equal(prune_top_p(weights, 1), weights / weights.sum())
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.6, 0.95])
+def test_pruned_weights_sum_to_one_in_old_proportions(top_p):
+    weights = (2 * torch.randn(30, 9)).softmax(dim=-1)
+    pruned = prune_top_p(weights, top_p)
+    mask = top_p_mask(weights, top_p)
+    assert torch.equal(pruned > 0, mask)
+    assert not mask.all()
+    torch.testing.assert_close(pruned.sum(dim=-1), torch.ones(30))
+    ratio = torch.where(mask, pruned / weights, torch.nan)
+    torch.testing.assert_close(ratio.nan_to_num(0).amax(dim=-1), ratio.nan_to_num(torch.inf).amin(dim=-1))
+
+
+def make_router(top_p: float | None, rows: list[list[float]]) -> StaticRouter:
+    spec = RouterSpec(layer_idx=len(rows[0]) - 1, hidden_size=8, num_heads=len(rows), top_p=top_p)
+    router = StaticRouter(spec)
+    with torch.no_grad():
+        router.weight.copy_(torch.tensor(rows).log())
+    return router
+
+
+EARLY, LATE = [[0.7, 0.2, 0.1], [0.1, 0.45, 0.45]], [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]
+
+
+def test_the_mask_follows_the_weights_in_training():
+    router = make_router(0.6, EARLY).train()
+    assert router.kept is None
+    assert (router.routing_weights() > 0).tolist() == [[True, False, False], [False, True, True]]
+    with torch.no_grad():
+        router.weight.copy_(torch.tensor(LATE).log())
+    assert (router.routing_weights() > 0).tolist() == [[False, False, True], [True, True, False]]
+
+
+def test_the_mask_is_frozen_by_evaluation_and_refreshed_by_each_change_of_mode():
+    router = make_router(0.6, EARLY).eval()
+    assert router.kept == [[0], [1, 2]]
+    router.train()
+    assert router.kept is None
+    with torch.no_grad():
+        router.weight.copy_(torch.tensor(LATE).log())
+    router.eval()
+    assert router.kept == [[2], [0, 1]]
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_weights_refreshes_the_mask(assign):
+    router = make_router(0.6, EARLY).eval()
+    router.load_state_dict(make_router(0.6, LATE).state_dict(), assign=assign)
+    assert router.kept == [[2], [0, 1]]
+    assert not router.training
+    training_router = make_router(0.6, EARLY).train()
+    training_router.load_state_dict(make_router(0.6, LATE).state_dict(), assign=assign)
+    assert training_router.kept is None
+
+
+def test_loading_a_whole_model_refreshes_every_mask():
+    model, other = tiny_model("static_top_p"), tiny_model("static_top_p")
+    with torch.no_grad():
+        for layer in other.model.layers[1:]:
+            layer.self_attn.router.weight.neg_()
+    other.train().eval()
+    model.load_state_dict(other.state_dict())
+    for layer, other_layer in zip(model.model.layers[1:], other.model.layers[1:], strict=True):
+        assert layer.self_attn.router.kept == other_layer.self_attn.router.kept
+    assert torch.equal(model(token_ids()).logits, other(token_ids()).logits)
+
+
+@torch.no_grad()
+def test_weights_changed_during_evaluation_still_sum_to_one():
+    """Whether the mask stays or follows, a mix of ones is one; a mask of old and weights of new give less."""
+    router = make_router(0.6, EARLY).eval()
+    router.weight.copy_(torch.tensor(LATE).log())
+    ones = torch.ones(2, 4, 8)
+    K, _, _ = router(ones, ones, torch.ones(8), (ones, ones), lambda Z: Z, lambda Z: Z)
+    torch.testing.assert_close(K, torch.ones(2, 4, 2, 8))
+
+
+def test_without_top_p_nothing_is_frozen():
+    assert make_router(None, EARLY).eval().kept is None
+
+
+def test_a_copy_keeps_its_mask_and_follows_its_own_weights():
+    router = make_router(0.6, EARLY).eval()
+    duplicate = copy.deepcopy(router)
+    assert duplicate.kept == router.kept
+    duplicate.load_state_dict(make_router(0.6, LATE).state_dict())
+    assert duplicate.kept == [[2], [0, 1]]
+    assert router.kept == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("variant", ["static_top_p", "static_top_p_gqa"])
+def test_the_frozen_path_equals_the_masked_path(variant):
+    model = tiny_model(variant)
+    results = []
+    for training in (True, False):
+        model.train(training)
+        logits = model(token_ids()).logits
+        logits.square().sum().backward()
+        results.append((logits, gradients(model)))
+    (masked, masked_gradients), (frozen, frozen_gradients) = results
+    torch.testing.assert_close(frozen, masked, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(frozen_gradients, masked_gradients, tolerance=2e-5)
+
+
+@torch.no_grad()
+def test_a_dropped_source_is_not_read():
+    """NaN in a source that no head keeps reaches nothing; in one that some head keeps, that head alone."""
+    router = make_router(0.6, [[0.05, 0.9, 0.05], [0.05, 0.35, 0.6]]).eval()
+    assert router.kept == [[1], [2]]
+    sources = [torch.randn(2, 4, 8) for _ in range(3)]
+    gain = torch.ones(8)
+
+    def keys(first, second, current):
+        K, _, _ = router(current, current, gain, (first, second), lambda Z: Z, lambda Z: Z)
+        return K
+
+    clean = keys(*sources)
+    assert clean.shape == (2, 4, 2, 8)
+    dropped = keys(torch.full_like(sources[0], torch.nan), *sources[1:])
+    assert torch.equal(dropped, clean)
+    kept_once = keys(sources[0], torch.full_like(sources[1], torch.nan), sources[2])
+    assert kept_once[:, :, 0].isnan().all()
+    assert torch.equal(kept_once[:, :, 1], clean[:, :, 1])

@@ -1,0 +1,79 @@
+import pytest
+from transformers import LlamaConfig
+
+from limelm import HyperConnectionConfig, LimeConfig
+from limelm.errors import UserError
+from limelm.training import load_recipe, recipe_names
+from tests.recipes import small_recipe, write_recipe
+
+
+@pytest.mark.parametrize("scale", recipe_names())
+def test_every_recipe_of_the_package_makes_its_models(scale):
+    recipe = load_recipe(scale)
+    for name in recipe.models:
+        assert recipe.model_config(name, vocab_size=recipe.data.vocab_size).vocab_size == recipe.data.vocab_size
+
+
+def test_tiny_is_the_papers_recipe_in_small():
+    recipe = load_recipe("tiny")
+    kinds = {name: type(recipe.model_config(name, vocab_size=4096)) for name in recipe.models}
+    assert [kinds[name] for name in recipe.compare] == [LlamaConfig, HyperConnectionConfig, LimeConfig, LimeConfig]
+    assert recipe.model_config("top-p", vocab_size=4096).routing_top_p == 0.9
+    assert recipe.model_config("kv", vocab_size=4096).routing == "kv"
+    training = recipe.training
+    assert (training.learning_rate, training.router_learning_rate, training.weight_decay) == (1e-3, 1e-2, 0.1)
+    assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.95, 1e-8)
+    assert (training.min_lr_ratio, training.max_grad_norm) == (1e-6, 1.0)
+
+
+def test_models_are_selected_in_the_recipes_order(tmp_path):
+    recipe = small_recipe(tmp_path)
+    assert recipe.select(None) == ["llama", "dynamic"]
+    assert recipe.select(["kv", "hc"]) == ["hc", "kv"]
+    assert recipe.select(["all"]) == list(recipe.models)
+    with pytest.raises(UserError, match="--models mamba: unknown model; allowed: llama, hc"):
+        recipe.select(["llama", "mamba"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("steps = 4", "stepz = 4"), r"\[training\]: unknown key 'stepz'; did you mean 'steps'\?"),
+        (("steps = 4", ""), r"\[training\]: no value for steps"),
+        (("steps = 4", "steps = 0"), r"training\.steps=0 must be at least 1"),
+        (("steps = 4", 'steps = "4"'), r"steps='4' must be int"),
+        (("steps = 4", "steps = 4.5"), r"steps=4\.5 must be int"),
+        (('precision = "fp32"', 'precision = "fp8"'), r"training\.precision='fp8' is unknown; allowed: fp32, bf16"),
+        (("[data]", "[date]"), r"no value for sequence_length"),
+        (('"dynamic"]', '"mamba"]'), r"compare has 'mamba', but there is no \[models\.mamba\]"),
+        (("steps = 4", "steps = "), "not TOML"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        small_recipe(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('routing = "dynamic"', 'routing = "psychic"'), "routing='psychic' is unknown; allowed: none, static"),
+        (("hidden_size = 32", "hidden_size = 33"), "hidden_size=33 is not divisible by num_attention_heads=2"),
+        (("hidden_size = 32", 'hidden_size = "32"'), "hidden_size"),
+        (("hidden_size = 32", "hiden_size = 32"), r"unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
+        (('routing = "dynamic"', 'routing = "dynamic"\nrouting_top_p = 0.9'), "needs routing='static'"),
+        (('routing = "dynamic"', 'routing = "static"\nrouting_top_p = 1.9'), r"routing_top_p=1\.9 is outside"),
+        (('model_type = "lime"\nrouting = "dynamic"', 'model_type = "mamba"'), "model_type='mamba' is unknown"),
+    ],
+)
+def test_bad_models_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        small_recipe(tmp_path, change).model_config("dynamic", vocab_size=300)
+
+
+def test_an_unknown_scale_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--scale huge: unknown scale; allowed: tiny"):
+        load_recipe("huge")
+    with pytest.raises(UserError, match="No such file"):
+        load_recipe(str(tmp_path / "missing.toml"))
+    assert load_recipe(str(write_recipe(tmp_path))).name == "small"

@@ -1,0 +1,131 @@
+import json
+import shutil
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from limelm.errors import UserError
+from limelm.training import reproduce
+from tests.recipes import corpus, prepared, small_recipe
+
+SUMMARY_KEYS = {
+    "name",
+    "parameters",
+    "flops_per_token_forward",
+    "train_tokens",
+    "final_train_loss",
+    "eval_loss",
+    "eval_perplexity",
+    "seconds",
+    "peak_memory_bytes",
+    "checkpoint",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and what it was made with."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    recipe, data = small_recipe(folder), prepared(folder / "tokens")
+    assert reproduce(recipe, folder / "run", data=data) == ["llama", "dynamic"]
+    return recipe, data, folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run that a test may change."""
+    recipe, data, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    return recipe, data, tmp_path / "run"
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_summary_says_what_was_done(finished):
+    _, data, folder = finished
+    content = summary(folder)
+    assert content["scale"] == "small"
+    assert content["data"]["folder"] == str(data) and content["data"]["train_tokens"] > 1000
+    assert {"torch", "transformers", "limelm", "device"} <= content["environment"].keys()
+    assert [entry["name"] for entry in content["models"]] == ["llama", "dynamic"]
+    for entry in content["models"]:
+        assert entry.keys() >= SUMMARY_KEYS
+        assert all(entry[key] > 0 for key in SUMMARY_KEYS - {"name", "checkpoint"})
+        model = AutoModelForCausalLM.from_pretrained(entry["checkpoint"])
+        assert model.num_parameters() == entry["parameters"]
+        assert AutoTokenizer.from_pretrained(entry["checkpoint"])("memory").input_ids[0] == model.config.bos_token_id
+
+
+def test_a_second_run_trains_nothing(run):
+    recipe, data, folder = run
+    before = (folder / "models" / "llama" / "model.safetensors").stat().st_mtime_ns
+    assert reproduce(recipe, folder, data=data) == []
+    assert (folder / "models" / "llama" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_with_what_is_missing(run):
+    recipe, data, folder = run
+    first = summary(folder)
+    (folder / "models" / "dynamic").rename(folder / "models" / ".dynamic.partial")  # as a kill leaves it
+    (folder / "models" / ".dynamic.partial" / "result.json").unlink()
+    (folder / "summary.json").unlink()
+    assert reproduce(recipe, folder, data=data) == ["dynamic"]
+    again = summary(folder)
+    for before, after in zip(first["models"], again["models"], strict=True):
+        assert before["eval_loss"] == after["eval_loss"]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == ["dynamic", "llama"]
+
+
+def test_models_can_be_added(run):
+    recipe, data, folder = run
+    assert reproduce(recipe, folder, models=["kv"], data=data) == ["kv"]
+    assert [entry["name"] for entry in summary(folder)["models"]] == ["llama", "dynamic", "kv"]
+
+
+def test_another_recipe_or_other_data_is_refused_by_name(run, tmp_path):
+    recipe, data, folder = run
+    before = (folder / "summary.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds a run with recipe\.training\.steps=4, not 5"):
+        reproduce(recipe.with_training(steps=5), folder, data=data)
+    with pytest.raises(UserError, match="holds a run with data_sha256="):
+        reproduce(recipe, folder, data=prepared(tmp_path / "other", corpus(31)))
+    assert (folder / "summary.json").read_bytes() == before
+
+
+def test_bad_input_is_refused_before_any_work(tmp_path):
+    recipe, data = small_recipe(tmp_path), prepared(tmp_path / "tokens")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    broken = small_recipe(tmp_path, ('routing = "dynamic"', 'routing = "psychic"'))
+    for arguments, message in (
+        ({"recipe": recipe, "out": tmp_path / "run", "models": ["mamba"], "data": data}, "unknown model"),
+        ({"recipe": broken, "out": tmp_path / "run", "data": data}, "routing='psychic'"),
+        ({"recipe": recipe, "out": tmp_path / "run", "data": tmp_path / "full"}, "not a folder made by"),
+        ({"recipe": recipe, "out": tmp_path / "file", "data": data}, "not a folder"),
+        ({"recipe": recipe, "out": tmp_path / "file" / "run", "data": data}, "Not a directory"),
+        ({"recipe": recipe, "out": tmp_path / "full", "data": data}, r"already holds other files \(thesis.tex\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            reproduce(**arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_short_data_is_refused_before_training(tmp_path):
+    recipe = small_recipe(tmp_path, ("sequence_length = 32", "sequence_length = 100000"))
+    data = prepared(tmp_path / "tokens")
+    with pytest.raises(UserError, match="fewer than one sequence of 100000"):
+        reproduce(recipe, tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_shard_is_refused_before_training(tmp_path):
+    data = prepared(tmp_path / "tokens")
+    shard = data / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\0\0")
+    with pytest.raises(UserError, match="its hash is not the manifest's"):
+        reproduce(small_recipe(tmp_path), tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
