@@ -1,9 +1,10 @@
 """What the configurations of all models here have in common."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
 HUB_MODULE = "modeling_limelm"
 _HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
@@ -23,6 +24,10 @@ class DecoderConfig(LlamaConfig):
     auto_classes: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         super().__post_init__(**kwargs)
         self.auto_map = {auto: f"{HUB_MODULE}.{name}" for auto, name in self.auto_classes.items()}
         if self.hidden_size % self.num_attention_heads:
@@ -41,7 +46,10 @@ class DecoderConfig(LlamaConfig):
         if model_type not in (cls.model_type, *cls.compatible_model_types):
             allowed = " or ".join(repr(name) for name in (cls.model_type, *cls.compatible_model_types))
             raise ValueError(f"model_type={model_type!r} cannot be read as {cls.__name__}; it must be {allowed}")
-        return super().from_dict(config_dict, **kwargs)
+        # HF sets overrides after construction, where nothing checks them; ours go in with the rest.
+        own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        overrides = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        return super().from_dict({**config_dict, **overrides, "model_type": cls.model_type}, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -6,6 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from limelm.models.lime import LimeConfig
+
 TRAINING_TO_FORWARD = 3  # a backward pass counts as two forwards, as is usual
 
 
@@ -32,6 +34,8 @@ def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
 
     Attention is counted over the full T x T square, as it is usual, although half of it is masked.
     """
+    if config.model_type == "llama":  # counted as LIMe without routing, the same to the bit in every transformers
+        config = LimeConfig.from_dict({**config.to_dict(), "routing": "none"})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros(1, sequence_length, dtype=torch.long)

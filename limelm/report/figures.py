@@ -68,7 +68,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
             )
         shown = [row["smoothed_loss"] for row in curves]
         axes.set_ylim(min(shown) - 0.15, max(shown) + 0.15)
-        axes.set_xlabel("training FLOPs (3 x forward)")
+        axes.set_xlabel("training FLOPs (3 × forward)")
         axes.set_ylabel("loss (nats per token)")
         axes.legend(title="lines: training, smoothed\ndots: held out", title_fontsize=8, alignment="left")
     return figure
@@ -124,7 +124,7 @@ def expected_source(records: Records, palette: Palette) -> Figure:
         axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)")
         axes.plot(layers, [layer / 2 for layer in layers], "--", color="#999999", label="no preference (uniform)")
         _depth_axis(axes, "layer r")
-        axes.set_ylabel("expected representation $\\sum_m m\\,A_{r,m}$")
+        axes.set_ylabel("expected representation")
         axes.legend()
     return figure
 

@@ -31,9 +31,9 @@ class PrintedCost:
 
 PRINTED = {
     "llama": PrintedCost("LLaMA", "1.1767 B", "2.97 T", "0"),
-    "hc": PrintedCost("Hyper-Connections", "1.1771 B (+0.030 %)", "2.98 T (+0.3 %)", "2LBT[(R-1)D + R(R+2)]"),
+    "hc": PrintedCost("Hyper-Connections", "1.1771 B (+0.030 %)", "2.98 T (+0.3 %)", "2LBT [(R-1)D + R(R+2)]"),
     "static": PrintedCost("LIMe static", "1.1768 B (+0.008 %)", "2.98 T (+0.3 %)", "(L-1)BTHD"),
-    "dynamic": PrintedCost("LIMe dynamic", "1.1856 B (+0.075 %)", "3.01 T (+1.3 %)", "BTH(L(L+1)/2-1) + (L-1)BTHD"),
+    "dynamic": PrintedCost("LIMe dynamic", "1.1856 B (+0.075 %)", "3.01 T (+1.3 %)", "BTH (L(L+1)/2-1) + (L-1)BTHD"),
     "kv": PrintedCost("LIMe KV", "1.17687 B", "3.0041 T (+1.22 %)", "not given"),
 }
 

@@ -11,7 +11,7 @@ from limelm.models.flops import TRAINING_TO_FORWARD
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 
 Records = list[dict[str, Any]]
-SMOOTHING_STEPS = 10
+SMOOTHING_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -26,29 +26,30 @@ class Column:
 def loss_curves(summary: dict[str, Any]) -> Records:
     """Losses by step and training FLOPs (Figure 1), from each model's `metrics.jsonl`.
 
-    `smoothed_loss` is the mean of the last ten steps so far.
+    `smoothed_loss` is the mean over the five steps before and after.
     """
     records: Records = []
     for entry in summary["models"]:
         flops_per_token = TRAINING_TO_FORWARD * entry["flops_per_token_forward"]
         lines = (Path(entry["checkpoint"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        losses: list[float] = []
         rows: dict[int, dict[str, Any]] = {}
         for line in map(json.loads, lines):
             if "eval_loss" in line:
                 rows[line["step"]]["eval_loss"] = line["eval_loss"]
                 continue
-            losses.append(line["loss"])
-            recent = losses[-SMOOTHING_STEPS:]
             rows[line["step"]] = {
                 "model": entry["label"],
                 "step": line["step"],
                 "train_tokens": line["tokens"],
                 "train_flops": line["tokens"] * flops_per_token,
                 "loss": line["loss"],
-                "smoothed_loss": sum(recent) / len(recent),
+                "smoothed_loss": math.nan,
                 "eval_loss": None,
             }
+        losses = [row["loss"] for row in rows.values()]
+        for number, row in enumerate(rows.values()):
+            window = losses[max(0, number - SMOOTHING_STEPS) : number + SMOOTHING_STEPS + 1]
+            row["smoothed_loss"] = sum(window) / len(window)
         records += rows.values()
     return records
 
@@ -132,11 +133,11 @@ def paper_scale() -> tuple[Records, list[Column]]:
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
         Column("parameters_ratio", "", lambda x: _percent(x, digits=3)),
-        Column("printed_parameters", "paper: parameters"),
+        Column("printed_parameters", "paper: parameters", _unbroken),
         Column("forward_flops", "forward TFLOPs, true", lambda x: f"{x / 1e12:.3f}"),
         Column("paper_forward_flops", "in the paper's convention", lambda x: f"{x / 1e12:.3f}"),
         Column("paper_forward_flops_ratio", "", _percent),
-        Column("printed_flops", "paper: FLOPs"),
+        Column("printed_flops", "paper: FLOPs", _unbroken),
         Column("printed_training_memory", "paper: extra training memory (elements)"),
     ]
     return records, columns
@@ -153,7 +154,12 @@ def _entry(summary: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _percent(ratio: float, digits: int = 2) -> str:
-    return "" if math.isnan(ratio) else f"{100 * (ratio - 1):+.{digits}f} %"
+    return "" if math.isnan(ratio) else _unbroken(f"{100 * (ratio - 1):+.{digits}f} %")
+
+
+def _unbroken(text: str) -> str:
+    """Keep a table cell in one line."""
+    return text.replace(" ", "\u00a0")
 
 
 def _ratio(ratio: float) -> str:

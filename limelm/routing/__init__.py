@@ -3,7 +3,7 @@
 from limelm.routing.mixing import mix_heads, mix_representations
 from limelm.routing.projection import HeadwiseLinear
 from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
-from limelm.routing.top_p import prune_top_p, top_p_mask
+from limelm.routing.top_p import prune, top_p_mask
 
 __all__ = [
     "ROUTERS",
@@ -15,6 +15,6 @@ __all__ = [
     "StaticRouter",
     "mix_heads",
     "mix_representations",
-    "prune_top_p",
+    "prune",
     "top_p_mask",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from limelm.routing.mixing import mix_heads, mix_representations
-from limelm.routing.top_p import prune_top_p, top_p_mask
+from limelm.routing.top_p import prune, top_p_mask
 
 Routed = tuple[Tensor, Tensor, Tensor | None]  # K, V, and the source for later layers
 
@@ -104,6 +104,7 @@ class StaticRouter(RepresentationRouter):
         super().__init__(spec)
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources))
+            self.register_buffer("frozen_mask", None, persistent=False)
             self.register_load_state_dict_post_hook(_refresh_kept_sources)
 
     def init_weights(self) -> None:
@@ -112,14 +113,17 @@ class StaticRouter(RepresentationRouter):
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
         A = self.weight.float().softmax(dim=-1)
-        return A if self.spec.top_p is None else prune_top_p(A, self.spec.top_p)
+        if self.spec.top_p is None:
+            return A
+        return prune(A, top_p_mask(A, self.spec.top_p) if self.frozen_mask is None else self.frozen_mask)
 
     def train(self, mode: bool = True) -> "StaticRouter":
         super().train(mode)
-        self.kept = None
-        if not mode and self.spec.top_p is not None and self.spec.layer_idx > 0 and not self.weight.is_meta:
-            mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
-            self.kept = [row.nonzero().flatten().tolist() for row in mask]
+        if self.spec.top_p is not None and self.spec.layer_idx > 0:
+            self.frozen_mask = self.kept = None
+            if not mode and not self.weight.is_meta:
+                self.frozen_mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
+                self.kept = [row.nonzero().flatten().tolist() for row in self.frozen_mask]
         return self
 
 

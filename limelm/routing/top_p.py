@@ -21,7 +21,7 @@ def top_p_mask(weights: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(weights, dtype=torch.bool).scatter(-1, order, mass_before < top_p)
 
 
-def prune_top_p(weights: Tensor, top_p: float) -> Tensor:
-    """`weights` `[..., n]` with what top-p drops set to zero and the rest summing to 1 again."""
-    kept = weights * top_p_mask(weights, top_p)
+def prune(weights: Tensor, mask: Tensor) -> Tensor:
+    """`weights` `[..., n]`, zero where `mask` is False, the rest summing to 1 again."""
+    kept = weights * mask
     return kept / kept.sum(dim=-1, keepdim=True)

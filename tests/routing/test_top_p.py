@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from limelm.routing import RouterSpec, StaticRouter, prune_top_p, top_p_mask
+from limelm.routing import RouterSpec, StaticRouter, prune, top_p_mask
 from tests.models.naive import kept_by_top_p
 from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
 
@@ -49,13 +49,13 @@ def test_ties_keep_as_many_as_needed_and_no_more(n, top_p):
 def test_one_keeps_everything_however_small():
     weights = torch.tensor([[0.0, 30.0, -30.0, 60.0]]).softmax(dim=-1)
     assert top_p_mask(weights, 1.0).all()
-    assert torch.equal(prune_top_p(weights, 1), weights / weights.sum())
+    assert torch.equal(prune(weights, top_p_mask(weights, 1)), weights / weights.sum())
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.6, 0.95])
 def test_pruned_weights_sum_to_one_in_old_proportions(top_p):
     weights = (2 * torch.randn(30, 9)).softmax(dim=-1)
-    pruned = prune_top_p(weights, top_p)
+    pruned = prune(weights, top_p_mask(weights, top_p))
     mask = top_p_mask(weights, top_p)
     assert torch.equal(pruned > 0, mask)
     assert not mask.all()

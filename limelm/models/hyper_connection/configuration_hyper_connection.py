@@ -29,6 +29,11 @@ class HyperConnectionConfig(DecoderConfig):
     expansion_rate: int = 4
     dynamic: bool = True
 
+    @property
+    def num_hidden_states(self) -> int:
+        """How many hidden states a forward returns: the embedding's and every layer's."""
+        return self.num_hidden_layers + 1
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.expansion_rate < 1:

@@ -61,9 +61,10 @@ class HyperConnection(nn.Module):
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
         if self.dynamic:
-            normalized = plain_norm(streams)
-            alpha = alpha + self.alpha_scale * torch.tanh(normalized @ self.dynamic_alpha)
-            beta = beta + self.beta_scale * torch.tanh(normalized @ self.dynamic_beta)
+            W = torch.cat((self.dynamic_alpha, self.dynamic_beta.unsqueeze(-1)), dim=-1)  # one pass over the streams
+            dynamic = torch.tanh(plain_norm(streams) @ W)  # [B, T, n, n + 2]
+            alpha = alpha + self.alpha_scale * dynamic[..., :-1]
+            beta = beta + self.beta_scale * dynamic[..., -1]
         M = alpha.transpose(-1, -2).to(streams.dtype) @ streams
         return plain_norm(M[..., 0, :]), M[..., 1:, :], beta.to(streams.dtype)
 
@@ -105,6 +106,10 @@ class StreamSum(nn.Module):
         return streams.sum(dim=-2)
 
 
+_STREAM_SUMS = OutputRecorder(StreamSum, capture_initial_hidden_state=False)
+_STREAM_SUMS.num_hidden_layers_key = "num_hidden_states"  # there is one more than layers; transformers 5.17 ignores it
+
+
 class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
     """Configuration and initialisation of Hyper-Connection models."""
 
@@ -112,7 +117,7 @@ class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
     config_class = HyperConnectionConfig
     _no_split_modules = ["HyperConnectionDecoderLayer"]
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(StreamSum, capture_initial_hidden_state=False),
+        "hidden_states": _STREAM_SUMS,
         "attentions": HyperConnectionAttention,
     }
 
@@ -134,7 +139,7 @@ class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):
     def run_layers(self, hidden_states: Tensor, output_hidden_states: bool | None = None, **layer_inputs) -> Tensor:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        streams = hidden_states.unsqueeze(-2).expand(-1, -1, self.config.expansion_rate, -1)
+        streams = hidden_states.unsqueeze(-2).repeat(1, 1, self.config.expansion_rate, 1)
         for layer in self.layers:
             if output_hidden_states:
                 self.stream_sum(streams)  # read by HF's output capturing
