@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 10,
     "font.size": 10,
     "font.family": "DejaVu Sans",
+    "axes.formatter.use_mathtext": True,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "svg.fonttype": "path",

@@ -89,6 +89,10 @@ class Recipe:
                 raise UserError(f"--models {name}: unknown model; allowed: {', '.join(self.models)}, all")
         return [name for name in self.models if name in names or "all" in names]
 
+    def label(self, name: str) -> str:
+        """What people are shown for a model's name."""
+        return self.models[name].get("label", name)
+
     def model_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
         """The configuration of one of the recipe's models.
 

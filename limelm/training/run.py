@@ -1,6 +1,5 @@
 """Train one model of a recipe from scratch."""
 
-import gc
 import json
 import math
 import shutil
@@ -78,49 +77,22 @@ def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> Training
     Raises:
         UserError: for data that cannot be read, or a loss that is not finite.
     """
-    training, length = recipe.training, recipe.data.sequence_length
     tokenizer = load_prepared_tokenizer(data)
-    train_set, eval_set = (TokenDataset(data, split, length) for split in ("train", "validation"))
-    label = recipe.models[name].get("label", name)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
-    peak_memory = None if torch.cuda.is_available() else _counted_peak_memory(recipe, name, tokenizer)
-    model = initial_model(recipe, name, tokenizer)
-    cost = model_cost(model.config, length)
-    metrics = MetricsLog(partial / METRICS, tokens_per_step=training.batch_size * length)
-    trainer = LimeTrainer(
-        training,
-        model=model,
-        args=training_arguments(training, partial),
-        train_dataset=train_set,
-        eval_dataset=eval_set,
-        callbacks=[metrics],
-    )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(ProgressBar(label))
-    trainer.train()  # the Trainer evaluates at the last step, whatever eval_steps
-    lines = [json.loads(line) for line in (partial / METRICS).read_text(encoding="utf-8").splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line][-FINAL_LOSS_STEPS:]
-    eval_loss = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]
-    tokens = training.steps * training.batch_size * length
-    result = TrainingResult(
-        name=name,
-        label=label,
-        parameters=cost.parameters,
-        flops_per_token_forward=cost.forward_flops / length,
-        paper_flops_per_token_forward=cost.paper_forward_flops / length,
-        train_tokens=tokens,
-        final_train_loss=sum(losses) / len(losses),
-        eval_loss=eval_loss,
-        eval_perplexity=math.exp(eval_loss),
-        seconds=sum(metrics.step_seconds),
-        tokens_per_second=training.batch_size * length / statistics.median(metrics.step_seconds),
-        peak_memory_bytes=peak_memory or torch.cuda.max_memory_allocated(),
-    )
-    model.config.use_cache = True  # the Trainer turns it off
-    model.save_pretrained(partial)
+    trainer, metrics = _make_trainer(recipe, name, data, partial, tokenizer)
+    partial.mkdir(parents=True, exist_ok=True)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        trainer.train()
+        peak_memory = torch.cuda.max_memory_allocated()
+    else:
+        untrained = initial_model(recipe, name, tokenizer)
+        peak_memory = peak_training_memory(untrained, recipe.training.batch_size, recipe.data.sequence_length)
+        trainer.train()
+    result = _result(recipe, name, trainer.model, metrics, peak_memory)
+    trainer.model.config.use_cache = True  # the Trainer turns it off
+    trainer.model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     (partial / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
@@ -135,9 +107,42 @@ def read_result(folder: Path) -> TrainingResult | None:
     return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _counted_peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    peak = peak_training_memory(
-        initial_model(recipe, name, tokenizer), recipe.training.batch_size, recipe.data.sequence_length
+def _make_trainer(
+    recipe: Recipe, name: str, data: Path, folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> tuple[LimeTrainer, MetricsLog]:
+    length = recipe.data.sequence_length
+    metrics = MetricsLog(folder / METRICS, tokens_per_step=recipe.training.batch_size * length)
+    trainer = LimeTrainer(
+        recipe.training,
+        model=initial_model(recipe, name, tokenizer),
+        args=training_arguments(recipe.training, folder),
+        train_dataset=TokenDataset(data, "train", length),
+        eval_dataset=TokenDataset(data, "validation", length),
+        callbacks=[metrics],
     )
-    gc.collect()
-    return peak
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressBar(recipe.label(name)))
+    return trainer, metrics
+
+
+def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsLog, peak_memory: int) -> TrainingResult:
+    length = recipe.data.sequence_length
+    tokens_per_step = recipe.training.batch_size * length
+    cost = model_cost(model.config, length)
+    lines = [json.loads(line) for line in metrics.path.read_text(encoding="utf-8").splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line][-FINAL_LOSS_STEPS:]
+    eval_loss = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]  # of the last step
+    return TrainingResult(
+        name=name,
+        label=recipe.label(name),
+        parameters=cost.parameters,
+        flops_per_token_forward=cost.forward_flops / length,
+        paper_flops_per_token_forward=cost.paper_forward_flops / length,
+        train_tokens=recipe.training.steps * tokens_per_step,
+        final_train_loss=sum(losses) / len(losses),
+        eval_loss=eval_loss,
+        eval_perplexity=math.exp(eval_loss),
+        seconds=sum(metrics.step_seconds),
+        tokens_per_second=tokens_per_step / statistics.median(metrics.step_seconds),
+        peak_memory_bytes=peak_memory,
+    )

@@ -132,6 +132,33 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ('routing = "dynamic"', 'routing = "psychic"'),
+            "routing='psychic' is unknown; allowed: none, static, dynamic",
+        ),
+        (('routing = "dynamic"', 'routing = "static"\nrouting_top_p = 0'), "routing_top_p=0 is outside (0, 1]"),
+        (('routing = "dynamic"', 'routing = "static"\nrouting_top_p = 1.5'), "routing_top_p=1.5 is outside (0, 1]"),
+        (('routing = "dynamic"', 'routing = "kv"\nrouting_top_p = 0.9'), "needs routing='static', not 'kv'"),
+        (
+            ("hidden_size = 32", "hidden_size = 33"),
+            "hidden size (33) is not a multiple of the number of attention heads (2)",
+        ),
+        (("sequence_length = 32", "sequence_length = 99999"), "fewer than one sequence of 99999"),
+        (("learning_rate = 1e-3", 'learning_rate = "1e-3"'), "learning_rate='1e-3' must be float"),
+    ],
+)
+def test_a_bad_recipe_ends_in_one_line_and_leaves_nothing(tmp_path, capsys, change, message):
+    data, recipe = prepared(tmp_path / "tokens"), write_recipe(tmp_path, change)
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    line = fails(capsys, "reproduce", "--scale", recipe, "--data", data, "--out", tmp_path / "run")
+    assert message in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_damaged_shard_ends_in_one_line(tmp_path, capsys):
     data = prepared(tmp_path / "tokens")
     shard = data / "validation-00000.bin"

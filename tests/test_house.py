@@ -1,0 +1,46 @@
+"""The house: each tier imports only from those below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import limelm
+
+ROOT = Path(limelm.__file__).parent
+# From the ground up; a tier may import from the ones before it and from itself.
+TIERS = [{"errors", "_version"}, {"routing"}, {"models"}, {"data"}, {"training"}, {"analysis", "report"}, {"cli"}]
+
+
+def tier(module: str) -> int:
+    return next(level for level, names in enumerate(TIERS) if module in names)
+
+
+def imported_tiers(path: Path) -> set[str]:
+    """The names directly below `limelm` that a file imports from, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        names |= {module.split(".")[1] for module in modules if module.startswith("limelm.")}
+    return names
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_imports_go_down_only(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imported_tiers(path) - {own}:
+        assert tier(name) < tier(own), f"{own} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_a_file_can_be_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
