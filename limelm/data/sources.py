@@ -49,14 +49,14 @@ def list_files(paths: list[Path]) -> list[Path]:
 
 
 def read_documents(files: list[Path], text_field: str = "text") -> Iterator[str]:
-    """The documents of local files: a .txt is one document, a line of .jsonl or a row of .parquet is one.
+    """The documents of local files: a .txt (or .py) is one document, a line of .jsonl or a row of .parquet is one.
 
     Raises:
         UserError: for a file that is not UTF-8 text, is broken, or lacks the field; it names the line or row.
     """
     for file in files:
         try:
-            if file.name.endswith(".txt"):
+            if file.name.endswith((".txt", ".py")):
                 yield _decode(file.read_bytes(), file)
             elif file.name.endswith(".parquet"):
                 yield from _parquet_documents(file, text_field)
@@ -103,8 +103,7 @@ def list_python_library() -> list[Path]:
 
 def read_python_library() -> Iterator[str]:
     """The documents of the embedded default: one .py file is one document."""
-    for file in list_python_library():
-        yield _decode(file.read_bytes(), file)
+    yield from read_documents(list_python_library())
 
 
 def _decode(data: bytes, where: object) -> str:

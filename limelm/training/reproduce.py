@@ -95,14 +95,14 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
             return
         if not out.is_dir():
             raise UserError(f"{out}: not a folder")
+        if not os.access(out, os.W_OK):
+            raise UserError(f"{out}: not writable")
         path = out / RUN
         if not path.exists():
             unknown = [entry.name for entry in out.iterdir() if entry.name != "data" and not entry.name.startswith(".")]
             if unknown:
                 raise UserError(f"{out}: already holds other files ({unknown[0]}); name a new folder")
             return
-        if not os.access(out, os.W_OK):
-            raise UserError(f"{out}: not writable")
         recorded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError.from_os_error(out, error) from error
