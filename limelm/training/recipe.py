@@ -5,11 +5,13 @@ and `[training]` the rest. Adding a scale is adding a file to the `recipes` fold
 """
 
 import difflib
+import operator
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
@@ -27,6 +29,15 @@ class DataRecipe:
     sequence_length: int
     vocab_size: int
     validation_fraction: float
+
+    def __post_init__(self):
+        _require(
+            self,
+            "data",
+            at_least={"sequence_length": 2, "vocab_size": 1},
+            above={"validation_fraction": 0},
+            below={"validation_fraction": 1},
+        )
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,14 @@ class TrainingRecipe:
     seed: int
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "eval_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"training.{name}={getattr(self, name)} must be at least 1")
+        _require(
+            self,
+            "training",
+            at_least={"steps": 1, "batch_size": 1, "eval_steps": 1, "warmup_steps": 0, "seed": 0}
+            | {"weight_decay": 0, "min_lr_ratio": 0, "adam_beta1": 0, "adam_beta2": 0},
+            above={"learning_rate": 0, "router_learning_rate": 0, "adam_epsilon": 0, "max_grad_norm": 0},
+            below={"adam_beta1": 1, "adam_beta2": 1, "seed": 2**32},
+        )
         if self.precision not in PRECISIONS:
             raise UserError(f"training.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
 
@@ -151,29 +167,51 @@ def load_recipe(scale: str) -> Recipe:
     for section, kind in (("data", DataRecipe), ("training", TrainingRecipe)):
         content[section] = _build(kind, content.get(section, {}), f"{path} [{section}]")
     recipe = _build(Recipe, content, str(path))
+    for name, model in recipe.models.items():
+        if not isinstance(model, dict):
+            raise UserError(f"{path}: models.{name}={model!r} must be a table")
+    if not recipe.compare:
+        raise UserError(f"{path}: compare=[] must name at least one model")
     for name in recipe.compare:
-        if name not in recipe.models:
+        if name not in list(recipe.models):
             raise UserError(f"{path}: compare has {name!r}, but there is no [models.{name}]")
     return replace(recipe, compare=tuple(recipe.compare))
 
 
 T = TypeVar("T")
+# How TOML writes what a field holds.
+_TOML_TYPES = {int: (int,), float: (float, int), str: (str,), tuple: (list,), dict: (dict,)}
+_TOML_NAMES = {int: "an integer", float: "a number", str: "a string", tuple: "a list", dict: "a table"}
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """`kind(**values)` after a check of every key and of the types of plain values."""
-    known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+def _build(kind: type[T], values: Any, where: str) -> T:
+    """`kind(**values)` after a check of every key and type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: must be a table, not {values!r}")
+    known: dict[str, Any] = {field.name: get_origin(field.type) or field.type for field in fields(kind)}  # type: ignore[arg-type]
     for key, value in values.items():
         if key not in known:
             raise UserError(f"{where}: {_unknown(key, known)}")
-        if known[key] is float and type(value) is int:
-            continue
-        if known[key] in (int, float, str) and type(value) is not known[key]:
-            raise UserError(f"{where}: {key}={value!r} must be {known[key].__name__}")  # type: ignore[union-attr]
+        if known[key] in _TOML_TYPES and type(value) not in _TOML_TYPES[known[key]]:
+            raise UserError(f"{where}: {key}={value!r} must be {_TOML_NAMES[known[key]]}")
     missing = known.keys() - values
     if missing:
         raise UserError(f"{where}: no value for {', '.join(sorted(missing))}")
     return kind(**values)
+
+
+def _require(
+    recipe: Any, section: str, at_least: Mapping[str, float], above: Mapping[str, float], below: Mapping[str, float]
+) -> None:
+    for limits, holds, words in (
+        (at_least, operator.ge, "at least"),
+        (above, operator.gt, "more than"),
+        (below, operator.lt, "less than"),
+    ):
+        for name, limit in limits.items():
+            value = getattr(recipe, name)
+            if not holds(value, limit):
+                raise UserError(f"{section}.{name}={value} must be {words} {limit}")
 
 
 def _unknown(key: str, known) -> str:

@@ -103,13 +103,13 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
             if unknown:
                 raise UserError(f"{out}: already holds other files ({unknown[0]}); name a new folder")
             return
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = _flatten(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError.from_os_error(out, error) from error
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: broken ({error}); name a new folder") from error
     for key, now in _flatten(run).items():
-        before = _flatten(recorded).get(key)
+        before = recorded.get(key)
         if before != now:
             raise UserError(f"{out}: holds a run with {key}={before!r}, not {now!r}; name a new folder")
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.errors import UserError
 from limelm.models.flops import model_cost
 from limelm.training.memory import peak_training_memory
 from limelm.training.recipe import Recipe
@@ -100,11 +101,18 @@ def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> Training
 
 
 def read_result(folder: Path) -> TrainingResult | None:
-    """The result of a finished training, or None where `folder` holds none."""
+    """The result of a finished training, or None where `folder` holds none.
+
+    Raises:
+        UserError: where the file is broken.
+    """
     path = folder / RESULT
     if not path.exists():
         return None
-    return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: broken ({error}); remove {folder} to train this model again") from error
 
 
 def _make_trainer(

@@ -147,7 +147,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
             "hidden size (33) is not a multiple of the number of attention heads (2)",
         ),
         (("sequence_length = 32", "sequence_length = 99999"), "fewer than one sequence of 99999"),
-        (("learning_rate = 1e-3", 'learning_rate = "1e-3"'), "learning_rate='1e-3' must be float"),
+        (("learning_rate = 1e-3", 'learning_rate = "1e-3"'), "learning_rate='1e-3' must be a number"),
     ],
 )
 def test_a_bad_recipe_ends_in_one_line_and_leaves_nothing(tmp_path, capsys, change, message):

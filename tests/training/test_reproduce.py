@@ -94,6 +94,15 @@ def test_another_recipe_or_other_data_is_refused_by_name(run, tmp_path):
     assert (folder / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", '"text"', "{}"])
+@pytest.mark.parametrize("name", ["run.json", "models/dynamic/result.json"])
+def test_broken_files_of_a_run_are_named(run, name, content):
+    recipe, data, folder = run
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}: broken|holds a run with recipe"):
+        reproduce(recipe, folder, data=data)
+
+
 def test_bad_input_is_refused_before_any_work(tmp_path):
     recipe, data = small_recipe(tmp_path), prepared(tmp_path / "tokens")
     (tmp_path / "file").write_text("")
