@@ -42,9 +42,12 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
         recipe.model_config(name, vocab_size=recipe.data.vocab_size)
     if data is not None:
         _check_data(recipe, data)
-    _check_same_run(out, {"recipe": recipe.to_dict()})
+    run: dict[str, Any] = {"recipe": recipe.to_dict()}
+    _check_same_run(out, run)
     if data is None:
         data = out / "data"
+        if not (out / RUN).exists():
+            write_json(out / RUN, run)  # before the data, which it has made its own
         if not data.exists():
             prepare(
                 data,
@@ -54,7 +57,7 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
                 validation_fraction=recipe.data.validation_fraction,
             )
     manifest = Manifest.load(data)
-    run = {"recipe": recipe.to_dict(), "data_sha256": manifest.content_sha256}
+    run["data_sha256"] = manifest.content_sha256
     _check_same_run(out, run)
     write_json(out / RUN, run)
 
@@ -99,9 +102,9 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
             raise UserError(f"{out}: not writable")
         path = out / RUN
         if not path.exists():
-            unknown = [entry.name for entry in out.iterdir() if entry.name != "data" and not entry.name.startswith(".")]
-            if unknown:
-                raise UserError(f"{out}: already holds other files ({unknown[0]}); name a new folder")
+            others = [entry.name for entry in out.iterdir()]
+            if others:
+                raise UserError(f"{out}: already holds other files ({others[0]}); name a new folder")
             return
         recorded = _flatten(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -109,7 +112,7 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: broken ({error}); name a new folder") from error
     for key, now in _flatten(run).items():
-        before = recorded.get(key)
+        before = recorded.get(key, now if key == "data_sha256" else None)  # the hash comes once the data is ready
         if before != now:
             raise UserError(f"{out}: holds a run with {key}={before!r}, not {now!r}; name a new folder")
 
