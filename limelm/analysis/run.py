@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from limelm.analysis.retrieval import (
     Records,
@@ -15,6 +14,7 @@ from limelm.analysis.retrieval import (
     weight_records,
 )
 from limelm.data import TokenDataset
+from limelm.models.checkpoint import load_model
 
 BATCH_SIZE = 8
 
@@ -35,7 +35,7 @@ def measure_retrieval(summary: dict[str, Any], max_sequences: int = 64) -> dict[
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {"mean_retrieval": [], "self_retrieval": [], "expected_source": [], "weights": []}
     for entry in summary["models"]:
-        weights = retrieval_weights(AutoModelForCausalLM.from_pretrained(entry["checkpoint"]), entry["label"], batches)
+        weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
             records["mean_retrieval"] += mean_by_source(weights)
             records["self_retrieval"] += self_retrieval(weights)

@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
             setattr(options, key, value)
     if options.sources and options.dataset:
         raise UserError("give either SOURCE files or --dataset/--preset, not both")
+    if options.dataset_config and not options.dataset:
+        raise UserError(f"--dataset-config {options.dataset_config} is for --dataset")
     if options.tokenizer and options.vocab_size:
         raise UserError(f"--vocab-size {options.vocab_size} is for a trained tokenizer; leave it out with --tokenizer")
     if options.dataset:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.types import positive_int
+from limelm.cli.types import positive_int, seed
 
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a lime,
@@ -32,7 +32,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=positive_int, default=100, metavar="N", help="at most N tokens (100)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the sampling (0)")
     parser.set_defaults(run=run)
 
 
@@ -45,11 +45,15 @@ def run(options: argparse.Namespace) -> None:
     from limelm.models.checkpoint import load_checkpoint
 
     quieten()
-    if options.temperature < 0:
-        raise UserError(f"--temperature {options.temperature} must not be negative")
+    if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):
+        raise UserError(f"--temperature {options.temperature} must be 0, or from 0.001 to 1000")
     if not 0 < options.top_p <= 1:
         raise UserError(f"--top-p {options.top_p} is outside (0, 1]")
     model, tokenizer = load_checkpoint(options.checkpoint)
+    try:
+        options.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("PROMPT: not valid UTF-8") from error
     # In training every document starts with BOS.
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     text = options.prompt if options.prompt.startswith(bos) else bos + options.prompt

@@ -5,6 +5,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from limelm._version import __version__
 from limelm.cli import data, generate, reproduce
 from limelm.errors import UserError
 
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=f"limelm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers, common)
@@ -39,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(options, "interrupted; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a full disk, a file where a folder should be, ...
+        return _fail(options, str(UserError.from_os_error(error.filename or options.command, error)), 2)
     except Exception as error:
         return _fail(options, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", 1)
     return 0

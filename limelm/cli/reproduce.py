@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from limelm.cli.types import model_names, positive_int
+from limelm.cli.types import model_names, positive_int, seed
 
 DESCRIPTION = """\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
@@ -47,7 +47,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the Python library)"
     )
     parser.add_argument("--steps", type=positive_int, help="training steps, instead of the recipe's")
-    parser.add_argument("--seed", type=int, help="random seed, instead of the recipe's")
+    parser.add_argument("--seed", type=seed, help="random seed, instead of the recipe's")
     parser.set_defaults(run=run)
 
 
@@ -57,17 +57,18 @@ def run(options: argparse.Namespace) -> None:
     from limelm.cli.quiet import quieten
     from limelm.report import write_report
     from limelm.training import load_recipe, reproduce
-    from limelm.training.reproduce import SUMMARY
+    from limelm.training.comparison import SUMMARY
 
     quieten()
     changes = {"steps": options.steps, "seed": options.seed}
     recipe = load_recipe(options.scale).with_training(**{k: v for k, v in changes.items() if v is not None})
     models = [name for names in options.models for name in names] if options.models else None
     trained = reproduce(recipe, options.out, models, options.data)
-    if not trained and (options.out / "report.html").exists():
-        print(f"{options.out}: complete, nothing to train. Report: {options.out / 'report.html'}")
+    report, summary_file = options.out / "report.html", options.out / SUMMARY
+    if not trained and report.is_file() and report.stat().st_mtime_ns >= summary_file.stat().st_mtime_ns:
+        print(f"{options.out}: complete, nothing to train. Report: {report}")
         return
-    summary = json.loads((options.out / SUMMARY).read_text(encoding="utf-8"))
+    summary = json.loads(summary_file.read_text(encoding="utf-8"))
     page = write_report(options.out, summary, measure_retrieval(summary))
     print(f"{'model':<24}{'parameters':>12}{'held-out loss':>15}{'perplexity':>12}{'tokens/s':>10}")
     for entry in summary["models"]:

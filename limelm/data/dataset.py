@@ -25,7 +25,7 @@ class TokenDataset(Dataset):
     def __init__(self, folder: Path, split: str, sequence_length: int, verify: bool = True):
         manifest = Manifest.load(folder)
         self.sequence_length = sequence_length
-        self.tokens = manifest.splits[split].tokens
+        self.tokens = sum(shard.tokens for shard in manifest.splits[split].shards)
         if len(self) == 0:
             raise UserError(
                 f"{folder}: the {split} split has {self.tokens} tokens, fewer than one sequence of {sequence_length}; "
@@ -62,5 +62,11 @@ def load_prepared_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Raises:
         UserError: where it is missing or another one.
     """
-    verify_tokenizer(folder, Manifest.load(folder))
-    return load_tokenizer(str(folder / TOKENIZER))
+    manifest = Manifest.load(folder)
+    verify_tokenizer(folder, manifest)
+    tokenizer = load_tokenizer(str(folder / TOKENIZER))
+    if len(tokenizer) != manifest.vocab_size:
+        raise UserError(
+            f"{folder}: vocab_size={manifest.vocab_size} in the manifest, {len(tokenizer)} in the tokenizer"
+        )
+    return tokenizer

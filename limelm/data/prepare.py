@@ -47,7 +47,7 @@ def prepare(
     def splits() -> Iterator[tuple[str, str]]:
         return hold_out(itertools.islice(documents(), max_documents), validation_fraction)
 
-    if len(list(itertools.islice(splits(), 2))) < 2:
+    if next(splits(), None) is None:
         raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
     with new_folder(out) as folder:
         if tokenizer is None:
@@ -77,20 +77,26 @@ def hold_out(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, s
     """Name the split, "train" or "validation", of each document; empty documents are left out.
 
     The split follows from a hash of the text, so copies of a document never stand on both sides. The first document is
-    always trained on and the second held out, so that neither side is empty; of a single document the end is held out.
+    always trained on and the first other one held out, so that neither side is empty; where there is only one document,
+    its end is held out.
     """
     documents = (text for text in documents if text.strip())
-    first, second = next(documents, None), next(documents, None)
+    first = next(documents, None)
     if first is None:
         return
-    if second is None:
+    copies = 1
+    for second in documents:
+        if second != first:
+            break
+        copies += 1
+    else:
         lines = first.splitlines(keepends=True)
         cut = min(max(1, round(len(lines) * (1 - fraction))), len(lines) - 1)
         yield from (("train", "".join(lines[:cut])), ("validation", "".join(lines[cut:]))) if cut else ()
         return
     pinned = {_digest(second): "validation", _digest(first): "train"}
     threshold = int(fraction * 2**64)
-    for text in itertools.chain((first, second), documents):
+    for text in itertools.chain(itertools.repeat(first, copies), (second,), documents):
         digest = _digest(text)
         yield pinned.get(digest, "validation" if digest < threshold else "train"), text
 

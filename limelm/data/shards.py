@@ -5,7 +5,6 @@ A prepared folder holds `manifest.json`, `tokenizer/`, and the shards `train-000
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,17 +179,21 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: where `out` already holds something, or cannot be written.
     """
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: already there; name a new folder or remove it")
+        target = out.resolve()
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError.from_os_error(out, error) from error
     try:
         yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise UserError.from_os_error(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ import gzip
 import importlib
 import json
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +36,17 @@ def list_files(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+            found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SUFFIXES))
             if not found:
                 raise UserError(f"{path}: no file ending in {', '.join(SUFFIXES)} in this folder")
             files += found
         elif not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        elif not path.name.endswith(SUFFIXES):
+        elif not path.name.lower().endswith(SUFFIXES):
             raise UserError(f"{path}: cannot read this kind of file; allowed: {', '.join(SUFFIXES)}")
         else:
             files.append(path)
-    return files
+    return list(dict.fromkeys(files))
 
 
 def read_documents(files: list[Path], text_field: str = "text") -> Iterator[str]:
@@ -56,9 +57,10 @@ def read_documents(files: list[Path], text_field: str = "text") -> Iterator[str]
     """
     for file in files:
         try:
-            if file.name.endswith((".txt", ".py")):
+            name = file.name.lower()
+            if name.endswith((".txt", ".py")):
                 yield _decode(file.read_bytes(), file)
-            elif file.name.endswith(".parquet"):
+            elif name.endswith(".parquet"):
                 yield from _parquet_documents(file, text_field)
             else:
                 yield from _json_documents(file, text_field)
@@ -117,7 +119,7 @@ def _decode(data: bytes, where: object) -> str:
 
 
 def _json_documents(file: Path, text_field: str) -> Iterator[str]:
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+    with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
         try:
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
@@ -125,10 +127,10 @@ def _json_documents(file: Path, text_field: str) -> Iterator[str]:
                 where = f"{file} line {number}"
                 try:
                     row = json.loads(_decode(line, where))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}: not JSON ({error.msg})") from error
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{where}: not JSON ({error})") from error
                 yield _field(row, text_field, where)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{file}: broken gzip file ({error})") from error
 
 
@@ -144,7 +146,7 @@ def _parquet_documents(file: Path, text_field: str) -> Iterator[str]:
             for row in batch.to_pylist():
                 yield _field(row, text_field, f"{file} row {number}")
                 number += 1
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: broken Parquet file ({error})") from error
 
 
@@ -156,6 +158,10 @@ def _field(row: object, text_field: str, where: str) -> str:
     text = row[text_field]
     if not isinstance(text, str):
         raise UserError(f"{where}: field {text_field!r} is {type(text).__name__}, not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: field {text_field!r} is not valid Unicode ({error.reason})") from error
     return text
 
 

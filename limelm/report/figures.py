@@ -81,7 +81,9 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
         for model, rows in _by_model(records):
             sources = [row["source"] for row in rows]
             axes.plot(sources, [row["mean_weight"] for row in rows], "o-", color=palette[model], label=model)
-        axes.plot(sources, [row["uniform"] for row in rows], "--", color="#999999", label="no preference (uniform)")
+        deepest = max((rows for _, rows in _by_model(records)), key=len)
+        uniform = [row["uniform"] for row in deepest]
+        axes.plot(range(len(uniform)), uniform, "--", color="#999999", label="no preference (uniform)")
         _depth_axis(axes, "representation m (0: token embedding)")
         axes.set_ylabel("mean weight in layers r ≥ m")
         axes.set_ylim(bottom=0)
@@ -122,6 +124,7 @@ def expected_source(records: Records, palette: Palette) -> Figure:
                 linewidth=0,
             )
             axes.plot(layers, [row["expected_source"] for row in rows], "o-", color=palette[model], label=model)
+        layers = sorted({row["layer"] for row in records})
         axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)")
         axes.plot(layers, [layer / 2 for layer in layers], "--", color="#999999", label="no preference (uniform)")
         _depth_axis(axes, "layer r")

@@ -68,7 +68,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
         ],
         cautions=_cautions(summary),
         sections=sections,
-        facts=[*summary["data"].items(), *summary["environment"].items()],
+        facts=[*((f"data: {key}", value) for key, value in summary["data"].items()), *summary["environment"].items()],
     )
     path = out / REPORT
     partial = path.with_name(f".{REPORT}.partial")
@@ -88,12 +88,18 @@ def _lead(summary: dict[str, Any]) -> str:
 
 
 def _cautions(summary: dict[str, Any]) -> list[str]:
+    data = summary["data"]
     tokens = summary["models"][0]["train_tokens"]
     parameters = max(entry["parameters"] for entry in summary["models"])
+    environments = [entry["environment"] for entry in summary["models"]]
+    mixed = ["The models were not all trained in the same environment: do not compare their speed."]
     return [
+        *(mixed if any(other != environments[0] for other in environments) else []),
         "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
         f"Tiny scale: {parameters / 1e6:.1f} M parameters and {tokens / 1e6:.2f} M tokens are far from the paper's "
         "1.2 B and 41.9 B. Early in training a faster start shows, not a better end.",
+        f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
+        "them can be compared with each other, but other text may give another gap.",
         "Speed and memory are those of the reference routing in plain PyTorch on this machine; a ratio within a few "
         "percent is noise.",
         "Routing weights after so few steps still carry their initialisation: a static router starts near uniform.",
@@ -119,7 +125,7 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
         Section(
             "results",
             "Held-out loss and perplexity",
-            ["Mean cross-entropy in nats per token over all held-out documents; lower is better."],
+            ["Mean cross-entropy in nats per token over the held-out documents; lower is better."],
             results,
             columns=results_columns,
         ),
@@ -139,8 +145,9 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
             "Efficiency at the paper's 1.2 B shape, beside its Table 6",
             [
                 "Our counts are exact, from the models themselves on the meta device. The paper's +0.075 % for LIMe "
-                "dynamic is a misprint of +0.754 %; its extra memory for LIMe static, (L-1)BTHD with D the hidden "
-                "size, is more than that of Hyper-Connections. The row for LIMe KV is from the paper's second version."
+                "dynamic is a misprint of +0.754 %; its +0.3 % and +0.008 % for LIMe static come from rounded figures. "
+                "Its caption calls D the hidden size, and then (L-1)BTHD for LIMe static is more than the extra memory "
+                "of Hyper-Connections, not less. The row for LIMe KV is from the paper's second version."
             ],
             paper,
             columns=paper_columns,
@@ -171,7 +178,10 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
         Section(
             "expected_source",
             "Expected retrieved representation (Figure 4)",
-            ["How far back a layer looks on average; the shade spans its heads. A Llama would lie on the dotted line."],
+            [
+                "Which representation a layer retrieves on average: high is recent, low is early. The shade spans the "
+                "heads. A Llama would lie on the dotted line."
+            ],
             retrieval["expected_source"],
             figures.expected_source(retrieval["expected_source"], palette),
         ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limelm.errors import UserError
 from limelm.models.flops import TRAINING_TO_FORWARD
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 
@@ -31,9 +32,9 @@ def loss_curves(summary: dict[str, Any]) -> Records:
     records: Records = []
     for entry in summary["models"]:
         flops_per_token = TRAINING_TO_FORWARD * entry["flops_per_token_forward"]
-        lines = (Path(entry["checkpoint"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = _metrics(Path(entry["checkpoint"]) / "metrics.jsonl")
         rows: dict[int, dict[str, Any]] = {}
-        for line in map(json.loads, lines):
+        for line in lines:
             if "eval_loss" in line:
                 rows[line["step"]]["eval_loss"] = line["eval_loss"]
                 continue
@@ -54,9 +55,16 @@ def loss_curves(summary: dict[str, Any]) -> Records:
     return records
 
 
+def _metrics(path: Path) -> Records:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: broken ({error}); remove {path.parent} to train this model again") from error
+
+
 def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     """Losses and perplexity, with the difference to LLaMA where it was trained too."""
-    baseline = _entry(summary, "llama")
+    baseline = _baseline(summary)
     records = [
         {
             "model": entry["label"],
@@ -81,7 +89,7 @@ def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
 
 def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     """What each model of this run costs (Table 6), with its ratio to LLaMA."""
-    baseline = _entry(summary, "llama")
+    baseline = _baseline(summary)
     records = []
     for entry in summary["models"]:
         row = {
@@ -98,15 +106,15 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     columns = [
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
-        Column("parameters_ratio", "", _percent),
+        Column("parameters_ratio", "vs LLaMA", _percent),
         Column("forward_flops_per_token", "forward MFLOPs per token", lambda x: f"{x / 1e6:.3f}"),
-        Column("forward_flops_per_token_ratio", "", _percent),
+        Column("forward_flops_per_token_ratio", "vs LLaMA", _percent),
         Column("paper_forward_flops_per_token", "in the paper's convention", lambda x: f"{x / 1e6:.3f}"),
-        Column("paper_forward_flops_per_token_ratio", "", _percent),
+        Column("paper_forward_flops_per_token_ratio", "vs LLaMA", _percent),
         Column("peak_memory_bytes", "peak memory, MiB", lambda x: f"{x / 2**20:.0f}"),
-        Column("peak_memory_bytes_ratio", "", _ratio),
+        Column("peak_memory_bytes_ratio", "vs LLaMA", _ratio),
         Column("tokens_per_second", "tokens/s", lambda x: f"{x:,.0f}"),
-        Column("tokens_per_second_ratio", "", _ratio),
+        Column("tokens_per_second_ratio", "vs LLaMA", _ratio),
     ]
     return records, columns
 
@@ -132,13 +140,13 @@ def paper_scale() -> tuple[Records, list[Column]]:
     columns = [
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
-        Column("parameters_ratio", "", lambda x: _percent(x, digits=3)),
+        Column("parameters_ratio", "vs LLaMA", lambda x: _percent(x, digits=3)),
         Column("printed_parameters", "paper: parameters", _unbroken),
         Column("forward_flops", "forward TFLOPs, true", lambda x: f"{x / 1e12:.3f}"),
         Column("paper_forward_flops", "in the paper's convention", lambda x: f"{x / 1e12:.3f}"),
-        Column("paper_forward_flops_ratio", "", _percent),
+        Column("paper_forward_flops_ratio", "vs LLaMA", _percent),
         Column("printed_flops", "paper: FLOPs", _unbroken),
-        Column("printed_training_memory", "paper: extra training memory (elements)"),
+        Column("printed_training_memory", "paper: extra memory, training (elements)"),
     ]
     return records, columns
 
@@ -149,8 +157,8 @@ _SUMMARY_KEYS = {
 }
 
 
-def _entry(summary: dict[str, Any], name: str) -> dict[str, Any] | None:
-    return next((entry for entry in summary["models"] if entry["name"] == name), None)
+def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
+    return next((entry for entry in summary["models"] if entry["model_type"] == "llama"), None)
 
 
 def _percent(ratio: float, digits: int = 2) -> str:

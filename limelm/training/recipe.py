@@ -6,6 +6,7 @@ and `[training]` the rest. Adding a scale is adding a file to the `recipes` fold
 
 import difflib
 import operator
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,8 +19,10 @@ from transformers import AutoConfig, LlamaConfig
 
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
+from limelm.models.flops import model_cost
 
 PRECISIONS = ("fp32", "bf16")
+TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,24 @@ class Recipe:
         """What people are shown for a model's name."""
         return self.models[name].get("label", name)
 
+    def check_model(self, name: str) -> None:
+        """Build the model on the meta device, so that a configuration that does not work is refused before any work.
+
+        Raises:
+            UserError: for a model that cannot be built or run, or that is too short for the recipe's sequences.
+        """
+        config = self.model_config(name, vocab_size=self.data.vocab_size)
+        length = self.data.sequence_length
+        if config.max_position_embeddings < length:
+            raise UserError(
+                f"recipe {self.name}, model {name}: max_position_embeddings={config.max_position_embeddings} is less "
+                f"than data.sequence_length={length}"
+            )
+        try:
+            model_cost(config, length)
+        except Exception as error:  # whatever a wrong shape or name may raise
+            raise UserError(f"recipe {self.name}, model {name}: cannot be built ({error!r})") from error
+
     def model_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
         """The configuration of one of the recipe's models.
 
@@ -131,6 +152,8 @@ class Recipe:
         for key in wanted:
             if key not in known:
                 raise UserError(f"{where}: {_unknown(key, known)}")
+            if key in TOKENIZER_FIELDS:
+                raise UserError(f"{where}: {key} comes from the tokenizer; leave it out")
         try:
             return AutoConfig.for_model(model_type, **wanted, **ids)
         except (ValueError, TypeError, StrictDataclassError) as error:
@@ -170,12 +193,18 @@ def load_recipe(scale: str) -> Recipe:
     for name, model in recipe.models.items():
         if not isinstance(model, dict):
             raise UserError(f"{path}: models.{name}={model!r} must be a table")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "all":
+            raise UserError(f"{path}: models.{name!r} is no name; use letters, digits, '-', '_' and '.', and not 'all'")
+    labels = [recipe.label(name) for name in recipe.models]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"{path}: two models have the label {label!r}")
     if not recipe.compare:
         raise UserError(f"{path}: compare=[] must name at least one model")
     for name in recipe.compare:
         if name not in list(recipe.models):
             raise UserError(f"{path}: compare has {name!r}, but there is no [models.{name}]")
-    return replace(recipe, compare=tuple(recipe.compare))
+    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
 
 
 T = TypeVar("T")

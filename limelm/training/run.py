@@ -2,12 +2,15 @@
 
 import json
 import math
+import platform
 import shutil
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -17,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from limelm._version import __version__
 from limelm.data import TokenDataset, load_prepared_tokenizer
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
@@ -38,11 +42,14 @@ class TrainingResult:
         eval_loss: mean over the whole held-out split.
         seconds: of the training steps alone, without evaluations.
         tokens_per_second: of the median step.
-        peak_memory_bytes: of a training step; by the allocator on CUDA, elsewhere by the tensors alive.
+        peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
+            in a training step.
+        environment: where it was trained; speed and memory depend on it.
     """
 
     name: str
     label: str
+    model_type: str
     parameters: int
     flops_per_token_forward: float
     paper_flops_per_token_forward: float
@@ -53,6 +60,7 @@ class TrainingResult:
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
+    environment: dict[str, str | int]
 
 
 def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -85,15 +93,18 @@ def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> Training
     partial.mkdir(parents=True, exist_ok=True)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        trainer.train()
+        _train(trainer, recipe.label(name))
         peak_memory = torch.cuda.max_memory_allocated()
     else:
         untrained = initial_model(recipe, name, tokenizer)
         peak_memory = peak_training_memory(untrained, recipe.training.batch_size, recipe.data.sequence_length)
-        trainer.train()
+        _train(trainer, recipe.label(name))
     result = _result(recipe, name, trainer.model, metrics, peak_memory)
     trainer.model.config.use_cache = True  # the Trainer turns it off
-    trainer.model.save_pretrained(partial)
+    try:
+        trainer.model.save_pretrained(partial)
+    except SafetensorError as error:  # a full disk, most likely
+        raise UserError(f"{partial}: cannot be written ({error})") from error
     tokenizer.save_pretrained(partial)
     (partial / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
@@ -128,9 +139,17 @@ def _make_trainer(
         eval_dataset=TokenDataset(data, "validation", length),
         callbacks=[metrics],
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(ProgressBar(recipe.label(name)))
     return trainer, metrics
+
+
+def _train(trainer: LimeTrainer, label: str) -> None:
+    progress = ProgressBar(label)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(progress)
+    try:
+        trainer.train()
+    finally:
+        progress.close()
 
 
 def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsLog, peak_memory: int) -> TrainingResult:
@@ -143,6 +162,7 @@ def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsL
     return TrainingResult(
         name=name,
         label=recipe.label(name),
+        model_type=model.config.model_type,
         parameters=cost.parameters,
         flops_per_token_forward=cost.forward_flops / length,
         paper_flops_per_token_forward=cost.paper_forward_flops / length,
@@ -153,4 +173,18 @@ def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsL
         seconds=sum(metrics.step_seconds),
         tokens_per_second=tokens_per_step / statistics.median(metrics.step_seconds),
         peak_memory_bytes=peak_memory,
+        environment=environment(),
     )
+
+
+def environment() -> dict[str, str | int]:
+    """Where a measurement was made."""
+    return {
+        "limelm": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+    }

@@ -17,10 +17,14 @@ from limelm.training.recipe import TrainingRecipe
 
 
 class SeededOrder(Sampler[int]):
-    """A permutation of the data set that depends on the seed and the epoch alone: the same for every model."""
+    """A permutation of the data set that depends on the seed and the epoch alone: the same for every model.
 
-    def __init__(self, length: int, seed: int):
+    What would be an incomplete last batch of an epoch is left out, so that every step sees as many tokens.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int):
         self.length, self.seed, self.epoch = length, seed, 0
+        self.used = length - length % batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader before each epoch."""
@@ -28,10 +32,10 @@ class SeededOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+        return iter(torch.randperm(self.length, generator=generator)[: self.used].tolist())
 
     def __len__(self) -> int:
-        return self.length
+        return self.used
 
 
 class LimeTrainer(Trainer):
@@ -59,7 +63,7 @@ class LimeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return SeededOrder(len(dataset), self.recipe.seed)
+        return SeededOrder(len(dataset), self.recipe.batch_size, self.recipe.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "learning_rate" in logs:
@@ -120,6 +124,11 @@ class ProgressBar(ProgressCallback):
         self.training_bar = tqdm(total=state.max_steps, desc=f"{self.label:>22}", unit="step", dynamic_ncols=True)
         self.current_step = 0
 
+    def close(self) -> None:
+        """End the bar's line, also where training was broken off."""
+        if self.training_bar is not None:
+            self.training_bar.close()
+
     def on_prediction_step(self, args, state, control, **kwargs):
         """No second bar for the short evaluations."""
 
@@ -142,6 +151,7 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path) -> TrainingArgu
         warmup_steps=recipe.warmup_steps,
         max_grad_norm=recipe.max_grad_norm,
         bf16=recipe.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
         seed=recipe.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -150,6 +160,7 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path) -> TrainingArgu
         prediction_loss_only=True,
         save_strategy="no",
         report_to="none",
+        disable_tqdm=False,  # else the Trainer prints every log; run.py puts its own bar in place
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )

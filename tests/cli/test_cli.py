@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -6,6 +8,7 @@ import pytest
 from transformers import BertConfig
 
 from limelm.cli import main
+from limelm.training import load_recipe, reproduce
 from tests.recipes import corpus, prepared, write_recipe
 
 
@@ -44,6 +47,39 @@ def test_reproduce_reports_and_says_when_it_is_complete(run, capsys):
     out = capsys.readouterr().out
     assert "LIMe static" in out and "report.html" in out
     assert len(json.loads((folder / "run" / "summary.json").read_text())["models"]) == 5
+
+
+def test_a_report_older_than_its_run_is_written_again(run, capsys):
+    arguments, folder = run
+    recipe, data = load_recipe(arguments[2]), folder / "tokens"
+    assert main(arguments) == 0
+    reproduce(recipe, folder / "run", [name for name in recipe.models if name == "kv"], data)
+    os.utime(folder / "run" / "report.html", ns=(0, 0))  # as if the process had died before the report
+    assert main(arguments) == 0
+    assert "Report: " in capsys.readouterr().out.splitlines()[-1]
+    assert ">kv<" in (folder / "run" / "report.html").read_text()
+
+
+def test_stdout_holds_the_table_and_nothing_else(run, capsys):
+    arguments, folder = run
+    capsys.readouterr()
+    assert main([*arguments[:-1], str(folder / "again")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == ["model", "LLaMA", "LIMe dynamic"]
+    assert lines[-1].startswith("Report: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 9}, {"model_type": "llama"}, {"routing": "static"}, {"intermediate_size": 32}]
+)
+def test_weights_that_do_not_fit_their_config_are_refused(run, tmp_path, capsys, change):
+    _, folder = run
+    shutil.copytree(folder / "run/models/dynamic", tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, **change}))
+    capsys.readouterr()
+    line = fails(capsys, "generate", tmp_path / "copy", "x")
+    assert "weights do not fit config.json" in line or "broken checkpoint" in line
 
 
 def test_generate_streams_the_same_text_for_the_same_seed(run, capsys):
@@ -93,6 +129,14 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["reproduce", "--scale", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
         (["reproduce", "--scale", "tiny", "--out", "file/run"], "file/run: Not a directory"),
         (["reproduce", "--scale", "tiny"], "required: --out"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "-1"], "--seed: '-1' is not an integer from 0"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--models", ","], "--models: ',' names no model"),
+        (["data", "prepare", "long.txt", "--out", "."], ".: already there"),
+        (
+            ["data", "prepare", "long.txt", "--out", "run", "--dataset-config", "x"],
+            "--dataset-config x is for",
+        ),
+        (["generate", "bert", "x", "--temperature", "nan"], "--temperature nan must be 0, or from"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         ([], "required: COMMAND"),
         (["data", "prepare", "missing.txt", "--out", "run"], "missing.txt: no such file or folder"),
@@ -109,7 +153,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["generate", "weightless", "x"], "weightless: broken checkpoint"),
         (["generate", "badrouting", "x"], "routing='psychic'"),
         (["generate", "bert", "x", "--top-p", "0"], "--top-p 0.0 is outside (0, 1]"),
-        (["generate", "bert", "x", "--temperature", "-1"], "--temperature -1.0 must not be negative"),
+        (["generate", "bert", "x", "--temperature", "-1"], "--temperature -1.0 must be 0, or from"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
@@ -146,7 +190,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
             ("hidden_size = 32", "hidden_size = 33"),
             "hidden size (33) is not a multiple of the number of attention heads (2)",
         ),
-        (("sequence_length = 32", "sequence_length = 99999"), "fewer than one sequence of 99999"),
+        (("batch_size = 2", "batch_size = 99999"), "fewer than one batch of 99999"),
         (("learning_rate = 1e-3", 'learning_rate = "1e-3"'), "learning_rate='1e-3' must be a number"),
     ],
 )

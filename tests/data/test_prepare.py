@@ -65,6 +65,16 @@ def test_held_out_copies_stand_on_one_side():
     assert sides[documents[0]] == "train" and sides[documents[1]] == "validation"
 
 
+def test_copies_of_the_first_document_do_not_empty_a_side():
+    assert list(hold_out(["a", "a", "b", "a"], 0.001)) == [
+        ("train", "a"),
+        ("train", "a"),
+        ("validation", "b"),
+        ("train", "a"),
+    ]
+    assert [split for split, _ in hold_out(["a\nb\n"] * 3, 0.5)] == ["train", "validation"]
+
+
 def test_two_documents_fill_both_sides_and_empty_ones_count_for_nothing():
     assert list(hold_out(["", "one", " \n", "two", "two"], 0.01)) == [
         ("train", "one"),

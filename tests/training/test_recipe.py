@@ -56,6 +56,9 @@ def test_models_are_selected_in_the_recipes_order(tmp_path):
         (('["llama", "dynamic"]', "[]"), r"compare=\[\] must name at least one"),
         (('["llama", "dynamic"]', '[["llama"]]'), "compare has"),
         (('["llama", "dynamic"]', '"llama"'), "compare='llama' must be a list"),
+        (("[models.hc]", '[models."../evil"]'), r"models\.'\.\./evil' is no name"),
+        (("[models.hc]", "[models.all]"), r"models\.'all' is no name"),
+        (('label = "LIMe static"', 'label = "LLaMA"'), "two models have the label 'LLaMA'"),
         (("[models.hc]", "[models]\nextra = 3\n[models.hc]"), r"models\.extra=3 must be a table"),
     ],
 )

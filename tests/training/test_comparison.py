@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,6 +9,7 @@ from limelm.errors import UserError
 from limelm.training import reproduce
 from tests.recipes import corpus, prepared, small_recipe
 
+IDENTITY = {"model_type": "lime", "routing": "kv", "routing_init": "identity"}
 SUMMARY_KEYS = {
     "name",
     "parameters",
@@ -99,7 +101,7 @@ def test_another_recipe_or_other_data_is_refused_by_name(run, tmp_path):
 def test_broken_files_of_a_run_are_named(run, name, content):
     recipe, data, folder = run
     (folder / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name}: broken|holds a run with recipe"):
+    with pytest.raises(UserError, match=f"{name}: broken|holds a run with data=None"):
         reproduce(recipe, folder, data=data)
 
 
@@ -124,11 +126,82 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
 
 
 def test_too_short_data_is_refused_before_training(tmp_path):
-    recipe = small_recipe(tmp_path, ("sequence_length = 32", "sequence_length = 100000"))
+    longer = [(f"{key} = 32", f"{key} = 9999") for key in ("sequence_length", "max_position_embeddings")]
+    recipe = small_recipe(tmp_path, *longer)
     data = prepared(tmp_path / "tokens")
-    with pytest.raises(UserError, match="fewer than one sequence of 100000"):
+    with pytest.raises(UserError, match="fewer than one sequence of 9999"):
         reproduce(recipe, tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_fewer_sequences_than_a_batch_are_refused(tmp_path):
+    recipe = small_recipe(tmp_path, ("batch_size = 2", "batch_size = 500"))
+    with pytest.raises(UserError, match="sequences, fewer than one batch of 500"):
+        reproduce(recipe, tmp_path / "run", data=prepared(tmp_path / "tokens"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("hidden_size = 32", "hidden_size = 6"), "cannot be built"),  # an odd head size
+        (("intermediate_size = 64", "intermediate_size = -1"), "cannot be built"),
+        (("hidden_size = 32", 'hidden_size = 32\nhidden_act = "foo"'), "cannot be built"),
+        (("hidden_size = 32", "hidden_size = 32\nbos_token_id = 1"), "bos_token_id comes from the tokenizer"),
+        (("max_position_embeddings = 32", "max_position_embeddings = 31"), "max_position_embeddings=31 is less than"),
+    ],
+)
+def test_models_that_do_not_work_are_refused_before_any_work(tmp_path, change, message):
+    data = prepared(tmp_path / "tokens")
+    with pytest.raises(UserError, match=message):
+        reproduce(small_recipe(tmp_path, change), tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
+    recipe = small_recipe(tmp_path)
+    monkeypatch.setattr("limelm.training.comparison.read_python_library", corpus)
+    out = tmp_path / "run"
+
+    def die(*arguments, **options):
+        (out / ".data.partial").mkdir()
+        (out / ".data.partial" / "train-00000.bin").write_bytes(b"x")
+        raise SystemExit  # as far as the folder is concerned, a kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr("limelm.training.comparison.prepare", die)
+        with pytest.raises(SystemExit):
+            reproduce(recipe, out)
+    with pytest.raises(UserError, match=r"holds a run with recipe\.training\.seed=1, not 2"):
+        reproduce(recipe.with_training(seed=2), out)
+    assert reproduce(recipe, out) == ["llama", "dynamic"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "models", "run.json", "summary.json"]
+    with pytest.raises(UserError, match="holds a run with data='the Python library', not 'a prepared folder"):
+        reproduce(recipe, out, data=out / "data")
+
+
+def test_a_run_goes_on_with_a_recipe_that_has_more_models(run):
+    recipe, data, folder = run
+    more = replace(recipe, name="renamed", models={**recipe.models, "identity": IDENTITY})
+    assert reproduce(more, folder, models=["identity"], data=data) == ["identity"]
+    assert [entry["label"] for entry in summary(folder)["models"]] == ["LLaMA", "LIMe dynamic", "identity"]
+    changed = replace(more, models={**more.models, "identity": {**IDENTITY, "routing_init": "paper"}})
+    with pytest.raises(UserError, match=r"holds a run with recipe\.models\.identity\.routing_init='identity'"):
+        reproduce(changed, folder, data=data)
+
+
+def test_a_complete_run_is_left_as_it_is(run):
+    recipe, data, folder = run
+    before = (folder / "summary.json").stat().st_mtime_ns
+    assert reproduce(recipe, folder, data=data) == []
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_models_folder_without_a_result_is_refused_before_training(run):
+    recipe, data, folder = run
+    (folder / "models" / "dynamic" / "result.json").unlink()
+    with pytest.raises(UserError, match=r"models/dynamic: already there, without a result\.json"):
+        reproduce(recipe, folder, data=data)
 
 
 def test_a_damaged_shard_is_refused_before_training(tmp_path):

@@ -6,20 +6,15 @@ Models that are done are kept: started again in the same folder, a run goes on w
 
 import json
 import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-from limelm._version import __version__
 from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
 from limelm.data.shards import SPLITS
 from limelm.errors import UserError
 from limelm.training.recipe import Recipe
-from limelm.training.run import read_result, train_model
+from limelm.training.run import RESULT, environment, read_result, train_model
 
 RUN, SUMMARY = "run.json", "summary.json"
 
@@ -39,10 +34,10 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     """
     names = recipe.select(models)
     for name in names:
-        recipe.model_config(name, vocab_size=recipe.data.vocab_size)
+        recipe.check_model(name)
     if data is not None:
         _check_data(recipe, data)
-    run: dict[str, Any] = {"recipe": recipe.to_dict()}
+    run = {"data": "the Python library" if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
     _check_same_run(out, run)
     if data is None:
         data = out / "data"
@@ -61,18 +56,27 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     _check_same_run(out, run)
     write_json(out / RUN, run)
 
-    missing = [name for name in names if read_result(out / "models" / name) is None]
-    for name in missing:
-        train_model(recipe, name, data, out / "models" / name)
-    write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
-    return missing
+    folders = {name: out / "models" / name for name in names}
+    missing = {name: folder for name, folder in folders.items() if read_result(folder) is None}
+    for folder in missing.values():
+        if folder.exists():
+            raise UserError(f"{folder}: already there, without a {RESULT}; remove it to train this model")
+    for name, folder in missing.items():
+        train_model(recipe, name, data, folder)
+    if missing or not (out / SUMMARY).exists():
+        write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
+    return list(missing)
 
 
 def _check_data(recipe: Recipe, data: Path) -> None:
     """Open both splits, hashes and all, so that bad data is refused before any work."""
     load_prepared_tokenizer(data)
-    for split in SPLITS:
-        TokenDataset(data, split, recipe.data.sequence_length)
+    sequences = {split: len(TokenDataset(data, split, recipe.data.sequence_length)) for split in SPLITS}
+    if sequences["train"] < recipe.training.batch_size:
+        raise UserError(
+            f"{data}: the train split has {sequences['train']} sequences, fewer than one batch of "
+            f"{recipe.training.batch_size}"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -112,9 +116,21 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: broken ({error}); name a new folder") from error
     for key, now in _flatten(run).items():
-        before = recorded.get(key, now if key == "data_sha256" else None)  # the hash comes once the data is ready
+        if _may_change(key, recorded):
+            continue
+        before = recorded.get(key)
         if before != now:
             raise UserError(f"{out}: holds a run with {key}={before!r}, not {now!r}; name a new folder")
+
+
+def _may_change(key: str, recorded: dict[str, Any]) -> bool:
+    """What a run may go on with: its recipe's words, models that it did not know, and data that were not ready yet."""
+    if key.startswith("recipe.models."):
+        model = ".".join(key.split(".")[:3])
+        return not any(other.startswith(f"{model}.") for other in recorded)
+    if key == "data_sha256":
+        return "data_sha256" not in recorded and "data" in recorded
+    return key in ("recipe.name", "recipe.description", "recipe.compare")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -140,15 +156,7 @@ def _summary(recipe: Recipe, out: Path, data: Path, manifest: Manifest) -> dict[
                 for what in ("documents", "tokens")
             },
         },
-        "environment": {
-            "limelm": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
-            "threads": torch.get_num_threads(),
-        },
+        "environment": environment(),
         "models": [
             {**asdict(result), "checkpoint": str(folder.resolve())} for folder, result in results if result is not None
         ],
