@@ -9,7 +9,16 @@ import limelm
 
 ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
-TIERS = [{"errors", "_version"}, {"routing"}, {"models"}, {"data"}, {"training"}, {"analysis", "report"}, {"cli"}]
+TIERS = [
+    {"errors", "_version"},
+    {"files"},
+    {"routing"},
+    {"models"},
+    {"data"},
+    {"training"},
+    {"analysis", "report"},
+    {"cli"},
+]
 
 
 def tier(module: str) -> int:

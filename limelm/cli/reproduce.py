@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     """Train what is missing, then measure and report."""
     from limelm.analysis import measure_retrieval
     from limelm.cli.quiet import quieten
-    from limelm.report import write_report
+    from limelm.report import REPORT, write_report
     from limelm.training import load_recipe, reproduce
     from limelm.training.comparison import SUMMARY
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.scale).with_training(**{k: v for k, v in changes.items() if v is not None})
     models = [name for names in options.models for name in names] if options.models else None
     trained = reproduce(recipe, options.out, models, options.data)
-    report, summary_file = options.out / "report.html", options.out / SUMMARY
+    report, summary_file = options.out / REPORT, options.out / SUMMARY
     if not trained and report.is_file() and report.stat().st_mtime_ns >= summary_file.stat().st_mtime_ns:
         print(f"{options.out}: complete, nothing to train. Report: {report}")
         return

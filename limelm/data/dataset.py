@@ -22,7 +22,7 @@ class TokenDataset(Dataset):
         UserError: where a shard is missing or not what the manifest says, or the split has no full sequence.
     """
 
-    def __init__(self, folder: Path, split: str, sequence_length: int, verify: bool = True):
+    def __init__(self, folder: Path, split: str, sequence_length: int):
         manifest = Manifest.load(folder)
         self.sequence_length = sequence_length
         self.tokens = sum(shard.tokens for shard in manifest.splits[split].shards)
@@ -31,7 +31,7 @@ class TokenDataset(Dataset):
                 f"{folder}: the {split} split has {self.tokens} tokens, fewer than one sequence of {sequence_length}; "
                 "give more text or a shorter sequence_length"
             )
-        self.shards = [open_shard(folder, shard, manifest.dtype, verify) for shard in manifest.splits[split].shards]
+        self.shards = [open_shard(folder, shard, manifest.dtype) for shard in manifest.splits[split].shards]
         self.shard_ends = np.cumsum([len(shard) for shard in self.shards])
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from limelm.data.shards import TOKENIZER, Manifest, SplitWriter, new_folder, token_dtype
+from limelm.data.shards import SPLITS, TOKENIZER, Manifest, SplitWriter, new_folder, token_dtype
 from limelm.data.tokenization import load_tokenizer, tokenizer_sha256, train_tokenizer
 from limelm.errors import UserError
 
@@ -30,7 +30,7 @@ def prepare(
     """Write the token shards of `documents` to the new folder `out`: BOS, document, EOS, one document after the other.
 
     Args:
-        documents: makes an iterator of documents; called twice where a tokenizer is trained on them.
+        documents: makes an iterator of documents; called once to look whether there are any, and once per pass.
         source: what the documents are, for the manifest.
         tokenizer: name or folder of a tokenizer; None trains a byte-level BPE of `vocab_size` entries.
         validation_fraction: the share of documents to hold out, in (0, 1).
@@ -58,7 +58,7 @@ def prepare(
             trained = load_tokenizer(tokenizer)
         trained.save_pretrained(folder / TOKENIZER)
         dtype = token_dtype(len(trained))
-        writers = {name: SplitWriter(folder, name, dtype, tokens_per_shard) for name in ("train", "validation")}
+        writers = {name: SplitWriter(folder, name, dtype, tokens_per_shard) for name in SPLITS}
         _write_tokens(splits(), trained, writers)
         manifest = Manifest(
             source=source,
@@ -102,7 +102,7 @@ def hold_out(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, s
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _write_tokens(
@@ -116,7 +116,7 @@ def _write_tokens(
             encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
             for (split, text), ids in zip(batch, encoded, strict=True):
                 document = np.array([*bos, *ids, *eos])
-                writers[split].add(document, text_bytes=len(text.encode("utf-8", "surrogatepass")))
+                writers[split].add(document, text_bytes=len(text.encode()))
                 bar.update(len(document))
         for writer in writers.values():
             writer.close()

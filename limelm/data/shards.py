@@ -103,18 +103,18 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def open_shard(folder: Path, shard: Shard, dtype: str, verify: bool = True) -> np.ndarray:
+def open_shard(folder: Path, shard: Shard, dtype: str) -> np.ndarray:
     """Memory-map one shard, `[tokens]`.
 
     Raises:
-        UserError: where the file is missing, or has another size or (with `verify`) another hash than in the manifest.
+        UserError: where the file is missing, or has another size or hash than in the manifest.
     """
     path = folder / shard.file
     try:
         size = path.stat().st_size
         if size != shard.tokens * np.dtype(dtype).itemsize:
             raise UserError(f"{path}: {size} bytes, but the manifest says {shard.tokens} tokens of {dtype}")
-        if verify and file_sha256(path) != shard.sha256:
+        if file_sha256(path) != shard.sha256:
             raise UserError(f"{path}: its hash is not the manifest's {shard.sha256[:12]}…; prepare the data again")
         return np.memmap(path, dtype=dtype, mode="r")
     except OSError as error:

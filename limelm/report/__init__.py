@@ -1,5 +1,5 @@
 """Figures, tables and the HTML page."""
 
-from limelm.report.page import write_report
+from limelm.report.page import REPORT, write_report
 
-__all__ = ["write_report"]
+__all__ = ["REPORT", "write_report"]

@@ -12,6 +12,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from limelm.files import write_text
 from limelm.report import figures, tables
 from limelm.report.figures import STYLE, Palette
 from limelm.report.tables import Column, Records
@@ -71,9 +72,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
         facts=[*((f"data: {key}", value) for key, value in summary["data"].items()), *summary["environment"].items()],
     )
     path = out / REPORT
-    partial = path.with_name(f".{REPORT}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
     return path
 
 

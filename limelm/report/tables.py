@@ -89,10 +89,8 @@ def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
 
 def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     """What each model of this run costs (Table 6), with its ratio to LLaMA."""
-    baseline = _baseline(summary)
-    records = []
-    for entry in summary["models"]:
-        row = {
+    records: Records = [
+        {
             "model": entry["label"],
             "parameters": entry["parameters"],
             "forward_flops_per_token": entry["flops_per_token_forward"],
@@ -100,9 +98,13 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
             "peak_memory_bytes": entry["peak_memory_bytes"],
             "tokens_per_second": entry["tokens_per_second"],
         }
-        for key in list(row)[1:]:
-            row[f"{key}_ratio"] = row[key] / baseline[_SUMMARY_KEYS.get(key, key)] if baseline else math.nan
-        records.append(row)
+        for entry in summary["models"]
+    ]
+    measures = list(records[0])[1:]
+    baseline = _baseline(summary)
+    llama = dict(records[summary["models"].index(baseline)]) if baseline else dict.fromkeys(measures, math.nan)
+    for row in records:
+        row |= {f"{key}_ratio": row[key] / llama[key] for key in measures}
     columns = [
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
@@ -149,12 +151,6 @@ def paper_scale() -> tuple[Records, list[Column]]:
         Column("printed_training_memory", "paper: extra memory, training (elements)"),
     ]
     return records, columns
-
-
-_SUMMARY_KEYS = {
-    "forward_flops_per_token": "flops_per_token_forward",
-    "paper_forward_flops_per_token": "paper_flops_per_token_forward",
-}
 
 
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
 from limelm.data.shards import SPLITS
 from limelm.errors import UserError
+from limelm.files import write_text
 from limelm.training.recipe import Recipe
 from limelm.training.run import RESULT, environment, read_result, train_model
 
@@ -42,7 +43,7 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     if data is None:
         data = out / "data"
         if not (out / RUN).exists():
-            write_json(out / RUN, run)  # before the data, which it has made its own
+            _write_json(out / RUN, run)  # before the data, which it has made its own
         if not data.exists():
             prepare(
                 data,
@@ -54,7 +55,7 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     manifest = Manifest.load(data)
     run["data_sha256"] = manifest.content_sha256
     _check_same_run(out, run)
-    write_json(out / RUN, run)
+    _write_json(out / RUN, run)
 
     folders = {name: out / "models" / name for name in names}
     missing = {name: folder for name, folder in folders.items() if read_result(folder) is None}
@@ -64,7 +65,7 @@ def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: 
     for name, folder in missing.items():
         train_model(recipe, name, data, folder)
     if missing or not (out / SUMMARY).exists():
-        write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
+        _write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
     return list(missing)
 
 
@@ -79,19 +80,8 @@ def _check_data(recipe: Recipe, data: Path) -> None:
         )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write beside and rename, so that `path` is never half-written.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
+def _write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _check_same_run(out: Path, run: dict[str, Any]) -> None:
@@ -115,28 +105,26 @@ def _check_same_run(out: Path, run: dict[str, Any]) -> None:
         raise UserError.from_os_error(out, error) from error
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: broken ({error}); name a new folder") from error
-    for key, now in _flatten(run).items():
-        if _may_change(key, recorded):
-            continue
-        before = recorded.get(key)
-        if before != now:
-            raise UserError(f"{out}: holds a run with {key}={before!r}, not {now!r}; name a new folder")
+    wanted = _flatten(run)
+    for key in sorted(wanted.keys() | recorded.keys()):
+        before, now = recorded.get(key), wanted.get(key)
+        if before != now and not _may_differ(key, recorded, wanted):
+            raise UserError(f"{out}: holds a run with {'.'.join(key)}={before!r}, not {now!r}; name a new folder")
 
 
-def _may_change(key: str, recorded: dict[str, Any]) -> bool:
-    """What a run may go on with: its recipe's words, models that it did not know, and data that were not ready yet."""
-    if key.startswith("recipe.models."):
-        model = ".".join(key.split(".")[:3])
-        return not any(other.startswith(f"{model}.") for other in recorded)
-    if key == "data_sha256":
-        return "data_sha256" not in recorded and "data" in recorded
-    return key in ("recipe.name", "recipe.description", "recipe.compare")
+def _may_differ(key: tuple[str, ...], recorded: dict[tuple[str, ...], Any], wanted: dict[tuple[str, ...], Any]) -> bool:
+    """What a run may go on with: its recipe's words, models that only one side knows, and data that are not ready."""
+    if key[:2] == ("recipe", "models"):
+        return not all(any(other[:3] == key[:3] for other in side) for side in (recorded, wanted))
+    if key == ("data_sha256",):
+        return not (key in recorded and key in wanted)
+    return key in (("recipe", "name"), ("recipe", "description"), ("recipe", "compare"))
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    flat: dict[tuple[str, ...], Any] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
     return flat
 
 

@@ -190,6 +190,12 @@ def load_recipe(scale: str) -> Recipe:
     for section, kind in (("data", DataRecipe), ("training", TrainingRecipe)):
         content[section] = _build(kind, content.get(section, {}), f"{path} [{section}]")
     recipe = _build(Recipe, content, str(path))
+    _check_names(recipe, path)
+    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
+
+
+def _check_names(recipe: Recipe, path: Path) -> None:
+    """Models are folders of a run and entries of its figures, so each needs a name and a label of its own."""
     for name, model in recipe.models.items():
         if not isinstance(model, dict):
             raise UserError(f"{path}: models.{name}={model!r} must be a table")
@@ -204,7 +210,6 @@ def load_recipe(scale: str) -> Recipe:
     for name in recipe.compare:
         if name not in list(recipe.models):
             raise UserError(f"{path}: compare has {name!r}, but there is no [models.{name}]")
-    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
 
 
 T = TypeVar("T")

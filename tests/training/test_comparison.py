@@ -190,6 +190,16 @@ def test_a_run_goes_on_with_a_recipe_that_has_more_models(run):
         reproduce(changed, folder, data=data)
 
 
+def test_a_field_that_the_recipe_no_longer_has_is_noticed(run):
+    recipe, data, folder = run
+    before = {**recipe.architecture, "rms_norm_eps": 0.1}
+    content = json.loads((folder / "run.json").read_text())
+    content["recipe"]["architecture"] = before
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"holds a run with recipe\.architecture\.rms_norm_eps=0\.1, not None"):
+        reproduce(recipe, folder, data=data)
+
+
 def test_a_complete_run_is_left_as_it_is(run):
     recipe, data, folder = run
     before = (folder / "summary.json").stat().st_mtime_ns

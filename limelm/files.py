@@ -1,0 +1,20 @@
+"""Files that are never half-written."""
+
+from pathlib import Path
+
+from limelm.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error
