@@ -11,6 +11,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from limelm.routing import normalize
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang & Sennrich 2019), split in two so that one normalisation can serve many gains."""
@@ -22,9 +24,7 @@ class RMSNorm(nn.Module):
 
     def normalize(self, hidden_states: Tensor) -> Tensor:
         """X / rms(X) over the last dimension, computed in float32, without the gain."""
-        x = hidden_states.float()
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-        return x.to(hidden_states.dtype)
+        return normalize(hidden_states, self.eps)
 
     def forward(self, hidden_states: Tensor, is_normalized: bool = False) -> Tensor:
         """The gain times X / rms(X); with `is_normalized` the input is taken for X / rms(X) already."""

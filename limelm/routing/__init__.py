@@ -1,20 +1,33 @@
 """What this project exists for: the routers and the mix over depth."""
 
-from limelm.routing.mixing import mix_heads, mix_representations
+from limelm.routing.backends import BACKENDS, resolve_backend
+from limelm.routing.bounds import check_routing_sources, sources_of_layer
+from limelm.routing.history import History
+from limelm.routing.normalization import normalize
+from limelm.routing.operations import route_heads, route_representations
 from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.reference import mix_heads, mix_representations
 from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
 from limelm.routing.top_p import prune, top_p_mask
 
 __all__ = [
+    "BACKENDS",
     "ROUTERS",
     "DynamicRouter",
     "HeadwiseLinear",
+    "History",
     "KeyValueRouter",
     "Router",
     "RouterSpec",
     "StaticRouter",
+    "check_routing_sources",
     "mix_heads",
     "mix_representations",
+    "normalize",
     "prune",
+    "resolve_backend",
+    "route_heads",
+    "route_representations",
+    "sources_of_layer",
     "top_p_mask",
 ]

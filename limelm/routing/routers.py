@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from limelm.routing.mixing import mix_heads, mix_representations
-from limelm.routing.top_p import prune, top_p_mask
+from limelm.routing.backends import resolve_backend
+from limelm.routing.bounds import sources_of_layer
+from limelm.routing.operations import route_heads, route_representations
+from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.reference import mix_heads, mix_representations
+from limelm.routing.top_p import Pruning, prune, top_p_mask
 
-Routed = tuple[Tensor, Tensor, Tensor | None]  # K, V, and the source for later layers
+Routed = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # K, V, the carrier, and the source for later layers
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,18 @@ class RouterSpec:
     num_heads: int
     top_p: float | None = None
     init: str = "paper"
+    bounds: dict[str, int] | None = None
+    backend: str = "auto"
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Indices of the representations that the layer routes over; unbounded, 0 ... i."""
+        return sources_of_layer(self.layer_idx, self.bounds)
 
     @property
     def num_sources(self) -> int:
-        """How many representations layer i sees: i + 1."""
-        return self.layer_idx + 1
+        """How many they are."""
+        return len(self.sources)
 
 
 class Router(nn.Module):
@@ -42,6 +53,8 @@ class Router(nn.Module):
 
     #: K and V of head h are projected from a mixed input Z_h of its own; the layer then owns a `routing_layernorm`.
     headwise = False
+    #: Indices of the sources that the layer is given.
+    reads: tuple[int, ...] = ()
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
@@ -53,44 +66,77 @@ class Router(nn.Module):
     def forward(
         self,
         attention_input: Tensor,
-        normalized: Tensor,
         gain: Tensor | None,
-        history: Sequence[Tensor],
         k_proj: nn.Module,
         v_proj: nn.Module,
+        carrier: Tensor | None = None,
+        sources: Sequence[Tensor] = (),
     ) -> Routed:
         """Make this layer's keys and values, before RoPE.
 
         Args:
             attention_input: `[B, T, D]`, RMSNorm(X_i) with `input_layernorm`'s gain: what Q is made from.
-            normalized: `[B, T, D]`, X_i / rms(X_i), without a gain.
             gain: `[D]`, the `routing_layernorm` gain g_i; None where the layer has none.
-            history: the sources that layers 0 ... i-1 returned.
             k_proj, v_proj: the layer's projections (`HeadwiseLinear` where the router is `headwise`).
+            carrier, sources: what `History.read` gives for this layer: the sources that `reads` names.
 
         Returns:
-            K and V, each `[B, T, G d]` or `[B, T, G, d]`, and this layer's source for the later ones.
+            K and V, each `[B, T, G d]` or `[B, T, G, d]`, the carrier, and this layer's source for the later ones
+            (None where that is its normalised input, or where there is none).
         """
-        return k_proj(attention_input), v_proj(attention_input), None
+        return k_proj(attention_input), v_proj(attention_input), carrier, None
 
 
 class RepresentationRouter(Router):
     """Mix first, then project: each head's input is a convex combination of normalised representations."""
 
     headwise = True
+    per_token = False
     kept: list[list[int]] | None = None  # per head the sources that are read; None: all
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        if spec.layer_idx > 0:
+            self.reads = spec.sources
 
     def routing_weights(self, current: Tensor) -> Tensor:
         """A, `[G, n]` or `[B, T, G, n]`, from the layer's own normalised input N_i `[B, T, D]`."""
         raise NotImplementedError
 
-    def forward(self, attention_input, normalized, gain, history, k_proj, v_proj) -> Routed:
-        if not history:
-            return k_proj(attention_input), v_proj(attention_input), normalized
-        # N_j = gain * normalized_j; the gain is the same for all sources, so it is applied once, to their mix.
-        A = self.routing_weights(gain * normalized).to(normalized.dtype)
-        Z = gain * mix_representations((*history, normalized), A, self.kept)
-        return k_proj(Z), v_proj(Z), normalized
+    def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+        """What the fast operation reads: sources, and A `[G, n]` (or, `per_token`, the projection P `[G n, D]`)."""
+        raise NotImplementedError
+
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+        if not self.reads:
+            return k_proj(attention_input), v_proj(attention_input), carrier, None
+        backend = resolve_backend(self.spec.backend, attention_input.device)
+        if backend == "reference":
+            # N_j = gain * normalised X_j; the gain is the same for all sources, so it is applied once, to their mix.
+            A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
+            Z = gain * mix_representations(sources, A, self.kept)
+            return k_proj(Z), v_proj(Z), None, None
+        read, weights = self.operands(sources)
+        k_weight, v_weight = (_own_weight(projection) for projection in (k_proj, v_proj))
+        heads = self.spec.num_heads
+        K, V, carrier = route_representations(
+            carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.per_token, backend
+        )
+        shape = (heads, *attention_input.shape[:2], -1)
+        K, V = (states.view(shape).permute(1, 2, 0, 3) for states in (K, V))
+        if k_proj.bias is not None:
+            K, V = (x + p.bias.unflatten(0, (heads, -1)) for x, p in ((K, k_proj), (V, v_proj)))
+        return K, V, carrier, None
+
+
+def _own_weight(projection: nn.Module) -> Tensor:
+    """The weight of a projection that the routing reads itself instead of calling the module."""
+    if type(projection) is not HeadwiseLinear:
+        raise TypeError(
+            f"routing reads the weights of k_proj and v_proj itself and would pass over {type(projection).__name__}; "
+            "leave them HeadwiseLinear, or set routing_backend='reference'"
+        )
+    return projection.weight
 
 
 class StaticRouter(RepresentationRouter):
@@ -99,6 +145,8 @@ class StaticRouter(RepresentationRouter):
     With `top_p` the smallest weights are dropped (section 5.4): from the current weights at every training step, and
     frozen when the module is put in evaluation mode, where a dropped source costs nothing.
     """
+
+    pruning: Pruning | None = None  # what to read at inference; None: everything
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -117,13 +165,20 @@ class StaticRouter(RepresentationRouter):
             return A
         return prune(A, top_p_mask(A, self.spec.top_p) if self.frozen_mask is None else self.frozen_mask)
 
+    def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+        A = self.routing_weights()
+        if self.pruning is None or torch.is_grad_enabled():
+            return sources, A
+        return self.pruning.apply(sources, A)
+
     def train(self, mode: bool = True) -> "StaticRouter":
         super().train(mode)
         if self.spec.top_p is not None and self.spec.layer_idx > 0:
-            self.frozen_mask = self.kept = None
+            self.frozen_mask = self.kept = self.pruning = None
             if not mode and not self.weight.is_meta:
                 self.frozen_mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
                 self.kept = [row.nonzero().flatten().tolist() for row in self.frozen_mask]
+                self.pruning = Pruning(self.kept, self.spec.num_sources)
         return self
 
 
@@ -134,6 +189,8 @@ def _refresh_kept_sources(router: StaticRouter, incompatible_keys) -> None:
 class DynamicRouter(RepresentationRouter):
     """LIMe dynamic (section 3): `A = softmax(N_i P_i^T)`, a distribution per token and head."""
 
+    per_token = True
+
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
@@ -142,6 +199,9 @@ class DynamicRouter(RepresentationRouter):
     def routing_weights(self, current: Tensor) -> Tensor:
         logits = self.proj(current).unflatten(-1, (self.spec.num_heads, self.spec.num_sources))
         return logits.float().softmax(dim=-1)
+
+    def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+        return sources, self.proj.weight
 
 
 class KeyValueRouter(Router):
@@ -153,6 +213,7 @@ class KeyValueRouter(Router):
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
+            self.reads = spec.sources[:-1]  # the layer's own heads do not come from the history
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources * spec.num_heads))
 
     def init_weights(self) -> None:
@@ -165,12 +226,20 @@ class KeyValueRouter(Router):
         R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
         init.copy_(self.weight, R)
 
-    def forward(self, attention_input, normalized, gain, history, k_proj, v_proj) -> Routed:
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+        batch, tokens = attention_input.shape[:2]
+        heads = self.spec.num_heads
         own = torch.stack((k_proj(attention_input), v_proj(attention_input)), dim=-2)  # [B, T, 2, G d]
-        source = own.unflatten(-1, (self.spec.num_heads, -1)).permute(3, 0, 1, 2, 4).flatten(3)  # [G, B, T, 2 d]
-        mixed = mix_heads((*history, source), self.weight) if history else source
-        K, V = mixed.permute(1, 2, 0, 3).chunk(2, dim=-1)
-        return K, V, source
+        own = own.unflatten(-1, (heads, -1)).permute(3, 0, 1, 2, 4).reshape(heads, -1)  # [G, B T 2 d]
+        backend = resolve_backend(self.spec.backend, attention_input.device)
+        if self.spec.layer_idx == 0:
+            mixed = own
+        elif backend == "reference":
+            mixed = mix_heads((*sources, own), self.weight)
+        else:
+            mixed, carrier = route_heads(carrier, sources, self.reads, own, self.weight, backend)
+        K, V = mixed.view(heads, batch, tokens, 2, -1).permute(1, 2, 0, 3, 4).unbind(dim=3)
+        return K, V, carrier, own
 
 
 ROUTERS: dict[str, type[Router]] = {

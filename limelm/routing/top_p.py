@@ -1,7 +1,11 @@
 """Top-p pruning of static routing weights (LIMe, section 5.4 and Table 5)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+SPARSE_FROM = 0.5  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
 
 
 def top_p_mask(weights: Tensor, top_p: float) -> Tensor:
@@ -25,3 +29,43 @@ def prune(weights: Tensor, mask: Tensor) -> Tensor:
     """`weights` `[..., n]`, zero where `mask` is False, the rest summing to 1 again."""
     kept = weights * mask
     return kept / kept.sum(dim=-1, keepdim=True)
+
+
+class Pruning:
+    """What is left to do at inference when routing weights are pruned for good.
+
+    Sources that no head keeps are not read. Of the rest, a mix over few of the sources runs as a sparse product, which
+    multiplies kept weights only; where most are kept, one dense product is faster than skipping.
+    """
+
+    def __init__(self, kept: Sequence[Sequence[int]], num_sources: int):
+        self.sources = sorted({source for row in kept for source in row})
+        place = {source: column for column, source in enumerate(self.sources)}
+        self.shape = (len(kept), len(self.sources))
+        self.row_starts = [0]
+        for row in kept:
+            self.row_starts.append(self.row_starts[-1] + len(row))
+        self.columns = [place[source] for row in kept for source in row]
+        self.entries = [head * num_sources + source for head, row in enumerate(kept) for source in row]
+        self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The sources that are read, and their weights `[G, n']`, sparse (CSR) where that is faster."""
+        read = [sources[index] for index in self.sources]
+        row_starts, columns, entries, union = self._indices_on(weights.device)
+        if self._is_sparse(read[0]):
+            values = weights.flatten()[entries].to(read[0].dtype)
+            sparse = torch.sparse_csr_tensor(row_starts, columns, values, self.shape, check_invariants=False)
+            return read, sparse
+        return read, weights[:, union]
+
+    def _is_sparse(self, source: Tensor) -> bool:
+        if torch.compiler.is_compiling() or (source.device.type == "cpu" and source.dtype.itemsize < 4):
+            return False  # no such product there
+        return len(self.entries) <= (1 - SPARSE_FROM) * self.shape[0] * self.shape[1]
+
+    def _indices_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if device not in self._indices:
+            lists = (self.row_starts, self.columns, self.entries, self.sources)
+            self._indices[device] = tuple(torch.tensor(values, device=device) for values in lists)  # type: ignore
+        return self._indices[device]

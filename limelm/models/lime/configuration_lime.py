@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from limelm.models.configuration import DecoderConfig
-from limelm.routing import ROUTERS
+from limelm.routing import BACKENDS, ROUTERS, check_routing_sources
 
 ROUTING_INITS = ("paper", "identity")
 
@@ -19,6 +19,9 @@ class LimeConfig(DecoderConfig):
         routing_top_p: with "static", keep of each head's weights the largest up to this mass, in (0, 1] (section 5.4).
         routing_init: with "kv", "paper" (the layer's own block the identity, the rest uniform) or "identity" (the rest
             zero: the model starts as Llama, exactly).
+        routing_sources: None (a layer reads all earlier representations), or {"first": m, "last": n}: the first m and
+            the latest n, its own input among them, so that a router costs the same at every depth.
+        routing_backend: "auto", "reference", "chunked" or "triton": how the routing is computed (limelm.routing).
 
     Raises:
         ValueError: for a value that is none of these, or an option that the routing does not have.
@@ -35,6 +38,8 @@ class LimeConfig(DecoderConfig):
     routing: str = "static"
     routing_top_p: float | int | None = None
     routing_init: str = "paper"
+    routing_sources: dict | None = None
+    routing_backend: str = "auto"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -49,3 +54,8 @@ class LimeConfig(DecoderConfig):
                 raise ValueError(f"routing_top_p={self.routing_top_p} needs routing='static', not {self.routing!r}")
             if not 0 < self.routing_top_p <= 1:
                 raise ValueError(f"routing_top_p={self.routing_top_p} is outside (0, 1]")
+        check_routing_sources(self.routing_sources)
+        if self.routing_sources is not None and self.routing == "none":
+            raise ValueError(f"routing_sources={self.routing_sources} needs a routing, not 'none'")
+        if self.routing_backend not in BACKENDS:
+            raise ValueError(f"routing_backend={self.routing_backend!r} is unknown; allowed: {', '.join(BACKENDS)}")

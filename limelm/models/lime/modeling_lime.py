@@ -1,9 +1,9 @@
 """LIMe: a Llama whose attention heads read a learned mix of all earlier layers' representations (arXiv 2502.09245).
 
 Notable here:
-- The decoder owns the history, a list with what each layer so far left for the later ones. A layer reads it and
+- The decoder owns the history, what each layer so far left for the later ones. A layer is given what it reads and
   returns what it adds; it never writes into it.
-- A representation X_j is normalised once, by the layer that reads it first. Later layers apply their own gains.
+- A representation X_j is normalised once, when it appears. The layers that read it apply their own gains.
 - The routing itself, K and V from the history, is `limelm.routing`.
 """
 
@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from limelm.models.blocks import MLP, Attention, RMSNorm
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.lime.configuration_lime import LimeConfig
-from limelm.routing import ROUTERS, HeadwiseLinear, Router, RouterSpec
+from limelm.routing import ROUTERS, HeadwiseLinear, History, Router, RouterSpec, resolve_backend
 
 
 class LimeAttention(Attention):
@@ -29,6 +29,8 @@ class LimeAttention(Attention):
                 num_heads=config.num_key_value_heads,
                 top_p=config.routing_top_p,
                 init=config.routing_init,
+                bounds=config.routing_sources,
+                backend=config.routing_backend,
             )
         )
 
@@ -40,27 +42,31 @@ class LimeAttention(Attention):
         )
 
     def forward(
-        self, hidden_states: Tensor, normalized: Tensor, gain: Tensor | None, history: tuple[Tensor, ...], **kwargs
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self,
+        hidden_states: Tensor,
+        gain: Tensor | None,
+        carrier: Tensor | None,
+        sources: tuple[Tensor, ...],
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Attend.
 
         Args:
             hidden_states: RMSNorm(X_i), `[B, T, D]`; Q is made from it.
-            normalized: X_i / rms(X_i), `[B, T, D]`.
             gain: g_i `[D]`, or None.
-            history: what the layers below returned as their sources.
+            carrier, sources: what the history gives this layer to read.
 
         Returns:
-            The output `[B, T, D]`, the attention weights (eager only), and the source for the layers above.
+            The output `[B, T, D]`, the attention weights (eager only), the carrier, and the layer's own source.
         """
         Q = self.q_proj(hidden_states)
-        K, V, source = self.router(hidden_states, normalized, gain, history, self.k_proj, self.v_proj)
+        K, V, carrier, source = self.router(hidden_states, gain, self.k_proj, self.v_proj, carrier, sources)
         output, weights = self.attend(Q, K, V, **kwargs)
-        return output, weights, source
+        return output, weights, carrier, source
 
 
 class LimeDecoderLayer(GradientCheckpointingLayer):
-    """One layer: X_i and the history in, X_{i+1} and this layer's source out."""
+    """One layer: X_i and what it reads of the history in, X_{i+1} and what it adds out."""
 
     def __init__(self, config: LimeConfig, layer_idx: int):
         super().__init__()
@@ -71,14 +77,32 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
         if self.self_attn.routes_headwise:
             self.routing_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, *history: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
-        normalized = self.input_layernorm.normalize(hidden_states)  # X_i / rms(X_i), once for all readers
+    def forward(
+        self,
+        hidden_states: Tensor,
+        normalized: Tensor | None = None,
+        carrier: Tensor | None = None,
+        *sources: Tensor,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run the layer.
+
+        Args:
+            hidden_states: X_i `[B, T, D]`.
+            normalized: X_i / rms(X_i) `[B, T, D]` where the history has it already.
+            carrier, sources: what the history gives this layer to read.
+
+        Returns:
+            X_{i+1}, the carrier, and the source that this layer adds (None where that is its input).
+        """
+        if normalized is None:
+            normalized = self.input_layernorm.normalize(hidden_states)
         gain = self.routing_layernorm.weight if self.self_attn.routes_headwise else None
         attention_input = self.input_layernorm(normalized, is_normalized=True)
-        output, _, source = self.self_attn(attention_input, normalized, gain, history, **kwargs)
+        output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, **kwargs)
         hidden_states = hidden_states + output
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states, source
+        return hidden_states, carrier, source
 
 
 class LimePreTrainedModel(DecoderPreTrainedModel):
@@ -101,11 +125,17 @@ class LimeModel(LimePreTrainedModel, Decoder):
     layer_class = LimeDecoderLayer
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
-        history: list[Tensor] = []
-        for layer in self.layers:
-            hidden_states, source = layer(hidden_states, *history, **layer_inputs)
+        config = self.config
+        reads = [layer.self_attn.router.reads for layer in self.layers]
+        backend = resolve_backend(config.routing_backend, hidden_states.device)
+        history = History(reads, config.rms_norm_eps, backend, is_bounded=config.routing_sources is not None)
+        keeps_representations = ROUTERS[config.routing].headwise
+        for i, layer in enumerate(self.layers):
+            normalized = history.append_representation(i, hidden_states) if keeps_representations else None
+            hidden_states, carrier, source = layer(hidden_states, normalized, *history.read(i), **layer_inputs)
+            history.pass_layer(i, carrier)
             if source is not None:
-                history.append(source)
+                history.append_heads(i, source)
         return hidden_states
 
 

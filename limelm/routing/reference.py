@@ -1,8 +1,7 @@
-"""The depth mix: weighted sums over the representations that earlier layers left behind.
+"""The depth mix in plain PyTorch: what every faster implementation has to equal.
 
-These two functions are the only place where a layer reads the history, so a faster implementation replaces them and
-nothing else. What is here is the reference: plain PyTorch, differentiable any number of times, one term of the sum
-after the other, so that nothing is stacked and the memory of a layer does not grow with its depth.
+Differentiable any number of times, one term of the sum after the other, so that nothing is stacked; but the mixed
+inputs, G x D per token, are kept for the backward.
 """
 
 import functools
@@ -45,15 +44,14 @@ def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Mix the heads of `n` layers into new heads: `Y_h = sum_j sum_h' R[h, j G + h'] X_{j,h'}`.
 
     Args:
-        sources: `n` tensors `[G, B, T, e]`, the oldest first; heads come first so that a term is one matrix product.
+        sources: `n` tensors `[G, X]`, the oldest first; a row is one head of all tokens.
         weights: the signed matrix `R`, `[G, n G]`.
 
     Returns:
-        `Y`, `[G, B, T, e]`.
+        `Y`, `[G, X]`.
     """
-    heads = weights.shape[0]
-    blocks = weights.split(heads, dim=1)
-    mixed = blocks[0] @ sources[0].flatten(1)
+    blocks = weights.split(weights.shape[0], dim=1)
+    mixed = blocks[0] @ sources[0]
     for block, source in zip(blocks[1:], sources[1:], strict=True):
-        mixed = torch.addmm(mixed, block, source.flatten(1))
-    return mixed.view_as(sources[0])
+        mixed = torch.addmm(mixed, block, source)
+    return mixed

@@ -1,0 +1,205 @@
+"""Mix over depth, then project, in chunks of tokens that stay in cache: nothing of size G x D per token outlives one.
+
+Plain functions on matrices, without autograd; `limelm.routing.operations` gives them their gradients. The backward makes
+each chunk's mixed input again, so that a forward keeps nothing but the sources. Letters: N tokens in all, c in a chunk,
+D hidden size, G key/value heads, n sources, e = 2 d the width of a key and a value together. S are the sources' rows of
+a chunk, `[n, c D]`; Z the mixed input, `[G, c, D]`; W the projection, `[G, e, D]`.
+
+The products inside a chunk are `Products`: here in PyTorch, in `limelm.routing.kernels` in Triton.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limelm.routing.source_matrix import SourceMatrix, chunks
+
+
+@dataclass
+class GradientRows:
+    """Where the gradients of the sources go: rows of one buffer, written by the last reader, added to by the others.
+
+    Attributes:
+        buffer: `[slots r, X]`, r rows per source.
+        runs: which sources lie in which slots, as `source_matrix.runs` gives them.
+        height: r.
+        add: whether the rows hold the gradients of later readers already.
+    """
+
+    buffer: Tensor
+    runs: Sequence[tuple[int, int, int]]
+    height: int
+    add: bool
+
+    def targets(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
+        """For each run: its rows among the sources' rows, and the buffer's part `[rows, stop - start]`."""
+        for first, last, slot in self.runs:
+            rows = slice(first * self.height, last * self.height)
+            yield rows, self.buffer[slot * self.height : (slot + last - first) * self.height, start:stop]
+
+
+class Products:
+    """What happens inside a chunk, in PyTorch."""
+
+    def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
+        """`weights @ S`: `[M, K]` (dense, or sparse CSR) and `[K, X]` to `[M, X]`."""
+        return weights @ S
+
+    def mix_rows_backward(
+        self, weights: Tensor, S: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
+    ) -> Tensor:
+        """From `grad` `[M, X]`: the gradient of the weights `[M, K]`, in float32; that of S goes to `targets`."""
+        for rows, target in targets:
+            target.addmm_(weights[:, rows].T, grad, beta=int(add))
+        return (grad @ S.T).float()
+
+    def mix_tokens(self, P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Route per token: `A = softmax(x P^T)` with x the last source, and `Z_h = sum_j A[h, j] S_j`.
+
+        Returns:
+            A `[c, G, n]` and Z `[G, c, D]`.
+        """
+        current, per_token = _current_and_per_token(P, S)
+        A = (current @ P.T).unflatten(1, (heads, -1)).float().softmax(dim=-1).to(S.dtype)
+        return A, torch.bmm(A, per_token).transpose(0, 1)
+
+    def mix_tokens_backward(
+        self, P: Tensor, S: Tensor, A: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
+    ) -> Tensor:
+        """From `grad` dZ `[G, c, D]`: the gradient of the logits `[c, G n]`; that of S as a mix goes to `targets`."""
+        _, per_token = _current_and_per_token(P, S)
+        by_token = grad.transpose(0, 1)  # [c, G, D]
+        for rows, target in targets:
+            target.unflatten(1, (len(A), -1)).transpose(0, 1).baddbmm_(
+                A[:, :, rows].transpose(1, 2), by_token, beta=int(add)
+            )
+        grad_A = torch.bmm(by_token, per_token.transpose(1, 2)).float()
+        A = A.float()
+        return (A * (grad_A - (A * grad_A).sum(dim=-1, keepdim=True))).to(S.dtype).flatten(1)
+
+
+def _current_and_per_token(P: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """The last source `[c, D]`, and all of them as one matrix per token, `[c, n, D]`."""
+    per_token = S.unflatten(1, (-1, P.shape[1])).transpose(0, 1)
+    return per_token[:, -1], per_token
+
+
+def mix_project(
+    products: Products,
+    sources: Sequence[Tensor],
+    weights: Tensor,
+    projections: Sequence[Tensor],
+    per_token: bool,
+    gain: Tensor | None = None,
+) -> Tensor:
+    """Mix the sources for each head and project: `Y_h = (gain * sum_j A[h, j] S_j) W_h^T`.
+
+    Args:
+        sources: `n` matrices `[1, N D]`.
+        weights: A `[G, n]`; or, with `per_token`, the router's projection P `[G n, D]`.
+        projections: one or more W `[G, w, D]`, whose results stand side by side.
+        gain: `[D]`; None where it is folded into the projections, which pays for many tokens.
+
+    Returns:
+        Y `[G, N, e]`, e the sum of all w.
+    """
+    heads, _, hidden_size = projections[0].shape
+    widths = [projection.shape[1] for projection in projections]
+    matrix = SourceMatrix(sources)
+    tokens = matrix.columns // hidden_size
+    Y = sources[0].new_empty(heads, tokens, sum(widths))
+    for start, stop in chunks(tokens, heads * hidden_size * Y.element_size(), Y.device):
+        S = matrix.read(start * hidden_size, stop * hidden_size)
+        if per_token:
+            _, Z = products.mix_tokens(weights, S, heads)
+        else:
+            Z = products.mix_rows(weights, S).view(heads, -1, hidden_size)
+        if gain is not None:
+            Z = gain * Z
+        for projection, target in zip(projections, Y[:, start:stop].split(widths, dim=-1), strict=True):
+            target.baddbmm_(Z, projection.transpose(1, 2), beta=0)
+    return Y
+
+
+def mix_project_backward(
+    products: Products,
+    grad_Y: Tensor,
+    sources: Sequence[Tensor],
+    weights: Tensor,
+    projection: Tensor,
+    per_token: bool,
+    gradients: GradientRows | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `mix_project`: of the weights and of the projection, both float32; the sources' go to `gradients`."""
+    heads, _, hidden_size = projection.shape
+    matrix = SourceMatrix(sources)
+    tokens = matrix.columns // hidden_size
+    grad_weights = weights.new_zeros(weights.shape, dtype=torch.promote_types(weights.dtype, torch.float32))
+    grad_projection = torch.zeros_like(projection, dtype=grad_weights.dtype)
+    bytes_each = 2 * heads * hidden_size * projection.element_size()  # Z and its gradient
+    for start, stop in chunks(tokens, bytes_each, projection.device):
+        columns = (start * hidden_size, stop * hidden_size)
+        S = matrix.read(*columns)
+        targets = [] if gradients is None else list(gradients.targets(*columns))
+        add = gradients is not None and gradients.add
+        grad_chunk = grad_Y[:, start:stop]
+        grad_Z = torch.bmm(grad_chunk, projection)
+        if per_token:
+            A, Z = products.mix_tokens(weights, S, heads)
+            grad_logits = products.mix_tokens_backward(weights, S, A, grad_Z, targets, add)
+            current = S[-1].view(-1, hidden_size)
+            grad_weights += grad_logits.T @ current
+            if gradients is not None:
+                _, target = targets[-1]
+                target[-1].view(-1, hidden_size).addmm_(grad_logits, weights)
+        else:
+            Z = products.mix_rows(weights, S).view(heads, -1, hidden_size)
+            grad_weights += products.mix_rows_backward(weights, S, grad_Z.view(heads, -1), targets, add)
+        if grad_projection.dtype == Z.dtype:
+            grad_projection.baddbmm_(grad_chunk.transpose(1, 2), Z)
+        else:
+            grad_projection += torch.bmm(grad_chunk.transpose(1, 2), Z)
+    return grad_weights, grad_projection
+
+
+def mix_heads(products: Products, sources: Sequence[Tensor], own: Tensor, weights: Tensor) -> Tensor:
+    """Mix the heads of earlier layers and the layer's own: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+
+    Args:
+        sources: `n` matrices `[G, X]`.
+        own: `[G, X]`.
+        weights: R `[G, (n + 1) G]`, the own block last.
+
+    Returns:
+        Y `[G, X]`.
+    """
+    older, latest = weights.split([weights.shape[1] - len(own), len(own)], dim=1)
+    matrix = SourceMatrix(sources)
+    mixed = [
+        torch.addmm(products.mix_rows(older, matrix.read(start, stop)), latest, own[:, start:stop])
+        for start, stop in matrix.pieces()
+    ]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+def mix_heads_backward(
+    products: Products,
+    grad_Y: Tensor,
+    sources: Sequence[Tensor],
+    own: Tensor,
+    weights: Tensor,
+    gradients: GradientRows | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `mix_heads`: of `own`, and of the weights in float32; the sources' go to `gradients`."""
+    older, latest = weights.split([weights.shape[1] - len(own), len(own)], dim=1)
+    matrix = SourceMatrix(sources)
+    grad_older = older.new_zeros(older.shape, dtype=torch.promote_types(older.dtype, torch.float32))
+    for start, stop in matrix.pieces():
+        targets = [] if gradients is None else list(gradients.targets(start, stop))
+        grad_older += products.mix_rows_backward(
+            older, matrix.read(start, stop), grad_Y[:, start:stop], targets, gradients is not None and gradients.add
+        )
+    grad_latest = (grad_Y @ own.T).to(grad_older.dtype)
+    return latest.T @ grad_Y, torch.cat((grad_older, grad_latest), dim=1)

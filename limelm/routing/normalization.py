@@ -1,0 +1,53 @@
+"""RMS normalisation without its gain: X / rms(X).
+
+A representation is normalised once, when it appears; the layers that read it bring gains of their own. The backward
+needs only the result and one number per token, so the input itself is not kept alive.
+"""
+
+import torch
+from torch import Tensor
+
+
+def normalize(x: Tensor, eps: float) -> Tensor:
+    """X / rms(X) over the last dimension, in `x`'s dtype, computed in float32: to the bit what HF's RMSNorm computes."""
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+        return scale_to_unit(x, eps)[0]
+    return _Normalize.apply(x, eps)[0]
+
+
+def scale_to_unit(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """X / rms(X) `[..., D]` in `x`'s dtype (or in `out`, and in its dtype), and 1 / rms(X) `[..., 1]` in float32."""
+    wide = x.float()
+    inverse_rms = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    if out is None:
+        return (wide * inverse_rms).to(x.dtype), inverse_rms
+    return torch.mul(wide, inverse_rms, out=out), inverse_rms
+
+
+def scale_to_unit_backward(grad: Tensor, unit: Tensor, inverse_rms: Tensor) -> Tensor:
+    """Gradient of X from that of X / rms(X): `r (g - u mean(g u))`, with u = X / rms(X) and r = 1 / rms(X)."""
+    wide, unit = grad.to(inverse_rms.dtype), unit.to(inverse_rms.dtype)
+    along = (wide * unit).mean(-1, keepdim=True)
+    return (torch.addcmul(wide, unit, along, value=-1) * inverse_rms).to(grad.dtype)
+
+
+class _Normalize(torch.autograd.Function):
+    """Returns 1 / rms(X) too, so that gradients of gradients see how it depends on X."""
+
+    @staticmethod
+    def forward(ctx, x, eps):
+        unit, inverse_rms = scale_to_unit(x, eps)
+        ctx.save_for_backward(unit, inverse_rms)
+        ctx.set_materialize_grads(False)
+        return unit, inverse_rms
+
+    @staticmethod
+    def backward(ctx, grad, grad_inverse_rms):
+        unit, inverse_rms = ctx.saved_tensors
+        total = None
+        if grad is not None:
+            total = scale_to_unit_backward(grad, unit, inverse_rms)
+        if grad_inverse_rms is not None:  # d(1 / rms) / dX = -r^2 u / D
+            through_rms = -grad_inverse_rms * inverse_rms**2 / unit.shape[-1] * unit.to(inverse_rms.dtype)
+            total = through_rms.to(unit.dtype) if total is None else total + through_rms.to(unit.dtype)
+        return total, None

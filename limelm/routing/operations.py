@@ -1,0 +1,157 @@
+"""The routing operations with their gradients: `route_representations` (static, dynamic) and `route_heads` (kv).
+
+Saved for the backward are references to the sources, the weights and the layer's parameters; everything else is made
+again. The sources' gradients do not travel one by one: all of a forward's sources share one gradient buffer, to which
+each reader adds in place. The *carrier* brings it from reader to reader: a tensor of the buffer's shape but without
+memory of its own (one element, expanded), that each reader takes and hands on, so that autograd passes the buffer down
+the chain as the carrier's gradient. It belongs to one backward; nothing is shared between forwards.
+
+Under `torch.compile` the same functions run as registered operators, whose gradients are fresh tensors.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from limelm.routing import operators
+
+SECOND_GRADIENT = (
+    "the gradient of a gradient through routing needs routing_backend='reference'; the other backends "
+    "compute first gradients only"
+)
+
+
+def _operator(name: str) -> Callable:
+    """The function of this name in `operators`; under a compiler its registered form."""
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.limelm, name)
+    return getattr(operators, name)
+
+
+def _refuse_second_gradient() -> None:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(SECOND_GRADIENT)
+
+
+def new_carrier(rows: int, source: Tensor) -> Tensor:
+    """A carrier for `rows` rows like those of the matrix `source` `[r, X]`."""
+    return source.new_zeros(()).expand(rows, source.shape[1])
+
+
+def route_representations(
+    carrier: Tensor | None,
+    sources: Sequence[Tensor],
+    slots: Sequence[int],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values from a mix of representations: `K_h = (gain * sum_j A[h, j] S_j) Wk_h^T`, V likewise.
+
+    Args:
+        carrier: brings the sources' gradients, or None where they need none.
+        sources: `n` normalised representations as matrices `[1, N D]`.
+        slots: which rows of the carrier are theirs.
+        weights: A `[G, n]`, dense or (without gradients) sparse CSR; with `per_token` the projection P `[G n, D]` of
+            the dynamic router, which reads gain times the last source.
+        gain: `[D]`.
+        k_weight, v_weight: `[G d, D]`.
+        heads: G.
+        backend: "chunked" or "triton".
+
+    Returns:
+        K and V `[G, N, d]`, and the carrier for the next reader.
+    """
+    plan = (tuple(slots), heads, per_token, backend)
+    if torch.is_grad_enabled():
+        Y, carrier = _RouteRepresentations.apply(carrier, weights, gain, k_weight, v_weight, plan, *sources)
+    else:
+        Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
+    K, V = Y.chunk(2, dim=-1)
+    return K, V, carrier
+
+
+def route_heads(
+    carrier: Tensor | None,
+    sources: Sequence[Tensor],
+    slots: Sequence[int],
+    own: Tensor,
+    weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor | None]:
+    """Mix the heads of earlier layers and the layer's own: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+
+    Args:
+        carrier, sources, slots, backend: as for `route_representations`; sources are matrices `[G, X]`.
+        own: the layer's own heads `[G, X]`.
+        weights: R `[G, (n + 1) G]`, the own block last.
+
+    Returns:
+        Y `[G, X]`, and the carrier for the next reader.
+    """
+    if torch.is_grad_enabled():
+        return _RouteHeads.apply(carrier, own, weights, (tuple(slots), backend), *sources)
+    return _operator("mix_heads")(list(sources), own, weights, backend), carrier
+
+
+class _RouteRepresentations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, carrier, weights, gain, k_weight, v_weight, plan, *sources):
+        _, heads, per_token, backend = plan
+        Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
+        ctx.save_for_backward(weights, gain, k_weight, v_weight, *sources)
+        ctx.plan = plan
+        ctx.carried = 0 if carrier is None else carrier.shape[0]
+        ctx.set_materialize_grads(False)
+        return Y, None if carrier is None else new_carrier(carrier.shape[0], carrier)
+
+    @staticmethod
+    def backward(ctx, grad_Y, grad_carrier):
+        weights, gain, k_weight, v_weight, *sources = ctx.saved_tensors
+        slots, heads, per_token, backend = ctx.plan
+        _refuse_second_gradient()
+        if grad_Y is None:
+            return grad_carrier, *([None] * (5 + len(sources)))
+        *gradients, grad_carrier = _operator("mix_project_backward")(
+            grad_Y,
+            sources,
+            weights,
+            gain,
+            k_weight,
+            v_weight,
+            grad_carrier,
+            ctx.carried,
+            list(slots),
+            heads,
+            per_token,
+            backend,
+        )
+        return (grad_carrier if ctx.carried else None), *gradients, None, *([None] * len(sources))
+
+
+class _RouteHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, carrier, own, weights, plan, *sources):
+        ctx.save_for_backward(own, weights, *sources)
+        ctx.plan = plan
+        ctx.carried = 0 if carrier is None else carrier.shape[0]
+        ctx.set_materialize_grads(False)
+        Y = _operator("mix_heads")(list(sources), own, weights, plan[1])
+        return Y, None if carrier is None else new_carrier(carrier.shape[0], carrier)
+
+    @staticmethod
+    def backward(ctx, grad_Y, grad_carrier):
+        own, weights, *sources = ctx.saved_tensors
+        slots, backend = ctx.plan
+        _refuse_second_gradient()
+        if grad_Y is None:
+            return grad_carrier, *([None] * (3 + len(sources)))
+        grad_own, grad_weights, grad_carrier = _operator("mix_heads_backward")(
+            grad_Y, sources, own, weights, grad_carrier, ctx.carried, list(slots), backend
+        )
+        return (grad_carrier if ctx.carried else None), grad_own, grad_weights, None, *([None] * len(sources))

@@ -1,0 +1,209 @@
+"""Routing on tensors, without autograd: what `limelm.routing.operations` calls, and the same registered for compilers.
+
+Run eagerly, a backward adds to the gradient buffer it is given. The operators registered as `torch.ops.limelm.*` are
+free of side effects, as compilers require: theirs return a new buffer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from limelm.routing import chunked
+from limelm.routing.backends import products_of
+from limelm.routing.chunked import GradientRows
+from limelm.routing.source_matrix import empty_rows, runs
+
+
+def mix_project(
+    sources: list[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> Tensor:
+    """Y `[G, N, 2 d]`, keys and values; arguments as in `operations.route_representations`."""
+    products, dtype = products_of(backend), sources[0].dtype
+    with torch.autocast(sources[0].device.type, enabled=False):
+        if per_token:
+            weights = weights * gain
+        by_head = [weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)]
+        tokens = sources[0].shape[1] // len(gain)
+        if tokens <= 2 * by_head[0].shape[1]:  # the gain times the mix of few tokens is less work than times W
+            W = [weight.to(dtype) for weight in by_head]
+            return chunked.mix_project(products, sources, weights.to(dtype), W, per_token, gain.to(dtype))
+        folded = (gain * torch.cat(by_head, dim=1)).to(dtype)
+        return chunked.mix_project(products, sources, weights.to(dtype), [folded], per_token)
+
+
+def mix_project_backward(
+    grad_Y: Tensor,
+    sources: list[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    grad_carrier: Tensor | None,
+    carried: int,
+    slots: Sequence[int],
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of weights, gain, k_weight and v_weight, and the gradient buffer with this reader's part added.
+
+    Args:
+        grad_carrier: the buffer as later readers left it; None where this reader is the last.
+        carried: how many rows the buffer has; 0 where the sources need no gradients.
+    """
+    dtype = sources[0].dtype
+    with torch.autocast(sources[0].device.type, enabled=False):
+        gradients = gradient_rows(grad_carrier, carried, slots, sources)
+        routing = weights * gain if per_token else weights
+        W = torch.cat((k_weight.unflatten(0, (heads, -1)), v_weight.unflatten(0, (heads, -1))), dim=1)
+        grad_weights, grad_W = chunked.mix_project_backward(
+            products_of(backend), grad_Y.to(dtype), sources, routing.to(dtype), (gain * W).to(dtype), per_token, gradients
+        )
+        grad_k, grad_v = (part.flatten(0, 1) for part in (grad_W * gain).chunk(2, dim=1))
+        grad_gain = (grad_W * W).sum(dim=(0, 1))
+        if per_token:
+            grad_gain = grad_gain + (grad_weights * weights).sum(dim=0)
+            grad_weights = grad_weights * gain
+    return (
+        grad_weights.to(weights.dtype),
+        grad_gain.to(gain.dtype),
+        grad_k.to(k_weight.dtype),
+        grad_v.to(v_weight.dtype),
+        None if gradients is None else gradients.buffer,
+    )
+
+
+def mix_heads(sources: list[Tensor], own: Tensor, weights: Tensor, backend: str) -> Tensor:
+    """Y `[G, X]`; arguments as in `operations.route_heads`."""
+    with torch.autocast(own.device.type, enabled=False):
+        return chunked.mix_heads(products_of(backend), sources, own, weights.to(own.dtype))
+
+
+def mix_heads_backward(
+    grad_Y: Tensor,
+    sources: list[Tensor],
+    own: Tensor,
+    weights: Tensor,
+    grad_carrier: Tensor | None,
+    carried: int,
+    slots: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of own and weights, and the gradient buffer as in `mix_project_backward`."""
+    with torch.autocast(own.device.type, enabled=False):
+        gradients = gradient_rows(grad_carrier, carried, slots, sources)
+        grad_own, grad_weights = chunked.mix_heads_backward(
+            products_of(backend), grad_Y.to(own.dtype), sources, own, weights.to(own.dtype), gradients
+        )
+    return grad_own, grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
+
+
+def gradient_rows(
+    buffer: Tensor | None, carried: int, slots: Sequence[int], sources: Sequence[Tensor]
+) -> GradientRows | None:
+    """The rows of the gradient buffer that are the sources'; a fresh buffer where this reader is the last."""
+    if carried == 0:
+        return None
+    height, columns = sources[0].shape
+    covers_all = len(slots) * height == carried
+    add = buffer is not None or not covers_all
+    if buffer is None:
+        buffer = empty_rows(carried, columns, like=sources[0])
+        if not covers_all:
+            buffer.zero_()
+    return GradientRows(buffer, runs(slots), height, add)
+
+
+def _fresh(buffer: Tensor | None, carried: int, like: Tensor) -> Tensor:
+    """What a registered backward may write to: never a buffer that it was given."""
+    if buffer is not None:
+        return buffer.clone(memory_format=torch.contiguous_format)
+    return like.new_zeros(carried, like.shape[1])
+
+
+@custom_op("limelm::mix_project", mutates_args=())
+def _mix_project(
+    sources: list[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> Tensor:
+    return mix_project(sources, weights, gain, k_weight, v_weight, heads, per_token, backend)
+
+
+@_mix_project.register_fake
+def _(sources, weights, gain, k_weight, v_weight, heads, per_token, backend):
+    tokens = sources[0].shape[1] // gain.shape[0]
+    return sources[0].new_empty(heads, tokens, 2 * (k_weight.shape[0] // heads))
+
+
+@custom_op("limelm::mix_project_backward", mutates_args=())
+def _mix_project_backward(
+    grad_Y: Tensor,
+    sources: list[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    grad_carrier: Tensor | None,
+    carried: int,
+    slots: list[int],
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    buffer = _fresh(grad_carrier, carried, sources[0])
+    *gradients, _ = mix_project_backward(
+        grad_Y, sources, weights, gain, k_weight, v_weight, buffer, carried, slots, heads, per_token, backend
+    )
+    return *gradients, buffer
+
+
+@_mix_project_backward.register_fake
+def _(grad_Y, sources, weights, gain, k_weight, v_weight, grad_carrier, carried, *_):
+    parameters = (weights, gain, k_weight, v_weight)
+    return *(torch.empty_like(p) for p in parameters), sources[0].new_empty(carried, sources[0].shape[1])
+
+
+@custom_op("limelm::mix_heads", mutates_args=())
+def _mix_heads(sources: list[Tensor], own: Tensor, weights: Tensor, backend: str) -> Tensor:
+    return mix_heads(sources, own, weights, backend)
+
+
+@_mix_heads.register_fake
+def _(sources, own, weights, backend):
+    return own.new_empty(own.shape)
+
+
+@custom_op("limelm::mix_heads_backward", mutates_args=())
+def _mix_heads_backward(
+    grad_Y: Tensor,
+    sources: list[Tensor],
+    own: Tensor,
+    weights: Tensor,
+    grad_carrier: Tensor | None,
+    carried: int,
+    slots: list[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    buffer = _fresh(grad_carrier, carried, own)
+    grad_own, grad_weights, _ = mix_heads_backward(grad_Y, sources, own, weights, buffer, carried, slots, backend)
+    return grad_own, grad_weights, buffer
+
+
+@_mix_heads_backward.register_fake
+def _(grad_Y, sources, own, weights, grad_carrier, carried, *_):
+    return own.new_empty(own.shape), torch.empty_like(weights), own.new_empty(carried, own.shape[1])
