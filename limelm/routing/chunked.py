@@ -8,7 +8,7 @@ a chunk, `[n, c D]`; Z the mixed input, `[G, c, D]`; W the projection, `[G, e, D
 The products inside a chunk are `Products`: here in PyTorch, in `limelm.routing.kernels` in Triton.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +33,13 @@ class GradientRows:
     height: int
     add: bool
 
-    def targets(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
+    def targets(self, start: int, stop: int) -> list[tuple[slice, Tensor]]:
         """For each run: its rows among the sources' rows, and the buffer's part `[rows, stop - start]`."""
-        for first, last, slot in self.runs:
-            rows = slice(first * self.height, last * self.height)
-            yield rows, self.buffer[slot * self.height : (slot + last - first) * self.height, start:stop]
+        r = self.height
+        return [
+            (slice(first * r, last * r), self.buffer[slot * r : (slot + last - first) * r, start:stop])
+            for first, last, slot in self.runs
+        ]
 
 
 class Products:
@@ -53,7 +55,7 @@ class Products:
         """From `grad` `[M, X]`: the gradient of the weights `[M, K]`, in float32; that of S goes to `targets`."""
         for rows, target in targets:
             target.addmm_(weights[:, rows].T, grad, beta=int(add))
-        return (grad @ S.T).float()
+        return (grad @ S.T).to(at_least_float32(S.dtype))
 
     def mix_tokens(self, P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Route per token: `A = softmax(x P^T)` with x the last source, and `Z_h = sum_j A[h, j] S_j`.
@@ -62,7 +64,8 @@ class Products:
             A `[c, G, n]` and Z `[G, c, D]`.
         """
         current, per_token = _current_and_per_token(P, S)
-        A = (current @ P.T).unflatten(1, (heads, -1)).float().softmax(dim=-1).to(S.dtype)
+        logits = (P @ current.T).view(heads, -1, len(current))  # sources before tokens: softmax runs along tokens
+        A = logits.to(at_least_float32(S.dtype)).softmax(dim=1).to(S.dtype).permute(2, 0, 1).contiguous()
         return A, torch.bmm(A, per_token).transpose(0, 1)
 
     def mix_tokens_backward(
@@ -72,12 +75,17 @@ class Products:
         _, per_token = _current_and_per_token(P, S)
         by_token = grad.transpose(0, 1)  # [c, G, D]
         for rows, target in targets:
-            target.unflatten(1, (len(A), -1)).transpose(0, 1).baddbmm_(
-                A[:, :, rows].transpose(1, 2), by_token, beta=int(add)
-            )
-        grad_A = torch.bmm(by_token, per_token.transpose(1, 2)).float()
-        A = A.float()
+            grad_S = torch.bmm(A[:, :, rows].transpose(1, 2), by_token).transpose(0, 1)  # [n, c, D]
+            target = target.view(grad_S.shape)
+            _ = target.add_(grad_S) if add else target.copy_(grad_S)
+        grad_A = torch.bmm(by_token, per_token.transpose(1, 2)).to(at_least_float32(S.dtype))
+        A = A.to(grad_A.dtype)
         return (A * (grad_A - (A * grad_A).sum(dim=-1, keepdim=True))).to(S.dtype).flatten(1)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """In what gradients of parameters are summed over chunks."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _current_and_per_token(P: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,13 +144,13 @@ def mix_project_backward(
     heads, _, hidden_size = projection.shape
     matrix = SourceMatrix(sources)
     tokens = matrix.columns // hidden_size
-    grad_weights = weights.new_zeros(weights.shape, dtype=torch.promote_types(weights.dtype, torch.float32))
+    grad_weights = weights.new_zeros(weights.shape, dtype=at_least_float32(weights.dtype))
     grad_projection = torch.zeros_like(projection, dtype=grad_weights.dtype)
     bytes_each = 2 * heads * hidden_size * projection.element_size()  # Z and its gradient
     for start, stop in chunks(tokens, bytes_each, projection.device):
         columns = (start * hidden_size, stop * hidden_size)
         S = matrix.read(*columns)
-        targets = [] if gradients is None else list(gradients.targets(*columns))
+        targets = [] if gradients is None else gradients.targets(*columns)
         add = gradients is not None and gradients.add
         grad_chunk = grad_Y[:, start:stop]
         grad_Z = torch.bmm(grad_chunk, projection)
@@ -164,42 +172,30 @@ def mix_project_backward(
     return grad_weights, grad_projection
 
 
-def mix_heads(products: Products, sources: Sequence[Tensor], own: Tensor, weights: Tensor) -> Tensor:
-    """Mix the heads of earlier layers and the layer's own: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+def mix_heads(products: Products, sources: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Mix the heads of several layers into new ones: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
 
     Args:
-        sources: `n` matrices `[G, X]`.
-        own: `[G, X]`.
-        weights: R `[G, (n + 1) G]`, the own block last.
+        sources: `n` layers' heads `[G, X]`.
+        weights: R `[G, n G]`.
 
     Returns:
         Y `[G, X]`.
     """
-    older, latest = weights.split([weights.shape[1] - len(own), len(own)], dim=1)
     matrix = SourceMatrix(sources)
-    mixed = [
-        torch.addmm(products.mix_rows(older, matrix.read(start, stop)), latest, own[:, start:stop])
-        for start, stop in matrix.pieces()
-    ]
+    mixed = [products.mix_rows(weights, matrix.read(start, stop)) for start, stop in matrix.pieces()]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
 
 def mix_heads_backward(
-    products: Products,
-    grad_Y: Tensor,
-    sources: Sequence[Tensor],
-    own: Tensor,
-    weights: Tensor,
-    gradients: GradientRows | None,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `mix_heads`: of `own`, and of the weights in float32; the sources' go to `gradients`."""
-    older, latest = weights.split([weights.shape[1] - len(own), len(own)], dim=1)
+    products: Products, grad_Y: Tensor, sources: Sequence[Tensor], weights: Tensor, gradients: GradientRows | None
+) -> Tensor:
+    """The gradient of `mix_heads`' weights; the sources' go to `gradients`."""
     matrix = SourceMatrix(sources)
-    grad_older = older.new_zeros(older.shape, dtype=torch.promote_types(older.dtype, torch.float32))
+    grad_weights = torch.zeros_like(weights, dtype=at_least_float32(weights.dtype))
     for start, stop in matrix.pieces():
-        targets = [] if gradients is None else list(gradients.targets(start, stop))
-        grad_older += products.mix_rows_backward(
-            older, matrix.read(start, stop), grad_Y[:, start:stop], targets, gradients is not None and gradients.add
-        )
-    grad_latest = (grad_Y @ own.T).to(grad_older.dtype)
-    return latest.T @ grad_Y, torch.cat((grad_older, grad_latest), dim=1)
+        S, grad = matrix.read(start, stop), grad_Y[:, start:stop]
+        targets = [] if gradients is None else gradients.targets(start, stop)
+        add = gradients is not None and gradients.add
+        grad_weights += products.mix_rows_backward(weights, S, grad, targets, add)
+    return grad_weights

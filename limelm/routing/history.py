@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from limelm.routing.normalization import normalize, scale_to_unit, scale_to_unit_backward
-from limelm.routing.operations import new_carrier
+from limelm.routing.operations import new_carrier, pass_on, requires_grad
 from limelm.routing.source_matrix import empty_rows
 
 
@@ -33,6 +33,7 @@ class History:
         self.sources: dict[int, Tensor] = {}
         self.last_reader = {source: layer for layer, sources in enumerate(reads) for source in sources}
         self._buffer: Tensor | None = None
+        self._has_begun = False
 
     def append_representation(self, index: int, X: Tensor) -> Tensor:
         """Add X_index `[B, T, D]`, normalised; return X / rms(X) `[B, T, D]`, through which gradients flow too."""
@@ -40,29 +41,29 @@ class History:
             unit = normalize(X, self.eps)
             self.sources[index] = unit
             return unit
-        slot = self._slot(index, 1, X.numel(), X)
-        if self._is_tracked(X):
-            unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index + 1)
+        self._begin(1, X.numel(), X)
+        slot = self._slot(index, 1)
+        if torch.is_grad_enabled() and (X.requires_grad or requires_grad(self.carrier)):
+            unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index)
         else:
             unit, _ = scale_to_unit(X, self.eps, _shaped(slot, X))
         self.sources[index] = unit.detach().view(1, -1) if slot is None else slot
         return unit
 
+    def place_for_heads(self, index: int, heads: int, columns: int, like: Tensor) -> Tensor | None:
+        """Where in the buffer layer `index` can put its keys and values `[G, X]`; None: in a tensor of its own."""
+        if self.is_reference or index not in self.last_reader:
+            return None
+        self._begin(heads, columns, like)
+        return self._slot(index, heads)
+
     def append_heads(self, index: int, heads: Tensor) -> None:
         """Add the keys and values of layer `index`, `[G, X]`."""
-        if index not in self.last_reader:
-            return
-        if self.is_reference:
-            self.sources[index] = heads
-            return
-        slot = self._slot(index, *heads.shape, heads)
-        if self._is_tracked(heads):
-            self.carrier = _KeepHeads.apply(heads, self.carrier, (index + 1) * len(heads))
-        self.sources[index] = heads.detach() if slot is None else slot.copy_(heads.detach())
+        self.sources[index] = heads
 
     def read(self, layer_idx: int) -> tuple[Tensor | None, ...]:
-        """The carrier, and the sources that the layer reads."""
-        return self.carrier, *(self.sources[index] for index in self.reads[layer_idx])
+        """The carrier, and what the layer reads of the sources that are there."""
+        return self.carrier, *(self.sources[index] for index in self.reads[layer_idx] if index in self.sources)
 
     def pass_layer(self, layer_idx: int, carrier: Tensor | None) -> None:
         """Take the carrier back from a layer, and let go of what no later layer reads."""
@@ -70,17 +71,30 @@ class History:
         for index in [index for index in self.sources if self.last_reader.get(index, -1) <= layer_idx]:
             del self.sources[index]
 
-    def _is_tracked(self, source: Tensor) -> bool:
-        return torch.is_grad_enabled() and (source.requires_grad or self.carrier is not None)
+    def _begin(self, height: int, columns: int, like: Tensor) -> None:
+        """With the first source: make the carrier, and the buffer where there is one."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        rows, dtype = (max(self.last_reader) + 1) * height, _source_dtype(like)
+        if torch.is_grad_enabled():
+            self.carrier = new_carrier(rows, columns, like, dtype)
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not self.is_bounded):
+            self._buffer = empty_rows(rows, columns, like, dtype)
 
-    def _slot(self, index: int, rows: int, columns: int, like: Tensor) -> Tensor | None:
+    def _slot(self, index: int, height: int) -> Tensor | None:
         """The rows of the buffer for source `index`, or None where sources are tensors of their own."""
-        if torch.compiler.is_compiling() or (self.is_bounded and not torch.is_grad_enabled()):
-            return None
         if self._buffer is None:
-            self._buffer = empty_rows((max(self.last_reader) + 1) * rows, columns, like)
+            return None
         # .data: a version counter of its own, as writing one slot does not change what was saved of the others.
-        return self._buffer.data[index * rows : (index + 1) * rows]
+        return self._buffer.data[index * height : (index + 1) * height]
+
+
+def _source_dtype(like: Tensor) -> torch.dtype:
+    """What sources are kept in: under autocast what matrix products take, else what they come in."""
+    if torch.is_autocast_enabled(like.device.type):
+        return torch.get_autocast_dtype(like.device.type)
+    return like.dtype
 
 
 def _shaped(slot: Tensor | None, like: Tensor) -> Tensor | None:
@@ -91,38 +105,70 @@ class _KeepRepresentation(torch.autograd.Function):
     """Normalise X into its slot. Its gradient is that of the layer's own uses plus that of the later readers."""
 
     @staticmethod
-    def forward(ctx, X, carrier, slot, eps, rows):
+    def forward(ctx, X, carrier, slot, eps, index):
         unit, inverse_rms = scale_to_unit(X, eps, _shaped(slot, X))
         ctx.save_for_backward(unit, inverse_rms)
         ctx.set_materialize_grads(False)
-        ctx.has_carrier = carrier is not None
-        return unit, new_carrier(rows, unit.view(1, -1))
+        ctx.index = index
+        return unit, pass_on(carrier)
 
     @staticmethod
     def backward(ctx, grad, grad_carrier):
         unit, inverse_rms = ctx.saved_tensors
-        older = None
         if grad_carrier is not None:
-            by_readers = grad_carrier[-1:].view(unit.shape)
+            by_readers = grad_carrier[ctx.index].view(unit.shape)
             grad = by_readers if grad is None else by_readers + grad
-            older = grad_carrier[:-1] if ctx.has_carrier else None
         grad_X = None if grad is None else scale_to_unit_backward(grad, unit, inverse_rms)
-        return grad_X, older, None, None, None
+        return grad_X, grad_carrier, None, None, None
+
+
+def keep_heads(
+    K: Tensor, V: Tensor, heads: int, carrier: Tensor | None, place: Tensor | None, index: int
+) -> tuple[Tensor, Tensor | None]:
+    """Put the keys and values of layer `index` side by side, where a history can hold them.
+
+    Args:
+        K, V: `[B, T, G d]`.
+        heads: G.
+        place: memory for the result, or None for new.
+
+    Returns:
+        The heads `[G, B T 2 d]`, a plain tensor, and the carrier with them.
+    """
+    if torch.is_grad_enabled() and (K.requires_grad or V.requires_grad or requires_grad(carrier)):
+        return _KeepHeads.apply(K, V, carrier, heads, place, index)
+    return _side_by_side(K, V, heads, place), carrier
+
+
+def _side_by_side(K: Tensor, V: Tensor, heads: int, place: Tensor | None) -> Tensor:
+    """`[B, T, G d]` twice to `[G, B T 2 d]`."""
+    K, V = (states.reshape(-1, heads, states.shape[-1] // heads).transpose(0, 1) for states in (K, V))  # [G, N, d]
+    if place is None or place.dtype != K.dtype:
+        return torch.stack((K, V), dim=2).flatten(1)
+    parts = place.data.view(heads, K.shape[1], 2, -1)  # .data: making it again in a recomputation changes nothing
+    parts[:, :, 0] = K
+    parts[:, :, 1] = V
+    return place
 
 
 class _KeepHeads(torch.autograd.Function):
-    """Heads `[G, X]` join the carrier; their gradient is that of the later readers."""
+    """The heads join the carrier; their gradient is that of all readers, the layer itself among them."""
 
     @staticmethod
-    def forward(ctx, heads, carrier, rows):
-        ctx.height = len(heads)
-        ctx.has_carrier = carrier is not None
+    def forward(ctx, K, V, carrier, heads, place, index):
+        ctx.shape = K.shape
+        ctx.heads = heads
+        ctx.index = index
         ctx.set_materialize_grads(False)
-        return new_carrier(rows, heads)
+        kept = _side_by_side(K.detach(), V.detach(), heads, place).detach()
+        ctx.mark_non_differentiable(kept)
+        return kept, pass_on(carrier)
 
     @staticmethod
-    def backward(ctx, grad_carrier):
+    def backward(ctx, _, grad_carrier):
         if grad_carrier is None:
-            return None, None, None
-        older = grad_carrier[: -ctx.height] if ctx.has_carrier else None
-        return grad_carrier[-ctx.height :], older, None
+            return (None,) * 6
+        rows = grad_carrier[ctx.index * ctx.heads : (ctx.index + 1) * ctx.heads]
+        own = rows.view(ctx.heads, -1, 2, ctx.shape[-1] // ctx.heads)
+        grad_K, grad_V = (own[:, :, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
+        return grad_K, grad_V, grad_carrier, None, None, None

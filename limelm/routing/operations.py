@@ -34,9 +34,19 @@ def _refuse_second_gradient() -> None:
         raise RuntimeError(SECOND_GRADIENT)
 
 
-def new_carrier(rows: int, source: Tensor) -> Tensor:
-    """A carrier for `rows` rows like those of the matrix `source` `[r, X]`."""
-    return source.new_zeros(()).expand(rows, source.shape[1])
+def new_carrier(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A carrier for a gradient buffer `[rows, columns]`."""
+    return like.new_zeros((), dtype=dtype).expand(rows, columns)
+
+
+def pass_on(carrier: Tensor) -> Tensor:
+    """What a reader returns for the carrier that it took."""
+    return new_carrier(*carrier.shape, carrier, carrier.dtype)
+
+
+def requires_grad(carrier: Tensor | None) -> bool:
+    """Whether any source so far needs a gradient."""
+    return carrier is not None and carrier.requires_grad
 
 
 def route_representations(
@@ -69,7 +79,9 @@ def route_representations(
     """
     plan = (tuple(slots), heads, per_token, backend)
     if torch.is_grad_enabled():
-        Y, carrier = _RouteRepresentations.apply(carrier, weights, gain, k_weight, v_weight, plan, *sources)
+        used = carrier if requires_grad(carrier) else None
+        Y, passed = _RouteRepresentations.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
+        carrier = carrier if used is None else passed
     else:
         Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
     K, V = Y.chunk(2, dim=-1)
@@ -80,23 +92,24 @@ def route_heads(
     carrier: Tensor | None,
     sources: Sequence[Tensor],
     slots: Sequence[int],
-    own: Tensor,
     weights: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor | None]:
-    """Mix the heads of earlier layers and the layer's own: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+    """Mix the heads of several layers into new ones: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
 
     Args:
-        carrier, sources, slots, backend: as for `route_representations`; sources are matrices `[G, X]`.
-        own: the layer's own heads `[G, X]`.
-        weights: R `[G, (n + 1) G]`, the own block last.
+        carrier, slots, backend: as for `route_representations`.
+        sources: the heads of `n` layers, each `[G, X]`, X = tokens times the width of a head.
+        weights: R `[G, n G]`.
 
     Returns:
         Y `[G, X]`, and the carrier for the next reader.
     """
     if torch.is_grad_enabled():
-        return _RouteHeads.apply(carrier, own, weights, (tuple(slots), backend), *sources)
-    return _operator("mix_heads")(list(sources), own, weights, backend), carrier
+        used = carrier if requires_grad(carrier) else None
+        Y, passed = _RouteHeads.apply(used, weights, (tuple(slots), backend), *sources)
+        return Y, carrier if used is None else passed
+    return _operator("mix_heads")(list(sources), weights, backend), carrier
 
 
 class _RouteRepresentations(torch.autograd.Function):
@@ -106,9 +119,9 @@ class _RouteRepresentations(torch.autograd.Function):
         Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
         ctx.save_for_backward(weights, gain, k_weight, v_weight, *sources)
         ctx.plan = plan
-        ctx.carried = 0 if carrier is None else carrier.shape[0]
+        ctx.carried = 0 if carrier is None else len(carrier)
         ctx.set_materialize_grads(False)
-        return Y, None if carrier is None else new_carrier(carrier.shape[0], carrier)
+        return Y, None if carrier is None else pass_on(carrier)
 
     @staticmethod
     def backward(ctx, grad_Y, grad_carrier):
@@ -136,22 +149,22 @@ class _RouteRepresentations(torch.autograd.Function):
 
 class _RouteHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, carrier, own, weights, plan, *sources):
-        ctx.save_for_backward(own, weights, *sources)
+    def forward(ctx, carrier, weights, plan, *sources):
+        ctx.save_for_backward(weights, *sources)
         ctx.plan = plan
-        ctx.carried = 0 if carrier is None else carrier.shape[0]
+        ctx.carried = 0 if carrier is None else len(carrier)
         ctx.set_materialize_grads(False)
-        Y = _operator("mix_heads")(list(sources), own, weights, plan[1])
-        return Y, None if carrier is None else new_carrier(carrier.shape[0], carrier)
+        Y = _operator("mix_heads")(list(sources), weights, plan[1])
+        return Y, None if carrier is None else pass_on(carrier)
 
     @staticmethod
     def backward(ctx, grad_Y, grad_carrier):
-        own, weights, *sources = ctx.saved_tensors
+        weights, *sources = ctx.saved_tensors
         slots, backend = ctx.plan
         _refuse_second_gradient()
         if grad_Y is None:
-            return grad_carrier, *([None] * (3 + len(sources)))
-        grad_own, grad_weights, grad_carrier = _operator("mix_heads_backward")(
-            grad_Y, sources, own, weights, grad_carrier, ctx.carried, list(slots), backend
+            return grad_carrier, *([None] * (2 + len(sources)))
+        grad_weights, grad_carrier = _operator("mix_heads_backward")(
+            grad_Y, sources, weights, grad_carrier, ctx.carried, list(slots), backend
         )
-        return (grad_carrier if ctx.carried else None), grad_own, grad_weights, None, *([None] * len(sources))
+        return (grad_carrier if ctx.carried else None), grad_weights, None, *([None] * len(sources))

@@ -82,29 +82,29 @@ def mix_project_backward(
     )
 
 
-def mix_heads(sources: list[Tensor], own: Tensor, weights: Tensor, backend: str) -> Tensor:
+def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> Tensor:
     """Y `[G, X]`; arguments as in `operations.route_heads`."""
-    with torch.autocast(own.device.type, enabled=False):
-        return chunked.mix_heads(products_of(backend), sources, own, weights.to(own.dtype))
+    with torch.autocast(sources[0].device.type, enabled=False):
+        return chunked.mix_heads(products_of(backend), sources, weights.to(sources[0].dtype))
 
 
 def mix_heads_backward(
     grad_Y: Tensor,
     sources: list[Tensor],
-    own: Tensor,
     weights: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
     slots: Sequence[int],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of own and weights, and the gradient buffer as in `mix_project_backward`."""
-    with torch.autocast(own.device.type, enabled=False):
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of the weights, and the gradient buffer as in `mix_project_backward`."""
+    dtype = sources[0].dtype
+    with torch.autocast(sources[0].device.type, enabled=False):
         gradients = gradient_rows(grad_carrier, carried, slots, sources)
-        grad_own, grad_weights = chunked.mix_heads_backward(
-            products_of(backend), grad_Y.to(own.dtype), sources, own, weights.to(own.dtype), gradients
+        grad_weights = chunked.mix_heads_backward(
+            products_of(backend), grad_Y.to(dtype), sources, weights.to(dtype), gradients
         )
-    return grad_own, grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
+    return grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
 
 
 def gradient_rows(
@@ -117,7 +117,7 @@ def gradient_rows(
     covers_all = len(slots) * height == carried
     add = buffer is not None or not covers_all
     if buffer is None:
-        buffer = empty_rows(carried, columns, like=sources[0])
+        buffer = empty_rows(carried, columns, sources[0], sources[0].dtype)
         if not covers_all:
             buffer.zero_()
     return GradientRows(buffer, runs(slots), height, add)
@@ -179,31 +179,30 @@ def _(grad_Y, sources, weights, gain, k_weight, v_weight, grad_carrier, carried,
 
 
 @custom_op("limelm::mix_heads", mutates_args=())
-def _mix_heads(sources: list[Tensor], own: Tensor, weights: Tensor, backend: str) -> Tensor:
-    return mix_heads(sources, own, weights, backend)
+def _mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> Tensor:
+    return mix_heads(sources, weights, backend)
 
 
 @_mix_heads.register_fake
-def _(sources, own, weights, backend):
-    return own.new_empty(own.shape)
+def _(sources, weights, backend):
+    return sources[0].new_empty(sources[0].shape)
 
 
 @custom_op("limelm::mix_heads_backward", mutates_args=())
 def _mix_heads_backward(
     grad_Y: Tensor,
     sources: list[Tensor],
-    own: Tensor,
     weights: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
     slots: list[int],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    buffer = _fresh(grad_carrier, carried, own)
-    grad_own, grad_weights, _ = mix_heads_backward(grad_Y, sources, own, weights, buffer, carried, slots, backend)
-    return grad_own, grad_weights, buffer
+) -> tuple[Tensor, Tensor]:
+    buffer = _fresh(grad_carrier, carried, sources[0])
+    grad_weights, _ = mix_heads_backward(grad_Y, sources, weights, buffer, carried, slots, backend)
+    return grad_weights, buffer
 
 
 @_mix_heads_backward.register_fake
-def _(grad_Y, sources, own, weights, grad_carrier, carried, *_):
-    return own.new_empty(own.shape), torch.empty_like(weights), own.new_empty(carried, own.shape[1])
+def _(grad_Y, sources, weights, grad_carrier, carried, *_):
+    return torch.empty_like(weights), sources[0].new_empty(carried, sources[0].shape[1])

@@ -17,6 +17,7 @@ from transformers import initialization as init
 
 from limelm.routing.backends import resolve_backend
 from limelm.routing.bounds import sources_of_layer
+from limelm.routing.history import keep_heads
 from limelm.routing.operations import route_heads, route_representations
 from limelm.routing.projection import HeadwiseLinear
 from limelm.routing.reference import mix_heads, mix_representations
@@ -71,6 +72,7 @@ class Router(nn.Module):
         v_proj: nn.Module,
         carrier: Tensor | None = None,
         sources: Sequence[Tensor] = (),
+        place: Tensor | None = None,
     ) -> Routed:
         """Make this layer's keys and values, before RoPE.
 
@@ -79,6 +81,7 @@ class Router(nn.Module):
             gain: `[D]`, the `routing_layernorm` gain g_i; None where the layer has none.
             k_proj, v_proj: the layer's projections (`HeadwiseLinear` where the router is `headwise`).
             carrier, sources: what `History.read` gives for this layer: the sources that `reads` names.
+            place: where the layer's own source can be put; None: in a tensor of its own.
 
         Returns:
             K and V, each `[B, T, G d]` or `[B, T, G, d]`, the carrier, and this layer's source for the later ones
@@ -107,7 +110,7 @@ class RepresentationRouter(Router):
         """What the fast operation reads: sources, and A `[G, n]` (or, `per_token`, the projection P `[G n, D]`)."""
         raise NotImplementedError
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), place=None) -> Routed:
         if not self.reads:
             return k_proj(attention_input), v_proj(attention_input), carrier, None
         backend = resolve_backend(self.spec.backend, attention_input.device)
@@ -212,8 +215,8 @@ class KeyValueRouter(Router):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
+        self.reads = spec.sources  # the last of them the layer makes itself
         if spec.layer_idx > 0:
-            self.reads = spec.sources[:-1]  # the layer's own heads do not come from the history
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources * spec.num_heads))
 
     def init_weights(self) -> None:
@@ -226,18 +229,20 @@ class KeyValueRouter(Router):
         R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
         init.copy_(self.weight, R)
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), place=None) -> Routed:
         batch, tokens = attention_input.shape[:2]
-        heads = self.spec.num_heads
-        own = torch.stack((k_proj(attention_input), v_proj(attention_input)), dim=-2)  # [B, T, 2, G d]
-        own = own.unflatten(-1, (heads, -1)).permute(3, 0, 1, 2, 4).reshape(heads, -1)  # [G, B T 2 d]
+        heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
-        if self.spec.layer_idx == 0:
-            mixed = own
-        elif backend == "reference":
-            mixed = mix_heads((*sources, own), self.weight)
+        K, V = k_proj(attention_input), v_proj(attention_input)
+        if backend == "reference":
+            own = torch.stack([states.unflatten(-1, (heads, -1)) for states in (K, V)], dim=-2)  # [B, T, G, 2, d]
+            own = own.permute(2, 0, 1, 3, 4).flatten(1)
+            mixed = mix_heads((*sources, own), self.weight) if layer_idx > 0 else own
         else:
-            mixed, carrier = route_heads(carrier, sources, self.reads, own, self.weight, backend)
+            own, carrier = keep_heads(K, V, heads, carrier, place, layer_idx)
+            if layer_idx == 0:
+                return K, V, carrier, own
+            mixed, carrier = route_heads(carrier, (*sources, own), self.reads, self.weight, backend)
         K, V = mixed.view(heads, batch, tokens, 2, -1).permute(1, 2, 0, 3, 4).unbind(dim=3)
         return K, V, carrier, own
 

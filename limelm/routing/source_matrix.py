@@ -15,9 +15,9 @@ CPU_CHUNK_BYTES = 2 * 2**20  # docs/performance.md has the measurement
 ROW_PADDING = 64  # elements between rows, so that their starts do not all fall on the same cache set
 
 
-def empty_rows(rows: int, columns: int, like: Tensor) -> Tensor:
+def empty_rows(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     """An uninitialised matrix `[rows, columns]` whose rows do not start a power of two apart."""
-    return like.new_empty(rows, columns + ROW_PADDING)[:, :columns]
+    return like.new_empty(rows, columns + ROW_PADDING, dtype=dtype)[:, :columns]
 
 
 class SourceMatrix:
