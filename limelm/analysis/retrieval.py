@@ -27,10 +27,12 @@ class RetrievalWeights:
         layers: for each routing layer r its weights `[G, r + 1]`; every row sums to 1. For static routing the softmax
             weights (pruned ones zero), for dynamic routing their mean over tokens (the "prior"), for kv routing each
             layer's share of a head's absolute weights, as their signs are arbitrary.
+        sources: for each routing layer the representations that it reads; its weights on others are zero.
     """
 
     model: str
     layers: dict[int, np.ndarray]
+    sources: dict[int, tuple[int, ...]]
 
 
 def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Tensor] = ()) -> RetrievalWeights | None:
@@ -57,7 +59,7 @@ def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Te
         layers = _dynamic_priors(model, dynamic, sequences)
     else:
         layers = {layer: _constant_weights(router) for layer, router in routers.items()}
-    return RetrievalWeights(label, layers)
+    return RetrievalWeights(label, layers, {layer: router.spec.sources for layer, router in routers.items()})
 
 
 def weight_records(weights: RetrievalWeights) -> Records:
@@ -76,14 +78,19 @@ def mean_by_source(weights: RetrievalWeights) -> Records:
     later a layer, the more sources share its weight.
     """
     means = {layer: matrix.mean(axis=0) for layer, matrix in weights.layers.items()}
+
+    def readers(source: int) -> list[int]:
+        return [layer for layer, sources in weights.sources.items() if source in sources]
+
     return [
         {
             "model": weights.model,
             "source": source,
-            "mean_weight": float(np.mean([means[layer][source] for layer in means if layer >= source])),
-            "uniform": float(np.mean([1 / (layer + 1) for layer in means if layer >= source])),
+            "mean_weight": float(np.mean([means[layer][source] for layer in readers(source)])),
+            "uniform": float(np.mean([1 / len(weights.sources[layer]) for layer in readers(source)])),
         }
         for source in range(max(means) + 1)
+        if readers(source)
     ]
 
 
@@ -115,12 +122,15 @@ def expected_source(weights: RetrievalWeights) -> Records:
 
 def _constant_weights(router: Router) -> np.ndarray:
     if isinstance(router, StaticRouter):
-        return router.routing_weights().detach().double().cpu().numpy()
-    if isinstance(router, KeyValueRouter):
-        heads = router.spec.num_heads
-        mass = router.weight.detach().double().abs().unflatten(1, (-1, heads)).sum(dim=-1)
-        return (mass / mass.sum(dim=-1, keepdim=True)).cpu().numpy()
-    raise TypeError(f"{type(router).__name__} has no constant weights")
+        weights = router.routing_weights().detach().double()
+    elif isinstance(router, KeyValueRouter):
+        mass = router.weight.detach().double().abs().unflatten(1, (-1, router.spec.num_heads)).sum(dim=-1)
+        weights = mass / mass.sum(dim=-1, keepdim=True)
+    else:
+        raise TypeError(f"{type(router).__name__} has no constant weights")
+    over_all = torch.zeros(len(weights), router.spec.layer_idx + 1, dtype=torch.float64)
+    over_all[:, router.spec.sources] = weights.cpu()
+    return over_all.numpy()
 
 
 @torch.no_grad()
@@ -130,14 +140,15 @@ def _dynamic_priors(
     totals = {layer: torch.zeros(router.spec.num_heads, layer + 1).double() for layer, router in routers.items()}
     tokens = 0
 
-    def observe(layer: int, router: DynamicRouter):
-        def hook(proj, inputs, logits):
-            A = logits.unflatten(-1, (router.spec.num_heads, router.spec.num_sources)).double().softmax(dim=-1)
-            totals[layer] += A.sum(dim=(0, 1)).cpu()
+    def observe(layer: int):
+        def hook(router, inputs):
+            attention_input, gain, _, _, _, sources, *_ = inputs
+            A = router.routing_weights(gain * sources[-1].view_as(attention_input)).double()
+            totals[layer][:, router.spec.sources] += A.sum(dim=(0, 1)).cpu()
 
         return hook
 
-    hooks = [router.proj.register_forward_hook(observe(layer, router)) for layer, router in routers.items()]
+    hooks = [router.register_forward_pre_hook(observe(layer)) for layer, router in routers.items()]
     try:
         for batch in sequences:
             model(input_ids=batch.to(model.device), use_cache=False)

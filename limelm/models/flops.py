@@ -36,6 +36,8 @@ def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
     """
     if config.model_type == "llama":  # counted as LIMe without routing, the same to the bit in every transformers
         config = LimeConfig.from_dict({**config.to_dict(), "routing": "none"})
+    if config.model_type == "lime":  # every product once, whatever a faster backend computes again
+        config = LimeConfig.from_dict({**config.to_dict(), "routing_backend": "reference"})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros(1, sequence_length, dtype=torch.long)

@@ -1,9 +1,9 @@
 """Mix over depth, then project, in chunks of tokens that stay in cache: nothing of size G x D per token outlives one.
 
-Plain functions on matrices, without autograd; `limelm.routing.operations` gives them their gradients. The backward makes
-each chunk's mixed input again, so that a forward keeps nothing but the sources. Letters: N tokens in all, c in a chunk,
-D hidden size, G key/value heads, n sources, e = 2 d the width of a key and a value together. S are the sources' rows of
-a chunk, `[n, c D]`; Z the mixed input, `[G, c, D]`; W the projection, `[G, e, D]`.
+Plain functions on matrices, without autograd; `limelm.routing.operations` gives them their gradients. The backward
+makes each chunk's mixed input again, so that a forward keeps nothing but the sources. Letters: N tokens in all, c in a
+chunk, D hidden size, G key/value heads, n sources, e = 2 d the width of a key and a value together. S are the sources'
+rows of a chunk, `[n, c D]`; Z the mixed input, `[G, c, D]`; W the projection, `[G, e, D]`.
 
 The products inside a chunk are `Products`: here in PyTorch, in `limelm.routing.kernels` in Triton.
 """
@@ -140,7 +140,7 @@ def mix_project_backward(
     per_token: bool,
     gradients: GradientRows | None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `mix_project`: of the weights and of the projection, both float32; the sources' go to `gradients`."""
+    """Gradients of `mix_project`: of the weights and the projection, in float32; the sources' go to `gradients`."""
     heads, _, hidden_size = projection.shape
     matrix = SourceMatrix(sources)
     tokens = matrix.columns // hidden_size

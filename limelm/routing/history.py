@@ -134,8 +134,13 @@ def keep_heads(
 
     Returns:
         The heads `[G, B T 2 d]`, a plain tensor, and the carrier with them.
+
+    Raises:
+        ValueError: where gradients are needed and there is no carrier to bring them.
     """
     if torch.is_grad_enabled() and (K.requires_grad or V.requires_grad or requires_grad(carrier)):
+        if carrier is None:
+            raise ValueError("keys and values need gradients, and there is no carrier to bring them: see History")
         return _KeepHeads.apply(K, V, carrier, heads, place, index)
     return _side_by_side(K, V, heads, place), carrier
 

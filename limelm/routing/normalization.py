@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:
-    """X / rms(X) over the last dimension, in `x`'s dtype, computed in float32: to the bit what HF's RMSNorm computes."""
+    """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: HF's RMSNorm to the bit."""
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
         return scale_to_unit(x, eps)[0]
     return _Normalize.apply(x, eps)[0]

@@ -66,7 +66,13 @@ def mix_project_backward(
         routing = weights * gain if per_token else weights
         W = torch.cat((k_weight.unflatten(0, (heads, -1)), v_weight.unflatten(0, (heads, -1))), dim=1)
         grad_weights, grad_W = chunked.mix_project_backward(
-            products_of(backend), grad_Y.to(dtype), sources, routing.to(dtype), (gain * W).to(dtype), per_token, gradients
+            products_of(backend),
+            grad_Y.to(dtype),
+            sources,
+            routing.to(dtype),
+            (gain * W).to(dtype),
+            per_token,
+            gradients,
         )
         grad_k, grad_v = (part.flatten(0, 1) for part in (grad_W * gain).chunk(2, dim=1))
         grad_gain = (grad_W * W).sum(dim=(0, 1))

@@ -79,7 +79,7 @@ def chunks(total: int, bytes_each: int, device: torch.device) -> list[tuple[int,
 
 
 def runs(slots: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Consecutive slots as (first column, column after the last, first slot): `[0, 1, 5, 6] -> [(0, 2, 0), (2, 4, 5)]`."""
+    """Runs of slots as (first column, column after the last, first slot): `[0, 1, 5, 6] -> [(0, 2, 0), (2, 4, 5)]`."""
     found: list[tuple[int, int, int]] = []
     for column, slot in enumerate(slots):
         if found and slot == found[-1][2] + column - found[-1][0]:

@@ -1,5 +1,6 @@
 """Top-p pruning of static routing weights (LIMe, section 5.4 and Table 5)."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -47,6 +48,9 @@ class Pruning:
             self.row_starts.append(self.row_starts[-1] + len(row))
         self.columns = [place[source] for row in kept for source in row]
         self.entries = [head * num_sources + source for head, row in enumerate(kept) for source in row]
+        with warnings.catch_warnings():  # PyTorch announces once that CSR tensors are in beta
+            warnings.simplefilter("ignore")
+            torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
         self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:

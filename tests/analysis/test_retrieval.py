@@ -65,7 +65,7 @@ def test_dynamic_priors_are_means_over_all_tokens():
     np.testing.assert_allclose(weights[3], total / 17, atol=1e-5)
     with pytest.raises(ValueError, match="give sequences"):
         retrieval_weights(model, "dynamic")
-    assert not model.model.layers[1].self_attn.router.proj._forward_hooks
+    assert not model.model.layers[1].self_attn.router._forward_pre_hooks
 
 
 def test_kv_weights_are_shares_of_absolute_weight():
@@ -79,7 +79,8 @@ def test_kv_weights_are_shares_of_absolute_weight():
 
 
 def test_statistics_by_hand():
-    weights = RetrievalWeights("m", {1: np.array([[0.2, 0.8], [0.6, 0.4]]), 2: np.array([[0.1, 0.2, 0.7], [0, 1, 0]])})
+    layers = {1: np.array([[0.2, 0.8], [0.6, 0.4]]), 2: np.array([[0.1, 0.2, 0.7], [0, 1, 0]])}
+    weights = RetrievalWeights("m", layers, {1: (0, 1), 2: (0, 1, 2)})
     assert [(r["source"], r["mean_weight"]) for r in mean_by_source(weights)] == [
         (0, pytest.approx((0.4 + 0.05) / 2)),
         (1, pytest.approx((0.6 + 0.6) / 2)),
@@ -97,3 +98,13 @@ def test_statistics_by_hand():
     assert (second["expected_source"], second["lowest_head"], second["highest_head"]) == pytest.approx((1.3, 1, 1.6))
     records = weight_records(weights)
     assert len(records) == 10 and records[4] == {"model": "m", "layer": 2, "head": 0, "source": 0, "weight": 0.1}
+
+
+@pytest.mark.parametrize("routing", ["static", "dynamic", "kv"])
+def test_bounded_routing_has_no_weight_on_what_it_does_not_read(routing):
+    model = lime(routing=routing, routing_sources={"first": 1, "last": 1})
+    weights = retrieval_weights(model, routing, [torch.randint(40, (2, 5))])
+    np.testing.assert_array_equal(weights.layers[3][:, 1:3], 0)
+    np.testing.assert_allclose(weights.layers[3].sum(-1), 1, atol=1e-6)
+    uniform = {record["source"]: record["uniform"] for record in mean_by_source(weights)}
+    assert uniform == pytest.approx(dict.fromkeys(range(4), 0.5))

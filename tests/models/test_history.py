@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from limelm.models.blocks import RMSNorm
+from limelm.routing import history, normalization
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN = 2, 16, 64
@@ -45,31 +45,62 @@ def test_saved_activations_grow_linearly_with_depth(variant):
 
 
 @pytest.mark.parametrize("variant", LIME_VARIANTS)
-def test_a_layer_returns_one_source_and_leaves_the_history_alone(variant):
+def test_a_layer_is_given_plain_tensors_and_returns_one_source(variant):
     """Sharded training rebuilds container arguments, so a layer can only read and return."""
-    model = tiny_model(variant)
+    model = tiny_model(variant).train()
     seen = []
     for layer in model.model.layers:
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
     model(token_ids())
-    for i, (inputs, _) in enumerate(seen):
-        history = inputs[1:]
-        assert len(history) == (0 if variant.startswith("none") else i)
-        for j, source in enumerate(history):
-            assert source is seen[j][1][1]  # the very tensor that layer j returned
+    routing = model.config.routing
+    for i, ((_, normalized, _, carrier, *sources), (_, _, source)) in enumerate(seen):
+        assert all(isinstance(value, torch.Tensor) and not value.requires_grad for value in sources)
+        assert (normalized is None) == (routing in ("none", "kv"))
+        if routing == "none":
+            assert carrier is None and not sources and source is None
+        elif routing == "kv":
+            assert len(sources) == i and len(carrier) == 4 * model.config.num_key_value_heads
+            assert all(given is seen[j][1][2] for j, given in enumerate(sources))  # what layer j returned, itself
+        else:
+            assert len(sources) == (0 if i == 0 else i + 1) and len(carrier) == 4 and source is None
+            assert all(torch.equal(given.flatten(), seen[j][0][1].flatten()) for j, given in enumerate(sources))
+
+
+@pytest.mark.parametrize("variant", ["static", "dynamic", "kv"])
+def test_the_carrier_has_no_memory(variant):
+    model = tiny_model(variant).train()
+    carriers = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda _, inputs, output: carriers.append(output[1]))
+    model(token_ids())
+    assert all(carrier.untyped_storage().nbytes() == carrier.element_size() for carrier in carriers)
+
+
+@pytest.mark.parametrize("variant", ["static", "dynamic", "kv"])
+@torch.no_grad()
+def test_sources_are_slices_of_one_buffer(variant):
+    model = tiny_model(variant)
+    storages = set()
+    for layer in model.model.layers[1:]:
+        layer.register_forward_pre_hook(
+            lambda _, inputs: storages.update(source.untyped_storage().data_ptr() for source in inputs[4:])
+        )
+    model(token_ids())
+    assert len(storages) == 1
 
 
 @pytest.mark.parametrize("variant", LIME_VARIANTS)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_a_representation_is_normalised_once(variant, training, monkeypatch):
     calls = Counter()
-    normalize = RMSNorm.normalize
+    original = normalization.scale_to_unit
 
-    def counted(norm, hidden_states):
+    def counted(*arguments):
         calls["normalize"] += 1
-        return normalize(norm, hidden_states)
+        return original(*arguments)
 
-    monkeypatch.setattr(RMSNorm, "normalize", counted)
+    for module in (normalization, history):
+        monkeypatch.setattr(module, "scale_to_unit", counted)
     model = tiny_model(variant, num_hidden_layers=6).train(training)
     model(token_ids())
     assert calls["normalize"] == 6 * 2 + 1

@@ -23,47 +23,71 @@ def projections(headwise: bool) -> list[nn.Module]:
     return [nn.Linear(D, G * HEAD_DIM, bias=False) for _ in range(2)]
 
 
-def source_of(router, normalized):
-    """What a layer hands on."""
-    k_proj, v_proj = projections(headwise=False)
-    return router(normalized, normalized, None, (), k_proj, v_proj)[2]
-
-
 def test_the_registry():
     assert list(ROUTERS) == ["none", "static", "dynamic", "kv"]
 
 
+def sources_for(router, dtype=torch.float32) -> list[torch.Tensor]:
+    """What a history gives: normalised representations `[1, B T D]`, or heads of earlier layers `[G, B T 2 d]`."""
+    if router.headwise:
+        return [torch.randn(1, B * T * D, dtype=dtype) for _ in router.reads]
+    return [torch.randn(G, B * T * 2 * HEAD_DIM, dtype=dtype) for _ in router.reads[:-1]]
+
+
 @routings
+@torch.no_grad()
 def test_layer_zero_is_llama(routing):
     router = make_router(routing, 0)
     router.init_weights()
     assert list(router.parameters()) == []
     k_proj, v_proj = projections(headwise=False)
-    attention_input, normalized = torch.randn(B, T, D), torch.randn(B, T, D)
-    K, V, source = router.eval()(attention_input, normalized, None, (), k_proj, v_proj)
+    attention_input = torch.randn(B, T, D)
+    K, V, carrier, source = router.eval()(attention_input, None, k_proj, v_proj)
     torch.testing.assert_close(K.reshape(B, T, -1), k_proj(attention_input))
     torch.testing.assert_close(V.reshape(B, T, -1), v_proj(attention_input))
-    assert (source is None) == (routing == "none")
-
-
-@pytest.mark.parametrize("routing", ["static", "dynamic"])
-def test_the_source_is_the_normalised_representation_itself(routing):
-    normalized = torch.randn(B, T, D)
-    assert source_of(make_router(routing, 0), normalized) is normalized
+    assert carrier is None
+    assert (source is None) == (routing != "kv")
 
 
 @routings
 @pytest.mark.parametrize("layer_idx", [1, 3])
 def test_shapes(routing, layer_idx):
     router = make_router(routing, layer_idx)
-    below = make_router(routing, 0)
-    history = tuple(source_of(below, torch.randn(B, T, D)) for _ in range(layer_idx))
     k_proj, v_proj = projections(headwise=router.headwise)
     X = torch.randn(B, T, D)
-    K, V, source = router(X, X, torch.ones(D), history, k_proj, v_proj)
+    with torch.no_grad():
+        K, V, _, source = router(X, torch.ones(D), k_proj, v_proj, None, sources_for(router))
     assert K.numel() == V.numel() == B * T * G * HEAD_DIM
     assert K.shape[:2] == V.shape[:2] == (B, T)
-    assert (source is None) if routing == "none" else source.shape == history[0].shape
+    assert (source.shape == (G, B * T * 2 * HEAD_DIM)) if routing == "kv" else source is None
+
+
+def test_heads_that_need_gradients_need_a_carrier():
+    router = make_router("kv", 1)
+    k_proj, v_proj = projections(headwise=False)
+    with pytest.raises(ValueError, match="no carrier"):
+        router(torch.randn(B, T, D), None, k_proj, v_proj, None, sources_for(router))
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@torch.no_grad()
+def test_heads_are_handed_on_as_they_are_before_the_mix(backend):
+    router = make_router("kv", 2, backend=backend)
+    k_proj, v_proj = projections(headwise=False)
+    X = torch.randn(B, T, D)
+    source = router(X, None, k_proj, v_proj, None, sources_for(router))[3].view(G, B, T, 2, HEAD_DIM)
+    for part, projection in enumerate((k_proj, v_proj)):
+        expected = projection(X).unflatten(-1, (G, HEAD_DIM)).permute(2, 0, 1, 3)
+        torch.testing.assert_close(source[:, :, :, part], expected)
+
+
+@pytest.mark.parametrize("routing", ["static", "dynamic"])
+def test_a_projection_that_is_not_its_own_is_refused(routing):
+    """Its weight would be read and whatever it adds passed over."""
+    router = make_router(routing, 1)
+    k_proj, v_proj = projections(headwise=True)
+    with pytest.raises(TypeError, match=r"Sequential.*routing_backend='reference'"):
+        router(torch.randn(B, T, D), torch.ones(D), nn.Sequential(k_proj), v_proj, None, sources_for(router))
 
 
 @pytest.mark.parametrize("routing", ["static", "dynamic"])
@@ -99,11 +123,10 @@ def test_kv_init(layer_idx, init):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @routings
+@torch.no_grad()
 def test_dtype_is_the_inputs(routing, dtype):
     router = make_router(routing, 1).to(dtype)
     k_proj, v_proj = (projection.to(dtype) for projection in projections(headwise=router.headwise))
-    history = (source_of(make_router(routing, 0), torch.randn(B, T, D)),)
-    history = tuple(source if source is None else source.to(dtype) for source in history)
     X = torch.randn(B, T, D, dtype=dtype)
-    K, V, _ = router(X, X, torch.ones(D, dtype=dtype), history, k_proj, v_proj)
+    K, V, *_ = router(X, torch.ones(D, dtype=dtype), k_proj, v_proj, None, sources_for(router, dtype))
     assert K.dtype == V.dtype == dtype

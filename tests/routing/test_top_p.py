@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from limelm.routing import RouterSpec, StaticRouter, prune, top_p_mask
+from limelm.routing import HeadwiseLinear, RouterSpec, StaticRouter, prune, top_p_mask
 from tests.models.naive import kept_by_top_p
 from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
 
@@ -64,8 +64,8 @@ def test_pruned_weights_sum_to_one_in_old_proportions(top_p):
     torch.testing.assert_close(ratio.nan_to_num(0).amax(dim=-1), ratio.nan_to_num(torch.inf).amin(dim=-1))
 
 
-def make_router(top_p: float | None, rows: list[list[float]]) -> StaticRouter:
-    spec = RouterSpec(layer_idx=len(rows[0]) - 1, hidden_size=8, num_heads=len(rows), top_p=top_p)
+def make_router(top_p: float | None, rows: list[list[float]], backend: str = "auto") -> StaticRouter:
+    spec = RouterSpec(len(rows[0]) - 1, hidden_size=8, num_heads=len(rows), top_p=top_p, backend=backend)
     router = StaticRouter(spec)
     with torch.no_grad():
         router.weight.copy_(torch.tensor(rows).log())
@@ -118,14 +118,29 @@ def test_loading_a_whole_model_refreshes_every_mask():
     assert torch.equal(model(token_ids()).logits, other(token_ids()).logits)
 
 
+def keys(router: StaticRouter, *sources: torch.Tensor) -> torch.Tensor:
+    """What the heads read, where k_proj hands on its input: `[B, T, G, D]` from sources `[B, T, D]`."""
+    heads, hidden_size = router.spec.num_heads, router.spec.hidden_size
+    if router.spec.backend == "reference":
+        return router(sources[-1], torch.ones(8), lambda Z: Z, lambda Z: Z, None, sources)[0]
+    projection = HeadwiseLinear(hidden_size, heads, hidden_size)
+    with torch.no_grad():
+        projection.weight.copy_(torch.eye(hidden_size).repeat(heads, 1))
+    rows = [source.reshape(1, -1) for source in sources]
+    return router(sources[-1], torch.ones(hidden_size), projection, projection, None, rows)[0]
+
+
+backends = pytest.mark.parametrize("backend", ["reference", "chunked"])
+
+
+@backends
 @torch.no_grad()
-def test_weights_changed_during_evaluation_still_sum_to_one():
+def test_weights_changed_during_evaluation_still_sum_to_one(backend):
     """Whether the mask stays or follows, a mix of ones is one; a mask of old and weights of new give less."""
-    router = make_router(0.6, EARLY).eval()
+    router = make_router(0.6, EARLY, backend).eval()
     router.weight.copy_(torch.tensor(LATE).log())
     ones = torch.ones(2, 4, 8)
-    K, _, _ = router(ones, ones, torch.ones(8), (ones, ones), lambda Z: Z, lambda Z: Z)
-    torch.testing.assert_close(K, torch.ones(2, 4, 2, 8))
+    torch.testing.assert_close(keys(router, ones, ones, ones), torch.ones(2, 4, 2, 8))
 
 
 def test_without_top_p_nothing_is_frozen():
@@ -155,22 +170,33 @@ def test_the_frozen_path_equals_the_masked_path(variant):
     assert_same_gradients(frozen_gradients, masked_gradients, tolerance=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("backend", "rows"),
+    [
+        ("reference", [[0.05, 0.9, 0.05], [0.05, 0.35, 0.6]]),
+        ("chunked", [[0.02, 0.9, 0.02, 0.06], [0.02, 0.06, 0.02, 0.9]]),  # few enough are kept for a sparse product
+    ],
+)
 @torch.no_grad()
-def test_a_dropped_source_is_not_read():
+def test_a_dropped_source_is_not_read(backend, rows):
     """NaN in a source that no head keeps reaches nothing; in one that some head keeps, that head alone."""
-    router = make_router(0.6, [[0.05, 0.9, 0.05], [0.05, 0.35, 0.6]]).eval()
-    assert router.kept == [[1], [2]]
-    sources = [torch.randn(2, 4, 8) for _ in range(3)]
-    gain = torch.ones(8)
-
-    def keys(first, second, current):
-        K, _, _ = router(current, current, gain, (first, second), lambda Z: Z, lambda Z: Z)
-        return K
-
-    clean = keys(*sources)
+    router = make_router(0.6, rows, backend).eval()
+    assert router.kept == [[1], [len(rows[0]) - 1]]
+    sources = [torch.randn(2, 4, 8) for _ in rows[0]]
+    clean = keys(router, *sources)
     assert clean.shape == (2, 4, 2, 8)
-    dropped = keys(torch.full_like(sources[0], torch.nan), *sources[1:])
+    dropped = keys(router, torch.full_like(sources[0], torch.nan), *sources[1:])
     assert torch.equal(dropped, clean)
-    kept_once = keys(sources[0], torch.full_like(sources[1], torch.nan), sources[2])
+    kept_once = keys(router, sources[0], torch.full_like(sources[1], torch.nan), *sources[2:])
     assert kept_once[:, :, 0].isnan().all()
     assert torch.equal(kept_once[:, :, 1], clean[:, :, 1])
+
+
+@torch.no_grad()
+def test_what_no_head_keeps_is_not_read_where_most_is_kept():
+    router = make_router(0.95, [[0.01, 0.3, 0.3, 0.39], [0.01, 0.39, 0.3, 0.3]], "chunked").eval()
+    sources = [torch.randn(2, 4, 8) for _ in range(4)]
+    assert router.pruning.sources == [1, 2, 3]
+    dropped = keys(router, torch.full_like(sources[0], torch.nan), *sources[1:])
+    torch.testing.assert_close(dropped, keys(router, *sources))
+    assert dropped.isfinite().all()

@@ -36,9 +36,9 @@ def test_mix_of_kept_representations(kept):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_mix_of_heads(n):
-    sources = [double(G, B, T, E) for _ in range(n)]
+    sources = [double(G, T * E) for _ in range(n)]
     weights = double(G, n * G)
-    expected = torch.einsum("gnh,nhbte->gbte", weights.unflatten(1, (n, G)), torch.stack(sources))
+    expected = torch.einsum("gnh,nhx->gx", weights.unflatten(1, (n, G)), torch.stack(sources))
     torch.testing.assert_close(mix_heads(sources, weights), expected)
     assert torch.autograd.gradcheck(lambda w, *s: mix_heads(s, w), (weights, *sources))
 
@@ -49,7 +49,7 @@ def test_sources_are_not_written_to(mix):
         sources = [torch.randn(B, T, D) for _ in range(3)]
         run = lambda: mix_representations(sources, torch.randn(G, 3))  # noqa: E731
     else:
-        sources = [torch.randn(G, B, T, E) for _ in range(3)]
+        sources = [torch.randn(G, T * E) for _ in range(3)]
         run = lambda: mix_heads(sources, torch.randn(G, 3 * G))  # noqa: E731
     before = [source.clone() for source in sources]
     run()
