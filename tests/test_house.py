@@ -11,12 +11,12 @@ ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
     {"errors", "_version"},
-    {"files"},
+    {"files", "environment"},
     {"routing"},
     {"models"},
     {"data"},
     {"training"},
-    {"analysis", "report"},
+    {"analysis", "report", "benchmark"},
     {"cli"},
 ]
 

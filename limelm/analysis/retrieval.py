@@ -143,7 +143,7 @@ def _dynamic_priors(
     def observe(layer: int):
         def hook(router, inputs):
             attention_input, gain, _, _, _, sources, *_ = inputs
-            A = router.routing_weights(gain * sources[-1].view_as(attention_input)).double()
+            A = router.routing_weights(gain * sources[-1][-1].view_as(attention_input)).double()
             totals[layer][:, router.spec.sources] += A.sum(dim=(0, 1)).cpu()
 
         return hook

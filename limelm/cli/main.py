@@ -6,10 +6,10 @@ import traceback
 from typing import NoReturn
 
 from limelm._version import __version__
-from limelm.cli import data, generate, reproduce
+from limelm.cli import bench, data, generate, reproduce
 from limelm.errors import UserError
 
-SUBCOMMANDS = (reproduce, data, generate)
+SUBCOMMANDS = (reproduce, data, generate, bench)
 
 
 class Parser(argparse.ArgumentParser):

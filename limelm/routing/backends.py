@@ -13,6 +13,7 @@ import os
 
 import torch
 
+from limelm.errors import UserError
 from limelm.routing.chunked import Products
 
 BACKENDS = ("auto", "reference", "chunked", "triton")
@@ -24,14 +25,14 @@ def resolve_backend(name: str, device: torch.device) -> str:
 
     Raises:
         ValueError: for an unknown name.
-        RuntimeError: where that backend cannot run, with the reason.
+        UserError: where that backend cannot run, with the reason.
     """
     if name not in BACKENDS:
         raise ValueError(f"routing_backend={name!r} is unknown; allowed: {', '.join(BACKENDS)}")
     if name == "triton":
         reason = why_not_triton(device.type)
         if reason:
-            raise RuntimeError(f"routing_backend='triton' cannot run: {reason}")
+            raise UserError(f"routing_backend='triton' cannot run: {reason}")
     resolved = "chunked" if name == "auto" else name
     if not torch.compiler.is_compiling():
         _announce(name, resolved, device.type)

@@ -172,30 +172,49 @@ def mix_project_backward(
     return grad_weights, grad_projection
 
 
-def mix_heads(products: Products, sources: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Mix the heads of several layers into new ones: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+def mix_heads(products: Products, sources: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix the heads of several layers into new ones: `K_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, V with the same R.
 
     Args:
-        sources: `n` layers' heads `[G, X]`.
+        sources: `n` layers' heads, G rows each, `[G, 2 N d]`: the keys of all tokens, then the values.
         weights: R `[G, n G]`.
 
     Returns:
-        Y `[G, X]`.
+        K and V `[G, N d]`, each in memory of its own, so that neither outlives its use for the other's sake.
     """
     matrix = SourceMatrix(sources)
-    mixed = [products.mix_rows(weights, matrix.read(start, stop)) for start, stop in matrix.pieces()]
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+    K, V = (
+        [products.mix_rows(weights, matrix.read(start, stop)) for start, stop in pieces] for pieces in _halves(matrix)
+    )
+    return (K[0], V[0]) if len(K) == 1 else (torch.cat(K, dim=1), torch.cat(V, dim=1))
 
 
 def mix_heads_backward(
-    products: Products, grad_Y: Tensor, sources: Sequence[Tensor], weights: Tensor, gradients: GradientRows | None
+    products: Products,
+    grads: Sequence[Tensor | None],
+    sources: Sequence[Tensor],
+    weights: Tensor,
+    gradients: GradientRows | None,
 ) -> Tensor:
-    """The gradient of `mix_heads`' weights; the sources' go to `gradients`."""
+    """The gradient of `mix_heads`' weights from those of K and V; the sources' go to `gradients`."""
     matrix = SourceMatrix(sources)
     grad_weights = torch.zeros_like(weights, dtype=at_least_float32(weights.dtype))
-    for start, stop in matrix.pieces():
-        S, grad = matrix.read(start, stop), grad_Y[:, start:stop]
-        targets = [] if gradients is None else gradients.targets(start, stop)
-        add = gradients is not None and gradients.add
-        grad_weights += products.mix_rows_backward(weights, S, grad, targets, add)
+    for grad, pieces in zip(grads, _halves(matrix), strict=True):
+        first = pieces[0][0]
+        for start, stop in pieces:
+            targets = [] if gradients is None else gradients.targets(start, stop)
+            add = gradients is not None and gradients.add
+            if grad is not None:
+                part = grad[:, start - first : stop - first]
+                grad_weights += products.mix_rows_backward(weights, matrix.read(start, stop), part, targets, add)
+            elif not add:
+                for _, target in targets:
+                    target.zero_()
     return grad_weights
+
+
+def _halves(matrix: SourceMatrix) -> list[list[tuple[int, int]]]:
+    """The column ranges of the keys and those of the values, in cache-sized pieces unless read in place."""
+    half = matrix.columns // 2
+    pieces = matrix.pieces(half)
+    return [pieces, [(half + start, half + stop) for start, stop in pieces]]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limelm.routing.normalization import normalize, scale_to_unit, scale_to_unit_backward
 from limelm.routing.operations import new_carrier, pass_on, requires_grad
-from limelm.routing.source_matrix import empty_rows
+from limelm.routing.source_matrix import empty_rows, runs
 
 
 class History:
@@ -33,7 +33,7 @@ class History:
         self.sources: dict[int, Tensor] = {}
         self.last_reader = {source: layer for layer, sources in enumerate(reads) for source in sources}
         self._buffer: Tensor | None = None
-        self._has_begun = False
+        self._height = 0  # rows of a source; 0 before the first
 
     def append_representation(self, index: int, X: Tensor) -> Tensor:
         """Add X_index `[B, T, D]`, normalised; return X / rms(X) `[B, T, D]`, through which gradients flow too."""
@@ -42,12 +42,14 @@ class History:
             self.sources[index] = unit
             return unit
         self._begin(1, X.numel(), X)
-        slot = self._slot(index, 1)
+        slot = self._slot(index)
         if torch.is_grad_enabled() and (X.requires_grad or requires_grad(self.carrier)):
             unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index)
         else:
-            unit, _ = scale_to_unit(X, self.eps, _shaped(slot, X))
-        self.sources[index] = unit.detach().view(1, -1) if slot is None else slot
+            unit = torch.rms_norm(X, X.shape[-1:], eps=self.eps)
+            unit = unit if slot is None else slot.view(X.shape).copy_(unit)
+        if slot is None:
+            self.sources[index] = unit.detach().view(1, -1)
         return unit
 
     def place_for_heads(self, index: int, heads: int, columns: int, like: Tensor) -> Tensor | None:
@@ -55,15 +57,22 @@ class History:
         if self.is_reference or index not in self.last_reader:
             return None
         self._begin(heads, columns, like)
-        return self._slot(index, heads)
+        return self._slot(index)
 
     def append_heads(self, index: int, heads: Tensor) -> None:
         """Add the keys and values of layer `index`, `[G, X]`."""
         self.sources[index] = heads
 
     def read(self, layer_idx: int) -> tuple[Tensor | None, ...]:
-        """The carrier, and what the layer reads of the sources that are there."""
-        return self.carrier, *(self.sources[index] for index in self.reads[layer_idx] if index in self.sources)
+        """The carrier, and the sources that the layer reads: blocks of the buffer, or one tensor each.
+
+        Blocks hold the place of the layer's own heads too; of separate tensors its own is still missing.
+        """
+        if self._buffer is None:
+            return self.carrier, *(self.sources[index] for index in self.reads[layer_idx] if index in self.sources)
+        return self.carrier, *(
+            self._rows(slot, slot + last - first) for first, last, slot in runs(self.reads[layer_idx])
+        )
 
     def pass_layer(self, layer_idx: int, carrier: Tensor | None) -> None:
         """Take the carrier back from a layer, and let go of what no later layer reads."""
@@ -73,21 +82,24 @@ class History:
 
     def _begin(self, height: int, columns: int, like: Tensor) -> None:
         """With the first source: make the carrier, and the buffer where there is one."""
-        if self._has_begun:
+        if self._height:
             return
-        self._has_begun = True
+        self._height = height
         rows, dtype = (max(self.last_reader) + 1) * height, _source_dtype(like)
         if torch.is_grad_enabled():
             self.carrier = new_carrier(rows, columns, like, dtype)
         if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not self.is_bounded):
             self._buffer = empty_rows(rows, columns, like, dtype)
 
-    def _slot(self, index: int, height: int) -> Tensor | None:
+    def _rows(self, first: int, last: int) -> Tensor:
+        """The buffer's rows of sources [first, last)."""
+        # .data: a version counter of its own, as writing one source does not change what was saved of the others.
+        assert self._buffer is not None
+        return self._buffer.data[first * self._height : last * self._height]
+
+    def _slot(self, index: int) -> Tensor | None:
         """The rows of the buffer for source `index`, or None where sources are tensors of their own."""
-        if self._buffer is None:
-            return None
-        # .data: a version counter of its own, as writing one slot does not change what was saved of the others.
-        return self._buffer.data[index * height : (index + 1) * height]
+        return None if self._buffer is None else self._rows(index, index + 1)
 
 
 def _source_dtype(like: Tensor) -> torch.dtype:
@@ -125,7 +137,7 @@ class _KeepRepresentation(torch.autograd.Function):
 def keep_heads(
     K: Tensor, V: Tensor, heads: int, carrier: Tensor | None, place: Tensor | None, index: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Put the keys and values of layer `index` side by side, where a history can hold them.
+    """Put the keys and values of layer `index` together, where a history can hold them.
 
     Args:
         K, V: `[B, T, G d]`.
@@ -133,7 +145,7 @@ def keep_heads(
         place: memory for the result, or None for new.
 
     Returns:
-        The heads `[G, B T 2 d]`, a plain tensor, and the carrier with them.
+        The heads `[G, 2 B T d]`, keys before values, a plain tensor, and the carrier with them.
 
     Raises:
         ValueError: where gradients are needed and there is no carrier to bring them.
@@ -142,17 +154,17 @@ def keep_heads(
         if carrier is None:
             raise ValueError("keys and values need gradients, and there is no carrier to bring them: see History")
         return _KeepHeads.apply(K, V, carrier, heads, place, index)
-    return _side_by_side(K, V, heads, place), carrier
+    return _together(K, V, heads, place), carrier
 
 
-def _side_by_side(K: Tensor, V: Tensor, heads: int, place: Tensor | None) -> Tensor:
-    """`[B, T, G d]` twice to `[G, B T 2 d]`."""
+def _together(K: Tensor, V: Tensor, heads: int, place: Tensor | None) -> Tensor:
+    """`[B, T, G d]` twice to `[G, 2 B T d]`."""
     K, V = (states.reshape(-1, heads, states.shape[-1] // heads).transpose(0, 1) for states in (K, V))  # [G, N, d]
-    if place is None or place.dtype != K.dtype:
-        return torch.stack((K, V), dim=2).flatten(1)
-    parts = place.data.view(heads, K.shape[1], 2, -1)  # .data: making it again in a recomputation changes nothing
-    parts[:, :, 0] = K
-    parts[:, :, 1] = V
+    if place is None:
+        return torch.stack((K, V), dim=1).flatten(1)
+    parts = place.data.view(heads, 2, K.shape[1], -1)  # .data: making it again in a recomputation changes nothing
+    parts[:, 0] = K
+    parts[:, 1] = V
     return place
 
 
@@ -165,7 +177,7 @@ class _KeepHeads(torch.autograd.Function):
         ctx.heads = heads
         ctx.index = index
         ctx.set_materialize_grads(False)
-        kept = _side_by_side(K.detach(), V.detach(), heads, place).detach()
+        kept = _together(K.detach(), V.detach(), heads, place).detach()
         ctx.mark_non_differentiable(kept)
         return kept, pass_on(carrier)
 
@@ -174,6 +186,6 @@ class _KeepHeads(torch.autograd.Function):
         if grad_carrier is None:
             return (None,) * 6
         rows = grad_carrier[ctx.index * ctx.heads : (ctx.index + 1) * ctx.heads]
-        own = rows.view(ctx.heads, -1, 2, ctx.shape[-1] // ctx.heads)
-        grad_K, grad_V = (own[:, :, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
+        own = rows.view(ctx.heads, 2, -1, ctx.shape[-1] // ctx.heads)
+        grad_K, grad_V = (own[:, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
         return grad_K, grad_V, grad_carrier, None, None, None

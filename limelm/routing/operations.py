@@ -41,7 +41,8 @@ def new_carrier(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Te
 
 def pass_on(carrier: Tensor) -> Tensor:
     """What a reader returns for the carrier that it took."""
-    return new_carrier(*carrier.shape, carrier, carrier.dtype)
+    rows, columns = carrier.shape
+    return new_carrier(rows, columns, carrier, carrier.dtype)
 
 
 def requires_grad(carrier: Tensor | None) -> bool:
@@ -65,8 +66,8 @@ def route_representations(
 
     Args:
         carrier: brings the sources' gradients, or None where they need none.
-        sources: `n` normalised representations as matrices `[1, N D]`.
-        slots: which rows of the carrier are theirs.
+        sources: `n` normalised representations, one row `[N D]` each: matrices of one or more rows, one after another.
+        slots: which rows of the carrier are theirs, `n` numbers.
         weights: A `[G, n]`, dense or (without gradients) sparse CSR; with `per_token` the projection P `[G n, D]` of
             the dynamic router, which reads gain times the last source.
         gain: `[D]`.
@@ -94,22 +95,22 @@ def route_heads(
     slots: Sequence[int],
     weights: Tensor,
     backend: str,
-) -> tuple[Tensor, Tensor | None]:
-    """Mix the heads of several layers into new ones: `Y_h = sum_j sum_h' R[h, j G + h'] S_{j,h'}`.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mix the heads of several layers into new ones: `K_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, V with the same R.
 
     Args:
         carrier, slots, backend: as for `route_representations`.
-        sources: the heads of `n` layers, each `[G, X]`, X = tokens times the width of a head.
+        sources: the heads of `n` layers, G rows each, `[G, 2 N d]`: the keys of all N tokens, then the values.
         weights: R `[G, n G]`.
 
     Returns:
-        Y `[G, X]`, and the carrier for the next reader.
+        K and V `[G, N d]`, and the carrier for the next reader.
     """
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None
-        Y, passed = _RouteHeads.apply(used, weights, (tuple(slots), backend), *sources)
-        return Y, carrier if used is None else passed
-    return _operator("mix_heads")(list(sources), weights, backend), carrier
+        K, V, passed = _RouteHeads.apply(used, weights, (tuple(slots), backend), *sources)
+        return K, V, carrier if used is None else passed
+    return *_operator("mix_heads")(list(sources), weights, backend), carrier
 
 
 class _RouteRepresentations(torch.autograd.Function):
@@ -154,17 +155,17 @@ class _RouteHeads(torch.autograd.Function):
         ctx.plan = plan
         ctx.carried = 0 if carrier is None else len(carrier)
         ctx.set_materialize_grads(False)
-        Y = _operator("mix_heads")(list(sources), weights, plan[1])
-        return Y, None if carrier is None else pass_on(carrier)
+        K, V = _operator("mix_heads")(list(sources), weights, plan[1])
+        return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
-    def backward(ctx, grad_Y, grad_carrier):
+    def backward(ctx, grad_K, grad_V, grad_carrier):
         weights, *sources = ctx.saved_tensors
         slots, backend = ctx.plan
         _refuse_second_gradient()
-        if grad_Y is None:
+        if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (2 + len(sources)))
         grad_weights, grad_carrier = _operator("mix_heads_backward")(
-            grad_Y, sources, weights, grad_carrier, ctx.carried, list(slots), backend
+            grad_K, grad_V, sources, weights, grad_carrier, ctx.carried, list(slots), backend
         )
         return (grad_carrier if ctx.carried else None), grad_weights, None, *([None] * len(sources))

@@ -5,6 +5,7 @@ free of side effects, as compilers require: theirs return a new buffer.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def mix_project(
 ) -> Tensor:
     """Y `[G, N, 2 d]`, keys and values; arguments as in `operations.route_representations`."""
     products, dtype = products_of(backend), sources[0].dtype
-    with torch.autocast(sources[0].device.type, enabled=False):
+    with _without_autocast(sources[0]):
         if per_token:
             weights = weights * gain
         by_head = [weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)]
@@ -61,7 +62,7 @@ def mix_project_backward(
         carried: how many rows the buffer has; 0 where the sources need no gradients.
     """
     dtype = sources[0].dtype
-    with torch.autocast(sources[0].device.type, enabled=False):
+    with _without_autocast(sources[0]):
         gradients = gradient_rows(grad_carrier, carried, slots, sources)
         routing = weights * gain if per_token else weights
         W = torch.cat((k_weight.unflatten(0, (heads, -1)), v_weight.unflatten(0, (heads, -1))), dim=1)
@@ -88,14 +89,15 @@ def mix_project_backward(
     )
 
 
-def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> Tensor:
-    """Y `[G, X]`; arguments as in `operations.route_heads`."""
-    with torch.autocast(sources[0].device.type, enabled=False):
+def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """K and V `[G, N d]`; arguments as in `operations.route_heads`."""
+    with _without_autocast(sources[0]):
         return chunked.mix_heads(products_of(backend), sources, weights.to(sources[0].dtype))
 
 
 def mix_heads_backward(
-    grad_Y: Tensor,
+    grad_K: Tensor | None,
+    grad_V: Tensor | None,
     sources: list[Tensor],
     weights: Tensor,
     grad_carrier: Tensor | None,
@@ -105,12 +107,19 @@ def mix_heads_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the weights, and the gradient buffer as in `mix_project_backward`."""
     dtype = sources[0].dtype
-    with torch.autocast(sources[0].device.type, enabled=False):
+    with _without_autocast(sources[0]):
         gradients = gradient_rows(grad_carrier, carried, slots, sources)
-        grad_weights = chunked.mix_heads_backward(
-            products_of(backend), grad_Y.to(dtype), sources, weights.to(dtype), gradients
-        )
+        grads = [None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V)]
+        grad_weights = chunked.mix_heads_backward(products_of(backend), grads, sources, weights.to(dtype), gradients)
     return grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Products in the dtypes that they are given."""
+    device_type = tensor.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def gradient_rows(
@@ -119,14 +128,14 @@ def gradient_rows(
     """The rows of the gradient buffer that are the sources'; a fresh buffer where this reader is the last."""
     if carried == 0:
         return None
-    height, columns = sources[0].shape
-    covers_all = len(slots) * height == carried
+    rows, columns = sum(map(len, sources)), sources[0].shape[1]
+    covers_all = rows == carried
     add = buffer is not None or not covers_all
     if buffer is None:
         buffer = empty_rows(carried, columns, sources[0], sources[0].dtype)
         if not covers_all:
             buffer.zero_()
-    return GradientRows(buffer, runs(slots), height, add)
+    return GradientRows(buffer, runs(slots), rows // len(slots), add)
 
 
 def _fresh(buffer: Tensor | None, carried: int, like: Tensor) -> Tensor:
@@ -172,10 +181,10 @@ def _mix_project_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     buffer = _fresh(grad_carrier, carried, sources[0])
-    *gradients, _ = mix_project_backward(
+    grad_weights, grad_gain, grad_k, grad_v, _ = mix_project_backward(
         grad_Y, sources, weights, gain, k_weight, v_weight, buffer, carried, slots, heads, per_token, backend
     )
-    return *gradients, buffer
+    return grad_weights, grad_gain, grad_k, grad_v, buffer
 
 
 @_mix_project_backward.register_fake
@@ -185,18 +194,20 @@ def _(grad_Y, sources, weights, gain, k_weight, v_weight, grad_carrier, carried,
 
 
 @custom_op("limelm::mix_heads", mutates_args=())
-def _mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> Tensor:
+def _mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     return mix_heads(sources, weights, backend)
 
 
 @_mix_heads.register_fake
 def _(sources, weights, backend):
-    return sources[0].new_empty(sources[0].shape)
+    K = sources[0].new_empty(weights.shape[0], sources[0].shape[1] // 2)
+    return K, torch.empty_like(K)
 
 
 @custom_op("limelm::mix_heads_backward", mutates_args=())
 def _mix_heads_backward(
-    grad_Y: Tensor,
+    grad_K: Tensor | None,
+    grad_V: Tensor | None,
     sources: list[Tensor],
     weights: Tensor,
     grad_carrier: Tensor | None,
@@ -205,10 +216,10 @@ def _mix_heads_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     buffer = _fresh(grad_carrier, carried, sources[0])
-    grad_weights, _ = mix_heads_backward(grad_Y, sources, weights, buffer, carried, slots, backend)
+    grad_weights, _ = mix_heads_backward(grad_K, grad_V, sources, weights, buffer, carried, slots, backend)
     return grad_weights, buffer
 
 
 @_mix_heads_backward.register_fake
-def _(grad_Y, sources, weights, grad_carrier, carried, *_):
+def _(grad_K, grad_V, sources, weights, grad_carrier, carried, *_):
     return torch.empty_like(weights), sources[0].new_empty(carried, sources[0].shape[1])

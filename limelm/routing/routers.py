@@ -235,15 +235,16 @@ class KeyValueRouter(Router):
         backend = resolve_backend(self.spec.backend, attention_input.device)
         K, V = k_proj(attention_input), v_proj(attention_input)
         if backend == "reference":
-            own = torch.stack([states.unflatten(-1, (heads, -1)) for states in (K, V)], dim=-2)  # [B, T, G, 2, d]
-            own = own.permute(2, 0, 1, 3, 4).flatten(1)
-            mixed = mix_heads((*sources, own), self.weight) if layer_idx > 0 else own
+            own = torch.stack([states.unflatten(-1, (heads, -1)) for states in (K, V)])  # [2, B, T, G, d]
+            own = own.permute(3, 0, 1, 2, 4).flatten(1)
+            mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1) if layer_idx > 0 else ()
         else:
             own, carrier = keep_heads(K, V, heads, carrier, place, layer_idx)
-            if layer_idx == 0:
-                return K, V, carrier, own
-            mixed, carrier = route_heads(carrier, (*sources, own), self.reads, self.weight, backend)
-        K, V = mixed.view(heads, batch, tokens, 2, -1).permute(1, 2, 0, 3, 4).unbind(dim=3)
+            read = sources if place is not None else (*sources, own)  # with a place, the own heads lie among them
+            if layer_idx > 0:
+                *mixed, carrier = route_heads(carrier, read, self.reads, self.weight, backend)
+        if layer_idx > 0:
+            K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)
         return K, V, carrier, own
 
 

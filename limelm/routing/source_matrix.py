@@ -1,8 +1,8 @@
 """Sources as the rows of one matrix, read where they lie.
 
-A source is a matrix of its own, `[r, X]`: r = 1 for a representation (X = tokens x D), r = G for the heads of a layer
-(X = tokens x 2d). To mix sources is then one small matrix product over rows. Sources that are slices of one buffer at
-equal distances already are such a matrix; others are brought together chunk by chunk, in a cache-sized copy.
+A source is r rows `[r, X]`: r = 1 for a representation (X = tokens x D), r = G for the heads of a layer (X = tokens x
+2d). To mix sources is then one small matrix product over rows. Sources that lie one after the other in one buffer are
+such a matrix already; others are brought together chunk by chunk, in a cache-sized copy.
 """
 
 import functools
@@ -21,46 +21,24 @@ def empty_rows(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Ten
 
 
 class SourceMatrix:
-    """`n` sources `[r, X]`, the oldest first, as one matrix `[n r, X]` of which column ranges can be read."""
+    """Blocks of rows `[rows, X]`, the oldest first, as one matrix of which column ranges can be read."""
 
-    def __init__(self, sources: Sequence[Tensor]):
-        self.columns = sources[0].shape[1]
-        self.blocks = _merge_neighbours(sources)
+    def __init__(self, blocks: Sequence[Tensor]):
+        self.columns = blocks[0].shape[1]
+        self.blocks = blocks
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Columns `[n r, stop - start]`: a view where the sources lie in one buffer, else a copy."""
+        """Columns `[all rows, stop - start]`: a view where the rows lie in one block, else a copy."""
         if len(self.blocks) == 1:
             return self.blocks[0][:, start:stop]
         return torch.cat([block[:, start:stop] for block in self.blocks])
 
-    def pieces(self) -> list[tuple[int, int]]:
-        """Column ranges to read one after the other: all at once where that is a view, else cache-sized."""
+    def pieces(self, columns: int) -> list[tuple[int, int]]:
+        """Ranges of `columns` columns to read one after the other: all at once if that is a view, else cache-sized."""
         if len(self.blocks) == 1:
-            return [(0, self.columns)]
+            return [(0, columns)]
         first = self.blocks[0]
-        return chunks(self.columns, sum(map(len, self.blocks)) * first.element_size(), first.device)
-
-
-def _merge_neighbours(sources: Sequence[Tensor]) -> list[Tensor]:
-    """As few `[rows, X]` views as there are runs of sources at equal distances in one storage."""
-    blocks = [sources[0]]
-    for source in sources[1:]:
-        block = blocks[-1]
-        if _continues(block, source):
-            rows = block.shape[0] + source.shape[0]
-            blocks[-1] = block.as_strided((rows, block.shape[1]), block.stride(), block.storage_offset())
-        else:
-            blocks.append(source)
-    return blocks
-
-
-def _continues(block: Tensor, source: Tensor) -> bool:
-    """Whether `source`'s rows go on where `block`'s end."""
-    if block.stride(1) != 1 or source.stride() != block.stride():
-        return False
-    if source.untyped_storage()._cdata != block.untyped_storage()._cdata:
-        return False
-    return source.storage_offset() == block.storage_offset() + block.shape[0] * block.stride(0)
+        return chunks(columns, sum(map(len, self.blocks)) * first.element_size(), first.device)
 
 
 @functools.cache

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from limelm.routing.source_matrix import runs
+
 SPARSE_FROM = 0.5  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
 
 
@@ -54,8 +56,15 @@ class Pruning:
         self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The sources that are read, and their weights `[G, n']`, sparse (CSR) where that is faster."""
-        read = [sources[index] for index in self.sources]
+        """Of `sources` (one row each, in one block or several) what is read, and the weights `[G, n']` of that.
+
+        The weights are sparse (CSR) where that is faster.
+        """
+        if len(sources) == 1:
+            read = [sources[0][slot : slot + last - first] for first, last, slot in runs(self.sources)]
+        else:
+            rows = [row for block in sources for row in block.split(1)]
+            read = [rows[index] for index in self.sources]
         row_starts, columns, entries, union = self._indices_on(weights.device)
         if self._is_sparse(read[0]):
             values = weights.flatten()[entries].to(read[0].dtype)

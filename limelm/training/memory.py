@@ -43,14 +43,39 @@ class PeakMemory(TorchDispatchMode):
 def peak_training_memory(model: PreTrainedModel, batch_size: int, sequence_length: int) -> int:
     """Bytes at the peak of one training step: weights, gradients, Adam's state, activations.
 
-    Takes a real step (forward, backward, AdamW) on random tokens; the model's weights change.
+    Takes real steps (forward, backward, AdamW) on random tokens; the model's weights change. On CUDA the allocator is
+    asked, so nothing else may be on the device; elsewhere the living tensors are counted.
     """
     tokens = torch.randint(model.config.vocab_size, (batch_size, sequence_length), device=model.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    with PeakMemory() as memory:
-        memory.add(*model.parameters(), *model.buffers())
+
+    def steps() -> None:
         for _ in range(2):  # in the second step Adam's state is there from the start
             model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        steps()
+        return torch.cuda.max_memory_allocated()
+    with PeakMemory() as memory:
+        memory.add(*model.parameters(), *model.buffers())
+        steps()
     return memory.peak_bytes
+
+
+def saved_for_backward(model: PreTrainedModel, batch_size: int, sequence_length: int) -> int:
+    """Bytes that a training forward keeps for its backward: all storages that autograd saves, parameters aside."""
+    tokens = torch.randint(model.config.vocab_size, (batch_size, sequence_length), device=model.device)
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}  # keeps them alive, so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    del loss
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in parameters)

@@ -2,14 +2,12 @@
 
 import json
 import math
-import platform
 import shutil
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -20,8 +18,8 @@ from transformers import (
     set_seed,
 )
 
-from limelm._version import __version__
 from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
 from limelm.training.memory import peak_training_memory
@@ -175,16 +173,3 @@ def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsL
         peak_memory_bytes=peak_memory,
         environment=environment(),
     )
-
-
-def environment() -> dict[str, str | int]:
-    """Where a measurement was made."""
-    return {
-        "limelm": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
-        "threads": torch.get_num_threads(),
-    }

@@ -59,11 +59,14 @@ def test_a_layer_is_given_plain_tensors_and_returns_one_source(variant):
         if routing == "none":
             assert carrier is None and not sources and source is None
         elif routing == "kv":
-            assert len(sources) == i and len(carrier) == 4 * model.config.num_key_value_heads
-            assert all(given is seen[j][1][2] for j, given in enumerate(sources))  # what layer j returned, itself
+            G = model.config.num_key_value_heads
+            (block,) = sources
+            assert len(block) == (i + 1) * G and len(carrier) == 4 * G
+            assert all(torch.equal(block[j * G : (j + 1) * G], seen[j][1][2]) for j in range(i + 1))
         else:
-            assert len(sources) == (0 if i == 0 else i + 1) and len(carrier) == 4 and source is None
-            assert all(torch.equal(given.flatten(), seen[j][0][1].flatten()) for j, given in enumerate(sources))
+            assert sum(map(len, sources)) == (0 if i == 0 else i + 1) and len(carrier) == 4 and source is None
+            rows = [row for block in sources for row in block]
+            assert all(torch.equal(row, seen[j][0][1].flatten()) for j, row in enumerate(rows))
 
 
 @pytest.mark.parametrize("variant", ["static", "dynamic", "kv"])

@@ -75,10 +75,10 @@ def test_heads_are_handed_on_as_they_are_before_the_mix(backend):
     router = make_router("kv", 2, backend=backend)
     k_proj, v_proj = projections(headwise=False)
     X = torch.randn(B, T, D)
-    source = router(X, None, k_proj, v_proj, None, sources_for(router))[3].view(G, B, T, 2, HEAD_DIM)
+    source = router(X, None, k_proj, v_proj, None, sources_for(router))[3].view(G, 2, B, T, HEAD_DIM)
     for part, projection in enumerate((k_proj, v_proj)):
         expected = projection(X).unflatten(-1, (G, HEAD_DIM)).permute(2, 0, 1, 3)
-        torch.testing.assert_close(source[:, :, :, part], expected)
+        torch.testing.assert_close(source[:, part], expected)
 
 
 @pytest.mark.parametrize("routing", ["static", "dynamic"])

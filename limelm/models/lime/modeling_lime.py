@@ -126,11 +126,14 @@ class LimeModel(LimePreTrainedModel, Decoder):
 
     layer_class = LimeDecoderLayer
 
+    def __init__(self, config: LimeConfig):
+        super().__init__(config)
+        self.reads: list[tuple[int, ...]] = [layer.self_attn.router.reads for layer in self.layers]  # type: ignore
+
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
         config = self.config
-        reads = [layer.self_attn.router.reads for layer in self.layers]
         backend = resolve_backend(config.routing_backend, hidden_states.device)
-        history = History(reads, config.rms_norm_eps, backend, is_bounded=config.routing_sources is not None)
+        history = History(self.reads, config.rms_norm_eps, backend, is_bounded=config.routing_sources is not None)
         mixes_representations = ROUTERS[config.routing].headwise
         for i, layer in enumerate(self.layers):
             normalized = place = None
