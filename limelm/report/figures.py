@@ -53,7 +53,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
     Args:
         curves: per model and step `train_flops`, `loss`, `smoothed_loss`, and `eval_loss` where it was measured.
     """
-    with _figure(figsize=(7.6, 4.6)) as (figure, axes):
+    with new_figure(figsize=(7.6, 4.6)) as (figure, axes):
         for model, rows in _by_model(curves):
             x = [row["train_flops"] for row in rows]
             axes.plot(x, [row["loss"] for row in rows], color=palette[model], alpha=0.18, linewidth=0.8)
@@ -77,7 +77,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
     """Mean retrieval weight of each representation among the layers that read it (Figure 2)."""
-    with _figure(figsize=(6.4, 4)) as (figure, axes):
+    with new_figure(figsize=(6.4, 4)) as (figure, axes):
         for model, rows in _by_model(records):
             sources = [row["source"] for row in rows]
             axes.plot(sources, [row["mean_weight"] for row in rows], "o-", color=palette[model], label=model)
@@ -94,7 +94,10 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
 def self_retrieval(records: Records, palette: Palette) -> Figure:
     """Each head's weight on its layer's own input, a panel per model (Figure 3)."""
     models = list(_by_model(records))
-    with _figure(1, len(models), figsize=(0.6 + 3.5 * len(models), 3.6), sharey=True, squeeze=False) as (figure, grid):
+    with new_figure(1, len(models), figsize=(0.6 + 3.5 * len(models), 3.6), sharey=True, squeeze=False) as (
+        figure,
+        grid,
+    ):
         for axes, (model, rows) in zip(grid[0], models, strict=True):
             layers = sorted({row["layer"] for row in rows})
             heads = sorted({row["head"] for row in rows})
@@ -112,7 +115,7 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
 
 def expected_source(records: Records, palette: Palette) -> Figure:
     """The expected retrieved representation per layer, with the range over heads (Figure 4)."""
-    with _figure(figsize=(6.4, 4)) as (figure, axes):
+    with new_figure(figsize=(6.4, 4)) as (figure, axes):
         for model, rows in _by_model(records):
             layers = [row["layer"] for row in rows]
             axes.fill_between(
@@ -141,7 +144,7 @@ def weight_heatmaps(records: Records) -> Figure:
     largest = max(row["weight"] for row in records)
     height = min(1.2 + 0.13 * len(layers) * heads, 40)
     size = (1.4 + 3.1 * len(models), height)
-    with _figure(1, len(models), figsize=size, sharey=True, squeeze=False) as (figure, grid):
+    with new_figure(1, len(models), figsize=size, sharey=True, squeeze=False) as (figure, grid):
         for axes, (model, rows) in zip(grid[0], models, strict=True):
             matrix = np.full((len(layers) * heads, layers[-1] + 1), math.nan)
             for row in rows:
@@ -161,7 +164,7 @@ def weight_heatmaps(records: Records) -> Figure:
 
 
 @contextmanager
-def _figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Iterator[tuple[Figure, Any]]:
+def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A figure in the house style. No pyplot: the reader's own backend and figures are left alone."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=figsize, layout="constrained")

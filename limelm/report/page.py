@@ -1,20 +1,18 @@
 """The report of the main job: one self-contained HTML page, with each figure and table as a file beside it."""
 
 import base64
-import csv
-import io
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
 from limelm.report import figures, tables
-from limelm.report.figures import STYLE, Palette
+from limelm.report.figures import Palette
+from limelm.report.output import save_figure, write_csv
 from limelm.report.tables import Column, Records
 
 REPORT, FIGURES = "report.html", "figures"
@@ -48,9 +46,9 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
     folder = out / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
-        _write_csv(folder / f"{section.name}.csv", section.records)
+        write_csv(folder / f"{section.name}.csv", section.records)
         if section.figure is not None:
-            section.svg = base64.b64encode(_save(section.figure, folder / section.name)).decode()
+            section.svg = base64.b64encode(save_figure(section.figure, folder / section.name)).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(
         (resources.files("limelm.report") / "templates" / "report.html").read_text(encoding="utf-8")
@@ -99,8 +97,8 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
         "1.2 B and 41.9 B. Early in training a faster start shows, not a better end.",
         f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
         "them can be compared with each other, but other text may give another gap.",
-        "Speed and memory are those of the reference routing in plain PyTorch on this machine; a ratio within a few "
-        "percent is noise.",
+        "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. `limelm bench` "
+        "measures them side by side.",
         "Routing weights after so few steps still carry their initialisation: a static router starts near uniform.",
     ]
 
@@ -192,20 +190,3 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
             figures.weight_heatmaps(retrieval["weights"]),
         ),
     ]
-
-
-def _save(figure: Figure, path: Path) -> bytes:
-    """Write PNG and SVG; returns the SVG."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(path.with_suffix(".png"), dpi=160)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    path.with_suffix(".svg").write_bytes(buffer.getvalue())
-    return buffer.getvalue()
-
-
-def _write_csv(path: Path, records: Records) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)

@@ -94,40 +94,34 @@ def _current_and_per_token(P: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     return per_token[:, -1], per_token
 
 
+def mix(products: Products, S: Tensor, weights: Tensor, heads: int, hidden_size: int, per_token: bool) -> Tensor:
+    """Z `[G, c, D]` from the sources' rows `[n, c D]`; weights as for `mix_project`."""
+    if per_token:
+        return products.mix_tokens(weights, S, heads)[1]
+    return products.mix_rows(weights, S).view(heads, -1, hidden_size)
+
+
 def mix_project(
-    products: Products,
-    sources: Sequence[Tensor],
-    weights: Tensor,
-    projections: Sequence[Tensor],
-    per_token: bool,
-    gain: Tensor | None = None,
+    products: Products, sources: Sequence[Tensor], weights: Tensor, projection: Tensor, per_token: bool
 ) -> Tensor:
-    """Mix the sources for each head and project: `Y_h = (gain * sum_j A[h, j] S_j) W_h^T`.
+    """Mix the sources for each head and project: `Y_h = (sum_j A[h, j] S_j) W_h^T`.
 
     Args:
-        sources: `n` matrices `[1, N D]`.
+        sources: `n` rows `[N D]`.
         weights: A `[G, n]`; or, with `per_token`, the router's projection P `[G n, D]`.
-        projections: one or more W `[G, w, D]`, whose results stand side by side.
-        gain: `[D]`; None where it is folded into the projections, which pays for many tokens.
+        projection: W `[G, e, D]`.
 
     Returns:
-        Y `[G, N, e]`, e the sum of all w.
+        Y `[G, N, e]`.
     """
-    heads, _, hidden_size = projections[0].shape
-    widths = [projection.shape[1] for projection in projections]
+    heads, width, hidden_size = projection.shape
     matrix = SourceMatrix(sources)
     tokens = matrix.columns // hidden_size
-    Y = sources[0].new_empty(heads, tokens, sum(widths))
+    Y = projection.new_empty(heads, tokens, width)
     for start, stop in chunks(tokens, heads * hidden_size * Y.element_size(), Y.device):
         S = matrix.read(start * hidden_size, stop * hidden_size)
-        if per_token:
-            _, Z = products.mix_tokens(weights, S, heads)
-        else:
-            Z = products.mix_rows(weights, S).view(heads, -1, hidden_size)
-        if gain is not None:
-            Z = gain * Z
-        for projection, target in zip(projections, Y[:, start:stop].split(widths, dim=-1), strict=True):
-            target.baddbmm_(Z, projection.transpose(1, 2), beta=0)
+        Z = mix(products, S, weights, heads, hidden_size, per_token)
+        Y[:, start:stop].baddbmm_(Z, projection.transpose(1, 2), beta=0)
     return Y
 
 

@@ -46,7 +46,7 @@ class History:
         if torch.is_grad_enabled() and (X.requires_grad or requires_grad(self.carrier)):
             unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index)
         else:
-            unit = torch.rms_norm(X, X.shape[-1:], eps=self.eps)
+            unit = normalize(X, self.eps)
             unit = unit if slot is None else slot.view(X.shape).copy_(unit)
         if slot is None:
             self.sources[index] = unit.detach().view(1, -1)

@@ -9,10 +9,12 @@ from torch import Tensor
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:
-    """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: HF's RMSNorm to the bit."""
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+    """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: on a CPU HF's RMSNorm to the bit."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return _Normalize.apply(x, eps)[0]
+    if x.dtype == torch.float64:  # PyTorch's own computes that in float64
         return scale_to_unit(x, eps)[0]
-    return _Normalize.apply(x, eps)[0]
+    return torch.rms_norm(x, x.shape[-1:], eps=eps)
 
 
 def scale_to_unit(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Tensor, Tensor]:

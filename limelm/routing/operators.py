@@ -28,17 +28,18 @@ def mix_project(
     backend: str,
 ) -> Tensor:
     """Y `[G, N, 2 d]`, keys and values; arguments as in `operations.route_representations`."""
-    products, dtype = products_of(backend), sources[0].dtype
+    dtype = sources[0].dtype
     with _without_autocast(sources[0]):
         if per_token:
             weights = weights * gain
         by_head = [weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)]
-        tokens = sources[0].shape[1] // len(gain)
-        if tokens <= 2 * by_head[0].shape[1]:  # the gain times the mix of few tokens is less work than times W
-            W = [weight.to(dtype) for weight in by_head]
-            return chunked.mix_project(products, sources, weights.to(dtype), W, per_token, gain.to(dtype))
+        if sources[0].shape[1] // len(gain) <= 2 * by_head[0].shape[1]:
+            # The gain times the mix of few tokens is less work than the gain times W.
+            S = sources[0] if len(sources) == 1 else torch.cat(sources)
+            Z = chunked.mix(products_of(backend), S, weights.to(dtype), heads, len(gain), per_token) * gain.to(dtype)
+            return torch.cat([Z @ weight.to(dtype).transpose(1, 2) for weight in by_head], dim=-1)
         folded = (gain * torch.cat(by_head, dim=1)).to(dtype)
-        return chunked.mix_project(products, sources, weights.to(dtype), [folded], per_token)
+        return chunked.mix_project(products_of(backend), sources, weights.to(dtype), folded, per_token)
 
 
 def mix_project_backward(

@@ -234,10 +234,12 @@ class KeyValueRouter(Router):
         heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
         K, V = k_proj(attention_input), v_proj(attention_input)
+        mixed: Sequence[Tensor] = ()
         if backend == "reference":
             own = torch.stack([states.unflatten(-1, (heads, -1)) for states in (K, V)])  # [2, B, T, G, d]
             own = own.permute(3, 0, 1, 2, 4).flatten(1)
-            mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1) if layer_idx > 0 else ()
+            if layer_idx > 0:
+                mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
             own, carrier = keep_heads(K, V, heads, carrier, place, layer_idx)
             read = sources if place is not None else (*sources, own)  # with a place, the own heads lie among them

@@ -1,0 +1,114 @@
+"""What `limelm bench` leaves: JSON, CSV, figures, and its tables as text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from limelm.files import write_text
+from limelm.report.figures import Palette, new_figure
+from limelm.report.output import save_figure, write_csv
+
+Records = list[dict[str, Any]]
+
+
+def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) -> None:
+    """Write `out/bench.json`, one CSV per table, and the figures of those that have one.
+
+    Args:
+        facts: how it was measured.
+        tables: records by name: "times", "memory", "depths", "pruning".
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "bench.json", json.dumps({**facts, **tables}, indent=1) + "\n")
+    for name, records in tables.items():
+        write_csv(out / f"{name}.csv", records)
+    for name, draw in (("depths", ratio_against_depth), ("pruning", time_against_pruning)):
+        if name in tables:
+            save_figure(draw(tables[name]), out / name)
+
+
+def ratio_against_depth(records: Records) -> Figure:
+    """Training step as a ratio to LLaMA's, against the number of layers; bars span the quartiles."""
+    palette = Palette(sorted({row["case"] for row in records}))
+    with new_figure(figsize=(7, 4.2)) as (figure, axes):
+        for case in dict.fromkeys(row["case"] for row in records):
+            rows = [row for row in records if row["case"] == case]
+            ratios = [row["ratio"] for row in rows]
+            spread = [
+                [row["ratio"] - row["ratio_lower_quartile"] for row in rows],
+                [row["ratio_upper_quartile"] - row["ratio"] for row in rows],
+            ]
+            layers = [row["layers"] for row in rows]
+            axes.errorbar(layers, ratios, spread, fmt="o-", color=palette[case], capsize=3, label=case)
+        axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.set_xscale("log", base=2)
+        depths = sorted({row["layers"] for row in records})
+        axes.set_xticks(depths, [str(depth) for depth in depths])
+        axes.set_xlabel("layers")
+        axes.set_ylabel("training step, ratio to LLaMA")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def time_against_pruning(records: Records) -> Figure:
+    """Inference time as a ratio to LLaMA's, against the share of routing weights that top-p prunes."""
+    palette = Palette(sorted({row["task"] for row in records}))
+    with new_figure(figsize=(6, 4)) as (figure, axes):
+        for task in dict.fromkeys(row["task"] for row in records):
+            rows = [row for row in records if row["task"] == task]
+            shares = [100 * row["pruned_share"] for row in rows]
+            axes.plot(shares, [row["ratio"] for row in rows], "o-", color=palette[task], label=task)
+        axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.set_xlabel("pruned routing weights, %")
+        axes.set_ylabel("time, ratio to LLaMA")
+        axes.legend()
+    return figure
+
+
+def times_table(records: Records) -> str:
+    """The times as lines of text."""
+    lines = [f"{'case':<18}{'task':<9}{'ms':>10}{'LLaMA ms':>10}{'ratio':>8}{'quartiles':>15}{'tokens/s':>12}"]
+    lines += [
+        f"{row['case']:<18}{row['task']:<9}{row['milliseconds']:>10.1f}{row['llama_milliseconds']:>10.1f}"
+        f"{row['ratio']:>8.3f}{row['ratio_lower_quartile']:>8.3f}-{row['ratio_upper_quartile']:.3f}"
+        f"{row['tokens_per_second']:>13,.0f}"
+        for row in records
+    ]
+    return "\n".join(lines)
+
+
+def memory_table(records: Records) -> str:
+    """Memory and bandwidth as lines of text."""
+    copy = records[0]["copy_bytes_per_second"] / 1e9
+    header = f"{'case':<18}{'peak MiB':>10}{'ratio':>8}{'saved MiB':>11}{'ratio':>8}{'routing GB/s':>14}"
+    lines = [f"{header}   (copy: {copy:.1f} GB/s)"]
+    for row in records:
+        bandwidth = row["routing_bytes_per_second"]
+        lines.append(
+            f"{row['case']:<18}{row['peak_training_bytes'] / 2**20:>10.1f}{row['peak_training_bytes_ratio']:>8.3f}"
+            f"{row['saved_for_backward_bytes'] / 2**20:>11.1f}{row['saved_for_backward_bytes_ratio']:>8.3f}"
+            + ("" if bandwidth is None else f"{bandwidth / 1e9:>14.1f}")
+        )
+    return "\n".join(lines)
+
+
+def pruning_table(records: Records) -> str:
+    """Times against the pruned share as lines of text."""
+    lines = [f"{'task':<9}{'pruned':>8}{'ms':>10}{'ratio':>8}"]
+    lines += [
+        f"{row['task']:<9}{row['pruned_share']:>8.1%}{row['milliseconds']:>10.1f}{row['ratio']:>8.3f}"
+        for row in records
+    ]
+    return "\n".join(lines)
+
+
+def depths_table(records: Records) -> str:
+    """Ratios by depth, a line per case."""
+    depths = sorted({row["layers"] for row in records})
+    lines = [f"{'layers':<18}" + "".join(f"{depth:>8}" for depth in depths)]
+    for case in dict.fromkeys(row["case"] for row in records):
+        by_depth = {row["layers"]: row["ratio"] for row in records if row["case"] == case}
+        lines.append(f"{case:<18}" + "".join(f"{by_depth[depth]:>8.3f}" for depth in depths))
+    return "\n".join(lines)
