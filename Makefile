@@ -2,6 +2,7 @@
 # make test          run all tests
 # make lint          check style, format and types
 # make test-oldest   run the tests with the oldest supported transformers
+# make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
 #
 # Each sets up .venv first, with the exact versions of constraints.txt; later calls need no network.
 
@@ -9,8 +10,13 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 DEMO := demo
+# make gpu takes the Python that has the machine's CUDA build of PyTorch, and limelm from this folder.
+GPU_PYTHON ?= python3
+GPU_RESULTS ?= results/gpu
+GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
+GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo test lint test-oldest clean
+.PHONY: demo test lint test-oldest gpu clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
@@ -25,6 +31,16 @@ lint: $(VENV)/.installed
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest
+
+gpu:
+	mkdir -p $(GPU_RESULTS)
+	-timeout 150 $(GPU_PYTHON) -m pytest tests/gpu > $(GPU_RESULTS)/tests.txt 2>&1; tail -n 15 $(GPU_RESULTS)/tests.txt
+	-timeout 110 $(GPU_BENCH) --preset paper --tasks train,decode --rounds 5 --out $(GPU_RESULTS)/paper \
+		--cases static,static-grouped,dynamic,dynamic-grouped,kv,kv-grouped,hc
+	-timeout 60 $(GPU_BENCH) --preset paper --tasks train --rounds 5 --out $(GPU_RESULTS)/paper-triton \
+		--cases static-triton,dynamic-triton,kv-triton
+	-timeout 80 $(GPU_BENCH) $(GPU_DEEP) --out $(GPU_RESULTS)/deep --cases static,dynamic,kv,static-bounded
+	-timeout 60 $(GPU_BENCH) $(GPU_DEEP) --out $(GPU_RESULTS)/deep-triton --cases static-triton,dynamic-triton,kv-triton
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DEMO)

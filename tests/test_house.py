@@ -18,6 +18,7 @@ TIERS = [
     {"training"},
     {"analysis", "report", "benchmark"},
     {"cli"},
+    {"__main__"},
 ]
 
 
