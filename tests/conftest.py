@@ -1,6 +1,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a wrong path must fail at once
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; 0 runs their tests on a GPU
 
 import pytest
 import torch

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from limelm.routing.normalization import scale_to_unit, scale_to_unit_backward
 from limelm.routing.source_matrix import SourceMatrix, chunks
 
 
@@ -43,7 +44,10 @@ class GradientRows:
 
 
 class Products:
-    """What happens inside a chunk, in PyTorch."""
+    """What happens inside a chunk, in PyTorch; and the normalisation of what is mixed."""
+
+    scale_to_unit = staticmethod(scale_to_unit)
+    scale_to_unit_backward = staticmethod(scale_to_unit_backward)
 
     def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
         """`weights @ S`: `[M, K]` (dense, or sparse CSR) and `[K, X]` to `[M, X]`."""
@@ -103,31 +107,32 @@ def mix(products: Products, S: Tensor, weights: Tensor, heads: int, hidden_size:
 
 def mix_project(
     products: Products, sources: Sequence[Tensor], weights: Tensor, projection: Tensor, per_token: bool
-) -> Tensor:
-    """Mix the sources for each head and project: `Y_h = (sum_j A[h, j] S_j) W_h^T`.
+) -> tuple[Tensor, Tensor]:
+    """Mix the sources for each head and project: `K_h, V_h = (sum_j A[h, j] S_j) W_h^T`.
 
     Args:
         sources: `n` rows `[N D]`.
         weights: A `[G, n]`; or, with `per_token`, the router's projection P `[G n, D]`.
-        projection: W `[G, e, D]`.
+        projection: W `[G, 2 d, D]`, each head's rows for the key, then those for the value.
 
     Returns:
-        Y `[G, N, e]`.
+        K and V `[G, N, d]`, each in memory of its own, so that neither outlives its use for the other's sake.
     """
     heads, width, hidden_size = projection.shape
     matrix = SourceMatrix(sources)
     tokens = matrix.columns // hidden_size
-    Y = projection.new_empty(heads, tokens, width)
-    for start, stop in chunks(tokens, heads * hidden_size * Y.element_size(), Y.device):
+    K, V = (projection.new_empty(heads, tokens, width // 2) for _ in range(2))
+    for start, stop in chunks(tokens, heads * hidden_size * K.element_size(), K.device):
         S = matrix.read(start * hidden_size, stop * hidden_size)
         Z = mix(products, S, weights, heads, hidden_size, per_token)
-        Y[:, start:stop].baddbmm_(Z, projection.transpose(1, 2), beta=0)
-    return Y
+        K[:, start:stop], V[:, start:stop] = torch.bmm(Z, projection.transpose(1, 2)).chunk(2, dim=-1)
+    return K, V
 
 
 def mix_project_backward(
     products: Products,
-    grad_Y: Tensor,
+    grad_K: Tensor,
+    grad_V: Tensor,
     sources: Sequence[Tensor],
     weights: Tensor,
     projection: Tensor,
@@ -138,7 +143,7 @@ def mix_project_backward(
     heads, _, hidden_size = projection.shape
     matrix = SourceMatrix(sources)
     tokens = matrix.columns // hidden_size
-    grad_weights = weights.new_zeros(weights.shape, dtype=at_least_float32(weights.dtype))
+    grad_weights = torch.zeros_like(weights, dtype=at_least_float32(weights.dtype))
     grad_projection = torch.zeros_like(projection, dtype=grad_weights.dtype)
     bytes_each = 2 * heads * hidden_size * projection.element_size()  # Z and its gradient
     for start, stop in chunks(tokens, bytes_each, projection.device):
@@ -146,8 +151,8 @@ def mix_project_backward(
         S = matrix.read(*columns)
         targets = [] if gradients is None else gradients.targets(*columns)
         add = gradients is not None and gradients.add
-        grad_chunk = grad_Y[:, start:stop]
-        grad_Z = torch.bmm(grad_chunk, projection)
+        grad_Y = torch.cat((grad_K[:, start:stop], grad_V[:, start:stop]), dim=-1)
+        grad_Z = torch.bmm(grad_Y, projection)
         if per_token:
             A, Z = products.mix_tokens(weights, S, heads)
             grad_logits = products.mix_tokens_backward(weights, S, A, grad_Z, targets, add)
@@ -160,9 +165,9 @@ def mix_project_backward(
             Z = products.mix_rows(weights, S).view(heads, -1, hidden_size)
             grad_weights += products.mix_rows_backward(weights, S, grad_Z.view(heads, -1), targets, add)
         if grad_projection.dtype == Z.dtype:
-            grad_projection.baddbmm_(grad_chunk.transpose(1, 2), Z)
+            grad_projection.baddbmm_(grad_Y.transpose(1, 2), Z)
         else:
-            grad_projection += torch.bmm(grad_chunk.transpose(1, 2), Z)
+            grad_projection += torch.bmm(grad_Y.transpose(1, 2), Z)
     return grad_weights, grad_projection
 
 

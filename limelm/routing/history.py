@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limelm.routing.normalization import normalize, scale_to_unit, scale_to_unit_backward
-from limelm.routing.operations import new_carrier, pass_on, requires_grad
+from limelm.routing.backends import products_of
+from limelm.routing.chunked import Products
+from limelm.routing.normalization import normalize
+from limelm.routing.operations import new_carrier, pass_on, refuse_second_gradient, requires_grad
 from limelm.routing.source_matrix import empty_rows, runs
 
 
@@ -29,6 +31,7 @@ class History:
         self.eps = eps
         self.is_bounded = is_bounded
         self.is_reference = backend == "reference"
+        self.products = products_of(backend)
         self.carrier: Tensor | None = None
         self.sources: dict[int, Tensor] = {}
         self.last_reader = {source: layer for layer, sources in enumerate(reads) for source in sources}
@@ -44,35 +47,36 @@ class History:
         self._begin(1, X.numel(), X)
         slot = self._slot(index)
         if torch.is_grad_enabled() and (X.requires_grad or requires_grad(self.carrier)):
-            unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index)
+            unit, self.carrier = _KeepRepresentation.apply(X, self.carrier, slot, self.eps, index, self.products)
         else:
             unit = normalize(X, self.eps)
             unit = unit if slot is None else slot.view(X.shape).copy_(unit)
         if slot is None:
-            self.sources[index] = unit.detach().view(1, -1)
+            self.sources[index] = unit.detach().view(1, -1).to(_source_dtype(X))
         return unit
 
-    def place_for_heads(self, index: int, heads: int, columns: int, like: Tensor) -> Tensor | None:
-        """Where in the buffer layer `index` can put its keys and values `[G, X]`; None: in a tensor of its own."""
-        if self.is_reference or index not in self.last_reader:
-            return None
-        self._begin(heads, columns, like)
-        return self._slot(index)
+    def make_room_for_heads(self, index: int, heads: int, columns: int, like: Tensor) -> None:
+        """Before layer `index`, which makes keys and values `[G, X]`: have rows for them where there is a buffer."""
+        if index in self.last_reader and not self.is_reference:
+            self._begin(heads, columns, like)
 
     def append_heads(self, index: int, heads: Tensor) -> None:
         """Add the keys and values of layer `index`, `[G, X]`."""
-        self.sources[index] = heads
+        slot = self._slot(index)
+        if slot is None:
+            self.sources[index] = heads
+        elif not _is_same_memory(heads, slot):  # the layer was given a copy of its rows
+            slot.copy_(heads)
 
     def read(self, layer_idx: int) -> tuple[Tensor | None, ...]:
         """The carrier, and the sources that the layer reads: blocks of the buffer, or one tensor each.
 
-        Blocks hold the place of the layer's own heads too; of separate tensors its own is still missing.
+        Where a layer makes its own source, blocks end with the rows to put it in; of separate tensors it is missing.
         """
         if self._buffer is None:
             return self.carrier, *(self.sources[index] for index in self.reads[layer_idx] if index in self.sources)
-        return self.carrier, *(
-            self._rows(slot, slot + last - first) for first, last, slot in runs(self.reads[layer_idx])
-        )
+        blocks = runs(self.reads[layer_idx])
+        return self.carrier, *(self._rows(slot, slot + last - first) for first, last, slot in blocks)
 
     def pass_layer(self, layer_idx: int, carrier: Tensor | None) -> None:
         """Take the carrier back from a layer, and let go of what no later layer reads."""
@@ -109,29 +113,34 @@ def _source_dtype(like: Tensor) -> torch.dtype:
     return like.dtype
 
 
-def _shaped(slot: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if slot is None else slot.view(like.shape)
+def _is_same_memory(tensor: Tensor, other: Tensor) -> bool:
+    return (
+        tensor.untyped_storage()._cdata == other.untyped_storage()._cdata
+        and tensor.storage_offset() == other.storage_offset()
+    )
 
 
 class _KeepRepresentation(torch.autograd.Function):
     """Normalise X into its slot. Its gradient is that of the layer's own uses plus that of the later readers."""
 
     @staticmethod
-    def forward(ctx, X, carrier, slot, eps, index):
-        unit, inverse_rms = scale_to_unit(X, eps, _shaped(slot, X))
+    def forward(ctx, X, carrier, slot, eps, index, products: Products):
+        unit, inverse_rms = products.scale_to_unit(X, eps, None if slot is None else slot.view(X.shape))
         ctx.save_for_backward(unit, inverse_rms)
         ctx.set_materialize_grads(False)
         ctx.index = index
+        ctx.products = products
         return unit, pass_on(carrier)
 
     @staticmethod
     def backward(ctx, grad, grad_carrier):
         unit, inverse_rms = ctx.saved_tensors
+        refuse_second_gradient()
         if grad_carrier is not None:
             by_readers = grad_carrier[ctx.index].view(unit.shape)
             grad = by_readers if grad is None else by_readers + grad
-        grad_X = None if grad is None else scale_to_unit_backward(grad, unit, inverse_rms)
-        return grad_X, grad_carrier, None, None, None
+        grad_X = None if grad is None else ctx.products.scale_to_unit_backward(grad, unit, inverse_rms)
+        return grad_X, grad_carrier, None, None, None, None
 
 
 def keep_heads(
@@ -142,7 +151,7 @@ def keep_heads(
     Args:
         K, V: `[B, T, G d]`.
         heads: G.
-        place: memory for the result, or None for new.
+        place: rows `[G, 2 B T d]` for the result, or None for new ones.
 
     Returns:
         The heads `[G, 2 B T d]`, keys before values, a plain tensor, and the carrier with them.
@@ -183,6 +192,7 @@ class _KeepHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _, grad_carrier):
+        refuse_second_gradient()
         if grad_carrier is None:
             return (None,) * 6
         rows = grad_carrier[ctx.index * ctx.heads : (ctx.index + 1) * ctx.heads]

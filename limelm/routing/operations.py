@@ -29,7 +29,8 @@ def _operator(name: str) -> Callable:
     return getattr(operators, name)
 
 
-def _refuse_second_gradient() -> None:
+def refuse_second_gradient() -> None:
+    """Raise RuntimeError in a backward that is itself to be differentiated."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(SECOND_GRADIENT)
 
@@ -81,11 +82,9 @@ def route_representations(
     plan = (tuple(slots), heads, per_token, backend)
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None
-        Y, passed = _RouteRepresentations.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
-        carrier = carrier if used is None else passed
-    else:
-        Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
-    K, V = Y.chunk(2, dim=-1)
+        K, V, passed = _RouteRepresentations.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
+        return K, V, carrier if used is None else passed
+    K, V = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
     return K, V, carrier
 
 
@@ -117,22 +116,23 @@ class _RouteRepresentations(torch.autograd.Function):
     @staticmethod
     def forward(ctx, carrier, weights, gain, k_weight, v_weight, plan, *sources):
         _, heads, per_token, backend = plan
-        Y = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
+        K, V = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
         ctx.save_for_backward(weights, gain, k_weight, v_weight, *sources)
         ctx.plan = plan
         ctx.carried = 0 if carrier is None else len(carrier)
         ctx.set_materialize_grads(False)
-        return Y, None if carrier is None else pass_on(carrier)
+        return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
-    def backward(ctx, grad_Y, grad_carrier):
+    def backward(ctx, grad_K, grad_V, grad_carrier):
         weights, gain, k_weight, v_weight, *sources = ctx.saved_tensors
         slots, heads, per_token, backend = ctx.plan
-        _refuse_second_gradient()
-        if grad_Y is None:
+        refuse_second_gradient()
+        if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (5 + len(sources)))
         *gradients, grad_carrier = _operator("mix_project_backward")(
-            grad_Y,
+            grad_K,
+            grad_V,
             sources,
             weights,
             gain,
@@ -162,7 +162,7 @@ class _RouteHeads(torch.autograd.Function):
     def backward(ctx, grad_K, grad_V, grad_carrier):
         weights, *sources = ctx.saved_tensors
         slots, backend = ctx.plan
-        _refuse_second_gradient()
+        refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (2 + len(sources)))
         grad_weights, grad_carrier = _operator("mix_heads_backward")(

@@ -26,8 +26,8 @@ def mix_project(
     heads: int,
     per_token: bool,
     backend: str,
-) -> Tensor:
-    """Y `[G, N, 2 d]`, keys and values; arguments as in `operations.route_representations`."""
+) -> tuple[Tensor, Tensor]:
+    """K and V `[G, N, d]`; arguments as in `operations.route_representations`."""
     dtype = sources[0].dtype
     with _without_autocast(sources[0]):
         if per_token:
@@ -37,13 +37,15 @@ def mix_project(
             # The gain times the mix of few tokens is less work than the gain times W.
             S = sources[0] if len(sources) == 1 else torch.cat(sources)
             Z = chunked.mix(products_of(backend), S, weights.to(dtype), heads, len(gain), per_token) * gain.to(dtype)
-            return torch.cat([Z @ weight.to(dtype).transpose(1, 2) for weight in by_head], dim=-1)
+            K, V = (torch.bmm(Z, weight.to(dtype).transpose(1, 2)) for weight in by_head)
+            return K, V
         folded = (gain * torch.cat(by_head, dim=1)).to(dtype)
         return chunked.mix_project(products_of(backend), sources, weights.to(dtype), folded, per_token)
 
 
 def mix_project_backward(
-    grad_Y: Tensor,
+    grad_K: Tensor | None,
+    grad_V: Tensor | None,
     sources: list[Tensor],
     weights: Tensor,
     gain: Tensor,
@@ -67,9 +69,11 @@ def mix_project_backward(
         gradients = gradient_rows(grad_carrier, carried, slots, sources)
         routing = weights * gain if per_token else weights
         W = torch.cat((k_weight.unflatten(0, (heads, -1)), v_weight.unflatten(0, (heads, -1))), dim=1)
+        grad_K, grad_V = _both(grad_K, grad_V)
         grad_weights, grad_W = chunked.mix_project_backward(
             products_of(backend),
-            grad_Y.to(dtype),
+            grad_K.to(dtype),
+            grad_V.to(dtype),
             sources,
             routing.to(dtype),
             (gain * W).to(dtype),
@@ -115,6 +119,14 @@ def mix_heads_backward(
     return grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
 
 
+def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Zeros for the one gradient that is not there."""
+    assert grad_K is not None or grad_V is not None
+    if grad_K is None:
+        grad_K = torch.zeros_like(grad_V)  # type: ignore[arg-type]
+    return grad_K, torch.zeros_like(grad_K) if grad_V is None else grad_V
+
+
 def _without_autocast(tensor: Tensor) -> AbstractContextManager:
     """Products in the dtypes that they are given."""
     device_type = tensor.device.type
@@ -156,19 +168,21 @@ def _mix_project(
     heads: int,
     per_token: bool,
     backend: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     return mix_project(sources, weights, gain, k_weight, v_weight, heads, per_token, backend)
 
 
 @_mix_project.register_fake
 def _(sources, weights, gain, k_weight, v_weight, heads, per_token, backend):
     tokens = sources[0].shape[1] // gain.shape[0]
-    return sources[0].new_empty(heads, tokens, 2 * (k_weight.shape[0] // heads))
+    K = sources[0].new_empty(heads, tokens, k_weight.shape[0] // heads)
+    return K, torch.empty_like(K)
 
 
 @custom_op("limelm::mix_project_backward", mutates_args=())
 def _mix_project_backward(
-    grad_Y: Tensor,
+    grad_K: Tensor | None,
+    grad_V: Tensor | None,
     sources: list[Tensor],
     weights: Tensor,
     gain: Tensor,
@@ -183,13 +197,13 @@ def _mix_project_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     buffer = _fresh(grad_carrier, carried, sources[0])
     grad_weights, grad_gain, grad_k, grad_v, _ = mix_project_backward(
-        grad_Y, sources, weights, gain, k_weight, v_weight, buffer, carried, slots, heads, per_token, backend
+        grad_K, grad_V, sources, weights, gain, k_weight, v_weight, buffer, carried, slots, heads, per_token, backend
     )
-    return grad_weights, grad_gain, grad_k, grad_v, buffer
+    return grad_weights, grad_gain, grad_k.clone(), grad_v.clone(), buffer  # of one head they are parts of one tensor
 
 
 @_mix_project_backward.register_fake
-def _(grad_Y, sources, weights, gain, k_weight, v_weight, grad_carrier, carried, *_):
+def _(grad_K, grad_V, sources, weights, gain, k_weight, v_weight, grad_carrier, carried, *_):
     parameters = (weights, gain, k_weight, v_weight)
     return *(torch.empty_like(p) for p in parameters), sources[0].new_empty(carried, sources[0].shape[1])
 

@@ -72,7 +72,6 @@ class Router(nn.Module):
         v_proj: nn.Module,
         carrier: Tensor | None = None,
         sources: Sequence[Tensor] = (),
-        place: Tensor | None = None,
     ) -> Routed:
         """Make this layer's keys and values, before RoPE.
 
@@ -81,7 +80,6 @@ class Router(nn.Module):
             gain: `[D]`, the `routing_layernorm` gain g_i; None where the layer has none.
             k_proj, v_proj: the layer's projections (`HeadwiseLinear` where the router is `headwise`).
             carrier, sources: what `History.read` gives for this layer: the sources that `reads` names.
-            place: where the layer's own source can be put; None: in a tensor of its own.
 
         Returns:
             K and V, each `[B, T, G d]` or `[B, T, G, d]`, the carrier, and this layer's source for the later ones
@@ -110,7 +108,7 @@ class RepresentationRouter(Router):
         """What the fast operation reads: sources, and A `[G, n]` (or, `per_token`, the projection P `[G n, D]`)."""
         raise NotImplementedError
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), place=None) -> Routed:
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
         if not self.reads:
             return k_proj(attention_input), v_proj(attention_input), carrier, None
         backend = resolve_backend(self.spec.backend, attention_input.device)
@@ -138,6 +136,11 @@ def _own_weight(projection: nn.Module) -> Tensor:
         raise TypeError(
             f"routing reads the weights of k_proj and v_proj itself and would pass over {type(projection).__name__}; "
             "leave them HeadwiseLinear, or set routing_backend='reference'"
+        )
+    if projection._forward_hooks or projection._forward_pre_hooks:
+        raise TypeError(
+            "routing reads the weights of k_proj and v_proj itself and would pass over the hooks on them; "
+            "set routing_backend='reference' to have the modules called"
         )
     return projection.weight
 
@@ -229,7 +232,7 @@ class KeyValueRouter(Router):
         R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
         init.copy_(self.weight, R)
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), place=None) -> Routed:
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
         batch, tokens = attention_input.shape[:2]
         heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
@@ -241,9 +244,10 @@ class KeyValueRouter(Router):
             if layer_idx > 0:
                 mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
-            own, carrier = keep_heads(K, V, heads, carrier, place, layer_idx)
-            read = sources if place is not None else (*sources, own)  # with a place, the own heads lie among them
+            has_place = sum(map(len, sources)) == len(self.reads) * heads  # the last rows are for the own heads
+            own, carrier = keep_heads(K, V, heads, carrier, sources[-1][-heads:] if has_place else None, layer_idx)
             if layer_idx > 0:
+                read = sources if has_place else (*sources, own)
                 *mixed, carrier = route_heads(carrier, read, self.reads, self.weight, backend)
         if layer_idx > 0:
             K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)

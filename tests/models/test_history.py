@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from limelm.routing import history, normalization
+from limelm.routing import normalization
+from limelm.routing.chunked import Products
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN = 2, 16, 64
@@ -53,7 +54,7 @@ def test_a_layer_is_given_plain_tensors_and_returns_one_source(variant):
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
     model(token_ids())
     routing = model.config.routing
-    for i, ((_, normalized, _, carrier, *sources), (_, _, source)) in enumerate(seen):
+    for i, ((_, normalized, carrier, *sources), (_, _, source)) in enumerate(seen):
         assert all(isinstance(value, torch.Tensor) and not value.requires_grad for value in sources)
         assert (normalized is None) == (routing in ("none", "kv"))
         if routing == "none":
@@ -86,7 +87,7 @@ def test_sources_are_slices_of_one_buffer(variant):
     storages = set()
     for layer in model.model.layers[1:]:
         layer.register_forward_pre_hook(
-            lambda _, inputs: storages.update(source.untyped_storage().data_ptr() for source in inputs[4:])
+            lambda _, inputs: storages.update(source.untyped_storage().data_ptr() for source in inputs[3:])
         )
     model(token_ids())
     assert len(storages) == 1
@@ -102,8 +103,9 @@ def test_a_representation_is_normalised_once(variant, training, monkeypatch):
         calls["normalize"] += 1
         return original(*arguments)
 
-    for module in (normalization, history):
-        monkeypatch.setattr(module, "scale_to_unit", counted)
+    monkeypatch.setattr(normalization, "scale_to_unit", counted)
+    monkeypatch.setattr(Products, "scale_to_unit", staticmethod(counted))
+    monkeypatch.setattr(torch, "rms_norm", lambda x, shape, eps: counted(x, eps)[0])
     model = tiny_model(variant, num_hidden_layers=6).train(training)
     model(token_ids())
     assert calls["normalize"] == 6 * 2 + 1

@@ -21,7 +21,8 @@ class LimeConfig(DecoderConfig):
             zero: the model starts as Llama, exactly).
         routing_sources: None (a layer reads all earlier representations), or {"first": m, "last": n}: the first m and
             the latest n, its own input among them, so that a router costs the same at every depth.
-        routing_backend: "auto", "reference", "chunked" or "triton": how the routing is computed (limelm.routing).
+        routing_backend: "auto", "reference", "chunked" or "triton": how the routing is computed (limelm.routing);
+            read when a model is built.
 
     Raises:
         ValueError: for a value that is none of these, or an option that the routing does not have.

@@ -47,7 +47,6 @@ class LimeAttention(Attention):
         gain: Tensor | None,
         carrier: Tensor | None,
         sources: tuple[Tensor, ...],
-        place: Tensor | None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Attend.
@@ -55,13 +54,13 @@ class LimeAttention(Attention):
         Args:
             hidden_states: RMSNorm(X_i), `[B, T, D]`; Q is made from it.
             gain: g_i `[D]`, or None.
-            carrier, sources, place: what the history gives this layer: to read, and room for its own source.
+            carrier, sources: what the history gives this layer to read.
 
         Returns:
             The output `[B, T, D]`, the attention weights (eager only), the carrier, and the layer's own source.
         """
         Q = self.q_proj(hidden_states)
-        K, V, carrier, source = self.router(hidden_states, gain, self.k_proj, self.v_proj, carrier, sources, place)
+        K, V, carrier, source = self.router(hidden_states, gain, self.k_proj, self.v_proj, carrier, sources)
         output, weights = self.attend(Q, K, V, **kwargs)
         return output, weights, carrier, source
 
@@ -82,7 +81,6 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         normalized: Tensor | None = None,
-        place: Tensor | None = None,
         carrier: Tensor | None = None,
         *sources: Tensor,
         **kwargs,
@@ -92,7 +90,7 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
         Args:
             hidden_states: X_i `[B, T, D]`.
             normalized: X_i / rms(X_i) `[B, T, D]` where the history has it already.
-            carrier, sources, place: what the history gives this layer: to read, and room for its own source.
+            carrier, sources: what the history gives this layer to read.
 
         Returns:
             X_{i+1}, the carrier, and the source that this layer adds (None where that is its input).
@@ -101,7 +99,7 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
             normalized = self.input_layernorm.normalize(hidden_states)
         gain = self.routing_layernorm.weight if self.self_attn.routes_headwise else None
         attention_input = self.input_layernorm(normalized, is_normalized=True)
-        output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, place, **kwargs)
+        output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, **kwargs)
         hidden_states = hidden_states + output
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states, carrier, source
@@ -129,20 +127,21 @@ class LimeModel(LimePreTrainedModel, Decoder):
     def __init__(self, config: LimeConfig):
         super().__init__(config)
         self.reads: list[tuple[int, ...]] = [layer.self_attn.router.reads for layer in self.layers]  # type: ignore
+        self.routing_backend = config.routing_backend  # as the routers have it, whatever becomes of the config
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
         config = self.config
-        backend = resolve_backend(config.routing_backend, hidden_states.device)
+        backend = resolve_backend(self.routing_backend, hidden_states.device)
         history = History(self.reads, config.rms_norm_eps, backend, is_bounded=config.routing_sources is not None)
         mixes_representations = ROUTERS[config.routing].headwise
         for i, layer in enumerate(self.layers):
-            normalized = place = None
+            normalized = None
             if mixes_representations:
                 normalized = history.append_representation(i, hidden_states)
             else:
                 columns = hidden_states[..., 0].numel() * 2 * config.head_dim
-                place = history.place_for_heads(i, config.num_key_value_heads, columns, hidden_states)
-            hidden_states, carrier, source = layer(hidden_states, normalized, place, *history.read(i), **layer_inputs)
+                history.make_room_for_heads(i, config.num_key_value_heads, columns, hidden_states)
+            hidden_states, carrier, source = layer(hidden_states, normalized, *history.read(i), **layer_inputs)
             if source is not None:
                 history.append_heads(i, source)
             history.pass_layer(i, carrier)

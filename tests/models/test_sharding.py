@@ -1,0 +1,107 @@
+"""FSDP2 on two processes (gloo, CPU): gradients equal one process's on both halves of the batch together."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
+
+BOUNDED = {"routing_sources": {"first": 1, "last": 2}}
+#: Variant, changes to its config, and how it is trained.
+CASES = {
+    "none": ("none", {}, ""),
+    "static": ("static_gqa", {}, ""),
+    "static_top_p": ("static_top_p", {}, ""),
+    "static_bounded": ("static_gqa", BOUNDED, ""),
+    "static_recomputed": ("static_gqa", {}, "recompute"),
+    "static_bfloat16": ("static_gqa", {}, "bfloat16"),
+    "static_reference": ("static_gqa", {"routing_backend": "reference"}, ""),
+    "dynamic": ("dynamic", {}, ""),
+    "dynamic_recomputed": ("dynamic_gqa", {}, "recompute"),
+    "dynamic_accumulated": ("dynamic_gqa", {}, "accumulate"),
+    "kv": ("kv", {}, ""),
+    "kv_gqa": ("kv_gqa", {}, ""),
+    "kv_bounded": ("kv_gqa", BOUNDED, ""),
+    "kv_recomputed": ("kv_gqa", {}, "recompute"),
+    "kv_bfloat16": ("kv_gqa", {}, "bfloat16"),
+}
+WORLD = 2
+BATCH = token_ids(batch=4, tokens=7)
+
+
+def make(case: str):
+    variant, changes, _ = CASES[case]
+    return tiny_model(variant, **changes).train()
+
+
+def shard(model, how: str):
+    precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options = {"mp_policy": precision} if how == "bfloat16" else {}
+    if how == "recompute":
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    for layer in model.model.layers:
+        fully_shard(layer, **options)
+    return fully_shard(model, **options)
+
+
+def backward(model, ids: torch.Tensor, how: str) -> None:
+    for micro_batch in ids.split(1) if how == "accumulate" else [ids]:
+        loss = model(micro_batch, labels=micro_batch, use_cache=False).loss
+        (loss / (len(ids) if how == "accumulate" else 1)).backward()
+
+
+def work(rank: int, rendezvous: str, folder: str) -> None:
+    """One process: shard every model, take its half of the batch, and have rank 0 save the whole gradients."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=WORLD,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    try:
+        for case, (_, _, how) in CASES.items():
+            error, found = None, {}
+            try:
+                model = shard(make(case), how)
+                assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+                backward(model, BATCH.chunk(WORLD)[rank], how)
+                found = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+            except Exception as raised:  # the other cases still run, and the test names this one
+                error = f"{type(raised).__name__}: {raised}"
+            if rank == 0:
+                torch.save({"error": error, "gradients": found}, f"{folder}/{case}.pt")
+            dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("needs torch.distributed with gloo")
+    folder = tmp_path_factory.mktemp("sharding")
+    mp.start_processes(work, args=(str(folder / "rendezvous"), str(folder)), nprocs=WORLD, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sharded_gradients_equal_one_process(case, sharded):
+    result = torch.load(sharded / f"{case}.pt", weights_only=True)
+    assert result["error"] is None
+    model = make(case)
+    backward(model, BATCH, "")
+    expected = gradients(model)
+    if CASES[case][2] != "bfloat16":
+        assert_same_gradients(result["gradients"], expected, tolerance=2e-5)
+        return
+    pair = result["gradients"], expected
+    actual, expected = (torch.cat([found[name].flatten().float() for name in expected]) for found in pair)
+    assert (actual - expected).norm() < 0.15 * expected.norm()
