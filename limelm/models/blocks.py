@@ -28,7 +28,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor, is_normalized: bool = False) -> Tensor:
         """The gain times X / rms(X); with `is_normalized` the input is taken for X / rms(X) already."""
-        return self.weight * (hidden_states if is_normalized else self.normalize(hidden_states))
+        if is_normalized:
+            return self.weight * hidden_states
+        if not torch.is_grad_enabled() and hidden_states.dtype == self.weight.dtype == torch.float32:
+            return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)  # in one, to the same bits
+        return self.weight * self.normalize(hidden_states)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"

@@ -2,7 +2,7 @@
 
 from limelm.routing.backends import BACKENDS, resolve_backend
 from limelm.routing.bounds import check_routing_sources, sources_of_layer
-from limelm.routing.history import History
+from limelm.routing.history import History, ReadPlan
 from limelm.routing.normalization import normalize
 from limelm.routing.operations import route_heads, route_representations
 from limelm.routing.projection import HeadwiseLinear
@@ -17,6 +17,7 @@ __all__ = [
     "HeadwiseLinear",
     "History",
     "KeyValueRouter",
+    "ReadPlan",
     "Router",
     "RouterSpec",
     "StaticRouter",

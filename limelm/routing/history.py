@@ -12,6 +12,27 @@ from limelm.routing.operations import new_carrier, pass_on, refuse_second_gradie
 from limelm.routing.source_matrix import empty_rows, runs
 
 
+class ReadPlan:
+    """Which layer reads which sources; made once per model.
+
+    Attributes:
+        reads: for each layer the indices of the sources that it is given.
+        blocks: for each layer the runs of them, [first, last).
+        expiring: for each layer the sources that no later one reads.
+        num_sources: up to which source any layer reads.
+        is_bounded: whether layers read some of the earlier sources only.
+    """
+
+    def __init__(self, reads: Sequence[Sequence[int]], is_bounded: bool):
+        self.num_sources = max((source + 1 for sources in reads for source in sources), default=0)
+        last_reader = {source: source for source in range(self.num_sources)}  # a layer's own, where no later one reads
+        last_reader |= {source: layer for layer, sources in enumerate(reads) for source in sources}
+        self.reads = reads
+        self.blocks = [[(slot, slot + last - first) for first, last, slot in runs(sources)] for sources in reads]
+        self.expiring = [[s for s, reader in last_reader.items() if reader == layer] for layer in range(len(reads))]
+        self.is_bounded = is_bounded
+
+
 class History:
     """Sources of one forward, in the order of their layers.
 
@@ -19,28 +40,25 @@ class History:
     buffer, made once; a compiler gets separate tensors. Without gradients, what no layer will read again is let go.
 
     Args:
-        reads: for each layer the indices of the sources that it is given.
+        plan: which layer reads what.
         eps: of the RMS norm of representations.
         backend: "reference" keeps sources in autograd's graph; other backends read plain tensors, and the gradients
             travel with the carrier (`limelm.routing.operations`).
-        is_bounded: whether layers read some of the earlier sources only.
     """
 
-    def __init__(self, reads: Sequence[Sequence[int]], eps: float, backend: str, is_bounded: bool):
-        self.reads = reads
+    def __init__(self, plan: ReadPlan, eps: float, backend: str):
+        self.plan = plan
         self.eps = eps
-        self.is_bounded = is_bounded
         self.is_reference = backend == "reference"
         self.products = products_of(backend)
         self.carrier: Tensor | None = None
         self.sources: dict[int, Tensor] = {}
-        self.last_reader = {source: layer for layer, sources in enumerate(reads) for source in sources}
         self._buffer: Tensor | None = None
         self._height = 0  # rows of a source; 0 before the first
 
     def append_representation(self, index: int, X: Tensor) -> Tensor:
         """Add X_index `[B, T, D]`, normalised; return X / rms(X) `[B, T, D]`, through which gradients flow too."""
-        if self.is_reference or index not in self.last_reader:
+        if self.is_reference or index >= self.plan.num_sources:
             unit = normalize(X, self.eps)
             self.sources[index] = unit
             return unit
@@ -57,7 +75,7 @@ class History:
 
     def make_room_for_heads(self, index: int, heads: int, columns: int, like: Tensor) -> None:
         """Before layer `index`, which makes keys and values `[G, X]`: have rows for them where there is a buffer."""
-        if index in self.last_reader and not self.is_reference:
+        if index < self.plan.num_sources and not self.is_reference:
             self._begin(heads, columns, like)
 
     def append_heads(self, index: int, heads: Tensor) -> None:
@@ -74,25 +92,24 @@ class History:
         Where a layer makes its own source, blocks end with the rows to put it in; of separate tensors it is missing.
         """
         if self._buffer is None:
-            return self.carrier, *(self.sources[index] for index in self.reads[layer_idx] if index in self.sources)
-        blocks = runs(self.reads[layer_idx])
-        return self.carrier, *(self._rows(slot, slot + last - first) for first, last, slot in blocks)
+            return self.carrier, *(self.sources[index] for index in self.plan.reads[layer_idx] if index in self.sources)
+        return self.carrier, *(self._rows(first, last) for first, last in self.plan.blocks[layer_idx])
 
     def pass_layer(self, layer_idx: int, carrier: Tensor | None) -> None:
         """Take the carrier back from a layer, and let go of what no later layer reads."""
         self.carrier = carrier
-        for index in [index for index in self.sources if self.last_reader.get(index, -1) <= layer_idx]:
-            del self.sources[index]
+        for index in self.plan.expiring[layer_idx]:
+            self.sources.pop(index, None)
 
     def _begin(self, height: int, columns: int, like: Tensor) -> None:
         """With the first source: make the carrier, and the buffer where there is one."""
         if self._height:
             return
         self._height = height
-        rows, dtype = (max(self.last_reader) + 1) * height, _source_dtype(like)
+        rows, dtype = self.plan.num_sources * height, _source_dtype(like)
         if torch.is_grad_enabled():
             self.carrier = new_carrier(rows, columns, like, dtype)
-        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not self.is_bounded):
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not self.plan.is_bounded):
             self._buffer = empty_rows(rows, columns, like, dtype)
 
     def _rows(self, first: int, last: int) -> Tensor:

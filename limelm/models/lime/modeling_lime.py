@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from limelm.models.blocks import MLP, Attention, RMSNorm
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.lime.configuration_lime import LimeConfig
-from limelm.routing import ROUTERS, HeadwiseLinear, History, Router, RouterSpec, resolve_backend
+from limelm.routing import ROUTERS, HeadwiseLinear, History, ReadPlan, Router, RouterSpec, resolve_backend
 
 
 class LimeAttention(Attention):
@@ -126,13 +126,14 @@ class LimeModel(LimePreTrainedModel, Decoder):
 
     def __init__(self, config: LimeConfig):
         super().__init__(config)
-        self.reads: list[tuple[int, ...]] = [layer.self_attn.router.reads for layer in self.layers]  # type: ignore
+        reads: list[tuple[int, ...]] = [layer.self_attn.router.reads for layer in self.layers]  # type: ignore
+        self.plan = ReadPlan(reads, is_bounded=config.routing_sources is not None)
         self.routing_backend = config.routing_backend  # as the routers have it, whatever becomes of the config
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
         config = self.config
         backend = resolve_backend(self.routing_backend, hidden_states.device)
-        history = History(self.reads, config.rms_norm_eps, backend, is_bounded=config.routing_sources is not None)
+        history = History(self.plan, config.rms_norm_eps, backend)
         mixes_representations = ROUTERS[config.routing].headwise
         for i, layer in enumerate(self.layers):
             normalized = None
