@@ -17,6 +17,9 @@ from torch import Tensor
 from limelm.routing.normalization import scale_to_unit, scale_to_unit_backward
 from limelm.routing.source_matrix import SourceMatrix, chunks
 
+# How narrow products are cut on a CPU; docs/performance.md has the measurement.
+BLOCK, ROWS_AT_ONCE, ROWS_TO_CUT = 2048, 8, 16
+
 
 @dataclass
 class GradientRows:
@@ -51,15 +54,23 @@ class Products:
 
     def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
         """`weights @ S`: `[M, K]` (dense, or sparse CSR) and `[K, X]` to `[M, X]`."""
-        return weights @ S
+        if weights.layout == torch.sparse_csr or not _is_cut(S):
+            return weights @ S
+        blocks = _cut(S)
+        return torch.bmm(weights.expand(len(blocks), -1, -1), blocks).transpose(0, 1).reshape(len(weights), -1)
 
     def mix_rows_backward(
         self, weights: Tensor, S: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
     ) -> Tensor:
         """From `grad` `[M, X]`: the gradient of the weights `[M, K]`, in float32; that of S goes to `targets`."""
+        is_cut = _is_cut(S)
+        height = ROWS_AT_ONCE if is_cut else len(S)
         for rows, target in targets:
-            target.addmm_(weights[:, rows].T, grad, beta=int(add))
-        return (grad @ S.T).to(at_least_float32(S.dtype))
+            for part, columns in zip(target.split(height), weights[:, rows].T.split(height), strict=True):
+                part.addmm_(columns, grad, beta=int(add))
+        if not is_cut:
+            return (grad @ S.T).to(at_least_float32(S.dtype))
+        return torch.bmm(_cut(grad), _cut(S).transpose(1, 2)).sum(dim=0, dtype=at_least_float32(S.dtype))
 
     def mix_tokens(self, P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Route per token: `A = softmax(x P^T)` with x the last source, and `Z_h = sum_j A[h, j] S_j`.
@@ -85,6 +96,16 @@ class Products:
         grad_A = torch.bmm(by_token, per_token.transpose(1, 2)).to(at_least_float32(S.dtype))
         A = A.to(grad_A.dtype)
         return (A * (grad_A - (A * grad_A).sum(dim=-1, keepdim=True))).to(S.dtype).flatten(1)
+
+
+def _is_cut(S: Tensor) -> bool:
+    """Whether products with S `[K, X]` go block by block: on a CPU, where narrow ones are slow otherwise."""
+    return S.device.type == "cpu" and len(S) >= ROWS_TO_CUT and S.shape[1] > BLOCK and S.shape[1] % BLOCK == 0
+
+
+def _cut(matrix: Tensor) -> Tensor:
+    """`[rows, X]` seen as `[X / BLOCK, rows, BLOCK]`."""
+    return matrix.unflatten(1, (-1, BLOCK)).transpose(0, 1)
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
