@@ -99,7 +99,9 @@ def test_the_paper_scale_table_is_exact():
 
 def test_heatmaps_show_each_weight_where_it_belongs():
     layers = {layer: np.random.default_rng(layer).dirichlet(np.ones(layer + 1), size=3) for layer in range(1, 6)}
-    figure = figures.weight_heatmaps(weight_records(RetrievalWeights("m", layers)))
+    figure = figures.weight_heatmaps(
+        weight_records(RetrievalWeights("m", layers, {layer: tuple(range(layer + 1)) for layer in layers}))
+    )
     image = figure.axes[0].images[0].get_array()
     assert image.shape == (5 * 3, 6)
     for layer, matrix in layers.items():
