@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limelm.routing.source_matrix import runs
 
-SPARSE_FROM = 0.5  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
+SPARSE_FROM = 0.85  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
 
 
 def top_p_mask(weights: Tensor, top_p: float) -> Tensor:
@@ -43,33 +43,31 @@ class Pruning:
 
     def __init__(self, kept: Sequence[Sequence[int]], num_sources: int):
         self.sources = sorted({source for row in kept for source in row})
-        place = {source: column for column, source in enumerate(self.sources)}
-        self.shape = (len(kept), len(self.sources))
+        self.shape = (len(kept), num_sources)
         self.row_starts = [0]
         for row in kept:
             self.row_starts.append(self.row_starts[-1] + len(row))
-        self.columns = [place[source] for row in kept for source in row]
+        self.columns = [source for row in kept for source in row]
         self.entries = [head * num_sources + source for head, row in enumerate(kept) for source in row]
         with warnings.catch_warnings():  # PyTorch announces once that CSR tensors are in beta
             warnings.simplefilter("ignore")
             torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
         self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[list[Tensor], Tensor]:
+    def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         """Of `sources` (one row each, in one block or several) what is read, and the weights `[G, n']` of that.
 
         The weights are sparse (CSR) where that is faster.
         """
+        row_starts, columns, entries, union = self._indices_on(weights.device)
+        if self._is_sparse(sources[0]):  # its product does not touch the rows that no head keeps
+            values = weights.flatten()[entries].to(sources[0].dtype)
+            return sources, torch.sparse_csr_tensor(row_starts, columns, values, self.shape, check_invariants=False)
         if len(sources) == 1:
             read = [sources[0][slot : slot + last - first] for first, last, slot in runs(self.sources)]
         else:
             rows = [row for block in sources for row in block.split(1)]
             read = [rows[index] for index in self.sources]
-        row_starts, columns, entries, union = self._indices_on(weights.device)
-        if self._is_sparse(read[0]):
-            values = weights.flatten()[entries].to(read[0].dtype)
-            sparse = torch.sparse_csr_tensor(row_starts, columns, values, self.shape, check_invariants=False)
-            return read, sparse
         return read, weights[:, union]
 
     def _is_sparse(self, source: Tensor) -> bool:

@@ -7,26 +7,11 @@ import torch
 
 from limelm.routing import normalization
 from limelm.routing.chunked import Products
+from limelm.training.memory import saved_for_backward
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN = 2, 16, 64
 SHAPE = {"hidden_size": HIDDEN, "intermediate_size": 64}
-
-
-def saved_activation_bytes(model) -> int:
-    """Unique storage that a training forward holds for its backward, parameters aside."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, torch.Tensor] = {}
-
-    def pack(tensor):
-        saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(token_ids(BATCH, TOKENS), labels=token_ids(BATCH, TOKENS), use_cache=False).loss
-    sizes = [tensor.untyped_storage().nbytes() for pointer, tensor in saved.items() if pointer not in parameters]
-    assert loss.requires_grad
-    return sum(sizes)
 
 
 def growth_beyond_linear(values: list[float]) -> float:
@@ -38,7 +23,8 @@ def growth_beyond_linear(values: list[float]) -> float:
 def test_saved_activations_grow_linearly_with_depth(variant):
     """One stack of all sources per layer would cost 48 more representations at L = 16 than linear growth allows."""
     depths = (4, 8, 16)
-    saved = [saved_activation_bytes(tiny_model(variant, num_hidden_layers=L, **SHAPE).train()) for L in depths]
+    models = [tiny_model(variant, num_hidden_layers=L, **SHAPE).train() for L in depths]
+    saved = [saved_for_backward(model, BATCH, TOKENS) for model in models]
     assert saved[0] < saved[1] < saved[2]
     representation = BATCH * TOKENS * HIDDEN * 4
     # Dynamic routing saves its weights [B, T, G, i + 1] a few times; they are far smaller than a representation.
