@@ -32,7 +32,7 @@ def mix_project(
     with _without_autocast(sources[0]):
         if per_token:
             weights = weights * gain
-        by_head = [weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)]
+        by_head = _by_head(k_weight, v_weight, heads)
         if sources[0].shape[1] // len(gain) <= 2 * by_head[0].shape[1]:
             # The gain times the mix of few tokens is less work than the gain times W.
             S = sources[0] if len(sources) == 1 else torch.cat(sources)
@@ -68,7 +68,7 @@ def mix_project_backward(
     with _without_autocast(sources[0]):
         gradients = gradient_rows(grad_carrier, carried, slots, sources)
         routing = weights * gain if per_token else weights
-        W = torch.cat((k_weight.unflatten(0, (heads, -1)), v_weight.unflatten(0, (heads, -1))), dim=1)
+        W = torch.cat(_by_head(k_weight, v_weight, heads), dim=1)
         grad_K, grad_V = _both(grad_K, grad_V)
         grad_weights, grad_W = chunked.mix_project_backward(
             products_of(backend),
@@ -117,6 +117,11 @@ def mix_heads_backward(
         grads = [None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V)]
         grad_weights = chunked.mix_heads_backward(products_of(backend), grads, sources, weights.to(dtype), gradients)
     return grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
+
+
+def _by_head(k_weight: Tensor, v_weight: Tensor, heads: int) -> list[Tensor]:
+    """The projections' weights `[G d, D]` as `[G, d, D]`."""
+    return [weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)]
 
 
 def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Sources as the rows of one matrix, read where they lie.
 
-A source is r rows `[r, X]`: r = 1 for a representation (X = tokens x D), r = G for the heads of a layer (X = tokens x
-2d). To mix sources is then one small matrix product over rows. Sources that lie one after the other in one buffer are
-such a matrix already; others are brought together chunk by chunk, in a cache-sized copy.
+A source is r rows `[r, X]`: r = 1 for a representation (X = tokens x D), r = G for the heads of a layer (X = 2 x tokens
+x d, keys before values). To mix sources is then one small matrix product over rows. Sources that lie one after the
+other in one buffer are such a matrix already; others are brought together chunk by chunk, in a cache-sized copy.
 """
 
 import functools

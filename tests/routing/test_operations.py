@@ -1,7 +1,6 @@
 """`route_representations` and `route_heads` against einsums in float64: values and every gradient, of any shape."""
 
 import contextlib
-import importlib.util
 import itertools
 from dataclasses import dataclass
 
@@ -21,13 +20,7 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
 LAYOUTS = ["block", "slices", "gaps", "separate", "strided", "interleaved"]
 
 
-def why_no_triton() -> str | None:
-    if importlib.util.find_spec("limelm.routing.kernels") is None:
-        return "there are no Triton kernels"
-    return why_not_triton("cpu")
-
-
-needs_triton = pytest.mark.skipif(why_no_triton() is not None, reason=str(why_no_triton()))
+needs_triton = pytest.mark.skipif(why_not_triton("cpu") is not None, reason=str(why_not_triton("cpu")))
 #: The interpreter is slow, so Triton gets fewer cases.
 CASES = [
     *(("chunked", layout, dtype) for layout in LAYOUTS for dtype in (torch.float32, torch.bfloat16)),

@@ -2,7 +2,7 @@
 
 Notable here:
 - The decoder owns the history, what each layer so far left for the later ones. A layer is given what it reads and
-  returns what it adds; it never writes into it.
+  returns what it adds; only a kv layer writes, its own heads into the rows that are there for them.
 - A representation X_j is normalised once, when it appears. The layers that read it apply their own gains.
 - The routing itself, K and V from the history, is `limelm.routing`.
 """
