@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The error that is the user's to mend, and the end that a signal asked for."""
 
 
 class UserError(Exception):
@@ -11,3 +11,14 @@ class UserError(Exception):
     def from_os_error(cls, path, error: OSError) -> "UserError":
         """The line for a file or folder that the system refuses."""
         return cls(f"{path}: {error.strerror or error}")
+
+
+class Stopped(Exception):
+    """Work that ended early and in good order because a signal asked for it.
+
+    The command line prints it on stderr and exits with 128 + `signal_number`, as a shell expects.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number

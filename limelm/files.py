@@ -1,5 +1,6 @@
 """Files that are never half-written."""
 
+import os
 from pathlib import Path
 
 from limelm.errors import UserError
@@ -14,7 +15,10 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())  # a name that outlives a power cut must not outlive its content
         partial.replace(path)
     except OSError as error:
         raise UserError.from_os_error(path, error) from error

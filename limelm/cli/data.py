@@ -2,8 +2,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from limelm.cli.types import positive_int
+from limelm.data import (
+    PRESETS,
+    LocalFiles,
+    Progress,
+    available_processes,
+    list_files,
+    prepare,
+    prepare_preset,
+)
+from limelm.errors import UserError
 
 DESCRIPTION = """\
 Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, one document after the other. Some
@@ -11,6 +22,12 @@ documents are held out for validation, chosen by a hash of their text, so that c
 
 Sources are files or folders of .txt (a file is a document), .jsonl, .jsonl.gz and .parquet (a line or row is one), a
 data set of the Hugging Face hub, or, where none is given, the .py files of this Python's standard library.
+
+A corpus may have any size: memory stays bounded. The result is the same for every number of processes. Stopped by
+Ctrl-C, a kill or a full disk, the same command goes on from where it stood; until it is done, everything is in the
+hidden folder .NAME.partial beside the folder that --out names.
+
+A tokenizer is trained on the first billion characters.
 """
 
 EPILOG = """\
@@ -21,16 +38,7 @@ examples:
   limelm data prepare --preset fineweb-edu --max-documents 1000000 --out tokens
 """
 
-# The paper's data (its section 5): dataset, config, split, tokenizer, documents.
-PRESETS = {
-    "fineweb-edu": {
-        "dataset": "HuggingFaceTB/smollm-corpus",
-        "dataset_config": "fineweb-edu-dedup",
-        "tokenizer": "HuggingFaceFW/ablation-model-fineweb-edu",
-        "max_documents": 50_000_000,
-        "validation_fraction": 0.0005,
-    }
-}
+PLAIN_PRESET = "python-library"  # where nothing else is named
 
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
@@ -52,51 +60,45 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--dataset", metavar="NAME", help="Hugging Face data set, a hub name or local folder; streamed"
     )
     prepare.add_argument("--dataset-config", metavar="NAME", help="the data set's configuration")
-    prepare.add_argument("--dataset-split", metavar="NAME", default="train", help="the data set's split (train)")
-    prepare.add_argument("--text-field", metavar="NAME", default="text", help="field that holds the text (text)")
+    prepare.add_argument("--dataset-split", metavar="NAME", help="the data set's split (train)")
+    prepare.add_argument("--text-field", metavar="NAME", help="field that holds the text (text)")
     prepare.add_argument("--tokenizer", metavar="NAME", help="tokenizer, by hub name or folder (default: train one)")
     prepare.add_argument("--vocab-size", type=positive_int, help="entries of the trained tokenizer (4096)")
     prepare.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
     prepare.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
+    prepare.add_argument("--processes", type=positive_int, help="how many tokenise (default: all cores)")
     prepare.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data and say what came out."""
     from limelm.cli.quiet import quieten
-    from limelm.data import HubDataset, list_files, prepare, read_documents, read_hub_dataset, read_python_library
-    from limelm.errors import UserError
 
     quieten()
-    for key, value in PRESETS.get(options.preset, {}).items():
-        if getattr(options, key) is None:
-            setattr(options, key, value)
-    if options.sources and options.dataset:
+    if options.sources and (options.dataset or options.preset):
         raise UserError("give either SOURCE files or --dataset/--preset, not both")
-    if options.dataset_config and not options.dataset:
-        raise UserError(f"--dataset-config {options.dataset_config} is for --dataset")
-    if options.tokenizer and options.vocab_size:
-        raise UserError(f"--vocab-size {options.vocab_size} is for a trained tokenizer; leave it out with --tokenizer")
-    if options.dataset:
-        dataset = HubDataset(options.dataset, options.dataset_config, options.dataset_split)
-        source = f"{dataset.path}, {dataset.name or 'default'}, {dataset.split}"
-        documents = lambda: read_hub_dataset(dataset, options.text_field)  # noqa: E731
-    elif options.sources:
-        files = list_files(options.sources)
-        source = ", ".join(path.name for path in options.sources)
-        documents = lambda: read_documents(files, options.text_field)  # noqa: E731
+    for name in ("dataset_config", "dataset_split"):
+        value = getattr(options, name)
+        if value and not (options.dataset or options.preset):
+            raise UserError(f"--{name.replace('_', '-')} {value} is for --dataset")
+    if options.vocab_size and (options.tokenizer or PRESETS[options.preset or PLAIN_PRESET].tokenizer):
+        raise UserError(f"--vocab-size {options.vocab_size} is for a trained tokenizer; leave it out with another")
+    progress = Progress()
+    how: dict[str, Any] = {"processes": options.processes or available_processes(), "progress": progress}
+    how |= _given(options, "tokenizer", "vocab_size", "validation_fraction", "max_documents")
+    field = _given(options, "text_field")
+    if options.sources:
+        files = LocalFiles(list_files(options.sources), **field)
+        manifest = prepare(options.out, files, ", ".join(path.name for path in options.sources), **how)
     else:
-        source = "the Python standard library"
-        documents = read_python_library
-    chosen = {key: getattr(options, key) for key in ("vocab_size", "validation_fraction")}
-    manifest = prepare(
-        options.out,
-        documents,
-        source,
-        tokenizer=options.tokenizer,
-        max_documents=options.max_documents,
-        **{key: value for key, value in chosen.items() if value is not None},
-    )
+        dataset = _given(options, "dataset", "dataset_config", "dataset_split")
+        manifest = prepare_preset(options.preset or PLAIN_PRESET, options.out, **how, **dataset, **field)
     for name, split in manifest.splits.items():
         print(f"{name:<11}{split.documents:>12,} documents{split.tokens:>16,} tokens in {len(split.shards)} shards")
+    speed = round(progress.tokens / progress.seconds) if progress.seconds else 0
+    print(f"{progress.tokens:,} tokens in {progress.seconds:,.1f} s: {speed:,} tokens/s")
     print(f"{options.out}: vocabulary {manifest.vocab_size:,}, {manifest.dtype}, sha256 {manifest.content_sha256[:16]}")
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -1,18 +1,27 @@
 """Corpora, token shards, and the data set that training reads."""
 
 from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
+from limelm.data.encode import available_processes
+from limelm.data.formats import list_files
 from limelm.data.prepare import prepare
+from limelm.data.presets import PRESETS, Preset, prepare_preset
+from limelm.data.progress import Progress
 from limelm.data.shards import Manifest
-from limelm.data.sources import HubDataset, list_files, read_documents, read_hub_dataset, read_python_library
+from limelm.data.sources import HubDataset, LocalFiles, Source, read_python_library
 
 __all__ = [
+    "PRESETS",
     "HubDataset",
+    "LocalFiles",
     "Manifest",
+    "Preset",
+    "Progress",
+    "Source",
     "TokenDataset",
+    "available_processes",
     "list_files",
     "load_prepared_tokenizer",
     "prepare",
-    "read_documents",
-    "read_hub_dataset",
+    "prepare_preset",
     "read_python_library",
 ]

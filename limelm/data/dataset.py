@@ -18,20 +18,23 @@ class TokenDataset(Dataset):
     Item i is `{"input_ids": [T], "labels": [T]}`, tokens iT ... (i+1)T - 1 of the split. Labels are the ids themselves:
     the model shifts them.
 
+    Args:
+        verify: compare the shards with their hashes, which reads all of them once.
+
     Raises:
         UserError: where a shard is missing or not what the manifest says, or the split has no full sequence.
     """
 
-    def __init__(self, folder: Path, split: str, sequence_length: int):
+    def __init__(self, folder: Path, split: str, sequence_length: int, verify: bool = True):
         manifest = Manifest.load(folder)
-        self.sequence_length = sequence_length
+        self.split, self.sequence_length = split, sequence_length
         self.tokens = sum(shard.tokens for shard in manifest.splits[split].shards)
         if len(self) == 0:
             raise UserError(
                 f"{folder}: the {split} split has {self.tokens} tokens, fewer than one sequence of {sequence_length}; "
                 "give more text or a shorter sequence_length"
             )
-        self.shards = [open_shard(folder, shard, manifest.dtype) for shard in manifest.splits[split].shards]
+        self.shards = [open_shard(folder, shard, manifest.dtype, verify) for shard in manifest.splits[split].shards]
         self.shard_ends = np.cumsum([len(shard) for shard in self.shards])
 
     def __len__(self) -> int:

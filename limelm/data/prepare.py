@@ -1,135 +1,179 @@
 """From documents to a prepared folder: hold documents out, tokenise, write shards and the manifest."""
 
-import hashlib
-import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from limelm.data.shards import SPLITS, TOKENIZER, Manifest, SplitWriter, new_folder, token_dtype
+from limelm.data.encode import Encoded, Encoder, Mark, encode_batches, read_batches
+from limelm.data.holdout import HoldOut
+from limelm.data.journal import Journal, Preparation, preparation
+from limelm.data.progress import Progress
+from limelm.data.shards import SPLITS, TOKENIZER, Manifest, SplitWriter, token_dtype
+from limelm.data.sources import Repeatable, Source
 from limelm.data.tokenization import load_tokenizer, tokenizer_sha256, train_tokenizer
 from limelm.errors import UserError
 
-BATCH_CHARACTERS = 2_000_000
+VOCAB_SIZE = 4096
+VALIDATION_FRACTION = 0.02
 TOKENS_PER_SHARD = 2**27
+TOKENIZER_CHARACTERS = 1_000_000_000  # of text that a tokenizer is trained on, from the beginning
+SAVE_SECONDS = 2.0
 
 
 def prepare(
     out: Path,
-    documents: Callable[[], Iterable[str]],
+    documents: Source | Callable[[], Iterable[str]],
     source: str,
     tokenizer: str | None = None,
-    vocab_size: int = 4096,
-    validation_fraction: float = 0.02,
+    vocab_size: int = VOCAB_SIZE,
+    validation_fraction: float = VALIDATION_FRACTION,
     max_documents: int | None = None,
     tokens_per_shard: int = TOKENS_PER_SHARD,
+    processes: int = 1,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Write the token shards of `documents` to the new folder `out`: BOS, document, EOS, one document after the other.
 
+    Stopped by a kill, Ctrl-C or a full disk, the same call goes on from where it stood. Memory is bounded, whatever the
+    length of the corpus.
+
     Args:
-        documents: makes an iterator of documents; called once to look whether there are any, and once per pass.
+        documents: a source, or a function that makes an iterator of the same documents at every call.
         source: what the documents are, for the manifest.
-        tokenizer: name or folder of a tokenizer; None trains a byte-level BPE of `vocab_size` entries.
+        tokenizer: name or folder of a tokenizer; None trains a byte-level BPE of `vocab_size` entries on the first
+            TOKENIZER_CHARACTERS.
         validation_fraction: the share of documents to hold out, in (0, 1).
         max_documents: stop after so many documents.
+        processes: how many tokenise; 1 is this one, with the tokenizer's own threads. The result is the same.
+        progress: shows what happens, and holds this run's tokens and seconds afterwards.
 
     Raises:
-        UserError: for bad arguments, documents that cannot be read, or too few of them; nothing is left behind.
+        UserError: for bad arguments, documents that cannot be read, or too few of them: nothing is left behind. For an
+            `out` that was begun with other settings, or an interruption: what is done is kept.
     """
     if not 0 < validation_fraction < 1:
         raise UserError(f"validation_fraction={validation_fraction} is outside (0, 1)")
-    if max_documents is not None and max_documents < 1:
-        raise UserError(f"max_documents={max_documents} must be at least 1")
-
-    def splits() -> Iterator[tuple[str, str]]:
-        return hold_out(itertools.islice(documents(), max_documents), validation_fraction)
-
-    if next(splits(), None) is None:
-        raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
-    with new_folder(out) as folder:
-        if tokenizer is None:
-            training_text = (text for split, text in splits() if split == "train")
-            bar = tqdm(training_text, desc="training the tokenizer", unit=" documents")
-            trained = train_tokenizer(bar, vocab_size)
+    for name, value in (("max_documents", max_documents), ("processes", processes)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    if not isinstance(documents, Source):
+        documents = Repeatable(documents)
+    settings = {
+        "source": source,
+        **documents.identity(),
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size if tokenizer is None else None,
+        "validation_fraction": validation_fraction,
+        "max_documents": max_documents,
+        "tokens_per_shard": tokens_per_shard,
+    }
+    progress = progress or Progress()
+    with preparation(out, settings) as work:
+        if work.journal is None:
+            first = islice(documents.open(), max_documents)
+            work.save(Journal(settings, HoldOut.find(first, validation_fraction, source)))
         else:
-            trained = load_tokenizer(tokenizer)
-        trained.save_pretrained(folder / TOKENIZER)
-        dtype = token_dtype(len(trained))
-        writers = {name: SplitWriter(folder, name, dtype, tokens_per_shard) for name in SPLITS}
-        _write_tokens(splits(), trained, writers)
-        manifest = Manifest(
-            source=source,
-            vocab_size=len(trained),
-            bos_token_id=trained.bos_token_id,
-            eos_token_id=trained.eos_token_id,
-            tokenizer_sha256=tokenizer_sha256(folder / TOKENIZER),
-            dtype=dtype,
-            splits={name: writer.split for name, writer in writers.items()},
-        )
-        manifest.save(folder)
+            progress.say(f"{out}: going on after {work.journal.documents:,} documents")
+        trained = _tokenizer(work, documents, progress)
+        manifest = _write_shards(work, documents, trained, processes, progress)
+        manifest.save(work.prepared)
     return manifest
 
 
-def hold_out(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, str]]:
-    """Name the split, "train" or "validation", of each document; empty documents are left out.
-
-    The split follows from a hash of the text, so copies of a document never stand on both sides. The first document is
-    always trained on and the first other one held out, so that neither side is empty; where there is only one document,
-    its end is held out.
-    """
-    documents = (text for text in documents if text.strip())
-    first = next(documents, None)
-    if first is None:
-        return
-    copies = 1
-    for second in documents:
-        if second != first:
-            break
-        copies += 1
-    else:
-        lines = first.splitlines(keepends=True)
-        cut = min(max(1, round(len(lines) * (1 - fraction))), len(lines) - 1)
-        yield from (("train", "".join(lines[:cut])), ("validation", "".join(lines[cut:]))) if cut else ()
-        return
-    pinned = {_digest(second): "validation", _digest(first): "train"}
-    threshold = int(fraction * 2**64)
-    for text in itertools.chain(itertools.repeat(first, copies), (second,), documents):
-        digest = _digest(text)
-        yield pinned.get(digest, "validation" if digest < threshold else "train"), text
+def _tokenizer(work: Preparation, documents: Source, progress: Progress) -> PreTrainedTokenizerFast:
+    """Load or train the tokenizer and save it, where that is not done yet."""
+    assert work.journal is not None
+    settings, folder = work.journal.settings, work.prepared / TOKENIZER
+    if not folder.exists():
+        if settings["tokenizer"] is None:
+            texts = _training_text(islice(documents.open(), settings["max_documents"]), work.journal.hold_out)
+            trained = train_tokenizer(progress.training(texts), settings["vocab_size"])
+        else:
+            trained = load_tokenizer(settings["tokenizer"])
+        beside = work.folder / TOKENIZER
+        trained.save_pretrained(beside)
+        beside.rename(folder)
+    return load_tokenizer(str(folder))
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+def _training_text(documents: Iterable[str], hold_out: HoldOut) -> Iterator[str]:
+    characters = 0
+    for document in documents:
+        for split, text in hold_out.pieces(document):
+            if split == "train":
+                yield text
+                characters += len(text)
+        if characters >= TOKENIZER_CHARACTERS:
+            return
 
 
-def _write_tokens(
-    documents: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, writers: dict[str, SplitWriter]
-) -> None:
-    bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-    with tqdm(desc="tokenising", unit=" tokens", unit_scale=True) as bar:
-        for batch in _batches(documents):
-            texts = [text for _, text in batch]
-            # A document that spells out a special token means its letters, not the token.
-            encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-            for (split, text), ids in zip(batch, encoded, strict=True):
-                document = np.array([*bos, *ids, *eos])
-                writers[split].add(document, text_bytes=len(text.encode()))
-                bar.update(len(document))
+def _write_shards(
+    work: Preparation, documents: Source, tokenizer: PreTrainedTokenizerFast, processes: int, progress: Progress
+) -> Manifest:
+    """Tokenise what is left, and describe the result."""
+    journal = work.journal
+    assert journal is not None
+    dtype = token_dtype(len(tokenizer))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    make_encoder = partial(Encoder, tokenizer.backend_tokenizer, bos, eos, dtype, journal.hold_out)
+    last = journal.settings["max_documents"]
+    batches = read_batches(documents.open(journal.position), journal.documents, last)
+    with (
+        _writers(work, journal, dtype) as writers,
+        closing(encode_batches(batches, make_encoder, processes)) as encoded,
+    ):
+        before = sum(writer.split.tokens for writer in writers.values())
+        with progress.tokenising(before, last) as advance:
+            for batch, mark in _journalled(encoded, work, writers):
+                _write(batch, writers)
+                advance(len(batch.ids), mark)
         for writer in writers.values():
             writer.close()
+    return Manifest(
+        source=journal.settings["source"],
+        vocab_size=len(tokenizer),
+        bos_token_id=bos,
+        eos_token_id=eos,
+        tokenizer_sha256=tokenizer_sha256(work.prepared / TOKENIZER),
+        dtype=dtype,
+        splits={name: writer.split for name, writer in writers.items()},
+    )
 
 
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Batches of documents of about BATCH_CHARACTERS, so that memory stays bounded whatever their lengths."""
-    batch, characters = [], 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document[1])
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+@contextmanager
+def _writers(work: Preparation, journal: Journal, dtype: str) -> Iterator[dict[str, SplitWriter]]:
+    """Writers that begin where the journal stands."""
+    size = journal.settings["tokens_per_shard"]
+    writers = {name: SplitWriter(work.prepared, name, dtype, size, journal.splits.get(name)) for name in SPLITS}
+    try:
+        yield writers
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+
+
+def _write(batch: Encoded, writers: dict[str, SplitWriter]) -> None:
+    start = 0
+    for split, tokens, text_bytes in batch.documents:
+        writers[split].add(batch.ids[start : start + tokens], text_bytes)
+        start += tokens
+
+
+def _journalled(
+    batches: Iterator[tuple[Encoded, Mark]], work: Preparation, writers: dict[str, SplitWriter]
+) -> Iterator[tuple[Encoded, Mark]]:
+    """Pass on batches; note in the journal, every few seconds, that those passed on before have been written."""
+    assert work.journal is not None
+    saved = time.monotonic()
+    for batch, mark in batches:
+        yield batch, mark
+        if time.monotonic() - saved >= SAVE_SECONDS:
+            states = {name: writer.flush() for name, writer in writers.items()}
+            work.save(replace(work.journal, documents=mark.documents, position=mark.position, splits=states))
+            saved = time.monotonic()

@@ -3,14 +3,14 @@
 A prepared folder holds `manifest.json`, `tokenizer/`, and the shards `train-00000.bin`, `validation-00000.bin`, ...
 """
 
+import functools
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Split:
     tokens: int = 0
     bytes: int = 0  # of UTF-8 text
     shards: list[Shard] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Split":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
 
 
 @dataclass
@@ -84,10 +89,7 @@ class Manifest:
                     f"{path}: format_version={content['format_version']}; this limelm reads {FORMAT_VERSION}"
                 )
             recorded = content.pop("content_sha256")
-            content["splits"] = {
-                name: Split(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
-                for name, split in content["splits"].items()
-            }
+            content["splits"] = {name: Split.from_dict(split) for name, split in content["splits"].items()}
             manifest = cls(**content)
             if manifest.content_sha256 != recorded:
                 raise UserError(f"{path}: content_sha256 does not match what the manifest says; prepare the data again")
@@ -103,8 +105,11 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def open_shard(folder: Path, shard: Shard, dtype: str) -> np.ndarray:
+def open_shard(folder: Path, shard: Shard, dtype: str, verify: bool = True) -> np.ndarray:
     """Memory-map one shard, `[tokens]`.
+
+    Args:
+        verify: compare its hash, which reads all of it.
 
     Raises:
         UserError: where the file is missing, or has another size or hash than in the manifest.
@@ -114,7 +119,7 @@ def open_shard(folder: Path, shard: Shard, dtype: str) -> np.ndarray:
         size = path.stat().st_size
         if size != shard.tokens * np.dtype(dtype).itemsize:
             raise UserError(f"{path}: {size} bytes, but the manifest says {shard.tokens} tokens of {dtype}")
-        if file_sha256(path) != shard.sha256:
+        if verify and _sha256_once(path, size, path.stat().st_mtime_ns) != shard.sha256:
             raise UserError(f"{path}: its hash is not the manifest's {shard.sha256[:12]}…; prepare the data again")
         return np.memmap(path, dtype=dtype, mode="r")
     except OSError as error:
@@ -135,6 +140,12 @@ def verify_tokenizer(folder: Path, manifest: Manifest) -> None:
         raise UserError(f"{folder / TOKENIZER}: not the tokenizer that the shards were made with")
 
 
+@functools.lru_cache(maxsize=4096)
+def _sha256_once(path: Path, size: int, changed: int) -> str:
+    """The hash of a shard that several trainings of one process open; computed again when the file has changed."""
+    return file_sha256(path)
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as stream:
@@ -142,21 +153,28 @@ def file_sha256(path: Path) -> str:
 
 
 class SplitWriter:
-    """Writes one split's shards, one after the other."""
+    """Writes one split's shards, one after the other.
 
-    def __init__(self, folder: Path, name: str, dtype: str, tokens_per_shard: int):
-        self.folder, self.name, self.dtype = folder, name, np.dtype(dtype)
+    Args:
+        state: where an earlier writer's `flush` stood; what it wrote later is dropped.
+
+    Raises:
+        UserError: where the shards that `state` knows are not there.
+    """
+
+    def __init__(self, folder: Path, name: str, dtype: str, tokens_per_shard: int, state: dict[str, Any] | None = None):
+        self.folder, self.name, self.itemsize = folder, name, np.dtype(dtype).itemsize
         self.tokens_per_shard = tokens_per_shard
-        self.split = Split()
+        self.split = Split.from_dict(state["split"]) if state else Split()
+        self._tokens: int = state["open_tokens"] if state else 0  # in the open shard
         self._stream: BinaryIO | None = None
-        self._tokens = 0
+        self._drop_what_came_later()
 
     def add(self, document: np.ndarray, text_bytes: int) -> None:
-        """Append one document's token ids `[tokens]`, BOS and EOS included."""
+        """Append one document's token ids `[tokens]`, BOS and EOS included, in the shards' dtype."""
         if self._stream is None:
-            self._path = self.folder / f"{self.name}-{len(self.split.shards):05d}.bin"
-            self._stream = self._path.open("wb")
-        self._stream.write(document.astype(self.dtype).tobytes())
+            self._stream = self._path(len(self.split.shards)).open("ab")
+        self._stream.write(document.data)
         self._tokens += len(document)
         self.split.documents += 1
         self.split.tokens += len(document)
@@ -164,36 +182,41 @@ class SplitWriter:
         if self._tokens >= self.tokens_per_shard:
             self.close()
 
+    def flush(self) -> dict[str, Any]:
+        """Bring all that was added to the disk; returns the state to go on from."""
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        return {"split": asdict(self.split), "open_tokens": self._tokens}
+
     def close(self) -> None:
         """Finish the open shard."""
-        if self._stream is not None:
-            self._stream.close()
-            self.split.shards.append(Shard(self._path.name, self._tokens, file_sha256(self._path)))
+        if self._tokens:
+            self.flush()
+            if self._stream is not None:
+                self._stream.close()
+            path = self._path(len(self.split.shards))
+            self.split.shards.append(Shard(path.name, self._tokens, file_sha256(path)))
             self._stream, self._tokens = None, 0
 
+    def abandon(self) -> None:
+        """Let go of the open shard; what `flush` did not bring to the disk may be there or not."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill beside `out`, which takes its place when the block ends well and vanishes when it does not.
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self.name}-{number:05d}.bin"
 
-    Raises:
-        UserError: where `out` already holds something, or cannot be written.
-    """
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out}: already there; name a new folder or remove it")
-        target = out.resolve()
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError.from_os_error(out, error) from error
-    try:
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    except OSError as error:
-        raise UserError.from_os_error(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    def _drop_what_came_later(self) -> None:
+        lengths = {self.folder / shard.file: shard.tokens * self.itemsize for shard in self.split.shards}
+        if self._tokens:
+            lengths[self._path(len(lengths))] = self._tokens * self.itemsize
+        for path in self.folder.glob(f"{self.name}-*.bin"):
+            if path not in lengths:
+                path.unlink()
+        for path, length in lengths.items():
+            size = path.stat().st_size if path.exists() else 0
+            if size < length:
+                raise UserError(f"{path}: {size} bytes, but {length} were written; remove this folder to begin anew")
+            os.truncate(path, length)

@@ -1,91 +1,134 @@
-"""Where documents come from: text files, JSON lines, Parquet, a Hugging Face data set, or Python's own library.
+"""Where documents come from: local files, a Hugging Face data set, Python's own library, or any function.
 
-Every source is an iterator of strings, one a document, that holds only a few of them in memory.
+A source gives its documents in a fixed order, holds only a few of them in memory, and can begin again at the position
+where an earlier reading stopped.
 """
 
-import gzip
-import importlib
-import json
+import hashlib
 import sysconfig
-import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
+from limelm.data.errors import Interruption
+from limelm.data.formats import import_extra, read_file, text_of
 from limelm.errors import UserError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _NOT_LIBRARY_CODE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
+class Stream(Protocol):
+    """Documents, one after the other."""
+
+    @property
+    def position(self) -> Any:
+        """What JSON can hold and `Source.open` takes, to go on after the document that was read last."""
+
+    @property
+    def share(self) -> float | None:
+        """About how much of the source has been read, from 0 to 1; None where that is not known."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The documents from here on; called once."""
+
+
+class Source(ABC):
+    """Documents that can be read again, from the beginning or from a position."""
+
+    @abstractmethod
+    def open(self, position: Any = None) -> Stream:
+        """Begin at the first document, or after the one where a stream's `position` was taken."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells these documents from others: names and values that JSON can hold."""
+
+
 @dataclass(frozen=True)
-class HubDataset:
-    """A data set that `datasets.load_dataset` knows, by its hub name or a local folder; it is streamed."""
+class Repeatable(Source):
+    """The documents of a function that makes an iterator; a position in them is their number."""
+
+    documents: Callable[[], Iterable[str]]
+
+    def open(self, position: Any = None) -> "Stream":
+        return _CountedStream(self.documents(), position or 0)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class LocalFiles(Source):
+    """The documents of local files, as `list_files` names them.
+
+    Reading raises:
+        UserError: for a file that is not UTF-8 text, is broken, or lacks the field; it names the line or row.
+        Interruption: for a file that cannot be read.
+    """
+
+    files: list[Path]
+    text_field: str = "text"
+
+    def open(self, position: Any = None) -> "Stream":
+        return _FileStream(self, *(position or (0, 0)))
+
+    def identity(self) -> dict[str, Any]:
+        """The files' paths and sizes, in short, and the field."""
+        sizes = self.sizes()
+        listing = "".join(f"{file.resolve()} {size}\n" for file, size in zip(self.files, sizes, strict=True))
+        digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+        return {
+            "files": f"{len(sizes):,} of {sum(sizes):,} bytes, names and sizes {digest[:12]}",
+            "text_field": self.text_field,
+        }
+
+    def sizes(self) -> list[int]:
+        """The files' sizes in bytes.
+
+        Raises:
+            UserError: for a file that is no longer there.
+        """
+        sizes = []
+        for file in self.files:
+            try:
+                sizes.append(file.stat().st_size)
+            except OSError as error:
+                raise UserError.from_os_error(file, error) from error
+        return sizes
+
+
+@dataclass(frozen=True)
+class HubDataset(Source):
+    """The documents of a data set that `datasets.load_dataset` knows, by its hub name or a local folder; streamed.
+
+    Reading raises:
+        UserError: where `datasets` is not installed, or a row has no such field.
+        Interruption: where the data set cannot be opened, or stops in the middle.
+    """
 
     path: str
     name: str | None = None
     split: str = "train"
+    text_field: str = "text"
 
+    @property
+    def description(self) -> str:
+        """The data set in a few words."""
+        return f"{self.path}, {self.name or 'default'}, {self.split}"
 
-def list_files(paths: list[Path]) -> list[Path]:
-    """The text files that `paths` name: files as they are, folders searched below, in alphabetical order.
+    def open(self, position: Any = None) -> "Stream":
+        return _HubStream(self, position)
 
-    Raises:
-        UserError: for a path that is missing or has no readable suffix, or a folder without any such file.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SUFFIXES))
-            if not found:
-                raise UserError(f"{path}: no file ending in {', '.join(SUFFIXES)} in this folder")
-            files += found
-        elif not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        elif not path.name.lower().endswith(SUFFIXES):
-            raise UserError(f"{path}: cannot read this kind of file; allowed: {', '.join(SUFFIXES)}")
-        else:
-            files.append(path)
-    return list(dict.fromkeys(files))
-
-
-def read_documents(files: list[Path], text_field: str = "text") -> Iterator[str]:
-    """The documents of local files: a .txt (or .py) is one document, a line of .jsonl or a row of .parquet is one.
-
-    Raises:
-        UserError: for a file that is not UTF-8 text, is broken, or lacks the field; it names the line or row.
-    """
-    for file in files:
-        try:
-            name = file.name.lower()
-            if name.endswith((".txt", ".py")):
-                yield _decode(file.read_bytes(), file)
-            elif name.endswith(".parquet"):
-                yield from _parquet_documents(file, text_field)
-            else:
-                yield from _json_documents(file, text_field)
-        except OSError as error:
-            raise UserError.from_os_error(file, error) from error
-
-
-def read_hub_dataset(dataset: HubDataset, text_field: str = "text") -> Iterator[str]:
-    """The documents of a Hugging Face data set, streamed.
-
-    Raises:
-        UserError: where `datasets` is not installed, or it cannot open the data set.
-    """
-    datasets = _import_extra("datasets")
-    try:
-        stream = datasets.load_dataset(dataset.path, dataset.name, split=dataset.split, streaming=True)
-        for number, row in enumerate(stream):
-            yield _field(row, text_field, f"{dataset.path} row {number}")
-    except UserError:
-        raise
-    except Exception as error:  # whatever a hub, a proxy or a loading script may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"data set {dataset.path!r} (config {dataset.name}, split {dataset.split}): {reason}"
-        ) from error
+    def identity(self) -> dict[str, Any]:
+        return {
+            "dataset": self.path,
+            "dataset_config": self.name,
+            "dataset_split": self.split,
+            "text_field": self.text_field,
+        }
 
 
 def list_python_library() -> list[Path]:
@@ -105,70 +148,87 @@ def list_python_library() -> list[Path]:
 
 def read_python_library() -> Iterator[str]:
     """The documents of the embedded default: one .py file is one document."""
-    yield from read_documents(list_python_library())
+    yield from LocalFiles(list_python_library()).open()
 
 
-def _decode(data: bytes, where: object) -> str:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text (byte {data[error.start]:#04x} at {error.start})") from error
-    if "\0" in text:
-        raise UserError(f"{where}: binary, not text (a zero byte at {text.index(chr(0))})")
-    return text
+class _CountedStream:
+    share = None
+
+    def __init__(self, documents: Iterable[str], position: int):
+        self.documents, self.position = documents, position
+
+    def __iter__(self) -> Iterator[str]:
+        for text in islice(self.documents, self.position, None):
+            self.position += 1
+            yield text
 
 
-def _json_documents(file: Path, text_field: str) -> Iterator[str]:
-    with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+class _FileStream:
+    """A position is the number of a file and of the documents that were read in it."""
+
+    def __init__(self, source: LocalFiles, file: int, document: int):
+        self.source, self.file, self.document = source, file, document
+        self.starts = [0, *accumulate(source.sizes())]
+        self.raw: BinaryIO | None = None
+
+    @property
+    def position(self) -> list[int]:
+        return [self.file, self.document]
+
+    @property
+    def share(self) -> float | None:
+        in_file = 0 if self.raw is None or self.raw.closed else self.raw.tell()
+        return (self.starts[self.file] + in_file) / max(1, self.starts[-1])
+
+    def __iter__(self) -> Iterator[str]:
+        files = self.source.files
+        while self.file < len(files):
+            path = files[self.file]
+            try:
+                with path.open("rb") as self.raw:
+                    for text in read_file(self.raw, path, self.source.text_field, skip=self.document):
+                        self.document += 1
+                        yield text
+            except OSError as error:
+                raise Interruption.from_os_error(path, error) from error
+            self.file, self.document = self.file + 1, 0
+
+
+class _HubStream:
+    """A position is `datasets`' own state, with which finished shards need not be fetched again, and a row number."""
+
+    share = None
+
+    def __init__(self, source: HubDataset, position: dict[str, Any] | None):
+        self.source = source
+        self.rows = position["rows"] if position else 0
+        datasets = import_extra("datasets")
         try:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                where = f"{file} line {number}"
-                try:
-                    row = json.loads(_decode(line, where))
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{where}: not JSON ({error})") from error
-                yield _field(row, text_field, where)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{file}: broken gzip file ({error})") from error
+            self.stream = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
+            if position:
+                self.stream.load_state_dict(position["state"])
+        except Exception as error:
+            raise self._stopped(error) from error
 
+    @property
+    def position(self) -> dict[str, Any]:
+        return {"rows": self.rows, "state": self.stream.state_dict()}
 
-def _parquet_documents(file: Path, text_field: str) -> Iterator[str]:
-    pyarrow = _import_extra("pyarrow")
-    parquet = _import_extra("pyarrow.parquet")
-    try:
-        table = parquet.ParquetFile(file)
-        if text_field not in table.schema_arrow.names:
-            raise UserError(f"{file}: no field {text_field!r} (it has: {', '.join(table.schema_arrow.names)})")
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[text_field]):
-            for row in batch.to_pylist():
-                yield _field(row, text_field, f"{file} row {number}")
-                number += 1
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: broken Parquet file ({error})") from error
+    def __iter__(self) -> Iterator[str]:
+        rows = iter(self.stream)
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise self._stopped(error) from error
+            if row is None:
+                return
+            text = text_of(row, self.source.text_field, f"{self.source.path} row {self.rows}")
+            self.rows += 1
+            yield text
 
-
-def _field(row: object, text_field: str, where: str) -> str:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not an object with a field {text_field!r}")
-    if text_field not in row:
-        raise UserError(f"{where}: no field {text_field!r} (it has: {', '.join(map(str, row))})")
-    text = row[text_field]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: field {text_field!r} is {type(text).__name__}, not a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: field {text_field!r} is not valid Unicode ({error.reason})") from error
-    return text
-
-
-def _import_extra(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{module.split('.')[0]} is not installed; install it with: pip install 'limelm[data]'"
-        ) from error
+    def _stopped(self, error: Exception) -> Interruption:
+        """Whatever a hub, a proxy or a loading script may raise."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        dataset = self.source
+        return Interruption(f"data set {dataset.path!r} (config {dataset.name}, split {dataset.split}): {reason}")

@@ -46,13 +46,15 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """A tokenizer from a folder or the hub, with BOS and EOS (one may stand for the other, as in GPT-2).
 
     Raises:
-        UserError: where there is none, or it has neither BOS nor EOS.
+        UserError: where there is none, it has no tokenizer.json, or neither BOS nor EOS.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"tokenizer {name_or_path!r}: {reason}") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"tokenizer {name_or_path!r}: it has no tokenizer.json (a slow tokenizer)")
     if tokenizer.vocab_size == 0:
         raise UserError(f"tokenizer {name_or_path!r}: its vocabulary is empty")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

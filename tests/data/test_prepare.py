@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 
 from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
-from limelm.data.prepare import hold_out
+from limelm.data.holdout import HoldOut
 from limelm.data.sources import list_python_library
 from limelm.errors import UserError
 from tests.recipes import corpus, prepared
+
+
+def hold_out(documents, fraction):
+    """The split of each document, with its text."""
+    named = HoldOut.find(documents, fraction, "a test")
+    return [piece for text in documents for piece in named.pieces(text)]
 
 
 def split_tokens(folder, split):
@@ -66,17 +72,17 @@ def test_held_out_copies_stand_on_one_side():
 
 
 def test_copies_of_the_first_document_do_not_empty_a_side():
-    assert list(hold_out(["a", "a", "b", "a"], 0.001)) == [
+    assert (hold_out(["a", "a", "b", "a"], 0.001)) == [
         ("train", "a"),
         ("train", "a"),
         ("validation", "b"),
         ("train", "a"),
     ]
-    assert [split for split, _ in hold_out(["a\nb\n"] * 3, 0.5)] == ["train", "validation"]
+    assert hold_out(["a\nb\n"] * 2, 0.5) == [("train", "a\n"), ("validation", "b\n")] * 2
 
 
 def test_two_documents_fill_both_sides_and_empty_ones_count_for_nothing():
-    assert list(hold_out(["", "one", " \n", "two", "two"], 0.01)) == [
+    assert (hold_out(["", "one", " \n", "two", "two"], 0.01)) == [
         ("train", "one"),
         ("validation", "two"),
         ("validation", "two"),
@@ -88,7 +94,8 @@ def test_of_a_single_document_the_end_is_held_out():
     (train, head), (validation, tail) = hold_out(["".join(lines)], 0.1)
     assert (train, validation) == ("train", "validation")
     assert head == "".join(lines[:90]) and tail == "".join(lines[90:])
-    assert list(hold_out(["only one line"], 0.1)) == []
+    with pytest.raises(UserError, match="a test: no text"):
+        hold_out(["only one line"], 0.1)
 
 
 def test_special_tokens_in_the_text_are_letters(tmp_path):
@@ -97,6 +104,18 @@ def test_special_tokens_in_the_text_are_letters(tmp_path):
     assert (split_tokens(folder, "train") == Manifest.load(folder).eos_token_id).sum() == Manifest.load(folder).splits[
         "train"
     ].documents
+
+
+def test_ids_are_those_of_the_tokenizer(tmp_path):
+    documents = [f"{text} <eos>\u00a0 <bos>\n\n ünï {'x' * 300}" for text in corpus()]
+    folder = prepared(tmp_path / "tokens", documents)
+    tokenizer = load_prepared_tokenizer(folder)
+    expected = []
+    for split, text in hold_out(documents, 0.2):
+        if split == "train":
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            expected += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    assert split_tokens(folder, "train").tolist() == expected
 
 
 def test_a_given_tokenizer_is_used_as_it_is(tmp_path):
@@ -126,6 +145,7 @@ def test_embedded_default_is_the_library_without_tests(tmp_path):
         (["some", "text"], {"vocab_size": 100}, "vocab_size=100"),
         (["some", "text"], {"validation_fraction": 0.0}, "validation_fraction=0.0"),
         (["some", "text"], {"validation_fraction": 1.5}, "validation_fraction=1.5"),
+        (["some", "text"], {"processes": 0}, "processes=0"),
         (["some", "text"], {"tokenizer": "no/such/tokenizer"}, "no/such/tokenizer"),
     ],
 )

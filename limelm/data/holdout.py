@@ -1,0 +1,57 @@
+"""Which documents are trained on and which are held out."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from limelm.errors import UserError
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Names the split, "train" or "validation", of each document.
+
+    The split follows from a hash of the text, so copies of a document never stand on both sides. The first document is
+    always trained on and the first other one held out, so that neither side is empty; where there is only one document
+    (or copies of it), its end is held out.
+    """
+
+    fraction: float
+    first: int  # digest of the first document
+    other: int | None  # digest of the first other document
+
+    @classmethod
+    def find(cls, documents: Iterable[str], fraction: float, source: str) -> "HoldOut":
+        """Look at the first documents, usually two.
+
+        Args:
+            fraction: the share of documents to hold out.
+            source: what the documents are, for the error.
+
+        Raises:
+            UserError: where there are only empty documents, or only a single line.
+        """
+        texts = (text for text in documents if text.strip())
+        first = next(texts, None)
+        other = next((text for text in texts if text != first), None)
+        if first is None or (other is None and len(first.splitlines()) < 2):
+            raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
+        return cls(fraction, _digest(first), None if other is None else _digest(other))
+
+    def pieces(self, text: str) -> list[tuple[str, str]]:
+        """One document as (split, text): itself, or nothing where it is empty, or both parts of the only document."""
+        if not text.strip():
+            return []
+        if self.other is None:
+            lines = text.splitlines(keepends=True)
+            cut = min(max(1, round(len(lines) * (1 - self.fraction))), len(lines) - 1)
+            return [("train", "".join(lines[:cut])), ("validation", "".join(lines[cut:]))]
+        digest = _digest(text)
+        if digest == self.first:
+            return [("train", text)]
+        held_out = digest == self.other or digest < int(self.fraction * 2**64)
+        return [("validation" if held_out else "train", text)]
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

@@ -1,0 +1,47 @@
+"""What a preparation shows while it works, on stderr."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from limelm.data.encode import Mark
+
+
+class Progress:
+    """Bars and lines; afterwards `tokens` and `seconds` say what was tokenised in this run, and how long it took."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+
+    def say(self, line: str) -> None:
+        """One line."""
+        tqdm.write(line, file=sys.stderr)
+
+    def training(self, texts: Iterable[str]) -> Iterator[str]:
+        """Pass on the documents that a tokenizer is trained on."""
+        return iter(tqdm(texts, desc="training the tokenizer", unit=" documents"))
+
+    @contextmanager
+    def tokenising(self, before: int, last: int | None) -> Iterator[Callable[[int, Mark], None]]:
+        """Gives a function to call with each batch's tokens and mark.
+
+        Args:
+            before: the tokens of earlier runs.
+            last: the number of documents to stop at, where that is known.
+        """
+        begin = time.perf_counter()
+        with tqdm(desc="tokenising", unit=" tokens", unit_scale=True, initial=before) as bar:
+
+            def advance(tokens: int, mark: Mark) -> None:
+                share = max(mark.share or 0.0, mark.documents / last if last else 0.0)
+                if share:
+                    bar.total = round((bar.n + tokens) / min(share, 1.0))  # an estimate: the bar shows what is left
+                bar.update(tokens)
+                self.tokens += tokens
+                self.seconds = time.perf_counter() - begin
+
+            yield advance
