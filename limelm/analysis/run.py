@@ -5,16 +5,10 @@ from typing import Any
 
 import torch
 
-from limelm.analysis.retrieval import (
-    Records,
-    expected_source,
-    mean_by_source,
-    retrieval_weights,
-    self_retrieval,
-    weight_records,
-)
+from limelm.analysis.retrieval import expected_source, self_retrieval, weight_records
 from limelm.data import TokenDataset
 from limelm.models.checkpoint import load_model
+from limelm.models.retrieval import Records, mean_by_source, retrieval_weights
 
 BATCH_SIZE = 8
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -163,6 +165,57 @@ def weight_heatmaps(records: Records) -> Figure:
     return figure
 
 
+def retrieval_under_top_p(records: Records) -> Figure:
+    """Mean retrieval of each representation and mean self-retrieval of each layer, a panel per model (Figure 9)."""
+    models = list(_by_model(records))
+    curves = {  # the colours are the paper's
+        "mean_retrieval": ("#009e73", "representation n, from subsequent layers"),
+        "self_retrieval": ("#d55e00", "layer n, its own input (self-retrieval)"),
+    }
+    with new_figure(len(models), 1, figsize=(7.6, 0.9 + 2.9 * len(models)), squeeze=False) as (figure, grid):
+        for axes, (model, rows) in zip(grid[:, 0], models, strict=True):
+            marker = "o-" if len(rows) <= 40 else "-"
+            for key, (color, label) in curves.items():
+                shown = [row for row in rows if row[key] is not None]
+                axes.plot(
+                    [row["depth"] for row in shown],
+                    [row[key] for row in shown],
+                    marker,
+                    color=color,
+                    markersize=4,
+                    label=label,
+                )
+            axes.set_title(model)
+            axes.set_ylabel("mean weight (root scale)")
+            axes.set_yscale("function", functions=(_signed_root, _signed_square))  # deep models' means are small
+            axes.set_yticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
+            axes.set_ylim(0, 1.05 * max(row[key] for row in rows for key in curves if row[key] is not None))
+            _depth_axis(axes, "depth n (representation 0: token embedding)")
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def router_entropy(records: Records) -> Figure:
+    """Normalised entropy of the routing weights over training, a line per layer, a panel per model."""
+    models = list(_by_model(records))
+    layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
+    size = (1.2 + 3.5 * len(models), 3.6)
+    with new_figure(1, len(models), figsize=size, sharey=True, squeeze=False) as (figure, grid):
+        for axes, (model, rows) in zip(grid[0], models, strict=True):
+            for layer in sorted({row["layer"] for row in rows}):
+                shown = [row for row in rows if row["layer"] == layer]
+                entropies = [row["normalised_entropy"] for row in shown]
+                axes.plot([row["step"] for row in shown], entropies, ".-", color=layers.to_rgba(layer), linewidth=1.2)
+            axes.set_title(model)
+            axes.set_xlabel("training step")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        grid[0][0].set_ylabel("entropy, part of its maximum")
+        bar = figure.colorbar(layers, ax=list(grid[0]), label="layer r", fraction=0.04, pad=0.02)
+        bar.locator = MaxNLocator(6, integer=True)
+        bar.update_ticks()
+    return figure
+
+
 @contextmanager
 def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A figure in the house style. No pyplot: the reader's own backend and figures are left alone."""
@@ -175,6 +228,14 @@ def _by_model(records: Records) -> Iterator[tuple[str, Records]]:
     """The records of each model, in order of appearance."""
     for model in dict.fromkeys(row["model"] for row in records):
         yield model, [row for row in records if row["model"] == model]
+
+
+def _signed_root(values: Any) -> Any:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _signed_square(values: Any) -> Any:
+    return np.sign(values) * np.square(values)
 
 
 def _depth_axis(axes: Any, label: str) -> None:

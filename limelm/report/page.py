@@ -182,6 +182,7 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
             retrieval["expected_source"],
             figures.expected_source(retrieval["expected_source"], palette),
         ),
+        *_top_p_sections(summary),
         Section(
             "weights",
             "All retrieval weights (Figure 13)",
@@ -189,4 +190,58 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
             retrieval["weights"],
             figures.weight_heatmaps(retrieval["weights"]),
         ),
+        *_entropy_section(summary),
+    ]
+
+
+def _top_p_sections(summary: dict[str, Any]) -> list[Section]:
+    pruned, pruned_columns = tables.pruned_weights(summary)
+    if not pruned:
+        return []
+    retrieved = tables.retrieval_under_top_p(summary)
+    return [
+        Section(
+            "pruned_weights",
+            "Pruned routing weights (Table 5)",
+            [
+                "How many routing weights top-p leaves out at the end of training. Layer r has one per head and "
+                "representation 0 to r, H (L(L+1)/2 - 1) in all. The totals that the paper prints are H L (L-1), the "
+                "size of one array for all layers with the short rows filled up with zeros; both are here. At 32, 64 "
+                "and 128 layers with 8 heads and top-p 0.9 it prints 1,845 of 7,936 (23 %), 6,795 of 32,256 (21 %) and "
+                "24,632 of 130,048 (19 %); of the 4,216, 16,632 and 66,040 weights that there are, that would be "
+                "43.8 %, 40.9 % and 37.3 %."
+            ],
+            pruned,
+            columns=pruned_columns,
+        ),
+        Section(
+            "retrieval_under_top_p",
+            "Retrieval statistics under top-p (Figure 9)",
+            [
+                "Green: the weight on representation n, the input of layer n, mean over heads and over the layers from "
+                "n on, which can read it. Orange: the weight of layer n on its own input, mean over heads; 1 would be "
+                "ordinary self-attention. Pruned weights count as zero."
+            ],
+            retrieved,
+            figures.retrieval_under_top_p(retrieved),
+        ),
+    ]
+
+
+def _entropy_section(summary: dict[str, Any]) -> list[Section]:
+    entropies = tables.router_entropy(summary)
+    if not entropies:
+        return []
+    return [
+        Section(
+            "router_entropy",
+            "How sharply the routers choose, over training",
+            [
+                "Entropy of a head's routing weights, mean over heads, as a part of its maximum: 1 is uniform over all "
+                "representations that the layer reads, 0 a single one. Dynamic weights are averaged over held-out "
+                "tokens first; for LIMe KV the shares of absolute weight are taken."
+            ],
+            entropies,
+            figures.router_entropy(entropies),
+        )
     ]

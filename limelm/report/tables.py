@@ -10,6 +10,8 @@ from typing import Any
 from limelm.errors import UserError
 from limelm.models.flops import TRAINING_TO_FORWARD
 from limelm.report.paper import PRINTED, costs_at_paper_scale
+from limelm.training.jsonl import read_lines
+from limelm.training.router_statistics import ROUTERS_LOG
 
 Records = list[dict[str, Any]]
 SMOOTHING_STEPS = 5
@@ -35,7 +37,7 @@ def loss_curves(summary: dict[str, Any]) -> Records:
         lines = _metrics(Path(entry["checkpoint"]) / "metrics.jsonl")
         rows: dict[int, dict[str, Any]] = {}
         for line in lines:
-            if "eval_loss" in line:
+            if "loss" not in line:  # an evaluation with a line of its own
                 rows[line["step"]]["eval_loss"] = line["eval_loss"]
                 continue
             rows[line["step"]] = {
@@ -45,7 +47,7 @@ def loss_curves(summary: dict[str, Any]) -> Records:
                 "train_flops": line["tokens"] * flops_per_token,
                 "loss": line["loss"],
                 "smoothed_loss": math.nan,
-                "eval_loss": None,
+                "eval_loss": line.get("eval_loss"),
             }
         losses = [row["loss"] for row in rows.values()]
         for number, row in enumerate(rows.values()):
@@ -151,6 +153,79 @@ def paper_scale() -> tuple[Records, list[Column]]:
         Column("printed_training_memory", "paper: extra memory, training (elements)"),
     ]
     return records, columns
+
+
+def pruned_weights(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
+    """How many routing weights top-p prunes (Table 5), for the models that were trained with it."""
+    numbers = ("pruned", "weights", "pruned_share", "padded_weights", "padded_pruned_share")
+    records = [
+        {
+            "model": label,
+            "layers": routing["num_layers"],
+            "heads": routing["heads"],
+            "top_p": routing["top_p"],
+            **{key: routing[key] for key in numbers},
+        }
+        for label, routing in _with_top_p(summary)
+    ]
+    columns = [
+        Column("model", "model"),
+        Column("layers", "layers"),
+        Column("heads", "heads"),
+        Column("top_p", "top-p"),
+        Column("pruned", "pruned weights", lambda n: f"{n:,}"),
+        Column("weights", "of the weights there are", lambda n: f"{n:,}"),
+        Column("pruned_share", "share", _share),
+        Column("padded_weights", "of the total with padding", lambda n: f"{n:,}"),
+        Column("padded_pruned_share", "share", _share),
+    ]
+    return records, columns
+
+
+def retrieval_under_top_p(summary: dict[str, Any]) -> Records:
+    """Retrieval statistics of the models trained with top-p (Figure 9), a row per model and depth n.
+
+    `mean_retrieval` is the mean weight on representation n in the layers that read it, `self_retrieval` that of layer n
+    on its own input, which is representation n; None where there is none.
+    """
+    records: Records = []
+    for label, routing in _with_top_p(summary):
+        mean = dict(zip(routing["mean_retrieval"]["source"], routing["mean_retrieval"]["weight"], strict=True))
+        own = dict(zip(routing["self_retrieval"]["layer"], routing["self_retrieval"]["weight"], strict=True))
+        records += [
+            {"model": label, "depth": depth, "mean_retrieval": mean.get(depth), "self_retrieval": own.get(depth)}
+            for depth in range(routing["num_layers"])
+        ]
+    return records
+
+
+def router_entropy(summary: dict[str, Any]) -> Records:
+    """Entropy of each layer's routing weights at every evaluation, from the models' `routers.jsonl`.
+
+    `normalised_entropy` is a part of its maximum, that of uniform weights.
+    """
+    return [
+        {
+            "model": entry["label"],
+            "step": line["step"],
+            "layer": layer["layer"],
+            "entropy": layer["entropy"],
+            "normalised_entropy": layer["normalised_entropy"],
+        }
+        for entry in summary["models"]
+        for line in read_lines(Path(entry["checkpoint"]) / ROUTERS_LOG)
+        for layer in line["layers"]
+    ]
+
+
+def _with_top_p(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Label and routing summary of the models that prune."""
+    routings = [(entry["label"], entry.get("routing")) for entry in summary["models"]]
+    return [(label, routing) for label, routing in routings if routing and routing["top_p"] is not None]
+
+
+def _share(value: float) -> str:
+    return _unbroken(f"{100 * value:.1f} %")
 
 
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:

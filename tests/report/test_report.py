@@ -7,11 +7,12 @@ import pytest
 
 from limelm.analysis import RetrievalWeights, measure_retrieval, weight_records
 from limelm.report import figures, write_report
-from limelm.report.tables import efficiency, loss_curves, paper_scale, results
+from limelm.report.tables import efficiency, loss_curves, paper_scale, results, retrieval_under_top_p, router_entropy
 from limelm.training import reproduce
+from limelm.training.jsonl import append_line
 from tests.recipes import prepared, small_recipe
 
-FIGURES = {"loss_against_flops", "mean_retrieval", "self_retrieval", "expected_source", "weights"}
+FIGURES = {"loss_against_flops", "router_entropy", "mean_retrieval", "self_retrieval", "expected_source", "weights"}
 TABLES = {"results", "efficiency", "paper_scale"}
 
 
@@ -108,6 +109,87 @@ def test_heatmaps_show_each_weight_where_it_belongs():
         shown = image[3 * (layer - 1) : 3 * layer]
         np.testing.assert_allclose(shown[:, : layer + 1], matrix)
         assert np.isnan(np.ma.filled(shown[:, layer + 1 :], np.nan)).all()
+
+
+ROUTING = {
+    "top_p": 0.9,
+    "heads": 8,
+    "num_layers": 3,
+    "pruned": 12,
+    "weights": 40,
+    "pruned_share": 0.3,
+    "padded_weights": 48,
+    "padded_pruned_share": 0.25,
+    "layers": [],
+    "mean_retrieval": {"source": [1, 2], "weight": [0.3, 0.4]},
+    "self_retrieval": {"layer": [1, 2], "weight": [0.5, 0.25]},
+}
+
+
+def test_models_with_top_p_have_table_5_and_figure_9(run, tmp_path):
+    folder, summary = run
+    retrieval = measure_retrieval(summary)
+    assert "Figure 9" not in (folder / "report.html").read_text()
+    routings = {
+        "LIMe static": ROUTING,
+        "LIMe dynamic": ROUTING | {"top_p": None},
+        "kv": ROUTING | {"pruned": 4_000, "weights": 16_632},
+    }
+    models = [{**entry, "routing": routings.get(entry["label"])} for entry in summary["models"]]
+    page = write_report(tmp_path, {**summary, "models": models}, retrieval).read_text()
+    assert page.index("(Figure 4)") < page.index("Table 5") < page.index("(Figure 9)") < page.index("(Figure 13)")
+    assert "16,632" in page and "30.0\u00a0%" in page and "25.0\u00a0%" in page
+    rows = read_csv(tmp_path / "figures" / "pruned_weights.csv")
+    assert [(row["model"], row["pruned"], row["weights"]) for row in rows] == [
+        ("LIMe static", "12", "40"),
+        ("kv", "4000", "16632"),
+    ]
+    curves = read_csv(tmp_path / "figures" / "retrieval_under_top_p.csv")
+    assert [tuple(row.values()) for row in curves[:3]] == [
+        ("LIMe static", "0", "", ""),
+        ("LIMe static", "1", "0.3", "0.5"),
+        ("LIMe static", "2", "0.4", "0.25"),
+    ]
+    assert len(curves) == 6 and (tmp_path / "figures" / "retrieval_under_top_p.png").exists()
+
+
+def test_figure_9_shows_both_curves_of_every_model():
+    models = [{"label": label, "routing": ROUTING} for label in ("a", "b")] + [{"label": "no key"}]
+    figure = figures.retrieval_under_top_p(retrieval_under_top_p({"models": models}))
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    for axes in figure.axes:
+        later, own = ([list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines)
+        assert later == [[1, 2], [0.3, 0.4]] and own == [[1, 2], [0.5, 0.25]]
+        assert axes.get_ylim()[1] > 0.5
+
+
+def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
+    _, summary = run
+    model = {**summary["models"][2], "checkpoint": str(tmp_path / "model")}
+    assert router_entropy({"models": [model]}) == []
+    (tmp_path / "model").mkdir()
+    for step in (1, 2):
+        layers = [{"layer": r, "entropy": r / step, "normalised_entropy": 0.5 / step, "pruned": 0} for r in (1, 2)]
+        append_line(tmp_path / "model" / "routers.jsonl", {"step": step, "layers": layers})
+    records = router_entropy({"models": [summary["models"][0], model]})
+    of_model = [row for row in records if row["model"] == model["label"]]
+    assert [(row["step"], row["layer"], row["entropy"]) for row in of_model] == [
+        (1, 1, 1.0),
+        (1, 2, 2.0),
+        (2, 1, 0.5),
+        (2, 2, 1.0),
+    ]
+    [axes, bar] = figures.router_entropy(of_model).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 0.25]] * 2
+    assert bar.get_ylabel() == "layer r"
+
+
+def test_curves_know_evaluations_in_the_line_of_their_step(tmp_path):
+    lines = [{"step": step, "tokens": 8 * step, "loss": 3.0} for step in (1, 2)]
+    lines[1]["eval_loss"] = 2.5
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    entry = {"label": "m", "checkpoint": str(tmp_path), "flops_per_token_forward": 1}
+    assert [row["eval_loss"] for row in loss_curves({"models": [entry]})] == [None, 2.5]
 
 
 def test_a_run_without_routing_has_a_report_too(run, tmp_path):

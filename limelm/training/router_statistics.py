@@ -1,0 +1,160 @@
+"""What the routers do while they train: entropy, self-weight and pruned weights per layer (Table 5, Figure 9)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
+
+from limelm.models.retrieval import Records, RetrievalWeights, mean_by_source, retrieval_weights
+from limelm.training.jsonl import append_line, drop_lines_after
+
+ROUTERS_LOG = "routers.jsonl"
+
+
+def layer_statistics(weights: RetrievalWeights) -> Records:
+    """One record per routing layer, in depth order.
+
+    Returns:
+        Records of `layer`; `entropy` in nats, of a head's weights over the sources that the layer reads, mean over
+        heads, and `normalised_entropy`, the same over its maximum ln(sources) (0 where one source is read);
+        `self_weight`, the weight on the layer's own input, mean over heads; `weights`, how many there are (heads x
+        sources), and `pruned`, how many of them top-p makes zero. For dynamic routing they are of the mean over tokens.
+    """
+    records = []
+    for layer, matrix in sorted(weights.layers.items()):
+        read = matrix[:, weights.sources[layer]]
+        heads, sources = read.shape
+        entropy = float((read * np.log(1 / np.where(read > 0, read, 1))).sum(axis=1).mean())
+        records.append(
+            {
+                "layer": layer,
+                "entropy": entropy,
+                "normalised_entropy": entropy / float(np.log(sources)) if sources > 1 else 0.0,
+                "self_weight": float(matrix[:, layer].mean()),
+                "pruned": 0 if weights.top_p is None else int((read == 0).sum()),
+                "weights": heads * sources,
+            }
+        )
+    return records
+
+
+def pruning_totals(records: Records, heads: int, layers: int) -> dict[str, int | float]:
+    """Pruned weights of the whole model (Table 5), from its `layer_statistics`.
+
+    Args:
+        heads: H, key/value heads.
+        layers: L, of the decoder, the first one, which does not route, included.
+
+    Returns:
+        `pruned`; `weights`, those that there are (H (L(L+1)/2 - 1) where every layer reads all before it);
+        `padded_weights`, H L (L-1), the size of one array for all layers, zeros included, which the paper prints as
+        the total; and `pruned_share` and `padded_pruned_share` of the two.
+    """
+    pruned, weights = (sum(record[key] for record in records) for key in ("pruned", "weights"))
+    padded = heads * layers * (layers - 1)
+    return {
+        "pruned": pruned,
+        "weights": weights,
+        "padded_weights": padded,
+        "pruned_share": pruned / weights,
+        "padded_pruned_share": pruned / padded,
+    }
+
+
+def routing_summary(model: PreTrainedModel, sequences: Tensor) -> dict[str, Any] | None:
+    """What a run's summary says of a model's routing.
+
+    Args:
+        sequences: held-out token ids `[B, T]`, over which a dynamic router's weights are averaged.
+
+    Returns:
+        `top_p`, `heads`, `num_layers`, the `pruning_totals`, the `layer_statistics` as `layers`, and Figure 9's
+        curves: `mean_retrieval` (by `source` m the mean `weight` in the layers that read it) and `self_retrieval` (by
+        `layer` the mean `weight` on its own input). None for a model that does not route.
+    """
+    weights = retrieval_weights(model, "", [sequences])
+    if weights is None:
+        return None
+    records, by_source = layer_statistics(weights), mean_by_source(weights)
+    return {
+        "top_p": weights.top_p,
+        "heads": weights.num_heads,
+        "num_layers": weights.num_layers,
+        **pruning_totals(records, weights.num_heads, weights.num_layers),
+        "layers": records,
+        "mean_retrieval": {
+            "source": [row["source"] for row in by_source],
+            "weight": [row["mean_weight"] for row in by_source],
+        },
+        "self_retrieval": {
+            "layer": [record["layer"] for record in records],
+            "weight": [record["self_weight"] for record in records],
+        },
+    }
+
+
+class RouterStatistics(TrainerCallback):
+    """Writes `routers.jsonl`: at every evaluation one line with `step`, `layers` and the `pruning_totals`.
+
+    Measuring changes nothing: neither the model and its gradients nor the random numbers to come. A model that does not
+    route leaves no file. A training that goes on from a checkpoint drops the lines of later steps.
+
+    Args:
+        path: of the file.
+        sequences: held-out token ids `[B, T]`, over which a dynamic router's weights are averaged; the same on every
+            rank.
+
+    Attributes:
+        latest_metrics: what was measured last, for reporters: `router/entropy/layer_03` (nats),
+            `router/self_weight/layer_03` and, with top-p, `router/pruned_share/layer_03`, for every routing layer.
+    """
+
+    def __init__(self, path: Path, sequences: Tensor):
+        self.path, self.sequences = path, sequences
+        self.latest_metrics: dict[str, float] = {}
+        self._measured_step: int | None = None
+        self._written_step = -1
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._measured_step = None
+        if state.is_world_process_zero:
+            last = drop_lines_after(self.path, state.global_step)
+            self._written_step = last["step"] if last else -1
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        self.measure(model, state)
+
+    def measure(self, model: PreTrainedModel, state: TrainerState) -> dict[str, float]:
+        """Measure and write, once per step; called on every rank.
+
+        Returns:
+            `latest_metrics`; empty for a model that does not route.
+        """
+        step = state.global_step
+        if step == self._measured_step:
+            return self.latest_metrics
+        self._measured_step = step
+        weights = retrieval_weights(model, "", [self.sequences])
+        if weights is None:
+            return self.latest_metrics
+        records = layer_statistics(weights)
+        self.latest_metrics = _metrics(records, weights.top_p is not None)
+        if state.is_world_process_zero and step > self._written_step:
+            totals = pruning_totals(records, weights.num_heads, weights.num_layers)
+            append_line(self.path, {"step": step, "layers": records, **totals})
+            self._written_step = step
+        return self.latest_metrics
+
+
+def _metrics(records: Records, is_pruned: bool) -> dict[str, float]:
+    digits = max(2, len(str(records[-1]["layer"])))
+    metrics = {}
+    for record in records:
+        name = f"layer_{record['layer']:0{digits}d}"
+        metrics[f"router/entropy/{name}"] = record["entropy"]
+        metrics[f"router/self_weight/{name}"] = record["self_weight"]
+        if is_pruned:
+            metrics[f"router/pruned_share/{name}"] = record["pruned"] / record["weights"]
+    return metrics
