@@ -35,6 +35,7 @@ model_type = "lime"
 routing = "kv"
 
 [data]
+preset = "python-library"
 sequence_length = 32
 vocab_size = 300
 validation_fraction = 0.2
@@ -54,6 +55,14 @@ max_grad_norm = 1.0
 precision = "fp32"
 eval_steps = 3
 seed = 1
+
+[engine]
+micro_batch_size = 2
+sharding = "none"
+activation_checkpointing = false
+compile = false
+save_steps = 3
+keep_checkpoints = 2
 """
 
 

@@ -6,10 +6,13 @@ import traceback
 from typing import NoReturn
 
 from limelm._version import __version__
-from limelm.cli import bench, data, generate, reproduce
-from limelm.errors import UserError
+from limelm.cli import bench, data, generate, plan, reproduce, train
+from limelm.cli.recipe_fields import split_fields
+from limelm.errors import Stopped, UserError
 
-SUBCOMMANDS = (reproduce, data, generate, bench)
+# These take any field of their recipe as --key value.
+RECIPE_COMMANDS = {"reproduce": reproduce, "train": train, "plan": plan}
+SUBCOMMANDS = (*RECIPE_COMMANDS.values(), data, generate, bench)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted, 1 for a bug."""
+    """Run the command line; returns the exit code: 0, 2 for bad input, 1 for a bug, 128 + n when signal n ended it."""
     parser = Parser(
         prog="limelm",
         description="Layer-Integrated Memory language models: train them side by side, and look inside.",
@@ -32,11 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers, common)
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    fields: dict[str, str] = {}
+    if arguments and arguments[0] in RECIPE_COMMANDS:
+        command = subparsers.choices[arguments[0]]
+        try:
+            left, fields = split_fields(command, arguments[1:])
+        except UserError as error:
+            command.error(str(error))
+        arguments = [arguments[0], *left]
+    options = parser.parse_args(arguments, argparse.Namespace(fields=fields))
     try:
         options.run(options)
     except UserError as error:
         return _fail(options, str(error), 2)
+    except Stopped as stop:
+        return _fail(options, str(stop), 128 + stop.signal_number)
     except KeyboardInterrupt:
         return _fail(options, "interrupted; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:

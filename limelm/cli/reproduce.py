@@ -3,24 +3,32 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from limelm.cli.types import model_names, positive_int, seed
+from limelm.cli.recipe_fields import EXPLANATION
+from limelm.cli.train import TRACKERS
+from limelm.cli.types import model_names
 
-DESCRIPTION = """\
+if TYPE_CHECKING:
+    from limelm.training import Recipe
+
+DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
 they share a parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/figures/ and one
-checkpoint per model under OUT/models/.
+checkpoint per model under OUT/models/. A scale of several recipes, such as deep, makes one such folder for each in OUT.
 
-Started again with the same OUT, it goes on with the models that are missing, and adds those that --models names anew.
+Started again with the same OUT, it goes on where it was broken off, and adds models that --models names anew.
+{EXPLANATION}
 """
 
 EPILOG = """\
-models of the scale "tiny": llama, hc (Hyper-Connections), static, dynamic (trained by default), kv, top-p
+models of the scales "tiny" and "small": llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
 examples:
   limelm reproduce --scale tiny --out demo
   limelm reproduce --scale tiny --out demo --models all          add LIMe KV and top-p to the four
-  limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run
+  limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run --steps 500
+  torchrun --nproc-per-node 8 -m limelm reproduce --scale paper --data tokens --out paper --models all
 """
 
 
@@ -34,7 +42,9 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.add_argument("--scale", required=True, help="a recipe's name (tiny), or the path of a recipe's .toml file")
+    parser.add_argument(
+        "--scale", required=True, help="tiny, small, deep, paper, a recipe of one's own (.toml), or one of deep's"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
         "--models",
@@ -44,36 +54,51 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         help="which of the recipe's models to train, or all (default: the recipe's comparison)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the Python library)"
+        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
     )
-    parser.add_argument("--steps", type=positive_int, help="training steps, instead of the recipe's")
-    parser.add_argument("--seed", type=seed, help="random seed, instead of the recipe's")
+    parser.add_argument(
+        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Train what is missing, then measure and report."""
-    from limelm.analysis import measure_retrieval
     from limelm.cli.quiet import quieten
-    from limelm.report import REPORT, write_report
-    from limelm.training import load_recipe, reproduce
-    from limelm.training.comparison import SUMMARY
+    from limelm.training import load_scale
 
     quieten()
-    changes = {"steps": options.steps, "seed": options.seed}
-    recipe = load_recipe(options.scale).with_training(**{k: v for k, v in changes.items() if v is not None})
+    recipes = load_scale(options.scale, options.fields)
     models = [name for names in options.models for name in names] if options.models else None
-    trained = reproduce(recipe, options.out, models, options.data)
-    report, summary_file = options.out / REPORT, options.out / SUMMARY
+    for recipe in recipes:
+        recipe.select(models)
+    data = options.data
+    for recipe in recipes:
+        out = options.out if len(recipes) == 1 else options.out / recipe.name
+        _reproduce(recipe, out, models, data, options.report_to)
+        data = data or out / "data"  # the recipes of a scale share their text
+
+
+def _reproduce(recipe: "Recipe", out: Path, models: list[str] | None, data: Path | None, report_to: list[str]) -> None:
+    from limelm.analysis import measure_retrieval
+    from limelm.report import REPORT, write_report
+    from limelm.training import reproduce
+    from limelm.training.comparison import SUMMARY
+    from limelm.training.processes import this_process
+
+    trained = reproduce(recipe, out, models, data, report_to)
+    if not this_process().is_main_process:
+        return
+    report, summary_file = out / REPORT, out / SUMMARY
     if not trained and report.is_file() and report.stat().st_mtime_ns >= summary_file.stat().st_mtime_ns:
-        print(f"{options.out}: complete, nothing to train. Report: {report}")
+        print(f"{out}: complete, nothing to train. Report: {report}")
         return
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
-    page = write_report(options.out, summary, measure_retrieval(summary))
-    print(f"{'model':<24}{'parameters':>12}{'held-out loss':>15}{'perplexity':>12}{'tokens/s':>10}")
+    page = write_report(out, summary, measure_retrieval(summary))
+    print(f"{'model':<26}{'parameters':>14}{'held-out loss':>15}{'perplexity':>12}{'tokens/s':>11}")
     for entry in summary["models"]:
         print(
-            f"{entry['label']:<24}{entry['parameters']:>12,}{entry['eval_loss']:>15.3f}"
-            f"{entry['eval_perplexity']:>12.1f}{entry['tokens_per_second']:>10,.0f}"
+            f"{entry['label']:<26}{entry['parameters']:>14,}{entry['eval_loss']:>15.3f}"
+            f"{entry['eval_perplexity']:>12.1f}{entry['tokens_per_second']:>11,.0f}"
         )
     print(f"Report: {page}")

@@ -49,7 +49,6 @@ def why_not_triton(device_type: str) -> str | None:
     return None
 
 
-@functools.cache
 def products_of(backend: str) -> Products:
     """The products inside a chunk."""
     if backend == "triton":

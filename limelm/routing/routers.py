@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import initialization as init
 
 from limelm.routing.backends import resolve_backend
@@ -182,7 +183,8 @@ class StaticRouter(RepresentationRouter):
         if self.spec.top_p is not None and self.spec.layer_idx > 0:
             self.frozen_mask = self.kept = self.pruning = None
             if not mode and not self.weight.is_meta:
-                self.frozen_mask = top_p_mask(self.weight.float().softmax(dim=-1), self.spec.top_p)
+                weight = self.weight.full_tensor() if isinstance(self.weight, DTensor) else self.weight  # sharded
+                self.frozen_mask = top_p_mask(weight.float().softmax(dim=-1), self.spec.top_p)
                 self.kept = [row.nonzero().flatten().tolist() for row in self.frozen_mask]
                 self.pruning = Pruning(self.kept, self.spec.num_sources)
         return self

@@ -5,127 +5,87 @@ Models that are done are kept: started again in the same folder, a run goes on w
 """
 
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
-from limelm.data.shards import SPLITS
-from limelm.errors import UserError
+from limelm.data import Manifest
+from limelm.environment import environment
 from limelm.files import write_text
+from limelm.training.identity import refuse_other_run
+from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
-from limelm.training.run import RESULT, environment, read_result, train_model
+from limelm.training.result import read_result
+from limelm.training.run import train_model
+from limelm.training.run_folder import RUN, read_run
+from limelm.training.text import DATA, open_data, prepare_data
 
-RUN, SUMMARY = "run.json", "summary.json"
+SUMMARY = "summary.json"
 
 
-def reproduce(recipe: Recipe, out: Path, models: list[str] | None = None, data: Path | None = None) -> list[str]:
+def reproduce(
+    recipe: Recipe,
+    out: Path,
+    models: list[str] | None = None,
+    data: Path | None = None,
+    report_to: Sequence[str] = (),
+) -> list[str]:
     """Train the models that `out` does not hold yet, and write `out/summary.json`.
 
     Args:
         models: names in the recipe, or ["all"]; by default the recipe's `compare`.
-        data: a prepared folder; by default the Python library is prepared into `out/data`.
+        data: a prepared folder; by default the recipe's own text is prepared into `out/data`.
+        report_to: see `train_model`.
 
     Returns:
         The names of the models that were trained now; none where the run was complete.
 
     Raises:
         UserError: for bad input, before any work; or where `out` holds another run.
+        Stopped: when a signal asked for it, after a checkpoint.
     """
     names = recipe.select(models)
     for name in names:
         recipe.check_model(name)
     if data is not None:
-        _check_data(recipe, data)
-    run = {"data": "the Python library" if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
+        open_data(recipe, data)  # so that bad data is refused before any work
+    run = {"data": recipe.data.preset if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
     _check_same_run(out, run)
     if data is None:
-        data = out / "data"
-        if not (out / RUN).exists():
-            _write_json(out / RUN, run)  # before the data, which it has made its own
-        if not data.exists():
-            prepare(
-                data,
-                read_python_library,
-                source="the Python standard library",
-                vocab_size=recipe.data.vocab_size,
-                validation_fraction=recipe.data.validation_fraction,
-            )
+        _write_json(out / RUN, {"run": run})  # before the data, which it has made its own
+        data = prepare_data(recipe, out / DATA)
     manifest = Manifest.load(data)
     run["data_sha256"] = manifest.content_sha256
     _check_same_run(out, run)
-    _write_json(out / RUN, run)
+    _write_json(out / RUN, {"run": run})
 
     folders = {name: out / "models" / name for name in names}
     missing = {name: folder for name, folder in folders.items() if read_result(folder) is None}
-    for folder in missing.values():
-        if folder.exists():
-            raise UserError(f"{folder}: already there, without a {RESULT}; remove it to train this model")
     for name, folder in missing.items():
-        train_model(recipe, name, data, folder)
+        train_model(recipe, name, data, folder, report_to)
     if missing or not (out / SUMMARY).exists():
         _write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
     return list(missing)
 
 
-def _check_data(recipe: Recipe, data: Path) -> None:
-    """Open both splits, hashes and all, so that bad data is refused before any work."""
-    load_prepared_tokenizer(data)
-    sequences = {split: len(TokenDataset(data, split, recipe.data.sequence_length)) for split in SPLITS}
-    if sequences["train"] < recipe.training.batch_size:
-        raise UserError(
-            f"{data}: the train split has {sequences['train']} sequences, fewer than one batch of "
-            f"{recipe.training.batch_size}"
-        )
-
-
 def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    if this_process().is_main_process:
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def _check_same_run(out: Path, run: dict[str, Any]) -> None:
+def _check_same_run(out: Path, wanted: dict[str, Any]) -> None:
     """Refuse a folder that holds something else, or a run with other settings."""
-    try:
-        if not out.exists():
-            out.mkdir(parents=True)
-            return
-        if not out.is_dir():
-            raise UserError(f"{out}: not a folder")
-        if not os.access(out, os.W_OK):
-            raise UserError(f"{out}: not writable")
-        path = out / RUN
-        if not path.exists():
-            others = [entry.name for entry in out.iterdir()]
-            if others:
-                raise UserError(f"{out}: already holds other files ({others[0]}); name a new folder")
-            return
-        recorded = _flatten(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError.from_os_error(out, error) from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: broken ({error}); name a new folder") from error
-    wanted = _flatten(run)
-    for key in sorted(wanted.keys() | recorded.keys()):
-        before, now = recorded.get(key), wanted.get(key)
-        if before != now and not _may_differ(key, recorded, wanted):
-            raise UserError(f"{out}: holds a run with {'.'.join(key)}={before!r}, not {now!r}; name a new folder")
-
-
-def _may_differ(key: tuple[str, ...], recorded: dict[tuple[str, ...], Any], wanted: dict[tuple[str, ...], Any]) -> bool:
-    """What a run may go on with: its recipe's words, models that only one side knows, and data that are not ready."""
-    if key[:2] == ("recipe", "models"):
-        return not all(any(other[:3] == key[:3] for other in side) for side in (recorded, wanted))
-    if key == ("data_sha256",):
-        return not (key in recorded and key in wanted)
-    return key in (("recipe", "name"), ("recipe", "description"), ("recipe", "compare"))
-
-
-def _flatten(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    flat: dict[tuple[str, ...], Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
-    return flat
+    recorded = read_run(out)
+    if recorded is None:
+        return
+    # A run may go on with another engine and words, with models that only one side knows, and with data made since.
+    may_differ: list[tuple[str, ...]] = [("recipe", key) for key in ("name", "description", "compare", "engine")]
+    sides = [side.get("recipe", {}).get("models", {}) for side in (recorded, wanted)]
+    may_differ += [("recipe", "models", name) for name in sides[0].keys() ^ sides[1].keys()]
+    if not ("data_sha256" in recorded and "data_sha256" in wanted):
+        may_differ.append(("data_sha256",))
+    refuse_other_run(out, recorded, wanted, may_differ)
 
 
 def _summary(recipe: Recipe, out: Path, data: Path, manifest: Manifest) -> dict[str, Any]:

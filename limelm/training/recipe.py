@@ -1,39 +1,41 @@
-"""Recipes: one readable TOML file that says all there is to say about an experiment.
+"""Recipes: all there is to say about an experiment, as checked values.
 
-A recipe's `[architecture]` holds the fields that all its models share, `[models.NAME]` what sets each apart, `[data]`
-and `[training]` the rest. Adding a scale is adding a file to the `recipes` folder.
+A recipe's `architecture` holds the fields that all its models share, `models` what sets each apart, `data` and
+`training` the rest of what decides the result, `engine` how a machine gets there.
 """
 
 import difflib
 import operator
-import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import resources
-from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
 
+from limelm.data import PRESETS
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
 from limelm.models.flops import model_cost
 
 PRECISIONS = ("fp32", "bf16")
+SHARDINGS = ("none", "fsdp")
+MOST_NAMED = 40  # keys in one error
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """How text becomes sequences."""
+    """Which text, and how it becomes sequences."""
 
+    preset: str
     sequence_length: int
     vocab_size: int
     validation_fraction: float
 
     def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise UserError(f"data.preset={self.preset!r} is unknown; allowed: {', '.join(PRESETS)}")
         _require(
             self,
             "data",
@@ -76,6 +78,33 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class EngineRecipe:
+    """How a machine gets there. Nothing here changes the result but for rounding, so it may differ when a run goes on.
+
+    Attributes:
+        micro_batch_size: sequences per process and forward, at most; gradients of several make the batch.
+        sharding: of weights, gradients and optimiser over processes: "none" (DDP keeps a copy in each), or "fsdp"
+            (FSDP2, one unit per layer).
+        activation_checkpointing: keep only the layers' inputs, and compute the rest again in the backward.
+        compile: run `torch.compile` with its default backend.
+        save_steps: between two checkpoints.
+        keep_checkpoints: how many of the newest to keep.
+    """
+
+    micro_batch_size: int
+    sharding: str
+    activation_checkpointing: bool
+    compile: bool
+    save_steps: int
+    keep_checkpoints: int
+
+    def __post_init__(self):
+        _require(self, "engine", {"micro_batch_size": 1, "save_steps": 1, "keep_checkpoints": 1}, {}, {})
+        if self.sharding not in SHARDINGS:
+            raise UserError(f"engine.sharding={self.sharding!r} is unknown; allowed: {', '.join(SHARDINGS)}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment: several models, trained on the same data in the same order."""
 
@@ -86,6 +115,7 @@ class Recipe:
     models: dict[str, dict[str, Any]]
     data: DataRecipe
     training: TrainingRecipe
+    engine: EngineRecipe
 
     def with_training(self, **changes: Any) -> "Recipe":
         """The recipe with other training values."""
@@ -140,18 +170,19 @@ class Recipe:
         where = f"recipe {self.name}, model {name}"
         return self._config(where, self.models[name].get("model_type"), own, vocab_size=vocab_size, **tokens)
 
-    def baseline_config(self, vocab_size: int, **tokens: int | None) -> LlamaConfig:
-        """The configuration of a plain LLaMA of the recipe's architecture."""
-        return self._config(f"recipe {self.name}", "llama", {}, vocab_size=vocab_size, **tokens)
+    def baseline_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
+        """The configuration of a plain LLaMA of the model's shape."""
+        own = {key: value for key, value in self.models[name].items() if key in config_fields("llama")}
+        return self._config(f"recipe {self.name}", "llama", own, vocab_size=vocab_size, **tokens)
 
     def _config(self, where: str, model_type: str | None, own: dict[str, Any], **ids: int | None) -> LlamaConfig:
         if model_type not in MODEL_TYPES:
             raise UserError(f"{where}: model_type={model_type!r} is unknown; allowed: {', '.join(MODEL_TYPES)}")
         wanted = {**self.architecture, **own}
-        known = {field.name for field in fields(type(AutoConfig.for_model(model_type)))}
+        known = config_fields(model_type)
         for key in wanted:
             if key not in known:
-                raise UserError(f"{where}: {_unknown(key, known)}")
+                raise UserError(f"{where}: {unknown_key(key, known)}")
             if key in TOKENIZER_FIELDS:
                 raise UserError(f"{where}: {key} comes from the tokenizer; leave it out")
         try:
@@ -161,77 +192,18 @@ class Recipe:
             raise UserError(f"{where}: {reason}") from error
 
 
-def recipe_names() -> list[str]:
-    """The scales that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in _recipe_folder().iterdir() if path.name.endswith(".toml"))
+def config_fields(model_type: str) -> set[str]:
+    """The fields of a model type's configuration."""
+    return {field.name for field in fields(type(AutoConfig.for_model(model_type)))}
 
 
-def load_recipe(scale: str) -> Recipe:
-    """A recipe of the package by its name, or one's own by the path of its .toml file.
-
-    Raises:
-        UserError: for an unknown scale, a file that cannot be read, or an unknown, missing or mistyped key.
-    """
-    if scale.endswith(".toml"):
-        path = Path(scale)
-        name = path.stem
-    elif scale in recipe_names():
-        path, name = Path(str(_recipe_folder() / f"{scale}.toml")), scale
-    else:
-        allowed = ", ".join(recipe_names())
-        raise UserError(f"--scale {scale}: unknown scale; allowed: {allowed}, or the path of a .toml file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML ({error})") from error
-    content["name"] = name
-    for section, kind in (("data", DataRecipe), ("training", TrainingRecipe)):
-        content[section] = _build(kind, content.get(section, {}), f"{path} [{section}]")
-    recipe = _build(Recipe, content, str(path))
-    _check_names(recipe, path)
-    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
-
-
-def _check_names(recipe: Recipe, path: Path) -> None:
-    """Models are folders of a run and entries of its figures, so each needs a name and a label of its own."""
-    for name, model in recipe.models.items():
-        if not isinstance(model, dict):
-            raise UserError(f"{path}: models.{name}={model!r} must be a table")
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "all":
-            raise UserError(f"{path}: models.{name!r} is no name; use letters, digits, '-', '_' and '.', and not 'all'")
-    labels = [recipe.label(name) for name in recipe.models]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"{path}: two models have the label {label!r}")
-    if not recipe.compare:
-        raise UserError(f"{path}: compare=[] must name at least one model")
-    for name in recipe.compare:
-        if name not in list(recipe.models):
-            raise UserError(f"{path}: compare has {name!r}, but there is no [models.{name}]")
-
-
-T = TypeVar("T")
-# How TOML writes what a field holds.
-_TOML_TYPES = {int: (int,), float: (float, int), str: (str,), tuple: (list,), dict: (dict,)}
-_TOML_NAMES = {int: "an integer", float: "a number", str: "a string", tuple: "a list", dict: "a table"}
-
-
-def _build(kind: type[T], values: Any, where: str) -> T:
-    """`kind(**values)` after a check of every key and type."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: must be a table, not {values!r}")
-    known: dict[str, Any] = {field.name: get_origin(field.type) or field.type for field in fields(kind)}  # type: ignore[arg-type]
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{where}: {_unknown(key, known)}")
-        if known[key] in _TOML_TYPES and type(value) not in _TOML_TYPES[known[key]]:
-            raise UserError(f"{where}: {key}={value!r} must be {_TOML_NAMES[known[key]]}")
-    missing = known.keys() - values
-    if missing:
-        raise UserError(f"{where}: no value for {', '.join(sorted(missing))}")
-    return kind(**values)
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that nothing is known of."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"unknown key {key!r}; did you mean {near[0]!r}?"
+    return f"unknown key {key!r}" + (f"; allowed: {', '.join(known)}" if len(known) <= MOST_NAMED else "")
 
 
 def _require(
@@ -246,12 +218,3 @@ def _require(
             value = getattr(recipe, name)
             if not holds(value, limit):
                 raise UserError(f"{section}.{name}={value} must be {words} {limit}")
-
-
-def _unknown(key: str, known) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(known)}")
-
-
-def _recipe_folder():
-    return resources.files("limelm.training") / "recipes"

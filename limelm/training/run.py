@@ -1,14 +1,18 @@
-"""Train one model of a recipe from scratch."""
+"""Train one model of a recipe: from scratch, or on from its newest complete checkpoint.
 
+A run's folder holds `run.json` (the resolved recipe, and what decides the result), `checkpoints/`, `metrics.jsonl` (a
+line per step), and at the end the model, its tokenizer and `result.json`.
+"""
+
+import importlib.util
 import json
-import math
-import shutil
-import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -18,47 +22,25 @@ from transformers import (
     set_seed,
 )
 
-from limelm.data import TokenDataset, load_prepared_tokenizer
-from limelm.environment import environment
-from limelm.errors import UserError
-from limelm.models.flops import model_cost
+from limelm.data import Manifest, TokenDataset
+from limelm.environment import environment, peak_flops
+from limelm.errors import Stopped, UserError
+from limelm.files import write_text
+from limelm.models.flops import TRAINING_TO_FORWARD, model_cost
+from limelm.training import checkpoints
+from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
+from limelm.training.identity import identify, refuse_other_run
 from limelm.training.memory import peak_training_memory
+from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe
-from limelm.training.trainer import LimeTrainer, MetricsLog, ProgressBar, training_arguments
+from limelm.training.result import TrainingResult, read_result, summarise
+from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
+from limelm.training.run_folder import RUN, read_run
+from limelm.training.text import DATA, open_data, prepare_data
+from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
 
-RESULT, METRICS = "result.json", "metrics.jsonl"
-FINAL_LOSS_STEPS = 10
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What `summary.json` says of one model.
-
-    Attributes:
-        flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
-        final_train_loss: mean over the last ten steps, in nats per token.
-        eval_loss: mean over the whole held-out split.
-        seconds: of the training steps alone, without evaluations.
-        tokens_per_second: of the median step.
-        peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
-            in a training step.
-        environment: where it was trained; speed and memory depend on it.
-    """
-
-    name: str
-    label: str
-    model_type: str
-    parameters: int
-    flops_per_token_forward: float
-    paper_flops_per_token_forward: float
-    train_tokens: int
-    final_train_loss: float
-    eval_loss: float
-    eval_perplexity: float
-    seconds: float
-    tokens_per_second: float
-    peak_memory_bytes: int
-    environment: dict[str, str | int]
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+ROUTED_SEQUENCES = 8
 
 
 def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -68,108 +50,148 @@ def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast)
     set_seed(recipe.training.seed)
     model = AutoModelForCausalLM.from_config(recipe.model_config(name, len(tokenizer), **ids))
     set_seed(recipe.training.seed)
-    baseline = AutoModelForCausalLM.from_config(recipe.baseline_config(len(tokenizer), **ids)).state_dict()
+    baseline = AutoModelForCausalLM.from_config(recipe.baseline_config(name, len(tokenizer), **ids)).state_dict()
     own = model.state_dict()
     shared = {key: value for key, value in baseline.items() if key in own and own[key].shape == value.shape}
     model.load_state_dict(shared, strict=False)
     model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.eos_token_id)
+    if recipe.engine.activation_checkpointing:
+        checkpoint_activations(model)
     return model
 
 
-def train_model(recipe: Recipe, name: str, data: Path, folder: Path) -> TrainingResult:
-    """Train one model and leave checkpoint, tokenizer, `metrics.jsonl` and `result.json` in the new folder `folder`.
+def train_model(
+    recipe: Recipe, name: str, data: Path | None, folder: Path, report_to: Sequence[str] = ()
+) -> TrainingResult:
+    """Train one model, or go on with a training that was broken off.
 
-    The folder appears when all is done; an interrupted training leaves none.
+    In every process that torchrun or accelerate started; they share each step's batch.
+
+    Args:
+        data: a prepared folder; None prepares the recipe's own text in `folder/data`.
+        folder: of the run; made where it is missing.
+        report_to: trackers that the Trainer reports to besides `metrics.jsonl`: "tensorboard", "wandb", "trackio".
 
     Raises:
-        UserError: for data that cannot be read, or a loss that is not finite.
+        UserError: for data or a checkpoint that cannot be used, a folder that holds another run, a loss that is not
+            finite, or a checkpoint that cannot be saved. Checkpoints of earlier steps stay.
+        Stopped: when a signal asked for it, after a checkpoint.
     """
-    tokenizer = load_prepared_tokenizer(data)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer, metrics = _make_trainer(recipe, name, data, partial, tokenizer)
-    partial.mkdir(parents=True, exist_ok=True)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        _train(trainer, recipe.label(name))
-        peak_memory = torch.cuda.max_memory_allocated()
-    else:
-        untrained = initial_model(recipe, name, tokenizer)
-        peak_memory = peak_training_memory(untrained, recipe.training.batch_size, recipe.data.sequence_length)
-        _train(trainer, recipe.label(name))
-    result = _result(recipe, name, trainer.model, metrics, peak_memory)
-    trainer.model.config.use_cache = True  # the Trainer turns it off
-    try:
-        trainer.model.save_pretrained(partial)
-    except SafetensorError as error:  # a full disk, most likely
-        raise UserError(f"{partial}: cannot be written ({error})") from error
-    tokenizer.save_pretrained(partial)
-    (partial / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder)
+    _check_trackers(report_to)
+    arguments = training_arguments(recipe, folder / CHECKPOINTS, report_to, name)
+    recorded = read_run(folder)
+    data = data or prepare_data(recipe, folder / DATA)
+    tokenizer, train_set, eval_set = open_data(recipe, data)
+    run = identify(recipe, name, Manifest.load(data).content_sha256)
+    if recorded is not None:
+        refuse_other_run(folder, recorded, run)
+    result = read_result(folder)
+    if result is not None:
+        return result
+    process = this_process()
+    checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+    process.wait_for_everyone()
+    if process.is_main_process:
+        if checkpoint is not None:
+            checkpoints.check(checkpoint, run)
+        _open_run(folder, recipe, run)
+    process.wait_for_everyone()
+
+    if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
+        model = initial_model(recipe, name, tokenizer)
+        metrics = MetricsLog(folder / METRICS, recipe.training.batch_size * recipe.data.sequence_length)
+        trainer = LimeTrainer(
+            recipe,
+            run,
+            RouterStatistics(folder / ROUTERS_LOG, _held_out(eval_set)),
+            model=model,
+            args=arguments,
+            train_dataset=train_set,
+            eval_dataset=eval_set,
+            callbacks=[metrics],
+        )
+        _train(trainer, _progress_bar(recipe, name, model), checkpoint)
+        checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+    if process.is_main_process:
+        assert checkpoint is not None
+        _finish(recipe, name, checkpoint, tokenizer, _held_out(eval_set), folder)
+    process.wait_for_everyone()
+    result = read_result(folder)
+    assert result is not None
     return result
 
 
-def read_result(folder: Path) -> TrainingResult | None:
-    """The result of a finished training, or None where `folder` holds none.
-
-    Raises:
-        UserError: where the file is broken.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); remove {folder} to train this model again") from error
+def _held_out(eval_set: TokenDataset) -> Tensor:
+    """A few held-out sequences `[B, T]`, over which dynamic routing weights are averaged."""
+    return torch.stack([eval_set[index]["input_ids"] for index in range(min(ROUTED_SEQUENCES, len(eval_set)))])
 
 
-def _make_trainer(
-    recipe: Recipe, name: str, data: Path, folder: Path, tokenizer: PreTrainedTokenizerFast
-) -> tuple[LimeTrainer, MetricsLog]:
+def _check_trackers(report_to: Sequence[str]) -> None:
+    for tracker in report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise UserError(f"--report-to {tracker}: not installed; install it with: pip install {tracker}")
+
+
+def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
+    content = {"run": run, "recipe": recipe.to_dict(), "environment": environment()}
+    write_text(folder / RUN, json.dumps(content, indent=2) + "\n")
+    checkpoints.discard_incomplete(folder / CHECKPOINTS)
+
+
+def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> ProgressBar:
     length = recipe.data.sequence_length
-    metrics = MetricsLog(folder / METRICS, tokens_per_step=recipe.training.batch_size * length)
-    trainer = LimeTrainer(
-        recipe.training,
-        model=initial_model(recipe, name, tokenizer),
-        args=training_arguments(recipe.training, folder),
-        train_dataset=TokenDataset(data, "train", length),
-        eval_dataset=TokenDataset(data, "validation", length),
-        callbacks=[metrics],
+    flops = TRAINING_TO_FORWARD * model_cost(model.config, length).forward_flops / length
+    peak = peak_flops(recipe.training.precision)
+    processes = this_process().num_processes
+    return ProgressBar(
+        recipe.label(name), recipe.training.batch_size * length, flops, peak * processes if peak else None
     )
-    return trainer, metrics
 
 
-def _train(trainer: LimeTrainer, label: str) -> None:
-    progress = ProgressBar(label)
+def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> None:
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with StopOnSignal() as stop:
+        trainer.add_callback(stop)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            progress.close()
+    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint; the same "
+            "command goes on from there",
+            stop.received,
+        )
+
+
+def _finish(
+    recipe: Recipe,
+    name: str,
+    checkpoint: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    held_out: Tensor,
+    folder: Path,
+) -> None:
+    """Write the model of the last checkpoint, its tokenizer and the result."""
+    on_gpu = torch.cuda.is_available()
+    peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.config.use_cache = True  # the Trainer turns it off
+    routing = routing_summary(model.eval(), held_out)
+    result = summarise(recipe, name, model, folder / METRICS, peak_memory, routing)
     try:
-        trainer.train()
-    finally:
-        progress.close()
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # a full disk, most likely
+        raise UserError(f"{folder}: the model cannot be written ({error})") from error
+    tokenizer.save_pretrained(folder)
+    result.save(folder)
 
 
-def _result(recipe: Recipe, name: str, model: PreTrainedModel, metrics: MetricsLog, peak_memory: int) -> TrainingResult:
-    length = recipe.data.sequence_length
-    tokens_per_step = recipe.training.batch_size * length
-    cost = model_cost(model.config, length)
-    lines = [json.loads(line) for line in metrics.path.read_text(encoding="utf-8").splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line][-FINAL_LOSS_STEPS:]
-    eval_loss = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]  # of the last step
-    return TrainingResult(
-        name=name,
-        label=recipe.label(name),
-        model_type=model.config.model_type,
-        parameters=cost.parameters,
-        flops_per_token_forward=cost.forward_flops / length,
-        paper_flops_per_token_forward=cost.paper_forward_flops / length,
-        train_tokens=recipe.training.steps * tokens_per_step,
-        final_train_loss=sum(losses) / len(losses),
-        eval_loss=eval_loss,
-        eval_perplexity=math.exp(eval_loss),
-        seconds=sum(metrics.step_seconds),
-        tokens_per_second=tokens_per_step / statistics.median(metrics.step_seconds),
-        peak_memory_bytes=peak_memory,
-        environment=environment(),
-    )
+def _peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Bytes at the peak of one process's training step, counted by the tensors alive."""
+    model = initial_model(recipe, name, tokenizer)
+    micro_batch_size, _ = micro_batches(recipe, this_process().num_processes)
+    return peak_training_memory(model, micro_batch_size, recipe.data.sequence_length)

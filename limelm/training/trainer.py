@@ -1,19 +1,21 @@
-"""The Trainer, thinly: our parameter groups, our data order, every group's learning rate, and metrics.jsonl."""
+"""The Trainer, thinly: our parameter groups, our order of the data, every group's learning rate, sealed checkpoints."""
 
-import json
-import math
-import time
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler
-from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from limelm.errors import UserError
+from limelm.training import checkpoints
 from limelm.training.parameter_groups import parameter_groups
-from limelm.training.recipe import TrainingRecipe
+from limelm.training.processes import micro_batches, this_process
+from limelm.training.recipe import Recipe
+from limelm.training.router_statistics import RouterStatistics
 
 
 class SeededOrder(Sampler[int]):
@@ -39,19 +41,27 @@ class SeededOrder(Sampler[int]):
 
 
 class LimeTrainer(Trainer):
-    """`transformers.Trainer` with the paper's parameter groups and a data order that no model can change."""
+    """`transformers.Trainer` with the paper's parameter groups, a data order that no model or machine can change, and
+    checkpoints that are complete or do not count.
 
-    def __init__(self, recipe: TrainingRecipe, **kwargs):
+    Args:
+        run: what its checkpoints belong to, from `identity.identify`.
+        statistics: of the routers, measured at every evaluation.
+    """
+
+    def __init__(self, recipe: Recipe, run: dict[str, Any], statistics: RouterStatistics, **kwargs):
         super().__init__(**kwargs)
-        self.recipe = recipe
+        self.add_callback(statistics)
+        self.recipe, self.run, self.statistics = recipe, run, statistics
         self.group_learning_rates: dict[str, float] = {}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        training = self.recipe.training
         optimizer = torch.optim.AdamW(
-            parameter_groups(model or self.model, self.recipe),
-            lr=self.recipe.learning_rate,
-            betas=(self.recipe.adam_beta1, self.recipe.adam_beta2),
-            eps=self.recipe.adam_epsilon,
+            parameter_groups(model or self.model, training),
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_epsilon,
         )
         optimizer.register_step_post_hook(self._note_learning_rates)
         self.optimizer: torch.optim.Optimizer | None = optimizer
@@ -63,104 +73,88 @@ class LimeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return SeededOrder(len(dataset), self.recipe.batch_size, self.recipe.seed)
+        return SeededOrder(len(dataset), self.recipe.training.batch_size, self.recipe.training.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "learning_rate" in logs:
             logs |= {f"learning_rate/{name}": rate for name, rate in self.group_learning_rates.items()}
+        elif "eval_loss" in logs:
+            logs |= self.statistics.measure(self.model, self.state)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"{checkpoints.PREFIX}{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.seal(checkpoint, self.run)
+                checkpoints.keep_newest(folder, self.recipe.engine.keep_checkpoints)
+        except (OSError, SafetensorError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise UserError(
+                f"{checkpoint}: cannot be saved ({error}); checkpoints of earlier steps are untouched, and the same "
+                "command goes on from the newest"
+            ) from error
 
-class MetricsLog(TrainerCallback):
-    """Writes `metrics.jsonl`: a line per step, and one per evaluation.
 
-    `seconds` in a line is the time of the training steps so far, without evaluations.
+def training_arguments(
+    recipe: Recipe, output_dir: Path, report_to: Sequence[str] = (), name: str | None = None
+) -> TrainingArguments:
+    """The recipe in the Trainer's words, for this process.
+
+    Raises:
+        UserError: where the processes cannot share the batch, or cannot shard.
     """
-
-    def __init__(self, path: Path, tokens_per_step: int):
-        self.path, self.tokens_per_step = path, tokens_per_step
-        self.step_seconds: list[float] = []
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.path.write_text("", encoding="utf-8")
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.step_start = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.step_seconds.append(time.perf_counter() - self.step_start)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        line = {
-            "step": state.global_step,
-            "tokens": state.global_step * self.tokens_per_step,
-            "seconds": sum(self.step_seconds),
-        }
-        if "loss" in logs:
-            rates = {key.split("/")[1]: rate for key, rate in logs.items() if key.startswith("learning_rate/")}
-            line |= {"loss": logs["loss"], "grad_norm": logs["grad_norm"], "learning_rate": rates}
-        elif "eval_loss" in logs:
-            line |= {"eval_loss": logs["eval_loss"]}
-        else:  # the Trainer's own closing summary
-            return
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-        loss = logs.get("loss", logs.get("eval_loss"))
-        if not math.isfinite(loss):
-            raise UserError(f"training diverged: the loss is {loss} at step {state.global_step}; see {self.path}")
-
-
-class ProgressBar(ProgressCallback):
-    """One bar per model, with its latest losses."""
-
-    def __init__(self, label: str):
-        super().__init__()
-        self.label = label
-        self.latest: dict[str, str] = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.training_bar = tqdm(total=state.max_steps, desc=f"{self.label:>22}", unit="step", dynamic_ncols=True)
-        self.current_step = 0
-
-    def close(self) -> None:
-        """End the bar's line, also where training was broken off."""
-        if self.training_bar is not None:
-            self.training_bar.close()
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        """No second bar for the short evaluations."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.latest |= {key: f"{logs[key]:.3f}" for key in ("loss", "eval_loss") if key in logs}
-        if self.training_bar is not None:
-            self.training_bar.set_postfix(self.latest)
-
-
-def training_arguments(recipe: TrainingRecipe, output_dir: Path) -> TrainingArguments:
-    """The recipe in the Trainer's words."""
-    return TrainingArguments(
+    training, engine = recipe.training, recipe.engine
+    micro_batch_size, accumulation = micro_batches(recipe, this_process().num_processes)
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
+        run_name=name,
+        max_steps=training.steps,
+        per_device_train_batch_size=micro_batch_size,
+        per_device_eval_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=training.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": recipe.min_lr_ratio},
-        warmup_steps=recipe.warmup_steps,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=recipe.seed,
+        lr_scheduler_kwargs={"min_lr_rate": training.min_lr_ratio},
+        warmup_steps=training.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.precision == "bf16",
+        use_cpu=not on_gpu,
+        seed=training.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps",
-        eval_steps=recipe.eval_steps,
+        eval_steps=training.eval_steps,
         prediction_loss_only=True,
-        save_strategy="no",
-        report_to="none",
+        save_strategy="steps",
+        save_steps=engine.save_steps,
+        report_to=list(report_to) or "none",
         disable_tqdm=False,  # else the Trainer prints every log; run.py puts its own bar in place
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=on_gpu,
+        torch_compile=engine.compile,
+        **_sharding(recipe),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads one process over all GPUs that it sees
+    return arguments
+
+
+def _sharding(recipe: Recipe) -> dict[str, Any]:
+    if recipe.engine.sharding == "none":
+        return {}
+    if not torch.cuda.is_available() or this_process().num_processes == 1:
+        raise UserError(
+            "engine.sharding='fsdp' needs several processes with a GPU each: start them with torchrun or accelerate "
+            "launch, or use sharding='none'"
+        )
+    return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep only the layers' inputs for the backward."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -123,13 +123,35 @@ def test_data_prepare_from_a_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "--scale", "huge", "--out", "run"], "--scale huge: unknown scale; allowed: tiny"),
+        (["reproduce", "--scale", "huge", "--out", "run"], "--scale huge: unknown scale; allowed: deep, deep-32"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--models", "mamba"], "unknown model; allowed: llama"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--steps", "0"], "--steps: 0 must be at least 1"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--steps", "0"], "training.steps=0 must be at least 1"),
+        (
+            ["reproduce", "--scale", "tiny", "--out", "run", "--stepz", "3"],
+            "unknown key 'stepz'; did you mean 'steps'?",
+        ),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--steps"], "--steps: needs a value"),
+        (
+            ["reproduce", "--scale", "tiny", "--out", "run", "--modles", "--seed=1"],
+            "needs a value; did you mean --models?",
+        ),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--seed=1", "--seed=2"], "--seed: given twice"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
+        (["train", "tiny", "--out", "run"], "recipe tiny: names no model; its models: llama, hc"),
+        (["train", "tiny-statik", "--out", "run"], "there is no model 'statik' in it; its models: llama, hc"),
+        (["train", "teeny-static", "--out", "run"], "unknown recipe 'teeny-static'; did you mean 'tiny-static'?"),
+        (["train", "tiny-kv", "--model", "static", "--out", "run"], "names the model 'kv', but --model says 'static'"),
+        (["train", "--steps", "3", "tiny-static", "--out", "run", "--routing", "x"], "routing='x' is unknown"),
+        (["train", "tiny-static", "--out", "run", "--report-to", "trackio"], "trackio: not installed"),
+        (["train", "tiny-static", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
+        (["train", "tiny-static", "--out", "run", "--batch-size", "0"], "training.batch_size=0 must be at least 1"),
+        (["train", "tiny-static", "--out", "run", "--compile", "yes"], "compile='yes' must be true or false"),
+        (["train", "tiny-static", "--out", "run", "--sharding", "fsdp", "--data", "x"], "engine.sharding='fsdp' needs"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
-        (["reproduce", "--scale", "tiny", "--out", "file/run"], "file/run: Not a directory"),
+        (["reproduce", "--scale", "tiny", "--out", "file/run"], "file/run/run.json: Not a directory"),
         (["reproduce", "--scale", "tiny"], "required: --out"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "-1"], "--seed: '-1' is not an integer from 0"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "-1"], "training.seed=-1 must be at least 0"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--models", ","], "--models: ',' names no model"),
         (["data", "prepare", "long.txt", "--out", "."], ".: already there"),
         (
@@ -217,7 +239,7 @@ def test_an_interrupt_is_not_a_bug(tmp_path, capsys, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("limelm.training.load_recipe", interrupt)
+    monkeypatch.setattr("limelm.training.load_scale", interrupt)
     assert "interrupted" in fails(capsys, "reproduce", "--scale", "tiny", "--out", tmp_path / "run", code=130)
 
 
@@ -225,14 +247,14 @@ def test_a_bug_shows_its_traceback_only_on_request(tmp_path, capsys, monkeypatch
     def crash(*arguments, **options):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("limelm.training.load_recipe", crash)
+    monkeypatch.setattr("limelm.training.load_scale", crash)
     arguments = ["reproduce", "--scale", "tiny", "--out", tmp_path / "run"]
     assert "RuntimeError: two lines" in fails(capsys, *arguments, code=1)
     assert main([*map(str, arguments), "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["reproduce"], ["data"], ["data", "prepare"], ["generate"]])
+@pytest.mark.parametrize("command", [[], ["reproduce"], ["train"], ["data"], ["data", "prepare"], ["generate"]])
 def test_help_answers(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])

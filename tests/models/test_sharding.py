@@ -15,6 +15,10 @@ BOUNDED = {"routing_sources": {"first": 1, "last": 2}}
 #: Variant, changes to its config, and how it is trained.
 CASES = {
     "none": ("none", {}, ""),
+    "none_recomputed": ("none", {}, "recompute"),
+    "hc": ("hc_dynamic", {}, ""),
+    "hc_recomputed": ("hc_dynamic", {}, "recompute"),
+    "hc_static": ("hc_static", {}, ""),
     "static": ("static_gqa", {}, ""),
     "static_top_p": ("static_top_p", {}, ""),
     "static_bounded": ("static_gqa", BOUNDED, ""),
@@ -74,6 +78,8 @@ def work(rank: int, rendezvous: str, folder: str) -> None:
                 assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
                 backward(model, BATCH.chunk(WORLD)[rank], how)
                 found = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+                with torch.no_grad():
+                    found["logits"] = model.eval()(BATCH).logits
             except Exception as raised:  # the other cases still run, and the test names this one
                 error = f"{type(raised).__name__}: {raised}"
             if rank == 0:
@@ -99,6 +105,9 @@ def test_sharded_gradients_equal_one_process(case, sharded):
     model = make(case)
     backward(model, BATCH, "")
     expected = gradients(model)
+    logits = result["gradients"].pop("logits")
+    with torch.no_grad():
+        assert (logits - model.eval()(BATCH).logits).abs().max() < (0.3 if CASES[case][2] == "bfloat16" else 1e-5)
     if CASES[case][2] != "bfloat16":
         assert_same_gradients(result["gradients"], expected, tolerance=2e-5)
         return

@@ -3,7 +3,7 @@ from transformers import LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.errors import UserError
-from limelm.training import load_recipe, recipe_names
+from limelm.training import load_recipe, load_scale, recipe_names
 from tests.recipes import small_recipe, write_recipe
 
 
@@ -44,7 +44,7 @@ def test_models_are_selected_in_the_recipes_order(tmp_path):
         (("steps = 4", 'steps = "4"'), r"steps='4' must be an integer"),
         (("steps = 4", "steps = 4.5"), r"steps=4\.5 must be an integer"),
         (('precision = "fp32"', 'precision = "fp8"'), r"training\.precision='fp8' is unknown; allowed: fp32, bf16"),
-        (("[data]", "[date]"), r"no value for sequence_length"),
+        (("[data]", "[date]"), r"no value for preset, sequence_length"),
         (('"dynamic"]', '"mamba"]'), r"compare has 'mamba', but there is no \[models\.mamba\]"),
         (("steps = 4", "steps = "), "not TOML"),
         (("learning_rate = 1e-3", "learning_rate = 0"), r"training\.learning_rate=0 must be more than 0"),
@@ -85,8 +85,8 @@ def test_bad_models_are_refused(tmp_path, change, message):
 
 
 def test_an_unknown_scale_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--scale huge: unknown scale; allowed: tiny"):
-        load_recipe("huge")
+    with pytest.raises(UserError, match=r"--scale huge: unknown scale; allowed: deep, deep-32"):
+        load_scale("huge")
     with pytest.raises(UserError, match="No such file"):
         load_recipe(str(tmp_path / "missing.toml"))
     assert load_recipe(str(write_recipe(tmp_path))).name == "small"

@@ -1,0 +1,84 @@
+"""`limelm plan`: what a training will cost, before anything is spent."""
+
+import argparse
+
+from limelm.cli.recipe_fields import EXPLANATION
+from limelm.cli.types import positive_int
+
+DESCRIPTION = f"""\
+Show what training a model will cost: parameters, tokens, FLOPs, memory per GPU, disk and time, beside a LLaMA of the
+same shape. It needs no GPU and no data, and starts nothing. Where the memory does not fit, it says so, with what would.
+RECIPE is a recipe's name and one of its models, as for `limelm train`.
+{EXPLANATION}
+"""
+
+EPILOG = """\
+examples:
+  limelm plan paper-1.2b-static --gpus 8
+  limelm plan paper-1.2b-dynamic --gpus 64 --tokens-per-second 30000
+  limelm plan paper-1.2b-kv --gpus 4 --gpu-memory 40 --micro-batch-size 2 --activation-checkpointing true
+"""
+
+
+def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="memory, FLOPs, disk and time of a training, before it starts",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as paper-1.2b-static, or a .toml file")
+    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+    parser.add_argument("--gpus", type=positive_int, default=1, metavar="N", help="how many GPUs (1)")
+    parser.add_argument("--gpu-memory", type=_positive, default=80, metavar="GIB", help="of one GPU, in GiB (80)")
+    parser.add_argument(
+        "--tokens-per-second", type=_positive, metavar="N", help="of one GPU, measured (default: from --mfu)"
+    )
+    parser.add_argument(
+        "--mfu", type=_share, default=0.4, metavar="SHARE", help="assumed share of the peak FLOP/s, in (0, 1] (0.4)"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=_positive, default=989, metavar="N", help="of one GPU (989: an H100's, dense bfloat16)"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Plan, print, and refuse what does not fit."""
+    from limelm.cli.quiet import quieten
+    from limelm.training import load_experiment
+    from limelm.training.planning import GIB, Hardware, make_plan, plan_table, require_fit
+
+    quieten()
+    recipe, name = load_experiment(options.recipe, options.model, options.fields)
+    hardware = Hardware(
+        gpus=options.gpus,
+        memory=int(options.gpu_memory * GIB),
+        tokens_per_second=options.tokens_per_second,
+        mfu=options.mfu,
+        peak_flops=options.peak_tflops * 1e12,
+    )
+    plan = make_plan(recipe, name, hardware)
+    print(plan_table(plan), flush=True)
+    require_fit(plan)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at most 1")
+    return value

@@ -1,0 +1,35 @@
+"""`--key value` for any field of a recipe, beside a command's own options."""
+
+import argparse
+import difflib
+
+from limelm.errors import UserError
+
+EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
+
+
+def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """What is left for the parser, and the values of the recipe's fields.
+
+    Raises:
+        UserError: for a field without a value, or one that is given twice.
+    """
+    own = parser._option_string_actions
+    left: list[str] = []
+    fields: dict[str, str] = {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or name in own or len(name) == 2:
+            left.append(argument)
+            continue
+        key = name.removeprefix("--").replace("-", "_")
+        if not equals:
+            value = next(remaining, "--")
+            if value.startswith("--"):
+                near = difflib.get_close_matches(name, own, n=1)
+                raise UserError(f"{name}: needs a value" + (f"; did you mean {near[0]}?" if near else ""))
+        if key in fields:
+            raise UserError(f"{name}: given twice")
+        fields[key] = value
+    return left, fields

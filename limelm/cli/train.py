@@ -1,0 +1,69 @@
+"""`limelm train`: one model of a recipe, on one process or many."""
+
+import argparse
+from pathlib import Path
+
+from limelm.cli.recipe_fields import EXPLANATION
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+DESCRIPTION = f"""\
+Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a
+recipe's .toml file, with --model where it has several. {EXPLANATION}
+
+Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
+was never broken off. Ctrl-C and SIGTERM save a checkpoint first.
+
+On several GPUs it is started by torchrun or accelerate launch; the batch of a step stays the recipe's.
+"""
+
+EPILOG = """\
+examples:
+  limelm train tiny-static --out static
+  limelm train small-dynamic --data tokens --out dynamic --steps 200 --report-to tensorboard
+  torchrun --nproc-per-node 8 -m limelm train paper-1.2b-static --data tokens --out static --sharding fsdp
+"""
+
+
+def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train one model, resumably, on one GPU or many",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as tiny-static, or a .toml file")
+    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
+    )
+    parser.add_argument(
+        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and say what came out."""
+    from limelm.cli.quiet import quieten
+    from limelm.training import load_experiment, train_model
+    from limelm.training.processes import this_process
+    from limelm.training.result import read_result
+
+    quieten()
+    recipe, name = load_experiment(options.recipe, options.model, options.fields)
+    recipe.check_model(name)
+    done = read_result(options.out)
+    result = train_model(recipe, name, options.data, options.out, options.report_to)
+    if this_process().is_main_process:
+        complete = "complete, nothing to train. " if done else ""
+        print(
+            f"{options.out}: {complete}{result.label}, {result.parameters:,} parameters, "
+            f"{result.train_tokens:,} tokens, held-out loss {result.eval_loss:.3f} "
+            f"(perplexity {result.eval_perplexity:.1f}), {result.tokens_per_second:,.0f} tokens/s"
+        )

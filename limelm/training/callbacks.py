@@ -1,0 +1,152 @@
+"""What watches a training: metrics.jsonl, the progress bar, and signals that ask it to stop."""
+
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import ProgressCallback, TrainerCallback
+
+from limelm.errors import UserError
+from limelm.training.jsonl import append_line, drop_lines_after
+from limelm.training.processes import this_process
+
+
+class MetricsLog(TrainerCallback):
+    """Writes `metrics.jsonl`: exactly one line per step, with the held-out loss where it was measured.
+
+    `seconds` in a line is the time of the training steps so far, without evaluations and saves. A training that goes on
+    from a checkpoint drops the lines of later steps, and takes up the time at its own.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: int):
+        self.path, self.tokens_per_step = path, tokens_per_step
+        self.seconds = 0.0
+        self._line: dict[str, Any] | None = None  # of a step whose evaluation is not done
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            last = drop_lines_after(self.path, state.global_step)
+            self.seconds = last["seconds"] if last else 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step_start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - self.step_start
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            rates = {key.split("/")[1]: rate for key, rate in logs.items() if key.startswith("learning_rate/")}
+            self._line = {
+                "step": state.global_step,
+                "tokens": state.global_step * self.tokens_per_step,
+                "seconds": self.seconds,
+                "loss": logs["loss"],
+                "grad_norm": logs["grad_norm"],
+                "learning_rate": rates,
+            }
+        elif "eval_loss" in logs and self._line is not None:
+            self._line["eval_loss"] = logs["eval_loss"]
+        else:  # the Trainer's own closing summary
+            return
+        line = self._line
+        broken = next((key for key in ("loss", "grad_norm", "eval_loss") if not math.isfinite(line.get(key, 0))), None)
+        if broken or "eval_loss" in logs or not control.should_evaluate:
+            self._line = None
+            if state.is_world_process_zero:
+                append_line(self.path, line)
+        if broken:
+            raise UserError(
+                f"training diverged: the {broken} is {line[broken]} at step {state.global_step}; see {self.path}. "
+                "A lower learning rate may help; checkpoints of earlier steps are untouched"
+            )
+
+
+class ProgressBar(ProgressCallback):
+    """One bar per model: steps, time left, latest losses, tokens per second, and model FLOPs utilisation.
+
+    Args:
+        flops_per_token: of training; None leaves the utilisation out.
+        peak_flops: of all the devices together, per second; None where it is not known.
+    """
+
+    def __init__(self, label: str, tokens_per_step: int, flops_per_token: float, peak_flops: float | None):
+        super().__init__()
+        self.label, self.tokens_per_step = label, tokens_per_step
+        self.utilisation_per_token = flops_per_token / peak_flops if peak_flops else None
+        self.latest: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=f"{self.label:>22}",
+                unit="step",
+                dynamic_ncols=True,
+            )
+        self.current_step = state.global_step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step_start = time.perf_counter()
+
+    def close(self) -> None:
+        """End the bar's line, also where training was broken off."""
+        if self.training_bar is not None:
+            self.training_bar.close()
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        """No second bar for the short evaluations."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None:
+            return
+        self.latest |= {key: f"{logs[key]:.3f}" for key in ("loss", "eval_loss") if key in logs}
+        if "loss" in logs:  # the step's time, as its loss is on the host by now
+            speed = self.tokens_per_step / (time.perf_counter() - self.step_start)
+            self.latest["tokens/s"] = f"{speed:,.0f}"
+            if self.utilisation_per_token is not None:
+                self.latest["MFU"] = f"{speed * self.utilisation_per_token:.1%}"
+        self.training_bar.set_postfix(self.latest)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends the training after the step in which SIGTERM or Ctrl-C came, with a checkpoint of that step.
+
+    A context manager: signals mean this between entry and exit. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "StopOnSignal":
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if this_process().num_processes > 1:  # all of them stop after the same step
+            received = torch.tensor(self.received or 0, device=args.device)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.received = int(received) or None
+        if self.received is not None:
+            control.should_save = control.should_training_stop = True

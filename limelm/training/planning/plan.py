@@ -1,0 +1,177 @@
+"""What a training will cost, before anything is spent."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import LlamaConfig
+
+from limelm.data.shards import token_dtype
+from limelm.errors import UserError
+from limelm.models.flops import TRAINING_TO_FORWARD, ModelCost, model_cost
+from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
+from limelm.training.processes import micro_batches
+from limelm.training.recipe import Recipe
+
+CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4  # per parameter, float32: weights and Adam's two moments; weights alone
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it is to run.
+
+    Attributes:
+        memory: bytes of one GPU.
+        tokens_per_second: of one GPU, measured; None to assume `mfu` of `peak_flops`.
+        mfu: model FLOPs utilisation, the share of the peak that a model's own operations reach.
+        peak_flops: of one GPU, per second.
+    """
+
+    gpus: int
+    memory: int = 80 * GIB
+    tokens_per_second: float | None = None
+    mfu: float = 0.4
+    peak_flops: float = 989e12  # an H100's, dense bfloat16 (NVIDIA's data sheet)
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What one model will cost.
+
+    Attributes:
+        training_flops: per token, forward and backward.
+        memory: per GPU.
+        checkpoint_bytes: of one checkpoint.
+        weight_bytes: of the finished model.
+        seconds: of the training steps.
+    """
+
+    cost: ModelCost
+    training_flops: float
+    memory: MemoryPlan
+    checkpoint_bytes: int
+    weight_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What training a recipe's model will cost, and LLaMA of the same shape beside it (None where that is the model).
+
+    Attributes:
+        micro_batch_size, accumulation: sequences per forward, and forwards per GPU and step.
+        tokens: of all steps.
+        shard_bytes: of these tokens on disk, each read once.
+    """
+
+    recipe: Recipe
+    name: str
+    hardware: Hardware
+    micro_batch_size: int
+    accumulation: int
+    tokens: int
+    shard_bytes: int
+    model: ModelPlan
+    baseline: ModelPlan | None
+
+    @property
+    def missing(self) -> int:
+        """Bytes by which a GPU is too small; negative where some are free."""
+        return self.model.memory.total - self.hardware.memory
+
+
+def make_plan(recipe: Recipe, name: str, hardware: Hardware) -> Plan:
+    """Plan the training of the recipe's model `name`.
+
+    Raises:
+        UserError: for a model that cannot be built or a batch that the GPUs cannot share.
+    """
+    if recipe.engine.sharding == "fsdp" and hardware.gpus == 1:
+        raise UserError("engine.sharding='fsdp' needs several GPUs, not 1; use more, or sharding='none'")
+    size, accumulation = micro_batches(recipe, hardware.gpus)
+    recipe.check_model(name)
+    training, data = recipe.training, recipe.data
+    tokens = training.steps * training.batch_size * data.sequence_length
+    config = recipe.model_config(name, vocab_size=data.vocab_size)
+    baseline = None
+    if config.model_type != "llama":
+        baseline = _plan_model(recipe.baseline_config(name, vocab_size=data.vocab_size), recipe, hardware, tokens)
+    return Plan(
+        recipe=recipe,
+        name=name,
+        hardware=hardware,
+        micro_batch_size=size,
+        accumulation=accumulation,
+        tokens=tokens,
+        shard_bytes=tokens * np.dtype(token_dtype(data.vocab_size)).itemsize,
+        model=_plan_model(config, recipe, hardware, tokens),
+        baseline=baseline,
+    )
+
+
+def _plan_model(config: LlamaConfig, recipe: Recipe, hardware: Hardware, tokens: int) -> ModelPlan:
+    cost = model_cost(config, recipe.data.sequence_length)
+    flops = TRAINING_TO_FORWARD * cost.forward_flops / cost.sequence_length
+    rate = hardware.tokens_per_second or hardware.mfu * hardware.peak_flops / flops
+    return ModelPlan(
+        cost=cost,
+        training_flops=flops,
+        memory=plan_memory(config, recipe, hardware.gpus),
+        checkpoint_bytes=CHECKPOINT_BYTES * cost.parameters,
+        weight_bytes=WEIGHT_BYTES * cost.parameters,
+        seconds=tokens / (rate * hardware.gpus),
+    )
+
+
+def require_fit(plan: Plan) -> None:
+    """Refuse a plan that does not fit.
+
+    Raises:
+        UserError: with what is missing, and which changes of the engine would make it fit.
+    """
+    if plan.missing <= 0:
+        return
+    options = [f"{words} ({total / GIB:.1f} GiB)" for words, total in ways_to_fit(plan)]
+    raise UserError(
+        f"{plan.recipe.name}-{plan.name} needs {plan.model.memory.total / GIB:.1f} GiB per GPU, "
+        f"{plan.missing / GIB:.1f} more than --gpu-memory {plan.hardware.memory / GIB:g}; "
+        + (f"it would fit with {', or with '.join(options)}" if options else "no setting of the engine makes it fit")
+    )
+
+
+def ways_to_fit(plan: Plan) -> list[tuple[str, int]]:
+    """Changes of the engine that make the model fit, each tried, with the bytes per GPU that they need.
+
+    First a smaller micro-batch, activation checkpointing and FSDP by themselves, the last two with a smaller
+    micro-batch where that must be; all together only if none of them is enough.
+    """
+    changes: list[dict[str, bool | str]] = [{}, {"activation_checkpointing": True}]
+    if plan.hardware.gpus > 1:
+        changes.append({"sharding": "fsdp"})
+    ways = [way for change in changes for way in _try(plan, change)]
+    return ways or _try(plan, {key: value for change in changes for key, value in change.items()})
+
+
+def _try(plan: Plan, changes: dict[str, bool | str]) -> list[tuple[str, int]]:
+    """The largest micro-batch with which the changed engine fits, if there is one."""
+    engine = replace(plan.recipe.engine, **changes)  # type: ignore[arg-type]
+    if changes and engine == plan.recipe.engine:
+        return []
+    config = plan.recipe.model_config(plan.name, vocab_size=plan.recipe.data.vocab_size)
+    tried, tried_size = (None if changes else plan.model.memory), plan.micro_batch_size
+    for size in _halves(plan.micro_batch_size):
+        if tried is not None and tried.at_least(size / tried_size) > plan.hardware.memory:
+            continue
+        recipe = replace(plan.recipe, engine=replace(engine, micro_batch_size=size))
+        tried, tried_size = plan_memory(config, recipe, plan.hardware.gpus), size
+        if tried.total <= plan.hardware.memory:
+            wanted = changes if size == plan.micro_batch_size else {**changes, "micro_batch_size": size}
+            words = " and ".join(f"engine.{key}={str(value).lower()}" for key, value in wanted.items())
+            return [(words, tried.total)]
+    return []
+
+
+def _halves(number: int) -> Iterator[int]:
+    while number:
+        yield number
+        number //= 2

@@ -1,0 +1,213 @@
+"""One training step on tensors without memory: the bytes of a model's real code at its real size, in seconds.
+
+The step runs on PyTorch's fake tensors, which have shapes, types and lifetimes, but no contents. What lives at the same
+time is counted as it is for real tensors (`limelm.training.memory`), by what it is for.
+
+Fake tensors are on the CPU. Where a CUDA device would allocate otherwise, the simulation does as it would; see
+`_as_on_cuda`. Not seen is what a kernel allocates and frees inside itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import layer_norm
+from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from limelm.models.hyper_connection import modeling_hyper_connection
+from limelm.routing import chunked
+from limelm.training.memory import PeakMemory
+from limelm.training.trainer import checkpoint_activations
+
+WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY = "weights", "gradients", "optimizer", "activations", "temporary"
+# Half of an H100's L2 cache: `limelm.routing.source_matrix.chunk_bytes` on that device.
+CHUNK_BYTES = 25 * 2**20
+# HF makes no mask for an attention that it does not know, as it makes none for packed sequences of tokens without
+# padding; of fake tensors it cannot see that none is needed. PyTorch's fused attention saves the same on a CPU as on
+# CUDA: Q, K, V, the output, and a number per query.
+ATTENTION = "sdpa-without-mask"
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process does between two steps of the optimiser, as far as memory goes.
+
+    Attributes:
+        micro_batch_size: sequences in a forward.
+        autocast: whether the forward runs under bfloat16 autocast.
+        accumulates: whether gradients of an earlier forward are there already.
+    """
+
+    micro_batch_size: int
+    sequence_length: int
+    autocast: bool = False
+    activation_checkpointing: bool = False
+    accumulates: bool = False
+
+
+#: What the bytes alive at a moment are for, in the order of the constants above.
+Parts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one step.
+
+    Attributes:
+        phases: for "forward", "backward" and "optimizer step" what lives at its peak, by the constants above: weights;
+            gradients so far; Adam's two moments; activations, which the forward keeps for the backward; and whatever
+            is temporary. The forward's peak is at its end, and activations there are all that it will have kept.
+        saved: what the forward keeps for the backward, all of it.
+    """
+
+    phases: dict[str, Parts]
+    saved: int
+
+    @property
+    def peak(self) -> int:
+        """Alive at the same time, at most."""
+        return max(sum(parts.values()) for parts in self.phases.values())
+
+
+def simulate_step(
+    config: LlamaConfig, step: Step, dtype: torch.dtype = torch.float32, on_cuda: bool = True
+) -> StepMemory:
+    """The memory that a step of `config`'s model would take.
+
+    Args:
+        dtype: of the parameters.
+        on_cuda: as on a CUDA device; otherwise as on a CPU.
+    """
+    if on_cuda and getattr(config, "routing_backend", None) == "triton":  # keeps the same, and runs on CUDA only
+        config = type(config).from_dict({**config.to_dict(), "routing_backend": "chunked"})
+    with FakeTensorMode():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        with _as_on_cuda() if on_cuda else nullcontext():
+            return measure_step(model, step, on_cuda)
+
+
+def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> StepMemory:
+    """Take a step with the model, on a CPU, and count. Its weights change.
+
+    Args:
+        foreach: have AdamW update all parameters at once, as it does on CUDA.
+    """
+    model.train()
+    if step.activation_checkpointing:
+        checkpoint_activations(model)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, foreach=foreach)
+    _set_gradients(parameters)
+    optimizer.step()  # makes its state, which every step but the first finds there
+    if not step.accumulates:
+        optimizer.zero_grad()
+    tokens = torch.zeros(step.micro_batch_size, step.sequence_length, dtype=torch.long)
+    with LabelledMemory() as memory:
+        memory.label(WEIGHTS, [*parameters, *model.buffers()])
+        memory.label(GRADIENTS, (parameter.grad for parameter in parameters if parameter.grad is not None))
+        memory.label(OPTIMIZER, (value for state in optimizer.state.values() for value in state.values()))
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda p: memory.label(GRADIENTS, [p.grad]))
+            for parameter in parameters
+        ]
+        with torch.autocast("cpu", torch.bfloat16, enabled=step.autocast):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        saved = memory.label_rest(ACTIVATIONS)
+        forward = memory.end_phase()
+        forward[ACTIVATIONS] = min(saved, forward[TEMPORARY])
+        forward[TEMPORARY] -= forward[ACTIVATIONS]
+        loss.backward()
+        del loss
+        backward = memory.end_phase()
+        optimizer.step()
+        update = memory.end_phase()
+    for hook in hooks:
+        hook.remove()
+    optimizer.zero_grad()
+    return StepMemory({"forward": forward, "backward": backward, "optimizer step": update}, saved)
+
+
+class LabelledMemory(PeakMemory):
+    """Also knows what the bytes at a peak are for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._labels: dict[int, str] = {}
+        self._bytes: Counter[str] = Counter()
+        self._at_peak: dict[str, int] = {}
+
+    def add(self, *tensors: Tensor) -> None:
+        before = self.peak_bytes
+        super().add(*tensors)
+        if self.peak_bytes > before:
+            self._at_peak = dict(self._bytes)
+
+    def label(self, name: str, tensors: Iterable[Tensor | None]) -> None:
+        """Count these as `name` from now on, unless they have a label."""
+        for tensor in tensors:
+            if tensor is not None:
+                self.add(tensor)
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._labels:
+                    self._labels[storage._cdata] = name
+                    self._bytes[name] += storage.nbytes()
+
+    def label_rest(self, name: str) -> int:
+        """Count all that lives and has no label as `name`; return its bytes."""
+        rest = self.live_bytes - sum(self._bytes.values())
+        self._labels |= dict.fromkeys(self._seen - self._labels.keys(), name)
+        self._bytes[name] += rest
+        return rest
+
+    def end_phase(self) -> Parts:
+        """What lived at the peak since the last call, by label; what has none is temporary."""
+        parts = {name: self._at_peak.get(name, 0) for name in (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS)}
+        parts[TEMPORARY] = self.peak_bytes - sum(parts.values())
+        self.peak_bytes, self._at_peak = self.live_bytes, dict(self._bytes)
+        return parts
+
+    def _remove(self, key: int, size: int) -> None:
+        super()._remove(key, size)
+        name = self._labels.pop(key, None)
+        if name is not None:
+            self._bytes[name] -= size
+
+
+def _set_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+
+@contextmanager
+def _as_on_cuda() -> Iterator[None]:
+    """Have this project's code do what differs on CUDA: see the functions below."""
+    replacements = [
+        (chunked, "chunks", _first_chunk),
+        (chunked, "_is_cut", lambda S: False),  # no products in blocks
+        (modeling_hyper_connection, "layer_norm", _layer_norm),
+    ]
+    originals = [getattr(module, name) for module, name, _ in replacements]
+    for module, name, function in replacements:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for (module, name, _), original in zip(replacements, originals, strict=True):
+            setattr(module, name, original)
+
+
+def _first_chunk(total: int, bytes_each: int, device: torch.device) -> list[tuple[int, int]]:
+    """The first of the chunks that fit an H100's cache: all hold as much memory, one after the other."""
+    number = max(1, -(-total * bytes_each // CHUNK_BYTES))
+    return [(0, -(-total // number))]
+
+
+def _layer_norm(states: Tensor, *args, **kwargs) -> Tensor:
+    """In float32 under autocast, as on CUDA. Of the models' other operations, CPU and CUDA run the same in bfloat16."""
+    return layer_norm(states.float() if torch.is_autocast_enabled("cpu") else states, *args, **kwargs)

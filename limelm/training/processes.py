@@ -1,0 +1,34 @@
+"""The processes of a training: one per GPU, started by torchrun or accelerate; alone where there is only one."""
+
+import torch
+from accelerate import PartialState
+
+from limelm.errors import UserError
+from limelm.training.recipe import Recipe
+
+
+def this_process() -> PartialState:
+    """Which process this is (`process_index`, `num_processes`, `is_main_process`), and how to wait for the others.
+
+    The first call joins the process group that torchrun or accelerate announce in the environment.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """Sequences per forward, and forwards per process and step, so that every step takes `training.batch_size`.
+
+    The micro-batch is `engine.micro_batch_size`, or less where that does not divide a process's share.
+
+    Raises:
+        UserError: where the processes cannot share the batch evenly.
+    """
+    share, rest = divmod(recipe.training.batch_size, processes)
+    if rest or not share:
+        raise UserError(
+            f"training.batch_size={recipe.training.batch_size} cannot be shared evenly by {processes} processes; "
+            "start another number of them"
+        )
+    largest = min(recipe.engine.micro_batch_size, share)
+    size = next(size for size in range(largest, 0, -1) if share % size == 0)
+    return size, share // size

@@ -1,0 +1,107 @@
+"""What came out of a training: `result.json`, which is written last and so says that all the rest is there."""
+
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from limelm.environment import environment
+from limelm.errors import UserError
+from limelm.files import write_text
+from limelm.models.flops import model_cost
+from limelm.training.jsonl import read_lines
+from limelm.training.recipe import Recipe
+
+RESULT = "result.json"
+FINAL_LOSS_STEPS = 10
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `summary.json` says of one model.
+
+    Attributes:
+        flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
+        final_train_loss: mean over the last ten steps, in nats per token.
+        eval_loss: mean over the whole held-out split.
+        seconds: of the training steps alone, without evaluations and saves.
+        tokens_per_second: of the median step.
+        peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
+            in a training step. Of one process.
+        routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
+        environment: where it was trained; speed and memory depend on it.
+    """
+
+    name: str
+    label: str
+    model_type: str
+    parameters: int
+    flops_per_token_forward: float
+    paper_flops_per_token_forward: float
+    train_tokens: int
+    final_train_loss: float
+    eval_loss: float
+    eval_perplexity: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    routing: dict[str, Any] | None
+    environment: dict[str, str | int]
+
+    def save(self, folder: Path) -> None:
+        """Write `result.json`."""
+        write_text(folder / RESULT, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_result(folder: Path) -> TrainingResult | None:
+    """The result of a finished training, or None where `folder` holds none.
+
+    Raises:
+        UserError: where the file is broken.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: broken ({error}); remove {folder} to train this model again") from error
+
+
+def summarise(
+    recipe: Recipe,
+    name: str,
+    model: PreTrainedModel,
+    metrics: Path,
+    peak_memory_bytes: int,
+    routing: dict[str, Any] | None,
+) -> TrainingResult:
+    """The result of a training that took all of its steps, from its `metrics.jsonl`."""
+    length = recipe.data.sequence_length
+    cost = model_cost(model.config, length)
+    lines = read_lines(metrics)
+    losses = [line["loss"] for line in lines[-FINAL_LOSS_STEPS:]]
+    eval_loss = lines[-1]["eval_loss"]
+    step_seconds = [later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)])]
+    return TrainingResult(
+        name=name,
+        label=recipe.label(name),
+        model_type=model.config.model_type,
+        parameters=cost.parameters,
+        flops_per_token_forward=cost.forward_flops / length,
+        paper_flops_per_token_forward=cost.paper_forward_flops / length,
+        train_tokens=lines[-1]["tokens"],
+        final_train_loss=sum(losses) / len(losses),
+        eval_loss=eval_loss,
+        eval_perplexity=math.exp(eval_loss),
+        seconds=lines[-1]["seconds"],
+        tokens_per_second=recipe.training.batch_size * length / statistics.median(step_seconds),
+        peak_memory_bytes=peak_memory_bytes,
+        routing=routing,
+        environment=environment(),
+    )
