@@ -2,6 +2,7 @@
 # make test          run all tests
 # make lint          check style, format and types
 # make test-oldest   run the tests with the oldest supported transformers
+# make chaos         kill a training a hundred times and compare its end with that of one left alone: half an hour
 # make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
 #
 # Each sets up .venv first, with the exact versions of constraints.txt; later calls need no network.
@@ -10,13 +11,14 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 DEMO := demo
+CHAOS := .chaos
 # make gpu takes the Python that has the machine's CUDA build of PyTorch, and limelm from this folder.
 GPU_PYTHON ?= python3
 GPU_RESULTS ?= results/gpu
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo test lint test-oldest gpu clean
+.PHONY: demo test lint test-oldest chaos gpu clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
@@ -31,6 +33,10 @@ lint: $(VENV)/.installed
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest
+
+chaos: $(VENV)/.installed
+	rm -rf $(CHAOS)
+	$(VENV)/bin/python -m tests.training.chaos --kills 100 --commands --out $(CHAOS)
 
 gpu:
 	mkdir -p $(GPU_RESULTS)

@@ -16,6 +16,7 @@ from limelm.report.output import save_figure, write_csv
 from limelm.report.tables import Column, Records
 
 REPORT, FIGURES = "report.html", "figures"
+PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
 
 
 @dataclass
@@ -90,16 +91,19 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
     parameters = max(entry["parameters"] for entry in summary["models"])
     environments = [entry["environment"] for entry in summary["models"]]
     mixed = ["The models were not all trained in the same environment: do not compare their speed."]
+    smaller = [
+        f"Small scale: {parameters:,} parameters and {tokens:,} tokens are far from the paper's 1.2 billion and 41.9 "
+        "billion. Early in training a faster start shows, not a better end."
+    ]
     return [
         *(mixed if any(other != environments[0] for other in environments) else []),
         "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
-        f"Tiny scale: {parameters / 1e6:.1f} M parameters and {tokens / 1e6:.2f} M tokens are far from the paper's "
-        "1.2 B and 41.9 B. Early in training a faster start shows, not a better end.",
+        *(smaller if parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS else []),
         f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
         "them can be compared with each other, but other text may give another gap.",
         "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. `limelm bench` "
         "measures them side by side.",
-        "Routing weights after so few steps still carry their initialisation: a static router starts near uniform.",
+        "Routing weights after few steps still carry their initialisation: a static router starts near uniform.",
     ]
 
 

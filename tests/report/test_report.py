@@ -55,7 +55,7 @@ def test_the_page_is_one_self_contained_file(run):
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
     for entry in summary["models"]:
         assert entry["label"] in page and f"{entry['eval_loss']:.3f}" in page
-    for words in ("One seed", "Tiny scale", "1,176,770,784", "+0.075 %", "+0.754 %"):
+    for words in ("One seed", "Small scale", "1,176,770,784", "+0.075 %", "+0.754 %"):
         assert words in page
 
 
