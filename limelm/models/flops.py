@@ -29,6 +29,11 @@ class ModelCost:
     sequence_length: int
 
 
+def training_flops_per_token(cost: ModelCost) -> float:
+    """Forward and backward, without what may be computed again."""
+    return TRAINING_TO_FORWARD * cost.forward_flops / cost.sequence_length
+
+
 def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
     """Count the parameters and the forward FLOPs of `config`'s model for one sequence.
 

@@ -107,6 +107,8 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     llama = dict(records[summary["models"].index(baseline)]) if baseline else dict.fromkeys(measures, math.nan)
     for row in records:
         row |= {f"{key}_ratio": row[key] / llama[key] for key in measures}
+    for row, entry in zip(records, summary["models"], strict=True):
+        row["mfu"] = entry["mfu"]
     columns = [
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
@@ -119,6 +121,11 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
         Column("peak_memory_bytes_ratio", "vs LLaMA", _ratio),
         Column("tokens_per_second", "tokens/s", lambda x: f"{x:,.0f}"),
         Column("tokens_per_second_ratio", "vs LLaMA", _ratio),
+        *(
+            [Column("mfu", "MFU", lambda x: "" if x is None else _share(x))]
+            if any(row["mfu"] is not None for row in records)
+            else []
+        ),
     ]
     return records, columns
 

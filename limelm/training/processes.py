@@ -3,6 +3,7 @@
 import torch
 from accelerate import PartialState
 
+from limelm.environment import peak_flops
 from limelm.errors import UserError
 from limelm.training.recipe import Recipe
 
@@ -13,6 +14,12 @@ def this_process() -> PartialState:
     The first call joins the process group that torchrun or accelerate announce in the environment.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def peak_flops_together(recipe: Recipe) -> float | None:
+    """Of all processes' devices, per second, in the recipe's precision; None where it is not known."""
+    peak = peak_flops(recipe.training.precision)
+    return peak * this_process().num_processes if peak else None
 
 
 def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:

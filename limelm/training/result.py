@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.files import write_text
-from limelm.models.flops import model_cost
+from limelm.models.flops import model_cost, training_flops_per_token
 from limelm.training.jsonl import read_lines
 from limelm.training.recipe import Recipe
 
@@ -31,6 +31,7 @@ class TrainingResult:
         eval_loss: mean over the whole held-out split.
         seconds: of the training steps alone, without evaluations and saves.
         tokens_per_second: of the median step.
+        mfu: model FLOPs utilisation of the median step: training FLOPs over the devices' peak; None where unknown.
         peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
             in a training step. Of one process.
         routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
@@ -49,6 +50,7 @@ class TrainingResult:
     eval_perplexity: float
     seconds: float
     tokens_per_second: float
+    mfu: float | None
     peak_memory_bytes: int
     routing: dict[str, Any] | None
     environment: dict[str, str | int]
@@ -79,15 +81,21 @@ def summarise(
     model: PreTrainedModel,
     metrics: Path,
     peak_memory_bytes: int,
+    peak_flops: float | None,
     routing: dict[str, Any] | None,
 ) -> TrainingResult:
-    """The result of a training that took all of its steps, from its `metrics.jsonl`."""
+    """The result of a training that took all of its steps, from its `metrics.jsonl`.
+
+    Args:
+        peak_flops: of all the devices together, per second.
+    """
     length = recipe.data.sequence_length
     cost = model_cost(model.config, length)
     lines = read_lines(metrics)
     losses = [line["loss"] for line in lines[-FINAL_LOSS_STEPS:]]
     eval_loss = lines[-1]["eval_loss"]
     step_seconds = [later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)])]
+    tokens_per_second = recipe.training.batch_size * length / statistics.median(step_seconds)
     return TrainingResult(
         name=name,
         label=recipe.label(name),
@@ -100,7 +108,8 @@ def summarise(
         eval_loss=eval_loss,
         eval_perplexity=math.exp(eval_loss),
         seconds=lines[-1]["seconds"],
-        tokens_per_second=recipe.training.batch_size * length / statistics.median(step_seconds),
+        tokens_per_second=tokens_per_second,
+        mfu=tokens_per_second * training_flops_per_token(cost) / peak_flops if peak_flops else None,
         peak_memory_bytes=peak_memory_bytes,
         routing=routing,
         environment=environment(),

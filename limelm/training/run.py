@@ -23,15 +23,15 @@ from transformers import (
 )
 
 from limelm.data import Manifest, TokenDataset
-from limelm.environment import environment, peak_flops
+from limelm.environment import environment
 from limelm.errors import Stopped, UserError
 from limelm.files import write_text
-from limelm.models.flops import TRAINING_TO_FORWARD, model_cost
+from limelm.models.flops import model_cost, training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.identity import identify, refuse_other_run
 from limelm.training.memory import peak_training_memory
-from limelm.training.processes import micro_batches, this_process
+from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
 from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
@@ -140,12 +140,8 @@ def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
 
 def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> ProgressBar:
     length = recipe.data.sequence_length
-    flops = TRAINING_TO_FORWARD * model_cost(model.config, length).forward_flops / length
-    peak = peak_flops(recipe.training.precision)
-    processes = this_process().num_processes
-    return ProgressBar(
-        recipe.label(name), recipe.training.batch_size * length, flops, peak * processes if peak else None
-    )
+    flops = training_flops_per_token(model_cost(model.config, length))
+    return ProgressBar(recipe.label(name), recipe.training.batch_size * length, flops, peak_flops_together(recipe))
 
 
 def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> None:
@@ -181,7 +177,7 @@ def _finish(
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     model.config.use_cache = True  # the Trainer turns it off
     routing = routing_summary(model.eval(), held_out)
-    result = summarise(recipe, name, model, folder / METRICS, peak_memory, routing)
+    result = summarise(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, most likely

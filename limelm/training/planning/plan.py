@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 from limelm.data.shards import token_dtype
 from limelm.errors import UserError
-from limelm.models.flops import TRAINING_TO_FORWARD, ModelCost, model_cost
+from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
 from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
 from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
@@ -111,7 +111,7 @@ def make_plan(recipe: Recipe, name: str, hardware: Hardware) -> Plan:
 
 def _plan_model(config: LlamaConfig, recipe: Recipe, hardware: Hardware, tokens: int) -> ModelPlan:
     cost = model_cost(config, recipe.data.sequence_length)
-    flops = TRAINING_TO_FORWARD * cost.forward_flops / cost.sequence_length
+    flops = training_flops_per_token(cost)
     rate = hardware.tokens_per_second or hardware.mfu * hardware.peak_flops / flops
     return ModelPlan(
         cost=cost,
