@@ -8,10 +8,12 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from importlib import import_module
 
 import pytest
+from tqdm import tqdm
 
 from limelm.cli import main
 from limelm.data import LocalFiles, encode, list_files, prepare, prepare_preset
@@ -53,7 +55,11 @@ def journal(out):
 
 
 def child(*arguments, **options):
-    process = multiprocessing.get_context("fork").Process(target=prepare_files, args=arguments, kwargs=options)
+    def work():
+        tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forks: killed with it, they would stop everybody
+        prepare_files(*arguments, **options)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     return process
 

@@ -10,7 +10,7 @@ from transformers import StaticCache
 
 from limelm import LimeForCausalLM
 from limelm.errors import UserError
-from limelm.routing import BACKENDS, HeadwiseLinear, backends, history, resolve_backend
+from limelm.routing import BACKENDS, ROUTERS, HeadwiseLinear, backends, history, resolve_backend
 from tests.models.variants import assert_same_gradients, gradients, tiny_config, tiny_model, token_ids
 
 CPU = torch.device("cpu")
@@ -222,19 +222,36 @@ def test_a_wrapped_projection_is_refused_or_used(variant, name):
         assert getattr(attention, name).up.grad.any()
 
 
-@pytest.mark.parametrize("variant", ["static_gqa", "dynamic"])
-@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("variant", ["static_gqa", "dynamic", "kv"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "forward",
+    ],
+)
 def test_a_hook_on_a_projection_is_called_or_refused(variant, hook):
-    """As an adapter, it must not be passed over in silence."""
-    model = tiny_model(variant)
-    calls = []
-    getattr(model.model.layers[2].self_attn.k_proj, hook)(lambda *_: calls.append(1))
-    try:
-        model(token_ids())
-    except TypeError as error:
-        assert "routing_backend='reference'" in str(error)
-    else:
-        assert calls
+    """As an adapter, it must not be passed over in silence; nor a `forward` set on the module, as accelerate does."""
+    names = ["k_proj", "v_proj"] + ["router.proj"] * (variant == "dynamic")
+    for name in names:
+        for backend in ("chunked", "reference"):
+            model = tiny_model(variant, routing_backend=backend)
+            projection = model.model.layers[2].self_attn.get_submodule(name)
+            calls = []
+            if hook == "forward":
+                own = projection.forward
+                projection.forward = lambda *args, own=own, calls=calls: calls.append(1) or own(*args)
+            else:
+                getattr(projection, hook)(lambda *_, calls=calls: calls.append(1))
+            if backend == "chunked" and ROUTERS[model.config.routing].headwise:
+                with pytest.raises(TypeError, match=r"build the model with routing_backend='reference'"):
+                    model(token_ids())
+            else:
+                model(token_ids()).logits.sum().backward()
+                assert calls
 
 
 @routed

@@ -23,6 +23,14 @@ BAD_FIELDS = [
     ],
     (LimeConfig, {"routing": "kv", "routing_init": "zero"}, ["routing_init", "'zero'", "paper", "identity"]),
     *[
+        (LimeConfig, {"routing_backend": backend}, [f"routing_backend={backend!r}", "auto, reference, chunked, triton"])
+        for backend in ("fast", None, 3, [])
+    ],
+    *[
+        (LimeConfig, {"routing_sources": bounds}, [f"routing_sources={bounds!r}", '{"first": m, "last": n}'])
+        for bounds in ("first", "", 0, 2.0, [2, 1], {"first": 1})
+    ],
+    *[
         (LimeConfig, {"routing": routing, "routing_init": "identity"}, ["routing_init", "'identity'", repr(routing)])
         for routing in ("none", "static", "dynamic")
     ],

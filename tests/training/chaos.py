@@ -13,12 +13,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from limelm.training import load_recipe, train_model
 from tests.recipes import prepared, write_recipe
@@ -101,6 +103,7 @@ class _fork:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
                 torch.set_num_threads(1)
+                tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forks: a kill may leave it locked
                 train_model(load_recipe(str(recipe)), MODEL, data, run)
                 code = 0
         except BaseException:
