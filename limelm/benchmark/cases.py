@@ -102,5 +102,6 @@ CASES = {
         Case("hc", "hyper_connection"),
     ]
 }
-#: What is compared unless cases are named.
-DEFAULT_CASES = [name for name in CASES if not name.startswith("llama") and not name.endswith(("-triton", "-bounded"))]
+#: What can be compared with LLaMA, and what is unless cases are named.
+COMPARED_CASES = [name for name in CASES if CASES[name].model_type != "llama"]
+DEFAULT_CASES = [name for name in COMPARED_CASES if not name.endswith(("-triton", "-bounded"))]

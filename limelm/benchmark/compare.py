@@ -1,7 +1,7 @@
 """Each case beside the LLaMA of its shape: time, memory, and what the backward keeps."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from limelm.benchmark.workloads import WORKLOADS
 from limelm.training.memory import peak_training_memory, saved_for_backward
 
 Records = list[dict[str, Any]]
+Tables = dict[str, Records]
 
 
 def compare(
@@ -23,39 +24,35 @@ def compare(
     rounds: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Records, Records]:
-    """Time each case and LLaMA turn about.
+) -> Iterator[Tables]:
+    """Time each case and LLaMA turn about, and measure their memory.
 
     Args:
         cases: names of `CASES`.
         tasks: names of `WORKLOADS`.
         rounds: how often each work is timed.
 
-    Returns:
-        One record per case and task: `milliseconds`, `llama_milliseconds`, `ratio` with its quartiles and
-        `tokens_per_second`; and one record per case with its memory and the bandwidth that its routing reaches.
+    Yields:
+        After each case all so far: "times", a record per case and task with `milliseconds`, `llama_milliseconds`,
+        `ratio` with its quartiles and `tokens_per_second`; and "memory", a record per case, and per LLaMA that one is
+        compared with, with its memory and the bandwidth that its routing reaches.
     """
+    copy = {"copy_bytes_per_second": copy_bandwidth(device)}
     times: Records = []
-    with tqdm(total=len(cases) * len(tasks), desc="bench", disable=None, leave=False) as progress:
+    memory: dict[str, dict[str, Any]] = {}
+    with tqdm(total=len(cases) * (len(tasks) + 1), desc="bench", disable=None, leave=False) as progress:
         for name in cases:
+            case, llama = CASES[name], CASES[name].baseline
             for task in tasks:
                 progress.set_postfix_str(f"{name}, {task}")
-                times.append(time_case(CASES[name], task, shape, rounds, device, dtype))
+                times.append(time_case(case, task, shape, rounds, device, dtype))
                 progress.update()
-    baselines = dict.fromkeys(CASES[name].baseline.name for name in cases)
-    memory = [memory_of(CASES[name], shape, device, dtype) for name in [*baselines, *cases]]
-    copy = copy_bandwidth(device)
-    for record in memory:
-        case = CASES[record["case"]]
-        routed = case.model_type == "lime" and case.options["routing"] != "none" and "naive" not in case.name
-        bandwidth = routing_bandwidth(case, shape, device, dtype) if routed else None
-        record |= {"routing_bytes_per_second": bandwidth, "copy_bytes_per_second": copy}
-    llama = {record["case"]: record for record in memory if record["case"].startswith("llama")}
-    for record in memory:
-        base = llama[CASES[record["case"]].baseline.name]
-        for key in ("peak_training_bytes", "saved_for_backward_bytes"):
-            record[f"{key}_ratio"] = record[key] / base[key]
-    return times, memory
+            progress.set_postfix_str(f"{name}, memory")
+            if llama.name not in memory:
+                memory[llama.name] = memory_of(llama, None, shape, device, dtype) | copy
+            memory[name] = memory_of(case, memory[llama.name], shape, device, dtype) | copy
+            progress.update()
+            yield {"times": list(times), "memory": list(memory.values())}
 
 
 def compare_depths(
@@ -65,8 +62,12 @@ def compare_depths(
     rounds: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Records:
-    """The training step of each case at each depth beside LLaMA's; records as those of `compare`, with `layers`."""
+) -> Iterator[Tables]:
+    """The training step of each case at each depth beside LLaMA's.
+
+    Yields:
+        After each case at each depth all so far: "depths", records as the times of `compare`, with `layers`.
+    """
     records: Records = []
     with tqdm(total=len(cases) * len(depths), desc="bench depths", disable=None, leave=False) as progress:
         for layers in depths:
@@ -75,7 +76,7 @@ def compare_depths(
                 record = time_case(CASES[name], "train", shape.with_layers(layers), rounds, device, dtype)
                 records.append({"layers": layers, **record})
                 progress.update()
-    return records
+                yield {"depths": records}
 
 
 def time_case(
@@ -87,31 +88,35 @@ def time_case(
     llama, own = interleave(works, rounds, device)
     del works
     _free(device)
-    ratio, lower, upper = own.ratio_to(llama)
     return {
         "case": case.name,
         "task": task,
-        "milliseconds": 1e3 * own.median,
-        "llama_milliseconds": 1e3 * llama.median,
-        "ratio": ratio,
-        "ratio_lower_quartile": lower,
-        "ratio_upper_quartile": upper,
+        **own.beside(llama),
         "tokens_per_second": tokens_of(shape) / own.median,
-        "rounds": rounds,
     }
 
 
-def memory_of(case: Case, shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Peak of a training step and bytes saved for the backward, of a model that is alone on the device."""
+def memory_of(
+    case: Case, llama: dict[str, Any] | None, shape: Shape, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """One record of `compare`: peak of a training step and bytes saved for the backward, beside LLaMA's; bandwidth.
+
+    The model is alone on the device. `llama` is its LLaMA's record, None for LLaMA itself.
+    """
     model = case.model(shape, device, dtype).train()
-    record = {
-        "case": case.name,
+    memory = {
         "saved_for_backward_bytes": saved_for_backward(model, shape.batch, shape.tokens),
         "peak_training_bytes": peak_training_memory(model, shape.batch, shape.tokens),
     }
     del model
     _free(device)
-    return record
+    routes = case.model_type == "lime" and case.options["routing"] != "none" and "naive" not in case.name
+    return {
+        "case": case.name,
+        **memory,
+        "routing_bytes_per_second": routing_bandwidth(case, shape, device, dtype) if routes else None,
+        **{f"{key}_ratio": value / (llama or memory)[key] for key, value in memory.items()},
+    }
 
 
 def _free(device: torch.device) -> None:

@@ -1,11 +1,12 @@
 """What top-p saves at inference, against the share of routing weights that it prunes."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
+from tqdm import tqdm
 
 from limelm.benchmark.cases import CASES, Shape
+from limelm.benchmark.compare import Records, Tables
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.routing import StaticRouter
@@ -16,30 +17,25 @@ SPREADS = (0.1, 1.0, 2.0, 4.0, 8.0)
 
 def time_against_pruning(
     shape: Shape, tasks: Sequence[str], rounds: int, device: torch.device, dtype: torch.dtype
-) -> list[dict[str, Any]]:
+) -> Iterator[Tables]:
     """Time static routing with top-p 0.9 whose logits are drawn with growing spread, LLaMA in the same rounds.
 
-    Returns:
-        One record per spread and task: `pruned_share`, `milliseconds`, `ratio` to LLaMA's.
+    Yields:
+        After each task all so far: "pruning", a record per spread and task, the smallest `pruned_share` first, with
+        times and ratios as those of `compare`.
     """
-    records = []
-    for task in tasks:
+    records: Records = []
+    for task in tqdm(tasks, desc="bench pruning", disable=None, leave=False):
         work_of, _ = WORKLOADS[task]
         models = [CASES["top-p"].model(shape, device, dtype) for _ in SPREADS]
         shares = [_spread_logits(model, spread) for model, spread in zip(models, SPREADS, strict=True)]
         works = [work_of(model, shape) for model in [CASES["llama"].model(shape, device, dtype), *models]]
         llama, *timings = interleave(works, rounds, device)
         records += [
-            {
-                "task": task,
-                "pruned_share": share,
-                "milliseconds": 1e3 * timing.median,
-                "llama_milliseconds": 1e3 * llama.median,
-                "ratio": timing.ratio_to(llama)[0],
-            }
-            for share, timing in zip(shares, timings, strict=True)
+            {"task": task, "pruned_share": share, **timing.beside(llama)}
+            for share, timing in sorted(zip(shares, timings, strict=True), key=lambda pair: pair[0])
         ]
-    return records
+        yield {"pruning": records}
 
 
 @torch.no_grad()

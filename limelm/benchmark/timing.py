@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,18 @@ class Timing:
             return ratios[0], ratios[0], ratios[0]
         lower, middle, upper = statistics.quantiles(ratios, n=4, method="inclusive")
         return middle, lower, upper
+
+    def beside(self, llama: "Timing") -> dict[str, Any]:
+        """What a record says of a comparison with LLaMA in the same rounds."""
+        ratio, lower, upper = self.ratio_to(llama)
+        return {
+            "milliseconds": 1e3 * self.median,
+            "llama_milliseconds": 1e3 * llama.median,
+            "ratio": ratio,
+            "ratio_lower_quartile": lower,
+            "ratio_upper_quartile": upper,
+            "rounds": len(self.seconds),
+        }
 
 
 def interleave(works: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[Timing]:

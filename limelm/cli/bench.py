@@ -2,13 +2,16 @@
 
 import argparse
 import dataclasses
+import os
+import re
+import signal
 from pathlib import Path
 
 from limelm.cli.types import model_names, positive_int
 
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: turn about, after warming up, and report the
-median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures.
+median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case.
 
 Without --depths and --pruning it compares training step, forward and decoding at one shape, with peak memory, the bytes
 saved for the backward, and the bandwidth that the routing operation reaches beside that of a copy.
@@ -16,9 +19,10 @@ saved for the backward, and the bandwidth that the routing operation reaches bes
 
 EPILOG = """\
 cases:
-  llama is the baseline of all; NAME-grouped cases compare with a LLaMA with as few key/value heads
-  none, static, dynamic, kv (each also NAME-grouped), top-p, hc
-  NAME-bounded: routing over the first two sources and the layer's own; NAME-naive: routing_backend="reference";
+  none, top-p, hc, static, dynamic, kv, each compared with LLaMA; of the last three also
+  NAME-grouped: few key/value heads, compared with a LLaMA that has as few
+  NAME-naive: routing_backend="reference"
+  NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
 
 examples:
@@ -40,7 +44,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; made where it is missing")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or empty")
     parser.add_argument("--preset", default="small", help="small (default), deep or paper: the shape to start from")
     for name, text in (
         ("layers", "decoder layers"),
@@ -55,7 +59,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=positive_int, metavar="N", help=f"{text}, instead of the preset's")
     parser.add_argument(
-        "--cases", type=model_names, help="cases, separated by commas (default: all but the last two rows)"
+        "--cases", type=model_names, help="separated by commas (default: all but NAME-bounded and NAME-triton)"
     )
     parser.add_argument(
         "--tasks", type=model_names, help="train, forward, decode (default: all; --pruning: the last two)"
@@ -63,57 +67,82 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds of each comparison (default 7)")
     parser.add_argument("--depths", type=_integers, metavar="L,L,...", help="compare the training step at these depths")
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.set_defaults(run=run)
 
 
+#: An option, one that it leaves no use for, and why.
+NOT_TOGETHER = [
+    ("depths", "layers", "which names them itself"),
+    ("depths", "tasks", "which times the training step"),
+    ("depths", "decode_from", "which times the training step"),
+    ("depths", "pruning", "which is another measurement"),
+    ("pruning", "cases", "which times top-p"),
+]
+
+
 def run(options: argparse.Namespace) -> None:
-    """Measure, print the tables, write the files."""
+    """Measure, write the files, print the tables."""
     import torch
 
     from limelm.benchmark import CASES, PRESETS, Shape, compare, compare_depths, time_against_pruning
-    from limelm.benchmark.cases import DEFAULT_CASES
+    from limelm.benchmark.cases import COMPARED_CASES, DEFAULT_CASES
     from limelm.benchmark.workloads import WORKLOADS
     from limelm.cli.quiet import quieten
     from limelm.environment import environment
+    from limelm.errors import Stopped, UserError
     from limelm.report import bench, write_bench
 
     quieten()
+    for option, other, reason in NOT_TOGETHER:
+        if getattr(options, option) and getattr(options, other):
+            raise UserError(f"--{other.replace('_', '-')}: not with --{option}, {reason}")
     preset = PRESETS[_known("--preset", [options.preset], PRESETS)[0]]
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Shape)}
     shape = dataclasses.replace(preset, **{name: value for name, value in fields.items() if value is not None})
-    _check(shape)
-    cases = _known("--cases", options.cases or DEFAULT_CASES, CASES)
-    default_tasks = ["forward", "decode"] if options.pruning else list(WORKLOADS)
-    tasks = _known("--tasks", options.tasks or default_tasks, WORKLOADS)
+    _check_shape(shape)
+    if options.pruning and shape.layers < 2:
+        raise UserError(f"--layers: {shape.layers} must be at least 2 with --pruning")
+    cases = _known("--cases", options.cases or DEFAULT_CASES, COMPARED_CASES)
+    possible_tasks = ["forward", "decode"] if options.pruning else list(WORKLOADS)
+    tasks = _known("--tasks", options.tasks or possible_tasks, possible_tasks)
     device, dtype = _device(options.device), getattr(torch, options.dtype)
-    options.out.mkdir(parents=True, exist_ok=True)
+    _check_backends([CASES[name] for name in cases], device)
+    _make_folder(options.out)
     facts = {
-        "shape": dataclasses.asdict(shape),
+        "shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {}),
         "dtype": options.dtype,
         "device": str(device),
         "rounds": options.rounds,
         "environment": environment(),
     }
     if options.depths:
-        depths = compare_depths(cases, options.depths, shape, options.rounds, device, dtype)
-        tables = {"depths": depths}
-        print(bench.depths_table(depths))
+        measurements = compare_depths(cases, options.depths, shape, options.rounds, device, dtype)
+        total = len(cases) * len(options.depths)
     elif options.pruning:
-        pruning = time_against_pruning(shape, tasks, options.rounds, device, dtype)
-        tables = {"pruning": pruning}
-        print(bench.pruning_table(pruning))
+        measurements = time_against_pruning(shape, tasks, options.rounds, device, dtype)
+        total = len(tasks)
     else:
-        times, memory = compare(cases, tasks, shape, options.rounds, device, dtype)
-        tables = {"times": times, "memory": memory}
-        print(bench.times_table(times), bench.memory_table(memory), sep="\n\n")
-    write_bench(options.out, facts, tables)
+        measurements = compare(cases, tasks, shape, options.rounds, device, dtype)
+        total = len(cases)
+    finished = 0
+    try:
+        for tables in measurements:
+            finished += 1
+            write_bench(options.out, facts, tables)
+    except KeyboardInterrupt:
+        if not finished:
+            raise Stopped("interrupted; nothing was written", signal.SIGINT) from None
+        write_bench(options.out, facts, tables)  # again: the signal may have come while files were written
+        kept = f"{options.out} holds {finished} of {total} measurements"
+        raise Stopped(f"interrupted; {kept}", signal.SIGINT) from None
+    print(bench.as_text(tables))
     print(f"Results: {options.out}")
 
 
 def _integers(text: str) -> list[int]:
-    return [positive_int(part) for part in text.split(",")]
+    return sorted({positive_int(part) for part in text.split(",")})
 
 
 def _known(option: str, names, allowed) -> list[str]:
@@ -121,11 +150,11 @@ def _known(option: str, names, allowed) -> list[str]:
 
     for name in names:
         if name not in allowed:
-            raise UserError(f"{option}: {name!r} is unknown; allowed: {', '.join(allowed)}")
-    return list(names)
+            raise UserError(f"{option}: {name!r} is not one of {', '.join(allowed)}")
+    return list(dict.fromkeys(names))
 
 
-def _check(shape) -> None:
+def _check_shape(shape) -> None:
     from limelm.errors import UserError
 
     if shape.hidden % shape.heads or (shape.hidden // shape.heads) % 2:
@@ -139,9 +168,37 @@ def _device(name: str | None):
 
     from limelm.errors import UserError
 
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device: {name!r} is not cpu, cuda or cuda:N")
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from None
     return device
+
+
+def _check_backends(cases, device) -> None:
+    from limelm.errors import UserError
+    from limelm.routing import resolve_backend
+
+    for case in cases:
+        try:
+            resolve_backend(case.options.get("routing_backend", "auto"), device)
+        except UserError as error:
+            raise UserError(f"--cases: {case.name!r}: {error}") from None
+
+
+def _make_folder(out: Path) -> None:
+    from limelm.errors import UserError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = sorted(path.name for path in out.iterdir())
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out: {out} is not a folder") from None
+    if held:
+        raise UserError(f"--out: {out} already holds other files ({held[0]}); name a new folder")
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out: {out} is not writable")

@@ -14,19 +14,42 @@ Records = list[dict[str, Any]]
 
 
 def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) -> None:
-    """Write `out/bench.json`, one CSV per table, and the figures of those that have one.
+    """Write `out/bench.json`, one CSV per table, and the figures of those that have one, over what was there.
 
     Args:
         facts: how it was measured.
         tables: records by name: "times", "memory", "depths", "pruning".
     """
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "bench.json", json.dumps({**facts, **tables}, indent=1) + "\n")
     for name, records in tables.items():
         write_csv(out / f"{name}.csv", records)
-    for name, draw in (("depths", ratio_against_depth), ("pruning", time_against_pruning)):
-        if name in tables:
-            save_figure(draw(tables[name]), out / name)
+        if name in FIGURES:
+            save_figure(FIGURES[name](records), out / name)
+
+
+def as_text(tables: dict[str, Records]) -> str:
+    """All tables as lines of text."""
+    return "\n\n".join(TEXTS[name](records) for name, records in tables.items())
+
+
+def ratio_of_cases(records: Records) -> Figure:
+    """Each case's times as ratios to LLaMA's, a bar per task; whiskers span the quartiles."""
+    cases, tasks = (list(dict.fromkeys(row[key] for row in records)) for key in ("case", "task"))
+    palette = Palette(tasks)
+    thickness = 0.8 / len(tasks)
+    with new_figure(figsize=(7, 1.2 + 0.25 * len(cases) * (1 + len(tasks)) / 2)) as (figure, axes):
+        for position, task in enumerate(tasks):
+            rows = [row for row in records if row["task"] == task]
+            places = [cases.index(row["case"]) + (position - (len(tasks) - 1) / 2) * thickness for row in rows]
+            bars = {"xerr": _quartiles(rows), "color": palette[task], "capsize": 2, "ecolor": "#222222"}
+            axes.barh(places, [row["ratio"] for row in rows], thickness, label=task, **bars)
+        axes.axvline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.set_yticks(range(len(cases)), cases)
+        axes.margins(y=0.02)
+        axes.invert_yaxis()
+        axes.set_xlabel("time, ratio to LLaMA")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
 
 
 def ratio_against_depth(records: Records) -> Figure:
@@ -35,13 +58,7 @@ def ratio_against_depth(records: Records) -> Figure:
     with new_figure(figsize=(7, 4.2)) as (figure, axes):
         for case in dict.fromkeys(row["case"] for row in records):
             rows = [row for row in records if row["case"] == case]
-            ratios = [row["ratio"] for row in rows]
-            spread = [
-                [row["ratio"] - row["ratio_lower_quartile"] for row in rows],
-                [row["ratio_upper_quartile"] - row["ratio"] for row in rows],
-            ]
-            layers = [row["layers"] for row in rows]
-            axes.errorbar(layers, ratios, spread, fmt="o-", color=palette[case], capsize=3, label=case)
+            _curve(axes, [row["layers"] for row in rows], rows, palette[case], case)
         axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
         axes.set_xscale("log", base=2)
         depths = sorted({row["layers"] for row in records})
@@ -53,18 +70,31 @@ def ratio_against_depth(records: Records) -> Figure:
 
 
 def time_against_pruning(records: Records) -> Figure:
-    """Inference time as a ratio to LLaMA's, against the share of routing weights that top-p prunes."""
+    """Inference time as a ratio to LLaMA's, against the pruned share of routing weights; bars span the quartiles."""
     palette = Palette(sorted({row["task"] for row in records}))
     with new_figure(figsize=(6, 4)) as (figure, axes):
         for task in dict.fromkeys(row["task"] for row in records):
             rows = [row for row in records if row["task"] == task]
-            shares = [100 * row["pruned_share"] for row in rows]
-            axes.plot(shares, [row["ratio"] for row in rows], "o-", color=palette[task], label=task)
+            _curve(axes, [100 * row["pruned_share"] for row in rows], rows, palette[task], task)
         axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
         axes.set_xlabel("pruned routing weights, %")
         axes.set_ylabel("time, ratio to LLaMA")
         axes.legend()
     return figure
+
+
+def _curve(axes: Any, x: list[float], rows: Records, color: str, label: str) -> None:
+    """The ratios of `rows` with their quartiles at `x`."""
+    ratios = [row["ratio"] for row in rows]
+    axes.errorbar(x, ratios, _quartiles(rows), fmt="o-", color=color, capsize=3, label=label)
+
+
+def _quartiles(rows: Records) -> list[list[float]]:
+    """How far they are below and above the ratios."""
+    return [
+        [row["ratio"] - row["ratio_lower_quartile"] for row in rows],
+        [row["ratio_upper_quartile"] - row["ratio"] for row in rows],
+    ]
 
 
 def times_table(records: Records) -> str:
@@ -96,9 +126,10 @@ def memory_table(records: Records) -> str:
 
 def pruning_table(records: Records) -> str:
     """Times against the pruned share as lines of text."""
-    lines = [f"{'task':<9}{'pruned':>8}{'ms':>10}{'ratio':>8}"]
+    lines = [f"{'task':<9}{'pruned':>8}{'ms':>10}{'ratio':>8}{'quartiles':>15}"]
     lines += [
-        f"{row['task']:<9}{row['pruned_share']:>8.1%}{row['milliseconds']:>10.1f}{row['ratio']:>8.3f}"
+        f"{row['task']:<9}{row['pruned_share']:>8.1%}{row['milliseconds']:>10.1f}"
+        f"{row['ratio']:>8.3f}{row['ratio_lower_quartile']:>8.3f}-{row['ratio_upper_quartile']:.3f}"
         for row in records
     ]
     return "\n".join(lines)
@@ -112,3 +143,8 @@ def depths_table(records: Records) -> str:
         by_depth = {row["layers"]: row["ratio"] for row in records if row["case"] == case}
         lines.append(f"{case:<18}" + "".join(f"{by_depth[depth]:>8.3f}" for depth in depths))
     return "\n".join(lines)
+
+
+#: The figures and the texts of the tables, by their names.
+FIGURES = {"times": ratio_of_cases, "depths": ratio_against_depth, "pruning": time_against_pruning}
+TEXTS = {"times": times_table, "memory": memory_table, "depths": depths_table, "pruning": pruning_table}

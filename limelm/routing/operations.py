@@ -17,8 +17,8 @@ from torch import Tensor
 from limelm.routing import operators
 
 SECOND_GRADIENT = (
-    "the gradient of a gradient through routing needs routing_backend='reference'; the other backends "
-    "compute first gradients only"
+    "the gradient of a gradient through routing: the other backends compute first gradients only; "
+    "build the model with routing_backend='reference'"
 )
 
 

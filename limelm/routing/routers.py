@@ -131,19 +131,21 @@ class RepresentationRouter(Router):
         return K, V, carrier, None
 
 
-def _own_weight(projection: nn.Module) -> Tensor:
+def _own_weight(projection: nn.Module, kind: type[nn.Linear] = HeadwiseLinear) -> Tensor:
     """The weight of a projection that the routing reads itself instead of calling the module."""
-    if type(projection) is not HeadwiseLinear:
+    passed_over = None
+    if type(projection) is not kind:
+        passed_over = f"{type(projection).__name__} in the place of {kind.__name__}"
+    elif "forward" in projection.__dict__:
+        passed_over = "a forward put in the place of the module's own"
+    elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
+        passed_over = "the hooks on a module"
+    if passed_over:
         raise TypeError(
-            f"routing reads the weights of k_proj and v_proj itself and would pass over {type(projection).__name__}; "
-            "leave them HeadwiseLinear, or set routing_backend='reference'"
+            f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
+            "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
         )
-    if projection._forward_hooks or projection._forward_pre_hooks:
-        raise TypeError(
-            "routing reads the weights of k_proj and v_proj itself and would pass over the hooks on them; "
-            "set routing_backend='reference' to have the modules called"
-        )
-    return projection.weight
+    return projection.weight  # type: ignore[return-value]  # it is a Linear
 
 
 class StaticRouter(RepresentationRouter):
@@ -209,7 +211,7 @@ class DynamicRouter(RepresentationRouter):
         return logits.float().softmax(dim=-1)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        return sources, self.proj.weight
+        return sources, _own_weight(self.proj, nn.Linear)
 
 
 class KeyValueRouter(Router):

@@ -10,11 +10,17 @@ from limelm.benchmark import CASES, Shape, compare, compare_depths, time_against
 from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.cli import main
-from limelm.report.bench import ratio_against_depth
+from limelm.report.bench import ratio_against_depth, ratio_of_cases
+from limelm.routing import backends
 
 CPU = torch.device("cpu")
 TINY = Shape(layers=3, hidden=32, intermediate=48, heads=4, grouped=2, vocab=50, batch=1, tokens=8, decode_from=8)
-TINY_OPTIONS = [word for name, value in TINY.__dict__.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+TINY_OPTIONS = [
+    word
+    for name, value in TINY.__dict__.items()
+    for word in (f"--{name}", str(value))
+    if name not in ("layers", "decode_from")
+]
 
 
 def test_ratios_are_of_rounds_and_not_of_medians():
@@ -59,69 +65,139 @@ def test_decoding_starts_each_round_from_the_same_cache():
 
 
 def test_compare_reports_time_memory_and_bandwidth():
-    times, memory = compare(["static", "kv-grouped", "static-naive"], ["train", "decode"], TINY, 2, CPU, torch.float32)
-    assert [(row["case"], row["task"]) for row in times] == [
-        (case, task) for case in ("static", "kv-grouped", "static-naive") for task in ("train", "decode")
+    cases, tasks = ["static", "kv-grouped", "static-naive"], ["train", "decode"]
+    steps = list(compare(cases, tasks, TINY, 2, CPU, torch.float32))
+    assert [[row["case"] for row in step["times"]] for step in steps] == [
+        [case for case in cases[:number] for _ in tasks] for number in (1, 2, 3)
     ]
+    times, memory = steps[-1]["times"], steps[-1]["memory"]
+    assert [row["task"] for row in times] == tasks * 3
     assert all(row["ratio_lower_quartile"] <= row["ratio"] <= row["ratio_upper_quartile"] for row in times)
     by_case = {row["case"]: row for row in memory}
-    assert list(by_case) == ["llama", "llama-grouped", "static", "kv-grouped", "static-naive"]
+    assert list(by_case) == ["llama", "static", "llama-grouped", "kv-grouped", "static-naive"]
     assert (
         by_case["llama"]["peak_training_bytes_ratio"] == by_case["llama-grouped"]["saved_for_backward_bytes_ratio"] == 1
     )
     assert by_case["static"]["saved_for_backward_bytes"] < by_case["static-naive"]["saved_for_backward_bytes"]
     assert by_case["static"]["routing_bytes_per_second"] > 0
     assert by_case["static-naive"]["routing_bytes_per_second"] is None
+    (axes,) = ratio_of_cases(times).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == cases
+    assert [bar.get_width() for bars in axes.containers if hasattr(bars, "patches") for bar in bars] == [
+        row["ratio"] for task in tasks for row in times if row["task"] == task
+    ]
 
 
 def test_depths_and_their_figure():
-    records = compare_depths(["kv-bounded"], [2, 4], TINY, 2, CPU, torch.float32)
-    assert [row["layers"] for row in records] == [2, 4]
-    (axes,) = ratio_against_depth(records).axes
+    *_, tables = compare_depths(["kv-bounded"], [2, 4], TINY, 2, CPU, torch.float32)
+    assert [row["layers"] for row in tables["depths"]] == [2, 4]
+    (axes,) = ratio_against_depth(tables["depths"]).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4"]
 
 
-def test_pruning_grows_with_the_spread_of_the_logits():
-    records = time_against_pruning(TINY.with_layers(8), ["forward"], 2, CPU, torch.float32)
+@pytest.mark.parametrize("layers", [2, 8])
+def test_pruned_shares_increase(layers, monkeypatch):
+    """Whatever the draw of the logits: the figure joins them by a line."""
+    monkeypatch.setattr("limelm.benchmark.pruning.SPREADS", (8.0, 0.1, 2.0))
+    ((records,),) = (
+        tables.values() for tables in time_against_pruning(TINY.with_layers(layers), ["forward"], 2, CPU, torch.float32)
+    )
     shares = [row["pruned_share"] for row in records]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.2 and shares[-1] > 0.5
+    assert shares == sorted(shares) and len(shares) == 3
+    assert shares[0] < 0.3 and shares[-1] > 0.3
+    assert all(row["ratio_lower_quartile"] <= row["ratio"] <= row["ratio_upper_quartile"] for row in records)
+    assert {row["rounds"] for row in records} == {2}
 
 
 @pytest.mark.parametrize(
-    ("options", "tables"),
+    ("options", "layers", "tables"),
     [
-        (["--cases", "kv", "--tasks", "train"], {"times", "memory"}),
-        (["--cases", "kv", "--depths", "2,3"], {"depths"}),
-        (["--pruning", "--tasks", "forward"], {"pruning"}),
+        (["--layers", "3", "--decode-from", "8", "--cases", "kv,kv", "--tasks", "train"], 3, {"times", "memory"}),
+        (["--layers", "1", "--decode-from", "8", "--cases", "static", "--tasks", "decode"], 1, {"times", "memory"}),
+        (["--cases", "kv", "--depths", "3,1"], [1, 3], {"depths"}),
+        (["--layers", "2", "--pruning", "--tasks", "forward"], 2, {"pruning"}),
     ],
 )
-def test_command_line(tmp_path, capsys, options, tables):
+def test_command_line(tmp_path, capsys, options, layers, tables):
     out = tmp_path / "new" / "bench"
     assert main(["bench", "--out", str(out), "--rounds", "2", *TINY_OPTIONS, *options]) == 0
     assert str(out) in capsys.readouterr().out
     written = json.loads((out / "bench.json").read_text())
     assert written["shape"]["hidden"] == 32 and written["environment"]["torch"] == torch.__version__
+    assert written["shape"]["layers"] == layers
     for name in tables:
         with (out / f"{name}.csv").open() as stream:
             assert len(list(csv.DictReader(stream))) == len(written[name])
-        assert (out / f"{name}.png").exists() == (name in ("depths", "pruning"))
+        assert (out / f"{name}.png").exists() == (name != "memory")
+    if "times" in tables:
+        assert len(written["times"]) == 1  # a case that is named twice is measured once
+
+
+@pytest.mark.parametrize(("before", "kept"), [(0, "nothing was written"), (2, "{out} holds 2 of 3 measurements")])
+def test_what_is_finished_outlives_an_interrupt(tmp_path, capsys, monkeypatch, before, kept):
+    cases, out = ["none", "static", "kv"], tmp_path / "bench"
+    training_step, tokens_of = WORKLOADS["train"]
+
+    def interrupted_step(model, shape):
+        if getattr(model.config, "routing", "llama") == cases[before]:
+            raise KeyboardInterrupt
+        return training_step(model, shape)
+
+    monkeypatch.setitem(WORKLOADS, "train", (interrupted_step, tokens_of))
+    options = ["--decode-from", "8", "--layers", "2", "--cases", ",".join(cases), "--tasks", "train", "--rounds", "1"]
+    assert main(["bench", "--out", str(out), *TINY_OPTIONS, *options]) == 130
+    assert capsys.readouterr().err == f"limelm: error: interrupted; {kept.format(out=out)}\n"
+    written = {path.name for path in out.iterdir()}
+    assert written == ({"bench.json", "memory.csv", "times.csv", "times.png", "times.svg"} if before else set())
+    if written:
+        assert [row["case"] for row in json.loads((out / "bench.json").read_text())["times"]] == cases[:before]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cases", "static,lstm"], "--cases: 'lstm' is unknown; allowed: llama"),
-        (["--tasks", "sleep"], "--tasks: 'sleep' is unknown; allowed: train, forward, decode"),
-        (["--preset", "huge"], "--preset: 'huge' is unknown; allowed: small, deep, paper"),
+        (["--cases", "static,lstm"], "--cases: 'lstm' is not one of none, static"),
+        (["--cases", "llama"], "--cases: 'llama' is not one of none, static"),
+        (["--cases", "static,static-triton"], "--cases: 'static-triton': routing_backend='triton' cannot run"),
+        (["--tasks", "sleep"], "--tasks: 'sleep' is not one of train, forward, decode"),
+        (["--pruning", "--tasks", "train"], "--tasks: 'train' is not one of forward, decode"),
+        (["--preset", "huge"], "--preset: 'huge' is not one of small, deep, paper"),
+        (["--pruning", "--layers", "1"], "--layers: 1 must be at least 2 with --pruning"),
+        (["--pruning", "--depths", "2,4"], "--pruning: not with --depths"),
+        (["--pruning", "--cases", "kv"], "--cases: not with --pruning"),
+        (["--depths", "2", "--tasks", "decode"], "--tasks: not with --depths"),
+        (["--depths", "2", "--layers", "2"], "--layers: not with --depths"),
+        (["--depths", "2", "--decode-from", "2"], "--decode-from: not with --depths"),
         (["--hidden", "36", "--heads", "4"], "--hidden: 36 is not --heads (4) times an even number"),
         (["--grouped", "3"], "--grouped: 3 does not divide --heads (8)"),
-        (["--device", "abacus"], "--device: abacus cannot be used"),
+        (["--device", "abacus"], "--device: 'abacus' is not cpu, cuda or cuda:N"),
+        (["--device", "meta"], "--device: 'meta' is not cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "--device: cuda:99 cannot be used"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, options, message):
+def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backends, "why_not_triton", backends.why_not_triton.__wrapped__)
+    device = [] if "--device" in options else ["--device", "cpu"]
     out = tmp_path / "bench"
-    assert main(["bench", "--out", str(out), *options]) == 2
+    assert main(["bench", "--out", str(out), *device, *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("thesis", "already holds other files (thesis.tex); name a new folder"),
+        ("thesis/thesis.tex", "is not a folder"),
+        ("thesis/thesis.tex/bench", "is not a folder"),
+    ],
+)
+def test_an_out_that_cannot_be_used_is_one_line(tmp_path, capsys, name, message):
+    """Results of several runs are not mixed."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("")
+    out = tmp_path / name
+    assert main(["bench", "--out", str(out), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == f"limelm: error: --out: {out} {message}\n"

@@ -1,6 +1,6 @@
 """Configuration of LIMe models."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -39,8 +39,8 @@ class LimeConfig(DecoderConfig):
     routing: str = "static"
     routing_top_p: float | int | None = None
     routing_init: str = "paper"
-    routing_sources: dict | None = None
-    routing_backend: str = "auto"
+    routing_sources: Any = None  # Any: what is allowed is said below, better than by a type
+    routing_backend: Any = "auto"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
