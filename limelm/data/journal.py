@@ -5,7 +5,6 @@ A folder NAME is prepared in the hidden folder `.NAME.partial` beside it, which 
 after the shards that it counts; what they hold beyond it is dropped when the preparation goes on.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 from limelm.data.errors import Interruption
 from limelm.data.holdout import HoldOut
 from limelm.errors import UserError
-from limelm.files import write_text
+from limelm.files import lock, write_text
 
 JOURNAL, LOCK, PREPARED = "journal.json", "lock", "prepared"
 FORMAT_VERSION = 1
@@ -104,7 +103,7 @@ def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: already there; name a new folder or remove it")
         work.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(work.folder, out):
+        with lock(work.folder / LOCK, f"{out}: another process is preparing it right now"):
             work.journal = _unfinished(work.folder, settings)
             try:
                 yield work
@@ -150,17 +149,3 @@ def _kept(work: Preparation, message: str) -> UserError:
     if work.journal is not None:
         message += "; what is done is kept, and the same command goes on from there"
     return UserError(message)
-
-
-@contextmanager
-def _lock(folder: Path, out: Path) -> Iterator[None]:
-    """Keep other processes out; the system ends the lock with the process, however that ends."""
-    with (folder / LOCK).open("w") as stream:
-        if importlib.util.find_spec("fcntl"):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out}: another process is preparing it right now") from None
-        yield

@@ -70,8 +70,11 @@ def reproduce(
 
 
 def _write_json(path: Path, content: Any) -> None:
+    """Written by one process, when all have read what was there before; read by all afterwards."""
+    this_process().wait_for_everyone()
     if this_process().is_main_process:
         write_text(path, json.dumps(content, indent=2) + "\n")
+    this_process().wait_for_everyone()
 
 
 def _check_same_run(out: Path, wanted: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ line per step), and at the end the model, its tokenizer and `result.json`.
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers import (
 from limelm.data import Manifest, TokenDataset
 from limelm.environment import environment
 from limelm.errors import Stopped, UserError
-from limelm.files import write_text
+from limelm.files import lock, write_text
 from limelm.models.flops import model_cost, training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
@@ -35,7 +36,7 @@ from limelm.training.processes import micro_batches, peak_flops_together, this_p
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
 from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
-from limelm.training.run_folder import RUN, read_run
+from limelm.training.run_folder import LOCK, RUN, read_run
 from limelm.training.text import DATA, open_data, prepare_data
 from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
 
@@ -88,37 +89,46 @@ def train_model(
     result = read_result(folder)
     if result is not None:
         return result
-    process = this_process()
-    checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
-    process.wait_for_everyone()
-    if process.is_main_process:
-        if checkpoint is not None:
-            checkpoints.check(checkpoint, run)
-        _open_run(folder, recipe, run)
-    process.wait_for_everyone()
-
-    if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
-        model = initial_model(recipe, name, tokenizer)
-        metrics = MetricsLog(folder / METRICS, recipe.training.batch_size * recipe.data.sequence_length)
-        trainer = LimeTrainer(
-            recipe,
-            run,
-            RouterStatistics(folder / ROUTERS_LOG, _held_out(eval_set)),
-            model=model,
-            args=arguments,
-            train_dataset=train_set,
-            eval_dataset=eval_set,
-            callbacks=[metrics],
-        )
-        _train(trainer, _progress_bar(recipe, name, model), checkpoint)
-        checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
-    if process.is_main_process:
-        assert checkpoint is not None
-        _finish(recipe, name, checkpoint, tokenizer, _held_out(eval_set), folder)
-    process.wait_for_everyone()
+    held_out = _held_out(eval_set)
+    with _at_work(folder, recipe, run) as checkpoint:
+        if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
+            model = initial_model(recipe, name, tokenizer)
+            metrics = MetricsLog(folder / METRICS, recipe.training.batch_size * recipe.data.sequence_length)
+            trainer = LimeTrainer(
+                recipe,
+                run,
+                RouterStatistics(folder / ROUTERS_LOG, held_out),
+                model=model,
+                args=arguments,
+                train_dataset=train_set,
+                eval_dataset=eval_set,
+                callbacks=[metrics],
+            )
+            _train(trainer, _progress_bar(recipe, name, model), checkpoint)
+            checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+        if this_process().is_main_process:
+            assert checkpoint is not None
+            _finish(recipe, name, checkpoint, tokenizer, held_out, folder)
+    this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None
     return result
+
+
+@contextmanager
+def _at_work(folder: Path, recipe: Recipe, run: dict[str, Any]) -> Iterator[Path | None]:
+    """Nobody else trains in the folder meanwhile; gives the checkpoint to go on from, if any."""
+    process = this_process()
+    process.wait_for_everyone()  # until all have seen what was there before
+    taken = f"{folder}: another process is training in it right now"
+    with lock(folder / LOCK, taken) if process.is_main_process else nullcontext():
+        if process.is_main_process:
+            checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+            if checkpoint is not None:
+                checkpoints.check(checkpoint, run)
+            _open_run(folder, recipe, run)
+        process.wait_for_everyone()
+        yield checkpoints.newest_complete(folder / CHECKPOINTS)
 
 
 def _held_out(eval_set: TokenDataset) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 from limelm.errors import UserError
 from limelm.training.text import DATA
 
-RUN = "run.json"
+RUN, LOCK = "run.json", ".lock"
+OWN = (LOCK, DATA, f".{DATA}.partial")  # what may be there before run.json
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -26,9 +27,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder}: not writable")
         if not path.exists():
-            others = [
-                entry.name for entry in folder.iterdir() if entry.name.strip(".").removesuffix(".partial") != DATA
-            ]
+            others = [entry.name for entry in folder.iterdir() if entry.name not in OWN]
             if others:
                 raise UserError(f"{folder}: already holds other files ({others[0]}); name a new folder")
             return None

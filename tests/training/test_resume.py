@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from limelm.data import TokenDataset
 from limelm.errors import Stopped, UserError
+from limelm.files import lock
 from limelm.training import train_model
 from limelm.training.checkpoints import newest_complete
 from tests.recipes import corpus, prepared, small_recipe
@@ -282,6 +283,12 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(setting, signalled, tmp_pat
     assert stop.value.signal_number == signal.SIGINT
     assert newest_complete(tmp_path / "run" / "checkpoints").name == "checkpoint-1"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_trainings_in_one_folder_are_refused(setting, broken_off):
+    recipe, data, run = broken_off
+    with lock(run / ".lock", "nobody"), pytest.raises(UserError, match="another process is training in it right now"):
+        train_model(recipe, "static", data, run)
 
 
 def test_an_unknown_folder_is_left_alone(setting, tmp_path):
