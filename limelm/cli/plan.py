@@ -2,7 +2,7 @@
 
 import argparse
 
-from limelm.cli.recipe_fields import EXPLANATION
+from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
 from limelm.cli.types import positive_int
 
 DESCRIPTION = f"""\
@@ -20,7 +20,7 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "plan",
@@ -30,8 +30,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.Argument
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as paper-1.2b-static, or a .toml file")
-    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+    add_model_of_recipe(parser)
     parser.add_argument("--gpus", type=positive_int, default=1, metavar="N", help="how many GPUs (1)")
     parser.add_argument("--gpu-memory", type=_positive, default=80, metavar="GIB", help="of one GPU, in GiB (80)")
     parser.add_argument(
@@ -44,7 +43,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.Argument
         "--peak-tflops", type=_positive, default=989, metavar="N", help="of one GPU (989: an H100's, dense bfloat16)"
     )
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:

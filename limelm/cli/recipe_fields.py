@@ -1,4 +1,4 @@
-"""`--key value` for any field of a recipe, beside a command's own options."""
+"""How a command names a model of a recipe, and takes `--key value` for any field beside its own options."""
 
 import argparse
 import difflib
@@ -6,6 +6,12 @@ import difflib
 from limelm.errors import UserError
 
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
+
+
+def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
+    """Declare how one model of a recipe is named."""
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as tiny-static, or a .toml file")
+    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
 
 
 def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.recipe_fields import EXPLANATION
+from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -25,7 +25,7 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "train",
@@ -35,8 +35,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.Argument
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as tiny-static, or a .toml file")
-    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+    add_model_of_recipe(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
@@ -45,7 +44,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> argparse.Argument
         "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
     )
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(options: argparse.Namespace) -> None:
