@@ -9,7 +9,8 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 DESCRIPTION = f"""\
 Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a
-recipe's .toml file, with --model where it has several. {EXPLANATION}
+recipe's .toml file, with --model where it has several.
+{EXPLANATION}
 
 Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
 was never broken off. Ctrl-C and SIGTERM save a checkpoint first.
