@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from limelm.errors import UserError
-from limelm.training.jsonl import append_line, drop_lines_after
+from limelm.training.jsonl import append_line, drop_lines_after, read_lines
 from limelm.training.processes import this_process
 
 
@@ -31,6 +31,12 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero:
             last = drop_lines_after(self.path, state.global_step)
             self.seconds = last["seconds"] if last else 0.0
+            there = [line["step"] for line in read_lines(self.path)]
+            if there != list(range(1, state.global_step + 1)):
+                raise UserError(
+                    f"{self.path}: does not have one line for each of the {state.global_step} steps up to the "
+                    "checkpoint; remove that checkpoint to go on from an earlier one, or the folder to begin anew"
+                )
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_start = time.perf_counter()

@@ -93,9 +93,10 @@ class LimeTrainer(Trainer):
                 checkpoints.keep_newest(folder, self.recipe.engine.keep_checkpoints)
         except (OSError, SafetensorError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
             shutil.rmtree(checkpoint, ignore_errors=True)
+            free = shutil.disk_usage(folder).free / 2**20
             raise UserError(
-                f"{checkpoint}: cannot be saved ({error}); checkpoints of earlier steps are untouched, and the same "
-                "command goes on from the newest"
+                f"{checkpoint}: cannot be saved ({error}; {free:,.0f} MiB are free there); checkpoints of earlier "
+                "steps are untouched, and the same command goes on from the newest"
             ) from error
 
 
@@ -135,6 +136,7 @@ def training_arguments(
         report_to=list(report_to) or "none",
         disable_tqdm=False,  # else the Trainer prints every log; run.py puts its own bar in place
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # there are none, and looking for them costs time
         dataloader_pin_memory=on_gpu,
         torch_compile=engine.compile,
         **_sharding(recipe),

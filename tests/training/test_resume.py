@@ -285,6 +285,15 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(setting, signalled, tmp_pat
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_step_that_is_missing_from_the_metrics_is_named(broken_off, damage):
+    recipe, data, run = broken_off
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-20] if damage == "torn" else "")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: does not have one line for each of the 4 steps"):
+        train_model(recipe, "static", data, run)
+
+
 def test_two_trainings_in_one_folder_are_refused(setting, broken_off):
     recipe, data, run = broken_off
     with lock(run / ".lock", "nobody"), pytest.raises(UserError, match="another process is training in it right now"):
