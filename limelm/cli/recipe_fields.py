@@ -1,10 +1,12 @@
-"""How a command names a model of a recipe, and takes `--key value` for any field beside its own options."""
+"""What commands that take a recipe share: how they name a model of it, train, and take `--key value` for any field."""
 
 import argparse
 import difflib
+from pathlib import Path
 
 from limelm.errors import UserError
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
 
 
@@ -12,6 +14,16 @@ def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
     """Declare how one model of a recipe is named."""
     parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as tiny-static, or a .toml file")
     parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what every training takes besides its recipe and folder."""
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
+    )
+    parser.add_argument(
+        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
+    )
 
 
 def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, str]]:

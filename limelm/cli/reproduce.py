@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limelm.cli.recipe_fields import EXPLANATION
-from limelm.cli.train import TRACKERS
+from limelm.cli.recipe_fields import EXPLANATION, add_training_options
 from limelm.cli.types import model_names
 
 if TYPE_CHECKING:
@@ -53,12 +52,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which of the recipe's models to train, or all (default: the recipe's comparison)",
     )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
-    )
-    parser.add_argument(
-        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
-    )
+    add_training_options(parser)
     parser.set_defaults(run=run)
 
 

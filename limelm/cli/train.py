@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
-
-TRACKERS = ("tensorboard", "wandb", "trackio")
+from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options
 
 DESCRIPTION = f"""\
 Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a
@@ -38,12 +36,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     add_model_of_recipe(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
-    )
-    parser.add_argument(
-        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
-    )
+    add_training_options(parser)
     parser.set_defaults(run=run)
 
 
