@@ -11,11 +11,11 @@ ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
     {"errors", "_version"},
-    {"files", "environment"},
+    {"extras", "files", "environment"},
     {"routing"},
     {"models"},
     {"data"},
-    {"training"},
+    {"training", "evaluation"},
     {"analysis", "report", "benchmark"},
     {"cli"},
     {"__main__"},

@@ -1,15 +1,56 @@
-"""Measurements on a model."""
+"""Measurements on a model: what its routers retrieve, and what becomes of its representations with depth."""
 
-from limelm.analysis.retrieval import expected_source, self_retrieval, weight_records
+from limelm.analysis.activations import ActivationReader, Activations
+from limelm.analysis.checkpoints import Analysis, analyze
+from limelm.analysis.circuits import circuit_records, tokens_of_routes, vocabulary_directions
+from limelm.analysis.logit_lens import LogitLens
+from limelm.analysis.retrieval import (
+    expected_source,
+    layer_mass,
+    pruned_weights,
+    retrieval_records,
+    retrieval_under_top_p,
+    self_retrieval,
+    self_retrieval_by_layer,
+    weight_records,
+)
 from limelm.analysis.run import measure_retrieval
+from limelm.analysis.separability import Separability, clouds, separability
+from limelm.analysis.similarity import any_pair_cosine, cka, neighbour_cosine
+from limelm.analysis.spectrum import effective_rank, gram_spectrum, matrix_entropy
+from limelm.analysis.study import ANALYSES, Settings
 from limelm.models.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
 
 __all__ = [
+    "ANALYSES",
+    "ActivationReader",
+    "Activations",
+    "Analysis",
+    "LogitLens",
     "RetrievalWeights",
+    "Separability",
+    "Settings",
+    "analyze",
+    "any_pair_cosine",
+    "circuit_records",
+    "cka",
+    "clouds",
+    "effective_rank",
     "expected_source",
+    "gram_spectrum",
+    "layer_mass",
+    "matrix_entropy",
     "mean_by_source",
     "measure_retrieval",
+    "neighbour_cosine",
+    "pruned_weights",
+    "retrieval_records",
+    "retrieval_under_top_p",
     "retrieval_weights",
     "self_retrieval",
+    "self_retrieval_by_layer",
+    "separability",
+    "tokens_of_routes",
+    "vocabulary_directions",
     "weight_records",
 ]

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from limelm.analysis.retrieval import expected_source, self_retrieval, weight_records
+from limelm.analysis.retrieval import retrieval_records
 from limelm.data import TokenDataset
 from limelm.models.checkpoint import load_model
-from limelm.models.retrieval import Records, mean_by_source, retrieval_weights
+from limelm.models.retrieval import Records, retrieval_weights
 
 BATCH_SIZE = 8
 
@@ -21,18 +21,15 @@ def measure_retrieval(summary: dict[str, Any], max_sequences: int = 64) -> dict[
         max_sequences: how many held-out sequences the dynamic priors are averaged over.
 
     Returns:
-        Records by figure, with the rows of all routing models: `mean_retrieval`, `self_retrieval`, `expected_source`
-        and `weights`.
+        The `retrieval_records` of all routing models together, by figure; empty where no model routes.
     """
     held_out = TokenDataset(Path(summary["data"]["folder"]), "validation", summary["data"]["sequence_length"])
     sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
-    records: dict[str, Records] = {"mean_retrieval": [], "self_retrieval": [], "expected_source": [], "weights": []}
+    records: dict[str, Records] = {}
     for entry in summary["models"]:
         weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
-            records["mean_retrieval"] += mean_by_source(weights)
-            records["self_retrieval"] += self_retrieval(weights)
-            records["expected_source"] += expected_source(weights)
-            records["weights"] += weight_records(weights)
+            for name, rows in retrieval_records(weights).items():
+                records.setdefault(name, []).extend(rows)
     return records

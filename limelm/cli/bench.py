@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import os
-import re
 import signal
 from pathlib import Path
 
-from limelm.cli.types import model_names, positive_int
+from limelm.cli.resources import check_out, find_device
+from limelm.cli.types import listed, positive_int
 
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: turn about, after warming up, and report the
@@ -59,10 +58,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=positive_int, metavar="N", help=f"{text}, instead of the preset's")
     parser.add_argument(
-        "--cases", type=model_names, help="separated by commas (default: all but NAME-bounded and NAME-triton)"
+        "--cases", type=listed, help="separated by commas (default: all but NAME-bounded and NAME-triton)"
     )
     parser.add_argument(
-        "--tasks", type=model_names, help="train, forward, decode (default: all; --pruning: the last two)"
+        "--tasks", type=listed, help="train, forward, decode (default: all; --pruning: the last two)"
     )
     parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds of each comparison (default 7)")
     parser.add_argument("--depths", type=_integers, metavar="L,L,...", help="compare the training step at these depths")
@@ -107,9 +106,10 @@ def run(options: argparse.Namespace) -> None:
     cases = _known("--cases", options.cases or DEFAULT_CASES, COMPARED_CASES)
     possible_tasks = ["forward", "decode"] if options.pruning else list(WORKLOADS)
     tasks = _known("--tasks", options.tasks or possible_tasks, possible_tasks)
-    device, dtype = _device(options.device), getattr(torch, options.dtype)
+    device, dtype = find_device(options.device), getattr(torch, options.dtype)
     _check_backends([CASES[name] for name in cases], device)
-    _make_folder(options.out)
+    check_out(options.out)
+    options.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {}),
         "dtype": options.dtype,
@@ -163,22 +163,6 @@ def _check_shape(shape) -> None:
         raise UserError(f"--grouped: {shape.grouped} does not divide --heads ({shape.heads})")
 
 
-def _device(name: str | None):
-    import torch
-
-    from limelm.errors import UserError
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device: {name!r} is not cpu, cuda or cuda:N")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from None
-    return device
-
-
 def _check_backends(cases, device) -> None:
     from limelm.errors import UserError
     from limelm.routing import resolve_backend
@@ -188,17 +172,3 @@ def _check_backends(cases, device) -> None:
             resolve_backend(case.options.get("routing_backend", "auto"), device)
         except UserError as error:
             raise UserError(f"--cases: {case.name!r}: {error}") from None
-
-
-def _make_folder(out: Path) -> None:
-    from limelm.errors import UserError
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        held = sorted(path.name for path in out.iterdir())
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out: {out} is not a folder") from None
-    if held:
-        raise UserError(f"--out: {out} already holds other files ({held[0]}); name a new folder")
-    if not os.access(out, os.W_OK):
-        raise UserError(f"--out: {out} is not writable")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options
-from limelm.cli.types import model_names
+from limelm.cli.types import listed
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
@@ -47,7 +47,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
         "--models",
-        type=model_names,
+        type=listed,
         nargs="+",
         metavar="NAME",
         help="which of the recipe's models to train, or all (default: the recipe's comparison)",

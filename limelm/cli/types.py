@@ -21,9 +21,9 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def model_names(text: str) -> list[str]:
-    """One or more names, separated by commas."""
-    names = [name for name in text.split(",") if name]
+def listed(text: str) -> list[str]:
+    """One or more different names, separated by commas."""
+    names = list(dict.fromkeys(name for name in text.split(",") if name))
     if not names:
-        raise argparse.ArgumentTypeError(f"{text!r} names no model")
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names

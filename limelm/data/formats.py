@@ -1,14 +1,14 @@
 """Files of text: .txt (and .py), .jsonl, .jsonl.gz and .parquet, one document after the other."""
 
 import gzip
-import importlib
 import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from limelm.errors import UserError
+from limelm.extras import import_extra
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _PARQUET_ROWS = 128
@@ -81,20 +81,6 @@ def text_of(row: object, text_field: str, where: str) -> str:
     return text
 
 
-def import_extra(module: str) -> Any:
-    """A module of the optional packages for data.
-
-    Raises:
-        UserError: where it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{module.split('.')[0]} is not installed; install it with: pip install 'limelm[data]'"
-        ) from error
-
-
 def _decode(data: bytes, where: object) -> str:
     try:
         text = data.decode("utf-8")
@@ -121,8 +107,8 @@ def _json_documents(stream: BinaryIO, file: Path, text_field: str, skip: int) ->
 
 
 def _parquet_documents(stream: BinaryIO, file: Path, text_field: str, skip: int) -> Iterator[str]:
-    pyarrow = import_extra("pyarrow")
-    parquet = import_extra("pyarrow.parquet")
+    pyarrow = import_extra("pyarrow", "data")
+    parquet = import_extra("pyarrow.parquet", "data")
     try:
         table = parquet.ParquetFile(stream, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
         if text_field not in table.schema_arrow.names:

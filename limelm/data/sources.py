@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from limelm.data.errors import Interruption
-from limelm.data.formats import import_extra, read_file, text_of
+from limelm.data.formats import read_file, text_of
 from limelm.errors import UserError
+from limelm.extras import import_extra
 
 _NOT_LIBRARY_CODE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -202,7 +203,7 @@ class _HubStream:
     def __init__(self, source: HubDataset, position: dict[str, Any] | None):
         self.source = source
         self.rows = position["rows"] if position else 0
-        datasets = import_extra("datasets")
+        datasets = import_extra("datasets", "data")
         try:
             self.stream = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
             if position:

@@ -1,31 +1,83 @@
-"""Read a checkpoint folder, with errors that say what is wrong with it."""
+"""Read a causal language model, with errors that say what is wrong with its checkpoint."""
 
 import json
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
 
 
-def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (in evaluation mode) and the tokenizer in `folder`; errors as in `load_model`."""
-    model = load_model(folder)
+def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`."""
+    model = load_model(checkpoint)
     try:
-        return model, AutoTokenizer.from_pretrained(folder)
+        return model, AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no readable tokenizer ({error})") from error
+        raise UserError(f"{checkpoint}: no readable tokenizer ({error})") from error
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """The model in `folder`, in evaluation mode.
+def load_model(checkpoint: str | Path) -> PreTrainedModel:
+    """A causal language model, in evaluation mode.
+
+    Args:
+        checkpoint: a folder, or, where there is none of this name, a model of the Hugging Face hub.
 
     Raises:
-        UserError: where there is no checkpoint, one of another model type, or one whose weights do not fit its config.
+        UserError: where there is no checkpoint, one that is not of a causal language model, or one whose weights do not
+            fit its config.
     """
+    load_config(checkpoint)
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise _unreadable(checkpoint, error) from error
+    # Checkpoints of other families may hold buffers that their models no longer have.
+    strict = model.config.model_type in MODEL_TYPES
+    for problem in ("missing_keys", "mismatched_keys", *(("unexpected_keys",) if strict else ())):
+        if loaded[problem]:
+            names = sorted(str(key) for key in loaded[problem])
+            raise UserError(
+                f"{checkpoint}: weights do not fit config.json ({problem.replace('_', ' ')}: {names[0]}, ...)"
+            )
+    return model
+
+
+def load_config(checkpoint: str | Path) -> PreTrainedConfig:
+    """A checkpoint's configuration; argument as in `load_model`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    if _is_folder(checkpoint):
+        _check_config(Path(checkpoint))
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _unreadable(checkpoint, error) from error
+
+
+def _is_folder(checkpoint: str | Path) -> bool:
+    return isinstance(checkpoint, Path) or Path(checkpoint).exists()
+
+
+def _unreadable(checkpoint: str | Path, error: Exception) -> UserError:
+    folder = _is_folder(checkpoint)
+    what = "broken checkpoint" if folder else "no such folder, and no readable model of the Hugging Face hub"
+    return UserError(f"{checkpoint}: {what} ({str(error).strip().splitlines()[0]})")
+
+
+def _check_config(folder: Path) -> None:
     config = folder / "config.json"
     try:
         model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
@@ -33,14 +85,5 @@ def load_model(folder: Path) -> PreTrainedModel:
         raise UserError(f"{folder}: not a checkpoint (no readable config.json)") from error
     except (ValueError, AttributeError) as error:
         raise UserError(f"{config}: not a model configuration ({error})") from error
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"{config}: model_type={model_type!r} is not one of {', '.join(MODEL_TYPES)}")
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{folder}: broken checkpoint ({error})") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if loaded[problem]:
-            names = sorted(str(key) for key in loaded[problem])
-            raise UserError(f"{folder}: weights do not fit config.json ({problem.replace('_', ' ')}: {names[0]}, ...)")
-    return model
+    if not isinstance(model_type, str):
+        raise UserError(f"{config}: it names no model_type")

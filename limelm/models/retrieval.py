@@ -7,7 +7,7 @@ r >= m.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,15 @@ class RetrievalWeights:
             layer's share of a head's absolute weights, as their signs are arbitrary.
         sources: for each routing layer the representations that it reads; its weights on others are zero.
         top_p: the mass that pruning keeps; None where nothing is pruned.
+        head_mixes: of kv routing R of each layer, `[G, r + 1, G]` (head, source, its head), signed, zero where it does
+            not read; empty for the others.
     """
 
     model: str
     layers: dict[int, np.ndarray]
     sources: dict[int, tuple[int, ...]]
     top_p: float | None = None
+    head_mixes: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_heads(self) -> int:
@@ -64,20 +67,75 @@ def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Te
     Raises:
         ValueError: for a dynamic router without `sequences`.
     """
-    routers = {
+    routers = routers_of(model)
+    if not routers:
+        return None
+    dynamic = {layer: router for layer, router in routers.items() if isinstance(router, DynamicRouter)}
+    return weights_of_routers(routers, label, _dynamic_priors(model, dynamic, sequences) if dynamic else None)
+
+
+def routers_of(model: nn.Module) -> dict[int, Router]:
+    """The routers that have a choice, by layer; none for a model that does not route."""
+    return {
         module.spec.layer_idx: module
         for module in model.modules()
         if isinstance(module, Router) and module.spec.layer_idx > 0 and type(module) is not Router
     }
-    if not routers:
-        return None
-    dynamic = {layer: router for layer, router in routers.items() if isinstance(router, DynamicRouter)}
-    if dynamic:
-        layers = _dynamic_priors(model, dynamic, sequences)
-    else:
-        layers = {layer: _constant_weights(router) for layer, router in routers.items()}
+
+
+def weights_of_routers(
+    routers: dict[int, Router], label: str, priors: dict[int, np.ndarray] | None = None
+) -> RetrievalWeights:
+    """The retrieval weights of a model's routers.
+
+    Args:
+        priors: of dynamic routers `[G, r + 1]` per layer, the mean of their weights over tokens (`DynamicPriors`).
+    """
+    layers = priors or {layer: _constant_weights(router) for layer, router in routers.items()}
     sources = {layer: router.spec.sources for layer, router in routers.items()}
-    return RetrievalWeights(label, layers, sources, next(iter(routers.values())).spec.top_p)
+    mixes = {layer: _head_mix(router) for layer, router in routers.items() if isinstance(router, KeyValueRouter)}
+    return RetrievalWeights(label, layers, sources, next(iter(routers.values())).spec.top_p, mixes)
+
+
+class DynamicPriors:
+    """The mean over tokens of dynamic routers' weights."""
+
+    def __init__(self) -> None:
+        self._totals: dict[int, Tensor] = {}
+        self._tokens: dict[int, int] = {}
+
+    def add(self, layer: int, A: Tensor) -> None:
+        """Take in one layer's A `[B, T, G, r + 1]` of a batch."""
+        total = A.double().sum(dim=(0, 1)).cpu()
+        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
+        self._tokens[layer] = self._tokens.get(layer, 0) + A.shape[0] * A.shape[1]
+
+    def means(self) -> dict[int, np.ndarray]:
+        """Of each layer `[G, r + 1]`."""
+        return {layer: (total / self._tokens[layer]).numpy() for layer, total in self._totals.items()}
+
+
+def routing_weights_of_call(router: DynamicRouter, arguments: tuple) -> Tensor:
+    """A `[B, T, G, r + 1]` of one call of a router, zero where it does not read.
+
+    Args:
+        arguments: what the router's forward was called with, as its hooks see it.
+    """
+    gain = arguments[1]
+    A = router.routing_weights(gain * own_representation(arguments))
+    layer_idx = router.spec.layer_idx
+    if router.spec.num_sources == layer_idx + 1:
+        return A
+    over_all = A.new_zeros(*A.shape[:-1], layer_idx + 1)
+    over_all[..., list(router.spec.sources)] = A
+    return over_all
+
+
+def own_representation(arguments: tuple) -> Tensor:
+    """X_i / rms(X_i) `[B, T, D]`, the last source of one call of a router of representations; arguments as above."""
+    attention_input, sources = arguments[0], arguments[5]
+    last = sources[-1]
+    return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
 
 
 def mean_by_source(weights: RetrievalWeights) -> Records:
@@ -104,19 +162,27 @@ def mean_by_source(weights: RetrievalWeights) -> Records:
 
 
 def _constant_weights(router: Router) -> np.ndarray:
-    if isinstance(router, StaticRouter):
-        A = _whole(router.weight).float().softmax(dim=-1)
-        if router.spec.top_p is not None:  # in training mode the mask follows the weights
-            A = prune(A, top_p_mask(A, router.spec.top_p) if router.frozen_mask is None else router.frozen_mask)
-        weights = A.double()
-    elif isinstance(router, KeyValueRouter):
-        mass = _whole(router.weight).double().abs().unflatten(1, (-1, router.spec.num_heads)).sum(dim=-1)
-        weights = mass / mass.sum(dim=-1, keepdim=True)
-    else:
+    if isinstance(router, KeyValueRouter):
+        mass = np.abs(_head_mix(router)).sum(axis=-1)
+        return mass / mass.sum(axis=-1, keepdims=True)
+    if not isinstance(router, StaticRouter):
         raise TypeError(f"{type(router).__name__} has no constant weights")
-    over_all = torch.zeros(len(weights), router.spec.layer_idx + 1, dtype=torch.float64)
-    over_all[:, router.spec.sources] = weights.cpu()
-    return over_all.numpy()
+    A = _whole(router.weight).float().softmax(dim=-1)
+    if router.spec.top_p is not None:  # in training mode the mask follows the weights
+        A = prune(A, top_p_mask(A, router.spec.top_p) if router.frozen_mask is None else router.frozen_mask)
+    return _over_all(A, router)
+
+
+def _head_mix(router: KeyValueRouter) -> np.ndarray:
+    """R `[G, r + 1, G]`."""
+    return _over_all(_whole(router.weight).unflatten(1, (-1, router.spec.num_heads)), router)
+
+
+def _over_all(weights: Tensor, router: Router) -> np.ndarray:
+    """Weights `[G, n, ...]` of the n sources that the layer reads, as `[G, r + 1, ...]`, zero at the others."""
+    over_all = weights.new_zeros(len(weights), router.spec.layer_idx + 1, *weights.shape[2:], dtype=torch.float64)
+    over_all[:, list(router.spec.sources)] = weights.double()
+    return over_all.cpu().numpy()
 
 
 def _whole(parameter: Tensor) -> Tensor:
@@ -129,14 +195,11 @@ def _whole(parameter: Tensor) -> Tensor:
 def _dynamic_priors(
     model: PreTrainedModel, routers: dict[int, DynamicRouter], sequences: Iterable[Tensor]
 ) -> dict[int, np.ndarray]:
-    totals = {layer: torch.zeros(router.spec.num_heads, layer + 1).double() for layer, router in routers.items()}
-    tokens = 0
+    priors = DynamicPriors()
 
     def observe(layer: int):
         def hook(router, inputs):
-            attention_input, gain, _, _, _, sources, *_ = inputs
-            A = router.routing_weights(gain * sources[-1][-1].view_as(attention_input)).double()
-            totals[layer][:, router.spec.sources] += A.sum(dim=(0, 1)).cpu()
+            priors.add(layer, routing_weights_of_call(router, inputs))
 
         return hook
 
@@ -147,13 +210,12 @@ def _dynamic_priors(
         with _without_dropout(model), torch.compiler.set_stance("force_eager"):
             for batch in sequences:
                 model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
-                tokens += batch.numel()
     finally:
         for hook in hooks:
             hook.remove()
-    if tokens == 0:
+    if not priors.means():
         raise ValueError("dynamic routing depends on the tokens: give sequences to average over")
-    return {layer: (total / tokens).numpy() for layer, total in totals.items()}
+    return priors.means()
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""Figures, tables and the HTML page."""
+"""Figures, tables and the HTML pages."""
 
+from limelm.report.analysis import ANALYSIS, write_analysis
 from limelm.report.bench import write_bench
-from limelm.report.page import REPORT, write_report
+from limelm.report.html import REPORT
+from limelm.report.page import write_report
 
-__all__ = ["REPORT", "write_bench", "write_report"]
+__all__ = ["ANALYSIS", "REPORT", "write_analysis", "write_bench", "write_report"]

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
-from limelm.report.figures import Palette, new_figure
+from limelm.report.figures.style import Palette, new_figure
 from limelm.report.output import save_figure, write_csv
 
 Records = list[dict[str, Any]]

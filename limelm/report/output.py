@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,30 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
-from limelm.report.figures import STYLE
+from limelm.report.figures.style import STYLE
 
 Records = list[dict[str, Any]]
 
 
 def save_figure(figure: Figure, path: Path) -> bytes:
     """Write PNG and SVG, each beside and renamed; returns the SVG."""
-    formats: dict[str, dict[str, Any]] = {"png": {"dpi": 160}, "svg": {"metadata": {"Date": None}}}
+    formats: dict[str, dict[str, Any]] = {"png": {}, "svg": {"metadata": {"Date": None}}}
     for name, options in formats.items():
         partial = path.with_name(f".{path.name}.{name}.partial")
         with matplotlib.rc_context(STYLE):
-            figure.savefig(partial, format=name, **options)
-        partial.replace(path.with_suffix(f".{name}"))
-    return path.with_suffix(".svg").read_bytes()
+            figure.savefig(partial, format=name, dpi=160, **options)
+        partial.replace(path.with_name(f"{path.name}.{name}"))
+    return path.with_name(f"{path.name}.svg").read_bytes()
 
 
 def write_csv(path: Path, records: Records) -> None:
-    """One line per record; the first record names the columns."""
+    """One line per record; the first record names the columns. Lists are written as JSON."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(records[0]))
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in records)
     write_text(path, stream.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

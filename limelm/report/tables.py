@@ -2,28 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from limelm.errors import UserError
 from limelm.models.flops import TRAINING_TO_FORWARD
+from limelm.report.html import Column, Records, share, unbroken
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 from limelm.training.jsonl import read_lines
 from limelm.training.router_statistics import ROUTERS_LOG
 
-Records = list[dict[str, Any]]
 SMOOTHING_STEPS = 5
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table on the page."""
-
-    key: str
-    header: str
-    show: Callable[[Any], str] = str
 
 
 def loss_curves(summary: dict[str, Any]) -> Records:
@@ -122,7 +111,7 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
         Column("tokens_per_second", "tokens/s", lambda x: f"{x:,.0f}"),
         Column("tokens_per_second_ratio", "vs LLaMA", _ratio),
         *(
-            [Column("mfu", "MFU", lambda x: "" if x is None else _share(x))]
+            [Column("mfu", "MFU", lambda x: "" if x is None else share(x))]
             if any(row["mfu"] is not None for row in records)
             else []
         ),
@@ -152,58 +141,14 @@ def paper_scale() -> tuple[Records, list[Column]]:
         Column("model", "model"),
         Column("parameters", "parameters", lambda n: f"{n:,}"),
         Column("parameters_ratio", "vs LLaMA", lambda x: _percent(x, digits=3)),
-        Column("printed_parameters", "paper: parameters", _unbroken),
+        Column("printed_parameters", "paper: parameters", unbroken),
         Column("forward_flops", "forward TFLOPs, true", lambda x: f"{x / 1e12:.3f}"),
         Column("paper_forward_flops", "in the paper's convention", lambda x: f"{x / 1e12:.3f}"),
         Column("paper_forward_flops_ratio", "vs LLaMA", _percent),
-        Column("printed_flops", "paper: FLOPs", _unbroken),
+        Column("printed_flops", "paper: FLOPs", unbroken),
         Column("printed_training_memory", "paper: extra memory, training (elements)"),
     ]
     return records, columns
-
-
-def pruned_weights(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
-    """How many routing weights top-p prunes (Table 5), for the models that were trained with it."""
-    numbers = ("pruned", "weights", "pruned_share", "padded_weights", "padded_pruned_share")
-    records = [
-        {
-            "model": label,
-            "layers": routing["num_layers"],
-            "heads": routing["heads"],
-            "top_p": routing["top_p"],
-            **{key: routing[key] for key in numbers},
-        }
-        for label, routing in _with_top_p(summary)
-    ]
-    columns = [
-        Column("model", "model"),
-        Column("layers", "layers"),
-        Column("heads", "heads"),
-        Column("top_p", "top-p"),
-        Column("pruned", "pruned weights", lambda n: f"{n:,}"),
-        Column("weights", "of the weights there are", lambda n: f"{n:,}"),
-        Column("pruned_share", "share", _share),
-        Column("padded_weights", "of the total with padding", lambda n: f"{n:,}"),
-        Column("padded_pruned_share", "share", _share),
-    ]
-    return records, columns
-
-
-def retrieval_under_top_p(summary: dict[str, Any]) -> Records:
-    """Retrieval statistics of the models trained with top-p (Figure 9), a row per model and depth n.
-
-    `mean_retrieval` is the mean weight on representation n in the layers that read it, `self_retrieval` that of layer n
-    on its own input, which is representation n; None where there is none.
-    """
-    records: Records = []
-    for label, routing in _with_top_p(summary):
-        mean = dict(zip(routing["mean_retrieval"]["source"], routing["mean_retrieval"]["weight"], strict=True))
-        own = dict(zip(routing["self_retrieval"]["layer"], routing["self_retrieval"]["weight"], strict=True))
-        records += [
-            {"model": label, "depth": depth, "mean_retrieval": mean.get(depth), "self_retrieval": own.get(depth)}
-            for depth in range(routing["num_layers"])
-        ]
-    return records
 
 
 def router_entropy(summary: dict[str, Any]) -> Records:
@@ -225,27 +170,12 @@ def router_entropy(summary: dict[str, Any]) -> Records:
     ]
 
 
-def _with_top_p(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Label and routing summary of the models that prune."""
-    routings = [(entry["label"], entry.get("routing")) for entry in summary["models"]]
-    return [(label, routing) for label, routing in routings if routing and routing["top_p"] is not None]
-
-
-def _share(value: float) -> str:
-    return _unbroken(f"{100 * value:.1f} %")
-
-
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
     return next((entry for entry in summary["models"] if entry["model_type"] == "llama"), None)
 
 
 def _percent(ratio: float, digits: int = 2) -> str:
-    return "" if math.isnan(ratio) else _unbroken(f"{100 * (ratio - 1):+.{digits}f} %")
-
-
-def _unbroken(text: str) -> str:
-    """Keep a table cell in one line."""
-    return text.replace(" ", "\u00a0")
+    return "" if math.isnan(ratio) else unbroken(f"{100 * (ratio - 1):+.{digits}f} %")
 
 
 def _ratio(ratio: float) -> str:

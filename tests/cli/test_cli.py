@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def fails(capsys, *arguments, code=2):
         returned = exit.code
     assert returned == code
     error = capsys.readouterr().err
-    lines = [line for line in error.replace("\r", "\n").splitlines() if line.strip() and "it/s" not in line]
+    lines = [line for line in error.replace("\r", "\n").splitlines() if line.strip()]
+    lines = [line for line in lines if not re.search(r"it/s|\d/\d+ \[", line)]  # progress bars
     lines = [line for line in lines if not line.startswith(("training the tokenizer", "tokenising"))]
     assert len(lines) == 1, error
     assert lines[0].startswith("limelm") and ": error: " in lines[0]
@@ -152,7 +154,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["reproduce", "--scale", "tiny", "--out", "file/run"], "file/run/run.json: Not a directory"),
         (["reproduce", "--scale", "tiny"], "required: --out"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "-1"], "training.seed=-1 must be at least 0"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--models", ","], "--models: ',' names no model"),
+        (["reproduce", "--scale", "tiny", "--out", "run", "--models", ","], "--models: ',' names nothing"),
         (["data", "prepare", "long.txt", "--out", "."], ".: already there"),
         (
             ["data", "prepare", "long.txt", "--out", "run", "--dataset-config", "x"],
@@ -170,7 +172,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["data", "prepare", "short.txt", "--dataset", "x", "--out", "run"], "not both"),
         (["data", "prepare", "--preset", "pile", "--out", "run"], "invalid choice: 'pile'"),
         (["generate", "nowhere", "x"], "nowhere: not a checkpoint"),
-        (["generate", "bert", "x"], "model_type='bert' is not one of llama, lime, hyper_connection"),
+        (["generate", "bert", "x"], "bert: broken checkpoint"),
         (["generate", "broken", "x"], "broken/config.json: not a model configuration"),
         (["generate", "weightless", "x"], "weightless: broken checkpoint"),
         (["generate", "badrouting", "x"], "routing='psychic'"),

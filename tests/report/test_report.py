@@ -2,17 +2,30 @@ import csv
 import json
 import re
 
-import numpy as np
 import pytest
 
-from limelm.analysis import RetrievalWeights, measure_retrieval, weight_records
-from limelm.report import figures, write_report
-from limelm.report.tables import efficiency, loss_curves, paper_scale, results, retrieval_under_top_p, router_entropy
+from limelm.analysis import measure_retrieval
+from limelm.report import write_report
+from limelm.report.figures.training import router_entropy as entropy_figure
+from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
 from limelm.training import reproduce
 from limelm.training.jsonl import append_line
 from tests.recipes import prepared, small_recipe
 
-FIGURES = {"loss_against_flops", "router_entropy", "mean_retrieval", "self_retrieval", "expected_source", "weights"}
+FIGURES = {
+    "loss_against_flops",
+    "router_entropy",
+    "mean_retrieval",
+    "self_retrieval",
+    "self_retrieval_by_layer",
+    "expected_source",
+    "layer_mass",
+    "layer_mass_absolute",
+    "layer_mass_same_head",
+    "weights-lime-static",
+    "weights-lime-dynamic",
+    "weights-kv",
+}
 TABLES = {"results", "efficiency", "paper_scale"}
 
 
@@ -38,20 +51,18 @@ def test_every_figure_stands_as_png_and_csv(run):
     }
     for name in FIGURES:
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    rows = read_csv(folder / "figures" / "weights.csv")
-    assert {row["model"] for row in rows} == {"LIMe static", "LIMe dynamic", "kv"}
+    rows = read_csv(folder / "figures" / "weights-kv.csv")
     by_head = {}
     for row in rows:
-        key = row["model"], row["layer"], row["head"]
-        by_head[key] = by_head.get(key, 0) + float(row["weight"])
-    assert len(by_head) == 3 * 2 * 2
-    assert list(by_head.values()) == pytest.approx([1.0] * 12, abs=1e-5)
+        by_head[row["layer"], row["head"]] = by_head.get((row["layer"], row["head"]), 0) + float(row["weight"])
+    assert len(by_head) == 2 * 2
+    assert list(by_head.values()) == pytest.approx([1.0] * 4, abs=1e-5)
 
 
 def test_the_page_is_one_self_contained_file(run):
     folder, summary = run
     page = (folder / "report.html").read_text()
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
     for entry in summary["models"]:
         assert entry["label"] in page and f"{entry['eval_loss']:.3f}" in page
@@ -98,71 +109,6 @@ def test_the_paper_scale_table_is_exact():
     }
 
 
-def test_heatmaps_show_each_weight_where_it_belongs():
-    layers = {layer: np.random.default_rng(layer).dirichlet(np.ones(layer + 1), size=3) for layer in range(1, 6)}
-    figure = figures.weight_heatmaps(
-        weight_records(RetrievalWeights("m", layers, {layer: tuple(range(layer + 1)) for layer in layers}))
-    )
-    image = figure.axes[0].images[0].get_array()
-    assert image.shape == (5 * 3, 6)
-    for layer, matrix in layers.items():
-        shown = image[3 * (layer - 1) : 3 * layer]
-        np.testing.assert_allclose(shown[:, : layer + 1], matrix)
-        assert np.isnan(np.ma.filled(shown[:, layer + 1 :], np.nan)).all()
-
-
-ROUTING = {
-    "top_p": 0.9,
-    "heads": 8,
-    "num_layers": 3,
-    "pruned": 12,
-    "weights": 40,
-    "pruned_share": 0.3,
-    "padded_weights": 48,
-    "padded_pruned_share": 0.25,
-    "layers": [],
-    "mean_retrieval": {"source": [1, 2], "weight": [0.3, 0.4]},
-    "self_retrieval": {"layer": [1, 2], "weight": [0.5, 0.25]},
-}
-
-
-def test_models_with_top_p_have_table_5_and_figure_9(run, tmp_path):
-    folder, summary = run
-    retrieval = measure_retrieval(summary)
-    assert "Figure 9" not in (folder / "report.html").read_text()
-    routings = {
-        "LIMe static": ROUTING,
-        "LIMe dynamic": ROUTING | {"top_p": None},
-        "kv": ROUTING | {"pruned": 4_000, "weights": 16_632},
-    }
-    models = [{**entry, "routing": routings.get(entry["label"])} for entry in summary["models"]]
-    page = write_report(tmp_path, {**summary, "models": models}, retrieval).read_text()
-    assert page.index("(Figure 4)") < page.index("Table 5") < page.index("(Figure 9)") < page.index("(Figure 13)")
-    assert "16,632" in page and "30.0\u00a0%" in page and "25.0\u00a0%" in page
-    rows = read_csv(tmp_path / "figures" / "pruned_weights.csv")
-    assert [(row["model"], row["pruned"], row["weights"]) for row in rows] == [
-        ("LIMe static", "12", "40"),
-        ("kv", "4000", "16632"),
-    ]
-    curves = read_csv(tmp_path / "figures" / "retrieval_under_top_p.csv")
-    assert [tuple(row.values()) for row in curves[:3]] == [
-        ("LIMe static", "0", "", ""),
-        ("LIMe static", "1", "0.3", "0.5"),
-        ("LIMe static", "2", "0.4", "0.25"),
-    ]
-    assert len(curves) == 6 and (tmp_path / "figures" / "retrieval_under_top_p.png").exists()
-
-
-def test_figure_9_shows_both_curves_of_every_model():
-    models = [{"label": label, "routing": ROUTING} for label in ("a", "b")] + [{"label": "no key"}]
-    figure = figures.retrieval_under_top_p(retrieval_under_top_p({"models": models}))
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
-    for axes in figure.axes:
-        later, own = ([list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines)
-        assert later == [[1, 2], [0.3, 0.4]] and own == [[1, 2], [0.5, 0.25]]
-        assert axes.get_ylim()[1] > 0.5
-
-
 def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
     _, summary = run
     model = {**summary["models"][2], "checkpoint": str(tmp_path / "model")}
@@ -179,7 +125,7 @@ def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
         (2, 1, 0.5),
         (2, 2, 1.0),
     ]
-    [axes, bar] = figures.router_entropy(of_model).axes
+    [axes, bar] = entropy_figure(of_model).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 0.25]] * 2
     assert bar.get_ylabel() == "layer r"
 

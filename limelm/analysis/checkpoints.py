@@ -1,0 +1,125 @@
+"""Every analysis of every checkpoint: the work behind `limelm analyze`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limelm.analysis.sequences import Sequences
+from limelm.analysis.study import ModelStudy, Settings
+from limelm.analysis.words import DEFAULT_WORDS
+from limelm.environment import environment
+from limelm.errors import UserError
+from limelm.models.checkpoint import load_checkpoint, load_config
+from limelm.models.retrieval import Records
+from limelm.training.result import read_result
+
+LONGEST_DEFAULT = 512
+
+
+@dataclass
+class Analysis:
+    """What came out: `models`, `facts`, `notes` on what could not be had, `cautions`, and the `records` by name."""
+
+    models: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[dict[str, str]] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
+    records: dict[str, Records] = field(default_factory=dict)
+
+    def add(self, records: dict[str, Records]) -> None:
+        """Append the rows of one more model."""
+        for name, rows in records.items():
+            if rows:
+                self.records.setdefault(name, []).extend(rows)
+
+
+def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device: torch.device) -> Iterator[Analysis]:
+    """Analyse checkpoints, one after the other; yields all that is known after each.
+
+    Args:
+        checkpoints: folders, or names of the Hugging Face hub, of causal language models.
+        data: a folder of token shards, or files and folders of text.
+
+    Raises:
+        UserError: for bad input; what each model allows is checked before the model runs.
+    """
+    _refuse_impossible(checkpoints, settings)
+    analysis = Analysis()
+    labels = model_labels(checkpoints)
+    vocabularies: list[dict[str, int]] = []
+    length = settings.sequence_length
+    for checkpoint, label in zip(checkpoints, labels, strict=True):
+        model, tokenizer = load_checkpoint(checkpoint)
+        model = model.to(device) if device.type != "cpu" else model.float()
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_DEFAULT
+        length = length or min(LONGEST_DEFAULT, context)
+        if length > context:
+            raise UserError(f"{checkpoint}: its context of {context} tokens is shorter than --sequence-length {length}")
+        sequences = Sequences(data, tokenizer, length)
+        study = ModelStudy(label, model, tokenizer, sequences, settings)
+        analysis.add(study.run())
+        analysis.notes += study.notes
+        analysis.models.append({"label": label, "checkpoint": str(checkpoint), **study.facts()})
+        vocabularies.append(tokenizer.get_vocab())
+        analysis.facts = _facts(sequences, settings, study.sampled)
+        analysis.cautions = _cautions(vocabularies, sequences)
+        yield analysis
+
+
+def model_labels(checkpoints: list[str]) -> list[str]:
+    """A name for each: the label that its training gave it, or the folder's; with more of the path where two agree.
+
+    Raises:
+        UserError: for a checkpoint that is named twice.
+    """
+    paths = [Path(checkpoint).absolute() for checkpoint in checkpoints]
+    results = [read_result(path) for path in paths]
+    labels = [path.name if result is None else result.label for path, result in zip(paths, results, strict=True)]
+    for more in ([path.parent.name for path in paths], checkpoints):
+        if len(set(labels)) < len(labels):
+            labels = [f"{label} ({part})" for label, part in zip(labels, more, strict=True)]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"{next(c for c in checkpoints if checkpoints.count(c) > 1)}: named twice")
+    return labels
+
+
+def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
+    """Refuse what was asked for by name and no checkpoint allows; and checkpoints that are not there."""
+    configs = [load_config(checkpoint) for checkpoint in checkpoints]
+    routings = {getattr(config, "routing", "none") for config in configs}
+    named = ", ".join(checkpoints)
+    if "retrieval" in (settings.analyses or ()) and routings == {"none"}:
+        raise UserError(f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe models")
+    if "circuits" in (settings.analyses or ()) and "dynamic" not in routings:
+        raise UserError(f'--only circuits: {named} has no dynamic routers (routing="dynamic"), whose tokens choose')
+
+
+def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:
+    return {
+        "data": sequences.name,
+        "sequences": sampled,
+        "sequence_length": sequences.length,
+        "tokens": sampled * sequences.length,
+        "alpha": settings.alpha,
+        "probe": settings.probe,
+        "words": ", ".join(settings.words or DEFAULT_WORDS),
+        **environment(),
+    }
+
+
+def _cautions(vocabularies: list[dict[str, int]], sequences: Sequences) -> list[str]:
+    cautions = [
+        "One checkpoint of each model: how much a curve moves from seed to seed is not measured here. Error bands are "
+        "over sequences, tokens or folds of the same data.",
+        f"Sequences of {sequences.length} tokens: entropy and effective rank grow with their length and cannot be "
+        "compared with figures for another.",
+    ]
+    if any(vocabulary != vocabularies[0] for vocabulary in vocabularies):
+        cautions.append(
+            "The models have different tokenizers: their sequences differ, so do not compare entropy, cosine or "
+            "losses between them."
+        )
+    return cautions

@@ -1,0 +1,219 @@
+"""Semantic circuits of dynamic routers: which tokens open which route (section 5.2, Table 2).
+
+A route is a (layer, source, head). Two ways to its tokens stand beside each other: from the weights alone, and from
+data. From the weights: the direction in the residual stream from which the head would read a token t is its row of the
+output embedding over the gain of the final norm; the layer's routing norm and its projection turn it into the logit of
+every route. As any direction has tokens that lie along it, random routes are put through the same procedure.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.analysis.activations import Activations
+from limelm.analysis.logit_lens import final_norm_and_head
+from limelm.models.lime.modeling_lime import LimeDecoderLayer
+from limelm.models.retrieval import Records
+from limelm.routing import DynamicRouter
+
+TOP_TOKENS = 10
+EXAMPLES = 5
+CONTEXT = (10, 6)  # tokens shown before and after an example
+CONTROLS = 128  # random routes per layer
+USAGE_BINS = ("0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1")  # the authors'
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The tokens that open some routes of one layer most.
+
+    Attributes:
+        tokens: ids `[routes, k]`, the largest logit first.
+        logits: theirs `[routes, k]`.
+        weights: what the softmax over the head's sources makes of them `[routes, k]`; NaN for random routes.
+        coherence: mean cosine similarity of the tokens' embeddings, `[routes]`; the mean embedding is taken off first.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    weights: Tensor
+    coherence: Tensor
+
+
+def vocabulary_directions(model: PreTrainedModel) -> Tensor:
+    """For each token of the vocabulary the residual stream that the final norm would turn into its output embedding.
+
+    Returns:
+        `[vocabulary, D]`, up to scale.
+
+    Raises:
+        LookupError: where the final norm or the head is not to be found.
+    """
+    norm, head = final_norm_and_head(model)
+    gain: Tensor = norm.weight.detach().float()  # type: ignore[operator]
+    tiny = torch.finfo(torch.float32).eps * gain.abs().max()
+    embedding: Tensor = head.weight.detach().float()  # type: ignore[operator]
+    return embedding / torch.where(gain.abs() < tiny, tiny.copysign(gain), gain)
+
+
+@torch.no_grad()
+def tokens_of_routes(layer: LimeDecoderLayer, directions: Tensor, k: int = TOP_TOKENS) -> tuple[TopTokens, TopTokens]:
+    """The tokens that open each route of a dynamically routing layer most, and the same for random routes.
+
+    Args:
+        directions: `[vocabulary, D]`, see `vocabulary_directions`.
+
+    Returns:
+        Of the routes, head by head (row h n + s is source s of head h), and of CONTROLS random routes: Gaussian
+        directions with the routes' mean norm.
+    """
+    router: DynamicRouter = layer.self_attn.router  # type: ignore[assignment]
+    heads, sources = router.spec.num_heads, router.spec.num_sources
+    norm = layer.routing_layernorm
+    N = norm(directions.to(norm.weight.dtype)).float()
+    P = router.proj.weight.detach().float()
+    generator = torch.Generator().manual_seed(router.spec.layer_idx)
+    noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
+    controls = normalize(noise, dim=-1) * P.norm(dim=-1).mean()
+    embedding = normalize(directions - directions.mean(dim=0), dim=-1)
+    found = []
+    for head in range(heads):
+        logits = N @ P[head * sources : (head + 1) * sources].T  # [vocabulary, n]
+        found.append(_top(logits, logits.softmax(dim=-1), embedding, k))
+    fields = (torch.cat([getattr(top, name) for top in found]) for name in TopTokens.__annotations__)
+    control_logits = N @ controls.T
+    return TopTokens(*fields), _top(control_logits, torch.full_like(control_logits, torch.nan), embedding, k)
+
+
+def _top(logits: Tensor, weights: Tensor, embedding: Tensor, k: int) -> TopTokens:
+    """From logits and weights `[vocabulary, routes]`."""
+    values, tokens = logits.T.topk(min(k, len(logits)), dim=-1)
+    together = embedding[tokens].sum(dim=1).square().sum(dim=-1)
+    own = embedding[tokens].square().sum(dim=(1, 2))
+    count = tokens.shape[1]
+    coherence = (together - own) / max(1, count * (count - 1))
+    return TopTokens(tokens, values, weights.T.gather(1, tokens), coherence)
+
+
+class OpenRoutes:
+    """The places in the data where each route is open widest; memory depends on the number of routes alone."""
+
+    def __init__(self) -> None:
+        self.weights: dict[int, Tensor] = {}  # of each layer [G (i + 1), EXAMPLES]
+        self.windows: dict[int, Tensor] = {}  # [G (i + 1), EXAMPLES, before + 1 + after]
+
+    def update(self, seen: Activations) -> None:
+        """Take in a batch."""
+        before, after = CONTEXT
+        ids = torch.nn.functional.pad(seen.input_ids, (before, after), value=NO_TOKEN)
+        windows = ids.unfold(1, before + 1 + after, 1).flatten(0, 1)  # [B T, window]
+        for layer, A in seen.routing.items():
+            by_route = A.permute(2, 3, 0, 1).flatten(0, 1).flatten(1).cpu()  # [G (i + 1), B T]
+            weights, places = by_route.topk(min(EXAMPLES, by_route.shape[1]), dim=-1)
+            shown = windows[places]
+            if layer in self.weights:
+                weights = torch.cat((self.weights[layer], weights), dim=1)
+                shown = torch.cat((self.windows[layer], shown), dim=1)
+                weights, kept = weights.topk(min(EXAMPLES, weights.shape[1]), dim=-1)
+                shown = shown.gather(1, kept[..., None].expand(-1, -1, shown.shape[-1]))
+            self.weights[layer], self.windows[layer] = weights, shown
+
+
+def circuit_records(
+    label: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    usage: dict[int, np.ndarray],
+    examples: OpenRoutes,
+) -> Records:
+    """One record per route of a dynamic LIMe model.
+
+    Args:
+        usage: of each layer `[G, i + 1]`, the routes' mean weight on data.
+
+    Returns:
+        Records of `layer`, `source`, `head`; `is_own`, whether the source is the layer's own input; `usage` and its
+        `usage_bin`; `tokens` with their logits and weights, and their `coherence`; `control_tokens` and
+        `control_coherence` of a random route, and `coherence_percentile`, the share of the layer's random routes that
+        are less coherent; `examples`, places in the data where the route is open widest.
+    """
+    directions = vocabulary_directions(model)
+    names = TokenNames(tokenizer)
+    records: Records = []
+    for layer in model.base_model.layers:
+        router = layer.self_attn.router
+        if not isinstance(router, DynamicRouter) or not router.reads:
+            continue
+        index = router.spec.layer_idx
+        top, control = tokens_of_routes(layer, directions)
+        for head in range(router.spec.num_heads):
+            for slot, source in enumerate(router.spec.sources):
+                row = head * router.spec.num_sources + slot
+                random = row % CONTROLS
+                used = float(usage[index][head, source])
+                records.append(
+                    {
+                        "model": label,
+                        "layer": index,
+                        "source": source,
+                        "head": head,
+                        "is_own": source == index,
+                        "usage": used,
+                        "usage_bin": USAGE_BINS[min(4, int(used * 5))],
+                        "tokens": _listed(names, top, row),
+                        "coherence": float(top.coherence[row]),
+                        "control_tokens": _listed(names, control, random),
+                        "control_coherence": float(control.coherence[random]),
+                        "coherence_percentile": float((control.coherence < top.coherence[row]).float().mean() * 100),
+                        "examples": _examples(names, examples, index, head * (index + 1) + source),
+                    }
+                )
+    return records
+
+
+class TokenNames:
+    """Tokens as text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+
+    def name(self, token: int) -> str:
+        """One token; where it is not whole text, as the vocabulary has it."""
+        text = self.tokenizer.decode([token])
+        if "\ufffd" in text or not text:
+            return str(self.tokenizer.convert_ids_to_tokens(token) or f"#{token}")
+        return text
+
+    def text(self, tokens: list[int]) -> str:
+        """Several in a row."""
+        return self.tokenizer.decode([token for token in tokens if token != NO_TOKEN])
+
+
+def _listed(names: TokenNames, top: TopTokens, row: int) -> Records:
+    return [
+        {"token": names.name(token), "logit": logit, "weight": None if math.isnan(weight) else weight}
+        for token, logit, weight in zip(
+            top.tokens[row].tolist(), top.logits[row].tolist(), top.weights[row].tolist(), strict=True
+        )
+    ]
+
+
+def _examples(names: TokenNames, examples: OpenRoutes, layer: int, route: int) -> Records:
+    before, _ = CONTEXT
+    return [
+        {
+            "before": names.text(window[:before]),
+            "token": names.name(window[before]),
+            "after": names.text(window[before + 1 :]),
+            "weight": weight,
+        }
+        for weight, window in zip(
+            examples.weights[layer][route].tolist(), examples.windows[layer][route].tolist(), strict=True
+        )
+    ]

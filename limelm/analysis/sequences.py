@@ -1,0 +1,96 @@
+"""The token sequences that a model is analysed on, from token shards or from text, read again for every pass."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from limelm.data import LocalFiles, TokenDataset, list_files, load_prepared_tokenizer
+from limelm.data.shards import MANIFEST
+from limelm.errors import UserError
+
+ORDER_SEED = 0
+
+
+class Sequences:
+    """Sequences of `length` tokens, always the same in the same order; memory does not grow with the data.
+
+    Args:
+        data: folders of token shards (one), or files and folders of text.
+        tokenizer: the model's.
+        length: T.
+
+    Raises:
+        UserError: for data that cannot be read, shards made with another tokenizer, or less than one sequence.
+    """
+
+    def __init__(self, data: list[Path], tokenizer: PreTrainedTokenizerBase, length: int):
+        self.length = length
+        self.name = ", ".join(str(path) for path in data)
+        self._shards: list[TokenDataset] = []
+        if len(data) == 1 and (data[0] / MANIFEST).exists():
+            self._open_shards(data[0], tokenizer)
+        else:
+            self._source = LocalFiles(list_files(data))
+            self._tokenizer = tokenizer
+            if next(self.everything(), None) is None:
+                raise UserError(f"{self.name}: fewer tokens than one sequence of {length}; give more text")
+
+    @property
+    def are_shards(self) -> bool:
+        """Whether the tokens were made before, by `limelm data prepare`."""
+        return bool(self._shards)
+
+    def held_out(self) -> Iterator[Tensor]:
+        """Sequences `[T]`: of shards the validation split in a fixed shuffled order, of text all of it in order."""
+        return self._shuffled(self._shards[0]) if self._shards else self.everything()
+
+    def everything(self) -> Iterator[Tensor]:
+        """Sequences `[T]`: as `held_out`, and of shards the training split after it."""
+        if not self._shards:
+            yield from self._from_text()
+        for split in self._shards:
+            yield from self._shuffled(split)
+
+    def _open_shards(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        if load_prepared_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"{folder}: its shards were made with another tokenizer than the model's; give text instead"
+            )
+        self._shards.append(TokenDataset(folder, "validation", self.length))
+        try:
+            self._shards.append(TokenDataset(folder, "train", self.length, verify=False))
+        except UserError:  # too short for one sequence: there is the other
+            return
+
+    @staticmethod
+    def _shuffled(split: TokenDataset) -> Iterator[Tensor]:
+        for index in np.random.default_rng(ORDER_SEED).permutation(len(split)):
+            yield split[int(index)]["input_ids"]
+
+    def _from_text(self) -> Iterator[Tensor]:
+        """Documents end to end, each with the tokenizer's BOS before and EOS after it, as in training."""
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        left: list[int] = []
+        for text in self._source.open():
+            ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+            left += [token for token in (bos, *ids, eos) if token is not None]
+            whole = len(left) - len(left) % self.length
+            for start in range(0, whole, self.length):
+                yield torch.tensor(left[start : start + self.length])
+            left = left[whole:]
+
+
+def batches(sequences: Iterator[Tensor], tokens: int) -> Iterator[Tensor]:
+    """Sequences `[T]` put together to batches `[B, T]` of at most `tokens` tokens (but at least one sequence)."""
+    batch: list[Tensor] = []
+    for sequence in sequences:
+        batch.append(sequence)
+        if (len(batch) + 1) * len(sequence) > tokens:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)

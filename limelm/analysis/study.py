@@ -1,0 +1,239 @@
+"""All analyses of one model.
+
+The model is read once for all that one pass over the sample gives; states are standardised over the sample before their
+entropy, which takes a second pass; and words are rare, so they are looked for in all of the data, and the model reads
+the sequences that hold them. Activations are used batch by batch and let go.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.analysis.activations import ActivationReader, Activations
+from limelm.analysis.circuits import OpenRoutes, circuit_records
+from limelm.analysis.logit_lens import LogitLens
+from limelm.analysis.retrieval import retrieval_records
+from limelm.analysis.separability import clouds, separability_records
+from limelm.analysis.sequences import Sequences, batches
+from limelm.analysis.similarity import LayerAlignment, NeighbourCosine
+from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
+from limelm.analysis.words import DEFAULT_WORDS, Occurrence, collect_states, find_occurrences, token_of_word
+from limelm.errors import UserError
+from limelm.models.retrieval import DynamicPriors, Records, routers_of, weights_of_routers
+from limelm.routing import DynamicRouter
+
+ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
+BATCH_TOKENS = 2048
+SHORTEST = 8  # tokens of a sequence
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how much.
+
+    Attributes:
+        analyses: some of ANALYSES; None: all that each model allows.
+        sequence_length: T; None: the models' context, at most 512.
+        tokens: size of the sample.
+        alpha: of the entropy.
+        words: for probes and clouds; None: is, are, was, were, which a model may do without.
+        occurrences: of each word, at most.
+        probe: see `limelm.analysis.separability`.
+
+    Raises:
+        UserError: for a value that is not allowed.
+    """
+
+    analyses: tuple[str, ...] | None = None
+    sequence_length: int | None = None
+    tokens: int = 32_768
+    alpha: float = DEFAULT_ALPHA
+    words: tuple[str, ...] | None = None
+    occurrences: int = 150
+    probe: str = "logistic"
+
+    def __post_init__(self) -> None:
+        for name in self.analyses or ():
+            if name not in ANALYSES:
+                raise UserError(f"--only: {name!r} is not one of {', '.join(ANALYSES)}")
+        if self.sequence_length is not None and self.sequence_length < SHORTEST:
+            raise UserError(f"--sequence-length: {self.sequence_length} must be at least {SHORTEST}")
+        if not (self.alpha > 0 and math.isfinite(self.alpha)):
+            raise UserError(f"--alpha: {self.alpha} must be a positive number")
+        if self.words is not None and len(self.words) < 2:
+            raise UserError(f"--words: {', '.join(self.words)} is one word; give two or more to tell apart")
+
+    def wants(self, *names: str) -> bool:
+        """Whether one of these analyses is to be made."""
+        return any(name in (self.analyses or ANALYSES) for name in names)
+
+
+class Measure(Protocol):
+    """What is taken from the batches of one pass."""
+
+    def update(self, seen: Activations) -> None:
+        """Take in a batch."""
+
+    def records(self, model: str) -> dict[str, Records]:
+        """What came out, by name."""
+
+
+class Routing:
+    """Retrieval weights and circuits, which share the mean weights of dynamic routers over the sample."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.routers = routers_of(model)
+        self.is_dynamic = any(isinstance(router, DynamicRouter) for router in self.routers.values())
+        self._priors, self._routes = DynamicPriors(), OpenRoutes()
+
+    def update(self, seen: Activations) -> None:
+        """Take in a batch; only dynamic routers depend on it."""
+        for layer, A in seen.routing.items():
+            self._priors.add(layer, A)
+        if self.settings.wants("circuits"):
+            self._routes.update(seen)
+
+    def records(self, model: str) -> dict[str, Records]:
+        """The `retrieval_records`, and `circuits` of dynamic routers."""
+        records: dict[str, Records] = {}
+        priors = self._priors.means() if self.is_dynamic else None
+        if self.settings.wants("retrieval"):
+            records |= retrieval_records(weights_of_routers(self.routers, model, priors))
+        if self.settings.wants("circuits") and priors:
+            records["circuits"] = circuit_records(model, self.model, self.tokenizer, priors, self._routes)
+        return records
+
+
+class ModelStudy:
+    """All analyses of one model.
+
+    Attributes:
+        notes: what could not be had, and why.
+        sampled: sequences in the sample; 0 where nothing was measured on it.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sequences: Sequences,
+        settings: Settings,
+    ):
+        self.label, self.model, self.tokenizer = label, model, tokenizer
+        self.sequences, self.settings = sequences, settings
+        self.reader = ActivationReader(model, label)
+        self.routing = Routing(model, tokenizer, settings)
+        self.notes: list[dict[str, str]] = []
+        self.sampled = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the model."""
+        config = self.model.config.get_text_config()
+        return {
+            "model_type": config.model_type,
+            "routing": config.routing if self.routing.routers else None,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "num_layers": len(self.reader.layers),
+            "hidden_size": config.hidden_size,
+        }
+
+    def run(self) -> dict[str, Records]:
+        """All that was asked for and can be had.
+
+        Raises:
+            UserError: where the words that were asked for are not in the data, or activations are not finite.
+        """
+        found = self._find_words()  # before any work: it may refuse
+        self._note_missing()
+        statistics = FeatureStatistics()
+        wants_spectra = self.settings.wants("entropy", "collapse")
+        records = self._pass("activations", [*self._measures(), *([statistics] if wants_spectra else [])])
+        if self.routing.routers and not self.routing.is_dynamic:
+            records |= self.routing.records(self.label)  # they are the same whatever the data
+        if wants_spectra:
+            spectra = self._pass("spectra", [Spectra(statistics, self.settings.alpha)])
+            analysis_of = {"entropy": "entropy", "effective_rank": "collapse"}
+            records |= {name: rows for name, rows in spectra.items() if self.settings.wants(analysis_of[name])}
+        if found is not None:
+            records |= self._word_records(*found)
+        return records
+
+    def _measures(self) -> Iterator[Measure]:
+        """Those that one pass suffices for."""
+        if self.routing.is_dynamic and self.settings.wants("retrieval", "circuits"):
+            yield self.routing
+        if self.settings.wants("collapse"):
+            yield NeighbourCosine()
+        if self.settings.wants("cka"):
+            yield LayerAlignment()
+        if self.settings.wants("logit-lens"):
+            try:
+                yield LogitLens(self.reader, next(self.sequences.held_out()))
+            except LookupError as error:
+                self._note("logit-lens", str(error))
+
+    def _pass(self, name: str, measures: list[Measure]) -> dict[str, Records]:
+        """Show the sample to the measures."""
+        if not measures:
+            return {}
+        count = max(1, self.settings.tokens // self.sequences.length)
+        self.sampled = 0
+        for batch in self._batches(name, islice(self.sequences.held_out(), count), count):
+            seen = self.reader(batch)
+            self.sampled += len(batch)
+            for measure in measures:
+                measure.update(seen)
+        records: dict[str, Records] = {}
+        for measure in measures:
+            records |= measure.records(self.label)
+        return records
+
+    def _find_words(self) -> tuple[list[Occurrence], list[Tensor]] | None:
+        """Where the words stand, and the sequences; None where they are not wanted, or too few of the default ones."""
+        if not self.settings.wants("separability", "tsne"):
+            return None
+        if self.settings.words is not None:
+            tokens = {word: token_of_word(word, self.tokenizer) for word in self.settings.words}
+            return find_occurrences(self.sequences.everything(), tokens, self.settings.occurrences)
+        try:
+            tokens = {word: token_of_word(word, self.tokenizer) for word in DEFAULT_WORDS}
+            return find_occurrences(self.sequences.everything(), tokens, self.settings.occurrences)
+        except UserError as error:
+            self._note("separability, tsne", str(error))
+            return None
+
+    def _word_records(self, occurrences: list[Occurrence], sequences: list[Tensor]) -> dict[str, Records]:
+        states = collect_states(self.reader, occurrences, self._batches("words", sequences, len(sequences)))
+        records: dict[str, Records] = {}
+        if self.settings.wants("separability"):
+            records["separability"] = separability_records(self.label, states, self.settings.probe)
+        if self.settings.wants("tsne"):
+            records["tsne"] = clouds(self.label, states)
+        return records
+
+    def _batches(self, name: str, sequences: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+        """Batches with a progress bar."""
+        with tqdm(total=count, desc=f"{self.label}: {name}", unit="sequence", leave=False, mininterval=0.5) as bar:
+            for batch in batches(iter(sequences), BATCH_TOKENS):
+                yield batch
+                bar.update(len(batch))
+
+    def _note_missing(self) -> None:
+        """Say what this model does not have."""
+        if self.settings.wants("retrieval") and not self.routing.routers:
+            self._note("retrieval", "it has no routers")
+        if self.settings.wants("circuits") and not self.routing.is_dynamic:
+            self._note("circuits", "it has no dynamic routers")
+        if self.settings.wants("entropy", "separability", "tsne", "collapse") and self.reader.values_missing:
+            self._note("values", self.reader.values_missing)
+
+    def _note(self, analysis: str, reason: str) -> None:
+        self.notes.append({"model": self.label, "analysis": analysis, "reason": reason})

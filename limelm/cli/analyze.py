@@ -1,0 +1,104 @@
+"""`limelm analyze`: the paper's figures and tables about representations and routing, on any checkpoint."""
+
+import argparse
+import signal
+from pathlib import Path
+
+from limelm.cli.resources import check_out, find_device
+from limelm.cli.types import listed, positive_int
+
+DESCRIPTION = """\
+Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn
+over each other. Writes OUT/report.html, and every figure as PNG, SVG and CSV under OUT/figures.
+
+CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model: LIMe, Hyper-Connections, Llama,
+GPT-2, Qwen, GPT-NeoX, ... What a model does not have is left out, and the report says why. docs/analysis.md defines
+every measure and says how to misread it.
+"""
+
+EPILOG = """\
+analyses:
+  retrieval      what LIMe's routers retrieve (Figures 2, 3, 4, 9, 10, 13, 14, Table 5)
+  circuits       which tokens open which route of a dynamic router (Table 2)
+  entropy        matrix entropy of values and hidden states (Figures 5, 11)
+  separability   linear probes on close tokens (Figures 7, 12)
+  tsne           clouds of the same tokens (Figures 6, 15)
+  collapse       effective rank, cosine similarity of neighbouring tokens
+  cka            alignment of the layers with each other
+  logit-lens     what the head would predict from each layer
+
+examples:
+  limelm analyze demo/models/* --data demo/data --out analysis
+  limelm analyze demo/models/dynamic --data notes.txt --only circuits --out circuits
+  limelm analyze HuggingFaceTB/SmolLM2-135M my-lime --data wiki/ --words this,that --out analysis
+"""
+
+
+def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "analyze",
+        help="look inside models: routing, entropy, probes, circuits",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="a folder of token shards (its held-out split), or files and folders of text",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report, new or of an earlier analysis")
+    parser.add_argument("--only", type=listed, metavar="NAME,...", help="some of the analyses below (default: all)")
+    parser.add_argument("--tokens", type=positive_int, help="tokens of the sample (32,768)")
+    parser.add_argument(
+        "--sequence-length", type=positive_int, metavar="T", help="tokens per sequence (the context, at most 512)"
+    )
+    parser.add_argument("--alpha", type=float, help="of the entropy; 1 is the von Neumann entropy (0.5)")
+    parser.add_argument("--words", type=listed, metavar="WORD,...", help="close tokens to tell apart (is,are,was,were)")
+    parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (150)")
+    parser.add_argument("--probe", choices=["logistic", "paper"], help="standardised to convergence, or the authors'")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure model after model, write the report."""
+    from dataclasses import asdict
+
+    from limelm.analysis import Settings, analyze
+    from limelm.cli.quiet import quieten
+    from limelm.errors import Stopped
+    from limelm.report import ANALYSIS, write_analysis
+
+    quieten()
+    check_out(options.out, marker=ANALYSIS)
+    given = {
+        "analyses": options.only and tuple(options.only),
+        "tokens": options.tokens,
+        "sequence_length": options.sequence_length,
+        "alpha": options.alpha,
+        "words": options.words and tuple(options.words),
+        "occurrences": options.occurrences,
+        "probe": options.probe,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    analysis = None
+    try:
+        for so_far in analyze(options.checkpoints, options.data, settings, find_device(options.device)):
+            analysis = so_far
+    except KeyboardInterrupt:
+        if analysis is None:
+            raise Stopped("interrupted; nothing was written", signal.SIGINT) from None
+        write_analysis(options.out, asdict(analysis))
+        done = f"{len(analysis.models)} of {len(options.checkpoints)} models"
+        raise Stopped(f"interrupted; {options.out} holds {done}", signal.SIGINT) from None
+    assert analysis is not None
+    for note in analysis.notes:
+        print(f"{note['model']}: no {note['analysis']}: {note['reason']}")
+    print(f"Report: {write_analysis(options.out, asdict(analysis))}")

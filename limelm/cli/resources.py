@@ -1,0 +1,48 @@
+"""What a command is pointed at: the folder of its results, and the device to run on."""
+
+import os
+import re
+from pathlib import Path
+
+from limelm.errors import UserError
+
+
+def check_out(out: Path, marker: str | None = None) -> None:
+    """Refuse a folder that cannot take the results, before any work; nothing is made.
+
+    Args:
+        marker: a file that tells that the folder holds results of this command, which may be replaced.
+
+    Raises:
+        UserError: for a folder that holds something else, is a file, or is not writable.
+    """
+    try:
+        held = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    except NotADirectoryError:
+        raise UserError(f"--out: {out} is not a folder") from None
+    if held and marker not in held:
+        raise UserError(f"--out: {out} already holds other files ({held[0]}); name a new folder")
+    parent = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise UserError(f"--out: {out} is not a folder")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--out: {out} is not writable")
+
+
+def find_device(name: str | None):
+    """The `torch.device` that `--device` names, by default CUDA where there is one.
+
+    Raises:
+        UserError: for another name, or a device that cannot be used.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device: {name!r} is not cpu, cuda or cuda:N")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device: {name} cannot be used ({str(error).splitlines()[0]})") from None
+    return device

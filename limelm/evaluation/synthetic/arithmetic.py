@@ -1,0 +1,113 @@
+"""Arithmetic expressions modulo a prime, with the worked steps.
+
+    6 / 1 / ( 10 / 3 ) = 6 / 1 / 7 = 6 / 7 = 4
+
+The task is that of Feng et al. 2023 (arXiv 2305.15408, `CoT_benchmark`), from which the LIMe paper's Arithmetic
+Expression Task (arXiv 2502.09245v2) descends. Sizes are counted in another way there: a set of size k has k
+*operators*, so k + 1 operands; its test problems all have k, its training problems 1 to k, in about these proportions.
+
+How those files were made, as far as they show it: an expression grows backwards from its answer, which is uniform. One
+of its numbers, each equally likely, becomes an operation with that value: operator and left operand are uniform, and so
+is the right operand among those that fit; where none fits (0 = 3 / b, 5 = 0 * b) operator and left operand are drawn
+again. So 0 is rarer than other numbers, and "/" and "*" are rarer than "+" and "-". Nothing is divided by zero.
+Brackets stand only where they are needed. The worked steps are these expansions in reverse. Their order is random and
+does not follow from the expression: the files have the same expression with different orders of steps.
+"""
+
+import random
+from collections.abc import Iterable
+from itertools import pairwise
+
+from limelm.errors import UserError
+from limelm.evaluation.synthetic.expressions import OPERATORS, evaluate, expand, number_positions, simplifications
+from limelm.evaluation.synthetic.problem import Problem, TextFormat
+from limelm.evaluation.synthetic.sampling import draw_distinct
+from limelm.evaluation.synthetic.vocabulary import Vocabulary
+
+MODULUS = 11  # of the published data
+TEXT_FORMAT = TextFormat(delimiter=" = ")
+
+
+def generate(
+    count: int,
+    operands: int,
+    seed: int,
+    split: str = "train",
+    modulus: int = MODULUS,
+    exclude: Iterable[Problem] = (),
+) -> list[Problem]:
+    """Different expressions with their steps, a pure function of the arguments.
+
+    The first k of a larger count are the same. No expression is in both splits, whatever the seeds.
+
+    Args:
+        operands: numbers in each expression. Steps have fewer: to keep the test expressions out of the training text
+            altogether, do not train on longer ones.
+        split: "train" or "test".
+        exclude: problems that are not to be drawn.
+
+    Raises:
+        UserError: for a value out of range, or for a count larger than the number of different expressions.
+    """
+    if operands < 2:
+        raise UserError(f"operands={operands} is not allowed; allowed: 2 or more")
+    _check_modulus(modulus)
+    return draw_distinct(lambda rng: _draw(rng, operands, modulus), count, seed, split, exclude)
+
+
+def vocabulary(modulus: int = MODULUS) -> Vocabulary:
+    """The numbers 0 ... modulus - 1, the four operators, brackets and "=".
+
+    Raises:
+        UserError: for a modulus that is not a prime.
+    """
+    _check_modulus(modulus)
+    return Vocabulary([*(str(number) for number in range(modulus)), *OPERATORS, "(", ")", "="])
+
+
+def verify(problem: Problem, modulus: int = MODULUS) -> None:
+    """Evaluate the expression and every step anew, and check that each step carries out exactly one operation.
+
+    Raises:
+        UserError: for what is wrong first.
+    """
+    lines = [problem.prompt, *problem.steps, problem.answer]
+    for line in lines:
+        value = evaluate(line, modulus)
+        if str(value) != problem.answer:
+            raise UserError(f"answer={problem.answer!r} of {problem.prompt!r}: {line!r} is {value} modulo {modulus}")
+    for before, after in pairwise(lines):
+        if after not in simplifications(before, modulus):
+            raise UserError(f"steps of {problem.prompt!r}: no single operation leads from {before!r} to {after!r}")
+
+
+def _check_modulus(modulus: int) -> None:
+    if modulus < 2 or any(modulus % factor == 0 for factor in range(2, int(modulus**0.5) + 1)):
+        raise UserError(f"modulus={modulus} is not a prime; allowed: 2, 3, 5, 7, 11, ...")
+
+
+def _draw(rng: random.Random, operands: int, modulus: int) -> Problem:
+    lines = [[str(rng.randrange(modulus))]]
+    for _ in range(operands - 1):
+        tokens = lines[-1]
+        position = rng.choice(number_positions(tokens))
+        lines.append(expand(tokens, position, *_operation(rng, int(tokens[position]), modulus)))
+    answer, *steps, prompt = (" ".join(tokens) for tokens in lines)
+    return Problem(prompt, tuple(reversed(steps)), answer)
+
+
+def _operation(rng: random.Random, value: int, modulus: int) -> tuple[int, str, int]:
+    """A random `left operator right` that gives `value`."""
+    while True:
+        operator = rng.choice(OPERATORS)
+        left = rng.randrange(modulus)
+        if operator == "+":
+            return left, operator, (value - left) % modulus
+        if operator == "-":
+            return left, operator, (left - value) % modulus
+        if left == value == 0:
+            return left, operator, rng.randrange(1 if operator == "/" else 0, modulus)
+        if operator == "*" and left != 0:
+            return left, operator, value * pow(left, -1, modulus) % modulus
+        if operator == "/" and left != 0 and value != 0:
+            return left, operator, left * pow(value, -1, modulus) % modulus

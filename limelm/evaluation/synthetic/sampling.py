@@ -1,0 +1,64 @@
+"""Drawing distinct problems for one side of the train/test split."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from limelm.errors import UserError
+from limelm.evaluation.synthetic.problem import Problem
+
+AnyProblem = TypeVar("AnyProblem", bound=Problem)
+
+SPLITS = ("train", "test")
+TEST_SHARE = 0.1  # of all problems that there are
+# So many draws in a row without a new problem, and all but the least likely ones have been found.
+_MOST_REPEATS = 50_000
+
+
+def split_of(problem: Problem) -> str:
+    """The side of the split, "train" or "test", that a problem is on: it follows from a hash of the problem alone.
+
+    Two sets for different splits therefore share no problem, whatever seeds and counts they are drawn with.
+    """
+    digest = int.from_bytes(hashlib.sha256(problem.key.encode()).digest()[:8])
+    return "test" if digest < TEST_SHARE * 2**64 else "train"
+
+
+def draw_distinct(
+    draw: Callable[[random.Random], AnyProblem], count: int, seed: int, split: str, exclude: Iterable[Problem]
+) -> list[AnyProblem]:
+    """The first `count` different problems of the split that `draw` finds from `seed`.
+
+    The first k of a longer list are the list of k: the result is a prefix of one stream per seed.
+
+    Args:
+        exclude: problems to leave out besides, for instance those of a file that is tested on.
+
+    Raises:
+        UserError: for a count below 1, a seed below 0, an unknown split, or more problems than there are.
+    """
+    if count < 1:
+        raise UserError(f"count={count} is not allowed; allowed: 1 or more")
+    if seed < 0:
+        raise UserError(f"seed={seed} is not allowed; allowed: 0 or more")
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
+    rng = random.Random(seed)
+    seen = {problem.key for problem in exclude}
+    problems: list[AnyProblem] = []
+    repeats = 0
+    while len(problems) < count:
+        problem = draw(rng)
+        if problem.key in seen or split_of(problem) != split:
+            repeats += 1
+            if repeats == _MOST_REPEATS:
+                raise UserError(
+                    f"count={count} is too large; allowed: up to {len(problems)}, "
+                    f"for there are no more different problems of this size in split={split!r}"
+                )
+            continue
+        repeats = 0
+        seen.add(problem.key)
+        problems.append(problem)
+    return problems

@@ -1,0 +1,73 @@
+"""The report of `limelm analyze`: every figure and table that was measured, on one page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from limelm.files import write_text
+from limelm.report.circuits import circuit_sections
+from limelm.report.figures.style import Palette
+from limelm.report.html import write_page
+from limelm.report.representations import representation_sections
+from limelm.report.routing import routing_sections
+
+ANALYSIS = "analysis.json"
+
+
+def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
+    """Write `out/report.html`, `out/figures/*.png, *.svg, *.csv`, and `out/analysis.json`: what was analysed.
+
+    Args:
+        analysis: `models`, `facts`, `notes`, `cautions` and `records`, as `limelm.analysis.analyze` yields them.
+
+    Returns:
+        The page's path.
+    """
+    models, facts, records = analysis["models"], analysis["facts"], analysis["records"]
+    palette = Palette([entry["label"] for entry in models])
+    told = {key: analysis[key] for key in ("models", "facts", "notes", "cautions")}
+    write_text(out / ANALYSIS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    return write_page(
+        out,
+        [
+            *routing_sections(records, palette),
+            *circuit_sections(records.get("circuits", [])),
+            *representation_sections(records, palette),
+        ],
+        title="What the layers know: " + ", ".join(entry["label"] for entry in models),
+        lead=(
+            f"Measured on {facts['tokens']:,} tokens of {facts['data']}, {facts['sequences']:,} sequences of "
+            f"{facts['sequence_length']:,}. Layers count from zero; representation 0 is the token embedding, m the "
+            "output of layer m - 1."
+        ),
+        tiles=[_tile(entry, palette) for entry in models],
+        cautions=analysis["cautions"],
+        missing=_missing(analysis["notes"]),
+        facts=[*((f"checkpoint: {entry['label']}", entry["checkpoint"]) for entry in models), *facts.items()],
+    )
+
+
+def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:
+    kind = entry["model_type"] if entry["routing"] is None else f"{entry['model_type']}, {entry['routing']}"
+    return {
+        "label": entry["label"],
+        "color": palette[entry["label"]],
+        "value": _count(entry["parameters"]),
+        "note": f"parameters · {kind} · {entry['num_layers']} layers of {entry['hidden_size']:,}",
+    }
+
+
+def _count(number: int) -> str:
+    """To three digits."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _missing(notes: list[dict[str, str]]) -> list[str]:
+    """What is missing for the same reason in one line."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for note in notes:
+        models.setdefault((note["analysis"], note["reason"]), []).append(note["model"])
+    return [f"{analysis}: {', '.join(labels)}: {reason}" for (analysis, reason), labels in models.items()]

@@ -1,0 +1,1 @@
+"""The figures: functions that take records and return a Figure."""

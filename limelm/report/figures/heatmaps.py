@@ -1,0 +1,153 @@
+"""Heatmaps: all retrieval weights (Figures 13 and 14), what layers take from each other, and their alignment."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import ListedColormap, Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, new_panels, numbers, shown
+
+COLORS = "viridis"
+UNREAD = "#d5d5d5"
+CELL = 0.034  # inches below which a cell of a deep model is not seen
+NARROWEST, ROOMY, WIDEST = 1.35, 2.8, 5.2  # inches of a panel: at least, where there is room, at most
+TICKS = 0.4  # inches of a panel beside and below its image
+MARGIN = (0.5, 1.1)  # inches for the axes' names and the colour bar
+ROOT_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+
+
+def weights(records: Records) -> Figure:
+    """All retrieval weights of one model, a panel per head (Figures 13, 14): a row per layer, a column per source."""
+    heads = sorted({row["head"] for row in records})
+    of_head: dict[int, Records] = {head: [] for head in heads}
+    for row in records:
+        of_head[row["head"]].append(row)
+    panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in of_head.items()]
+    figure, images = _triangles(panels, PowerNorm(0.5, 0, 1))
+    _root_bar(figure, images, "retrieval weight (root scale)")
+    return figure
+
+
+def layer_mass(records: Records) -> Figure:
+    """The share that each layer takes from each representation, mean over heads, a panel per model."""
+    panels = [(shown(model, 24), _Triangle(rows, "share")) for model, rows in by_model(records)]
+    figure, images = _triangles(panels, PowerNorm(0.5, 0, 1))
+    _root_bar(figure, images, "share, mean over heads (root scale)")
+    return figure
+
+
+def absolute_mass(records: Records) -> Figure:
+    """The sum of |R| that each layer takes from each representation, mean over heads; a panel per kv model."""
+    panels = [(shown(model, 24), _Triangle(rows, "absolute")) for model, rows in by_model(records)]
+    largest = max(float(np.nanmax(numbers(records, "absolute"))), np.finfo(float).tiny)
+    figure, images = _triangles(panels, PowerNorm(0.5, 0, largest))
+    _bar(figure, images, "sum of |R| over source heads (root scale)")
+    return figure
+
+
+def same_head_share(records: Records) -> Figure:
+    """The part of that mass that stays in the same head; a panel per kv model."""
+    panels = [(shown(model, 24), _Triangle(rows, "same_head_share")) for model, rows in by_model(records)]
+    figure, images = _triangles(panels, Normalize(0, 1))
+    _bar(figure, images, "part from the same head")
+    return figure
+
+
+def cka(records: Records) -> Figure:
+    """Alignment of all representations of a model with each other, a panel per model."""
+    models = list(by_model(records))
+    most = max(row["layer"] for row in records) + 1
+    side, columns = _panel_size(most, len(models))
+    titles = [shown(model, 24) for model, _ in models]
+    with new_panels(len(models), (side, _height(side, 1, titles)), columns, MARGIN) as (figure, panels):
+        images = []
+        for axes, title, (_, rows) in zip(panels, titles, models, strict=True):
+            size = max(row["layer"] for row in rows) + 1
+            matrix = np.full((size, size), np.nan)
+            for row, value in zip(rows, numbers(rows, "cka"), strict=True):
+                matrix[row["layer"], row["other"]] = value
+            images.append(axes.imshow(matrix, cmap=COLORS, norm=Normalize(0, 1), interpolation="none"))
+            axes.set_title(title)
+            _depth_axes(axes)
+        figure.supxlabel("representation (0: token embedding)", fontsize=10)
+        figure.supylabel("representation", fontsize=10)
+        _bar(figure, images, "CKA")
+    return figure
+
+
+class _Triangle:
+    """Values by layer and source; NaN where a layer does not read a source."""
+
+    def __init__(self, rows: Records, key: str):
+        self.first = min(row["layer"] for row in rows)
+        self.last = max(row["layer"] for row in rows)
+        self.values = np.full((self.last - self.first + 1, self.last + 1), np.nan)
+        for row, value in zip(rows, numbers(rows, key), strict=True):
+            self.values[row["layer"] - self.first, row["source"]] = value
+        layers = np.arange(self.first, self.last + 1)
+        self.unread = np.isnan(self.values) & (np.arange(self.last + 1) <= layers[:, None])
+
+    def draw(self, axes: Axes, norm: Normalize) -> AxesImage:
+        """As an image whose ticks are layers and sources."""
+        extent = (-0.5, self.last + 0.5, self.last + 0.5, self.first - 0.5)
+        place: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "none"}
+        if self.unread.any():
+            axes.imshow(np.where(self.unread, 0, np.nan), cmap=ListedColormap([UNREAD]), **place)
+        image = axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
+        _depth_axes(axes)
+        return image
+
+
+def _triangles(panels: list[tuple[str, _Triangle]], norm: Normalize) -> tuple[Figure, list[AxesImage]]:
+    """A panel for each, rows being layers and columns sources."""
+    side, columns = _panel_size(max(triangle.last for _, triangle in panels) + 1, len(panels))
+    shape = max(triangle.values.shape[0] / triangle.values.shape[1] for _, triangle in panels)
+    size = (side, _height(side, shape, [title for title, _ in panels]))
+    with new_panels(len(panels), size, columns, MARGIN) as (figure, grid):
+        images = []
+        for axes, (title, triangle) in zip(grid, panels, strict=True):
+            axes.set_title(title)
+            images.append(triangle.draw(axes, norm))
+        figure.supxlabel("representation m (0: token embedding)", fontsize=10)
+        figure.supylabel("layer r", fontsize=10)
+        if any(triangle.unread.any() for _, triangle in panels):
+            figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower right")
+    return figure, images
+
+
+def _panel_size(cells: int, panels: int) -> tuple[float, int]:
+    """Side of a square panel in inches, and how many stand in a row."""
+    side = min(max(CELL * cells, NARROWEST), WIDEST)
+    columns = min(panels, int((PAGE_WIDTH - 0.5) / side))
+    return max(side, min(ROOMY, (PAGE_WIDTH - 0.5) / columns)), columns
+
+
+def _height(side: float, shape: float, titles: Iterable[str]) -> float:
+    """Inches that a panel of this width needs: its image, `shape` times as high as wide, its ticks and its title."""
+    return shape * (side - TICKS) + TICKS + 0.18 * max(title.count("\n") + 1 for title in titles)
+
+
+def _depth_axes(axes: Axes) -> None:
+    axes.grid(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+
+
+def _root_bar(figure: Figure, images: list[AxesImage], label: str) -> None:
+    _bar(figure, images, label).set_ticks(ROOT_TICKS, labels=[f"{tick:g}" for tick in ROOT_TICKS])
+
+
+def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
+    """One colour bar above all panels."""
+    axes = [image.axes for image in images]
+    width = min(1, 5 / figure.get_figwidth())  # five inches
+    bar = figure.colorbar(images[0], ax=axes, label=label, location="top", shrink=width, aspect=40, pad=0.01)
+    bar.outline.set_visible(False)
+    return bar

@@ -1,0 +1,113 @@
+"""Curves of what routers retrieve: Figures 2, 3, 4, 9 and 10."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from limelm.report.figures.style import (
+    PALETTE,
+    REFERENCE,
+    Palette,
+    Records,
+    by_model,
+    depth_axis,
+    legend_beside,
+    new_figure,
+    new_panels,
+    numbers,
+    shown,
+    signed_root,
+    signed_square,
+)
+
+UNIFORM = "no preference (uniform)"
+SIZE = (8.6, 4)
+
+
+def mean_retrieval(records: Records, palette: Palette) -> Figure:
+    """Mean retrieval weight of each representation among the layers that read it (Figure 2)."""
+    with new_figure(figsize=SIZE) as (figure, axes):
+        for model, rows in by_model(records):
+            sources, weights = numbers(rows, "source"), numbers(rows, "mean_weight")
+            axes.plot(sources, weights, label=shown(model), **palette.line(model, len(rows)))
+        deepest = max((rows for _, rows in by_model(records)), key=len)
+        axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=REFERENCE, label=UNIFORM)
+        depth_axis(axes, "representation m (0: token embedding)")
+        axes.set_ylabel("mean weight in layers r ≥ m")
+        axes.set_ylim(bottom=0)
+        legend_beside(axes)
+    return figure
+
+
+def self_retrieval(records: Records, palette: Palette) -> Figure:
+    """Each head's weight on its layer's own input, a panel per model (Figure 3)."""
+    models = list(by_model(records))
+    with new_panels(len(models), (3.6, 3), 3, sharey=True) as (figure, panels):
+        for axes, (model, rows) in zip(panels, models, strict=True):
+            layers = sorted({row["layer"] for row in rows})
+            heads = sorted({row["head"] for row in rows})
+            weights = np.array([[row["weight"] for row in rows if row["head"] == head] for head in heads])
+            for head in weights:
+                axes.plot(layers, head, color=palette[model], alpha=0.35, linewidth=1)
+            axes.plot(layers, weights.mean(axis=0), linewidth=2, **palette.line(model, len(layers)))
+            axes.plot(layers, [1 / (layer + 1) for layer in layers], "--", color=REFERENCE, linewidth=1)
+            axes.set_title(shown(model))
+            depth_axis(axes, "layer r")
+        figure.supylabel("weight on own input", fontsize=10)
+        panels[0].set_ylim(bottom=0)
+    return figure
+
+
+def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
+    """The weight on the layer's own input, mean over heads, the models over each other (Figure 10)."""
+    with new_figure(figsize=SIZE) as (figure, axes):
+        for model, rows in by_model(records):
+            layers, weights = numbers(rows, "layer"), numbers(rows, "weight")
+            axes.plot(layers, weights, label=shown(model), **palette.line(model, len(rows)))
+        layers = np.unique(numbers(records, "layer"))
+        axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, label=UNIFORM)
+        depth_axis(axes, "layer r")
+        axes.set_ylabel("weight on own input, mean over heads")
+        axes.set_ylim(bottom=0)
+        legend_beside(axes)
+    return figure
+
+
+def expected_source(records: Records, palette: Palette) -> Figure:
+    """The expected retrieved representation per layer, with the range over heads (Figure 4)."""
+    with new_figure(figsize=SIZE) as (figure, axes):
+        for model, rows in by_model(records):
+            layers = numbers(rows, "layer")
+            heads = numbers(rows, "lowest_head"), numbers(rows, "highest_head")
+            axes.fill_between(layers, *heads, color=palette[model], alpha=0.12, linewidth=0)
+            expected = numbers(rows, "expected_source")
+            axes.plot(layers, expected, label=shown(model), **palette.line(model, len(rows)))
+        layers = np.unique(numbers(records, "layer"))
+        axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)")
+        axes.plot(layers, layers / 2, "--", color=REFERENCE, label=UNIFORM)
+        depth_axis(axes, "layer r")
+        axes.set_ylabel("expected representation")
+        legend_beside(axes)
+    return figure
+
+
+def retrieval_under_top_p(records: Records) -> Figure:
+    """Mean retrieval of each representation and mean self-retrieval of each layer, a panel per model (Figure 9)."""
+    models = list(by_model(records))
+    curves = {  # the colours are the paper's
+        "mean_retrieval": (PALETTE[3], "o", "representation n, from subsequent layers"),
+        "self_retrieval": (PALETTE[1], "s", "layer n, its own input (self-retrieval)"),
+    }
+    with new_panels(len(models), (7.6, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
+        for axes, (model, rows) in zip(panels, models, strict=True):
+            for key, (color, marker, label) in curves.items():
+                drawn = [row for row in rows if row[key] is not None]
+                marks = {"marker": marker, "markersize": 4} if len(rows) <= 40 else {}
+                axes.plot(numbers(drawn, "depth"), numbers(drawn, key), color=color, label=label, **marks)
+            axes.set_title(shown(model, 60))
+            axes.set_ylabel("mean weight (root scale)")
+            axes.set_yscale("function", functions=(signed_root, signed_square))  # deep models' means are small
+            axes.set_yticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
+            axes.set_ylim(0, 1.05 * max(np.nanmax(numbers(rows, key), initial=0.1) for key in curves))
+            depth_axis(axes, "depth n (representation 0: token embedding)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure

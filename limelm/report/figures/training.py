@@ -1,0 +1,57 @@
+"""Figures of a training: losses, and how the routers come to choose."""
+
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from limelm.report.figures.style import Palette, Records, by_model, new_figure, new_panels, shown
+
+
+def loss_against_flops(curves: Records, palette: Palette) -> Figure:
+    """Training loss against training FLOPs (Figure 1).
+
+    Args:
+        curves: per model and step `train_flops`, `loss`, `smoothed_loss`, and `eval_loss` where it was measured.
+    """
+    with new_figure(figsize=(7.6, 4.6)) as (figure, axes):
+        for model, rows in by_model(curves):
+            x = [row["train_flops"] for row in rows]
+            axes.plot(x, [row["loss"] for row in rows], color=palette[model], alpha=0.18, linewidth=0.8)
+            smoothed = [row["smoothed_loss"] for row in rows]
+            axes.plot(x, smoothed, color=palette[model], linewidth=1.8, label=shown(model))
+            held_out = [row for row in rows if row.get("eval_loss") is not None]
+            axes.plot(
+                [row["train_flops"] for row in held_out],
+                [row["eval_loss"] for row in held_out],
+                palette.marker(model),
+                color=palette[model],
+                markersize=5,
+                markeredgecolor="white",
+            )
+        losses = [row["smoothed_loss"] for row in curves]
+        axes.set_ylim(min(losses) - 0.15, max(losses) + 0.15)
+        axes.set_xlabel("training FLOPs (3 × forward)")
+        axes.set_ylabel("loss (nats per token)")
+        axes.legend(title="lines: training, smoothed\nmarks: held out", title_fontsize=8, alignment="left")
+    return figure
+
+
+def router_entropy(records: Records) -> Figure:
+    """Normalised entropy of the routing weights over training, a line per layer, a panel per model."""
+    models = list(by_model(records))
+    layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
+    with new_panels(len(models), (3.5, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
+        for axes, (model, rows) in zip(panels, models, strict=True):
+            for layer in sorted({row["layer"] for row in rows}):
+                line = [row for row in rows if row["layer"] == layer]
+                entropies = [row["normalised_entropy"] for row in line]
+                axes.plot([row["step"] for row in line], entropies, ".-", color=layers.to_rgba(layer), linewidth=1.2)
+            axes.set_title(shown(model))
+            axes.set_xlabel("training step")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        figure.supylabel("entropy, part of its maximum", fontsize=10)
+        bar = figure.colorbar(layers, ax=panels, label="layer r", fraction=0.04, pad=0.02)
+        bar.locator = MaxNLocator(6, integer=True)
+        bar.update_ticks()
+    return figure

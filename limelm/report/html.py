@@ -1,0 +1,137 @@
+"""One self-contained HTML page of sections, with each figure and table as a file beside it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from limelm.files import write_text
+from limelm.report.output import save_figure, write_csv
+
+Records = list[dict[str, Any]]
+
+REPORT, FIGURES = "report.html", "figures"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table on the page."""
+
+    key: str
+    header: str
+    show: Callable[[Any], str] = str
+    is_text: bool = False
+
+
+@dataclass
+class Section:
+    """A part of the page: text, and a figure or a table with its records.
+
+    Attributes:
+        name: of its files, and its anchor on the page.
+        data: what a template of its own shows instead.
+        template: that template's name.
+    """
+
+    name: str
+    title: str
+    text: list[str]
+    records: Records
+    figure: Figure | None = None
+    columns: list[Column] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    template: str | None = None
+    svg: str | None = None
+
+
+def write_page(
+    out: Path,
+    sections: list[Section],
+    *,
+    title: str,
+    lead: str,
+    tiles: list[dict[str, str]],
+    cautions: list[str],
+    facts: Iterable[tuple[str, Any]],
+    missing: Iterable[str] = (),
+) -> Path:
+    """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
+
+    Args:
+        tiles: a `label`, `color`, `value` and `note` for each model.
+        cautions: what the report does not show.
+        facts: names and values, at the end of the page.
+        missing: what could not be measured, and why.
+
+    Returns:
+        The page's path.
+    """
+    folder = out / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        write_csv(folder / f"{section.name}.csv", section.records)
+        if section.figure is not None:
+            section.svg = base64.b64encode(save_figure(section.figure, folder / section.name)).decode()
+    _remove_earlier(folder, {section.name for section in sections})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("limelm.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _source(environment, "browser.js") if any(section.template for section in sections) else None
+    page = environment.get_template("report.html").render(
+        title=title,
+        lead=lead,
+        tiles=tiles,
+        cautions=cautions,
+        missing=list(missing),
+        sections=sections,
+        facts=list(facts),
+        style=_source(environment, "report.css"),
+        script=script,
+        script_hash=script and base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    path = out / REPORT
+    write_text(path, page)
+    return path
+
+
+def file_names(labels: Iterable[str]) -> dict[str, str]:
+    """A file name for each label, no two alike."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[-60:] or "model"
+        taken = set(names.values())
+        turns = (name if turn == 1 else f"{name}-{turn}" for turn in range(1, len(taken) + 2))
+        names[label] = next(free for free in turns if free not in taken)
+    return names
+
+
+def share(value: float) -> str:
+    """As a percentage."""
+    return unbroken(f"{100 * value:.1f} %")
+
+
+def unbroken(text: str) -> str:
+    """Keep a table cell in one line."""
+    return text.replace(" ", "\u00a0")
+
+
+def _remove_earlier(folder: Path, names: set[str]) -> None:
+    """Take away figures and tables that an earlier report had and this one has not."""
+    for path in folder.iterdir():
+        if path.suffix in (".csv", ".png", ".svg") and path.stem not in names:
+            path.unlink()
+
+
+def _source(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

@@ -1,0 +1,170 @@
+"""The sections on what routers retrieve: Figures 2, 3, 4, 9, 10, 13 and 14, and Table 5."""
+
+from collections.abc import Iterator
+
+from limelm.report.figures import heatmaps, routing
+from limelm.report.figures.style import Palette, by_model
+from limelm.report.html import Column, Records, Section, file_names, share
+
+
+def routing_sections(records: dict[str, Records], palette: Palette) -> list[Section]:
+    """A section for each kind of records that is there, in the order of the page."""
+    sections = {
+        "mean_retrieval": _mean_retrieval,
+        "self_retrieval": _self_retrieval,
+        "self_retrieval_by_layer": _self_retrieval_by_layer,
+        "expected_source": _expected_source,
+        "pruned_weights": _pruned_weights,
+        "retrieval_under_top_p": _retrieval_under_top_p,
+        "layer_mass": _layer_mass,
+        "weights": _weights,
+    }
+    return [section for name, make in sections.items() if records.get(name) for section in make(records[name], palette)]
+
+
+def _mean_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
+    yield Section(
+        "mean_retrieval",
+        "What is retrieved: mean weight by representation (Figure 2)",
+        [
+            "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
+            "without preferences would give. Dynamic weights are averaged over held-out tokens; for LIMe KV the "
+            "share of absolute weight is shown. The last representations are read by few layers: their means are of "
+            "few weights."
+        ],
+        records,
+        routing.mean_retrieval(records, palette),
+    )
+
+
+def _self_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
+    yield Section(
+        "self_retrieval",
+        "Self-retrieval per head (Figure 3)",
+        ["How much each head (thin lines; their mean thick) takes from its layer's own input. Dashed: uniform."],
+        records,
+        routing.self_retrieval(records, palette),
+    )
+
+
+def _self_retrieval_by_layer(records: Records, palette: Palette) -> Iterator[Section]:
+    yield Section(
+        "self_retrieval_by_layer",
+        "Self-retrieval by layer (Figure 10)",
+        [
+            "The same, mean over heads: 1 would be ordinary self-attention. The later a layer, the more "
+            "representations share its weight, so a falling line means something only against the dashed one."
+        ],
+        records,
+        routing.self_retrieval_by_layer(records, palette),
+    )
+
+
+def _expected_source(records: Records, palette: Palette) -> Iterator[Section]:
+    yield Section(
+        "expected_source",
+        "Expected retrieved representation (Figure 4)",
+        [
+            "Which representation a layer retrieves on average: high is recent, low is early. The shade spans the "
+            "heads. A Llama would lie on the dotted line. A layer that reads only the first and the last "
+            "representation has its mean between them, where it reads nothing."
+        ],
+        records,
+        routing.expected_source(records, palette),
+    )
+
+
+def _pruned_weights(records: Records, _: Palette) -> Iterator[Section]:
+    yield Section(
+        "pruned_weights",
+        "Pruned routing weights (Table 5)",
+        [
+            "How many routing weights top-p leaves out at the end of training. Layer r has one per head and "
+            "representation 0 to r, H (L(L+1)/2 - 1) in all. The totals that the paper prints are H L (L-1), the "
+            "size of one array for all layers with the short rows filled up with zeros; both are here. At 32, 64 "
+            "and 128 layers with 8 heads and top-p 0.9 it prints 1,845 of 7,936 (23 %), 6,795 of 32,256 (21 %) and "
+            "24,632 of 130,048 (19 %); of the 4,216, 16,632 and 66,040 weights that there are, that would be "
+            "43.8 %, 40.9 % and 37.3 %."
+        ],
+        records,
+        columns=[
+            Column("model", "model"),
+            Column("layers", "layers"),
+            Column("heads", "heads"),
+            Column("top_p", "top-p"),
+            Column("pruned", "pruned weights", lambda n: f"{n:,}"),
+            Column("weights", "of the weights there are", lambda n: f"{n:,}"),
+            Column("pruned_share", "share", share),
+            Column("padded_weights", "of the total with padding", lambda n: f"{n:,}"),
+            Column("padded_pruned_share", "share", share),
+        ],
+    )
+
+
+def _retrieval_under_top_p(records: Records, _: Palette) -> Iterator[Section]:
+    yield Section(
+        "retrieval_under_top_p",
+        "Retrieval statistics under top-p (Figure 9)",
+        [
+            "Green circles: the weight on representation n, the input of layer n, mean over heads and over the layers "
+            "from n on, which can read it. Orange squares: the weight of layer n on its own input, mean over heads; 1 "
+            "would be ordinary self-attention. Pruned weights count as zero."
+        ],
+        records,
+        routing.retrieval_under_top_p(records),
+    )
+
+
+def _layer_mass(records: Records, _: Palette) -> Iterator[Section]:
+    yield Section(
+        "layer_mass",
+        "What each layer takes from each representation",
+        [
+            "Mean over heads of the weights below: a row is a layer and sums to 1, a column a representation. A mean "
+            "hides heads that do opposite things; the figures per head show them."
+        ],
+        records,
+        heatmaps.layer_mass(records),
+    )
+    kv = [row for row in records if row["absolute"] is not None]
+    if not kv:
+        return
+    yield Section(
+        "layer_mass_absolute",
+        "LIMe KV: absolute mass by layer and representation",
+        [
+            "A head of LIMe KV adds up the heads of earlier layers with signed weights R that need not sum to 1. Shown "
+            "is the sum of |R| over the heads of a representation, mean over the reading heads. Large weights of "
+            "opposite sign may cancel, and keys and values differ in scale from layer to layer: mass is not influence."
+        ],
+        kv,
+        heatmaps.absolute_mass(kv),
+    )
+    yield Section(
+        "layer_mass_same_head",
+        "LIMe KV: mass from the same head",
+        [
+            "The part of that mass which a head takes from the head with its own number. Heads without preference "
+            "would take one part in G, the number of key/value heads."
+        ],
+        [row for row in kv if row["same_head_share"] is not None],
+        heatmaps.same_head_share(kv),
+    )
+
+
+def _weights(records: Records, _: Palette) -> Iterator[Section]:
+    models = dict(by_model(records))
+    for model, name in file_names(models).items():
+        deep = max(row["layer"] for row in models[model]) >= 31
+        yield Section(
+            f"weights-{name}",
+            f"All retrieval weights of {model} (Figure {14 if deep else 13})",
+            [
+                "A panel per head; a row is a layer, a column a representation, and each row sums to 1. The diagonal "
+                "is the layer's own input. The scale is that of the square root, so that small weights show: a colour "
+                "half-way up stands for 0.25. Dynamic weights are averaged over held-out text; of LIMe KV the share of "
+                "absolute weight is shown."
+            ],
+            models[model],
+            heatmaps.weights(models[model]),
+        )

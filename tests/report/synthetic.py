@@ -1,0 +1,251 @@
+"""Records as `limelm analyze` would measure them, from smooth curves and noise."""
+
+import itertools
+import math
+
+import numpy as np
+
+WORDS = ("is", "are", "was", "were")
+VOCABULARY = (
+    " is",
+    " are",
+    " was",
+    "were",
+    " Paris",
+    " London",
+    "\n",
+    " because",
+    "If",
+    " however",
+    "ing",
+    " 7",
+    "é",
+    " of",
+)
+LONGEST = 512  # the ceiling of the entropy is its logarithm
+
+
+class Study:
+    """An analysis of models given as label: routing ("static", "dynamic", "kv" or None)."""
+
+    def __init__(self, models, layers=8, heads=4, top_p=(), read_first_and_last=None, words=WORDS):
+        self.models, self.layers, self.heads, self.words = models, layers, heads, words
+        self.top_p = set(top_p)
+        self.read = read_first_and_last  # how many sources a layer reads on either side; None: all
+        self.random = np.random.default_rng(0)
+        self.weights = {label: self._weights() for label, routing in models.items() if routing and layers > 1}
+
+    def analysis(self):
+        records = self.retrieval() | self.states() | self.collapse()
+        if any(routing == "dynamic" for routing in self.models.values()) and self.layers > 1:
+            records["circuits"] = self.circuits()
+        kinds = {label: "lime" if routing else "llama" for label, routing in self.models.items()}
+        notes = [
+            {"model": label, "analysis": "retrieval", "reason": "it has no routers"}
+            for label, routing in self.models.items()
+            if routing is None
+        ]
+        return {
+            "models": [
+                {
+                    "label": label,
+                    "checkpoint": f"runs/{label}",
+                    "model_type": kinds[label],
+                    "routing": routing,
+                    "parameters": 1_176_770_784,
+                    "num_layers": self.layers,
+                    "hidden_size": 2048,
+                }
+                for label, routing in self.models.items()
+            ],
+            "facts": {
+                "data": "text",
+                "tokens": 32_768,
+                "sequences": 64,
+                "sequence_length": LONGEST,
+                "alpha": 0.5,
+                "probe": "logistic",
+                "words": ", ".join(self.words),
+            },
+            "notes": notes,
+            "cautions": ["One checkpoint of each model."],
+            "records": {name: rows for name, rows in records.items() if rows},
+        }
+
+    def retrieval(self):
+        rows = [
+            {"model": model, "layer": layer, "head": head, "source": source, "weight": float(matrix[head, source])}
+            for model, layers in self.weights.items()
+            for layer, matrix in layers.items()
+            for head in range(self.heads)
+            for source in self._sources(layer)
+        ]
+        own = [
+            {key: row[key] for key in ("model", "layer", "head", "weight")}
+            for row in rows
+            if row["layer"] == row["source"]
+        ]
+        by_layer = [
+            {"model": model, "layer": layer, "weight": float(matrix[:, layer].mean())}
+            for model, layers in self.weights.items()
+            for layer, matrix in layers.items()
+        ]
+        top_p = [model for model in self.weights if model in self.top_p]
+        return {
+            "mean_retrieval": [row for model in self.weights for row in self._mean_retrieval(model)],
+            "self_retrieval": own,
+            "self_retrieval_by_layer": by_layer,
+            "expected_source": [row for model in self.weights for row in self._expected_source(model)],
+            "weights": rows,
+            "layer_mass": [row for model in self.weights for row in self._layer_mass(model)],
+            "pruned_weights": [self._pruned(model) for model in top_p],
+            "retrieval_under_top_p": [row for model in top_p for row in self._under_top_p(model, by_layer)],
+        }
+
+    def _sources(self, layer):
+        if self.read is None:
+            return list(range(layer + 1))
+        return sorted({*range(min(self.read, layer + 1)), *range(max(0, layer + 1 - self.read), layer + 1)})
+
+    def _weights(self):
+        layers = {}
+        for layer in range(1, self.layers):
+            depth = np.arange(layer + 1)
+            own = self.random.uniform(0.5, 3, (self.heads, 1)) * (1 - 0.7 * layer / self.layers)
+            logits = own * (depth == layer) + 1.2 * np.cos(depth * self.random.uniform(0.2, 0.6, (self.heads, 1)))
+            weights = np.exp(logits + 0.4 * self.random.standard_normal(logits.shape) + 0.8 * (depth == 0))
+            unread = [source for source in depth if source not in self._sources(layer)]
+            weights[:, unread] = 0
+            layers[layer] = weights / weights.sum(axis=1, keepdims=True)
+        return layers
+
+    def _mean_retrieval(self, model):
+        for source in range(self.layers):
+            readers = [layer for layer in range(max(1, source), self.layers) if source in self._sources(layer)]
+            if readers:
+                weights = [self.weights[model][layer][:, source].mean() for layer in readers]
+                uniform = float(np.mean([1 / len(self._sources(layer)) for layer in readers]))
+                yield {"model": model, "source": source, "mean_weight": float(np.mean(weights)), "uniform": uniform}
+
+    def _expected_source(self, model):
+        for layer, matrix in self.weights[model].items():
+            expected = matrix @ np.arange(layer + 1)
+            numbers = {
+                "expected_source": expected.mean(),
+                "lowest_head": expected.min(),
+                "highest_head": expected.max(),
+            }
+            yield {"model": model, "layer": layer, **{key: float(value) for key, value in numbers.items()}}
+
+    def _layer_mass(self, model):
+        is_kv = self.models[model] == "kv"
+        for layer, matrix in self.weights[model].items():
+            for source in self._sources(layer):
+                share = float(matrix[:, source].mean())
+                kv = {"absolute": 3 * share if is_kv else None, "same_head_share": 0.2 + 0.6 * share if is_kv else None}
+                yield {"model": model, "layer": layer, "source": source, "share": share, **kv}
+
+    def _pruned(self, model):
+        total = self.heads * (self.layers * (self.layers + 1) // 2 - 1)
+        padded = self.heads * self.layers * (self.layers - 1)
+        counts = {"pruned": total // 3, "weights": total, "pruned_share": 1 / 3}
+        padding = {"padded_weights": padded, "padded_pruned_share": total // 3 / padded}
+        return {"model": model, "layers": self.layers, "heads": self.heads, "top_p": 0.9, **counts, **padding}
+
+    def _under_top_p(self, model, by_layer):
+        mean = {row["source"]: row["mean_weight"] for row in self._mean_retrieval(model)}
+        own = {row["layer"]: row["weight"] for row in by_layer if row["model"] == model}
+        for depth in range(self.layers):
+            yield {"model": model, "depth": depth, "mean_retrieval": mean.get(depth), "self_retrieval": own.get(depth)}
+
+    def states(self):
+        records = {"entropy": [], "effective_rank": [], "separability": [], "tsne": []}
+        for place, (model, routing) in enumerate(self.models.items()):
+            kinds = {"values": self.layers, "hidden states": self.layers + 1}
+            if routing:
+                kinds["values before routing"] = self.layers
+            for states, count in kinds.items():
+                depth = np.linspace(0, 1, count)
+                fall = 0.9 - (0.35 - 0.05 * place) * depth**2 - 0.1 * (states == "values before routing")
+                wave = fall + 0.02 * np.sin(9 * depth + place) + 0.005 * self.random.standard_normal(count)
+                for layer, height in enumerate(wave.tolist()):
+                    key = {"model": model, "states": states, "layer": layer}
+                    error = {"standard_error": 0.01 * height, "sequences": 64}
+                    ceiling = {"alpha": 0.5, "ceiling": math.log(LONGEST)}
+                    records["entropy"].append({**key, "entropy": math.log(LONGEST) * height, **error, **ceiling})
+                    records["effective_rank"].append({**key, "effective_rank": 300 * height, **error})
+                    probe = {"deviation": 0.01, "chance": 1 / len(self.words), "occurrences": 600, "probe": "logistic"}
+                    records["separability"].append({**key, "accuracy": min(1.0, 0.1 + height), **probe})
+            for states in ("values", "hidden states"):
+                records["tsne"] += self._clouds(model, states, place)
+        return records
+
+    def _clouds(self, model, states, place):
+        for layer in sorted({int(layer) for layer in np.linspace(min(1, self.layers - 1), self.layers - 1, 6)}):
+            for number, word in enumerate(self.words):
+                apart = 12 * (1 - 0.8 * layer / self.layers) + 3 * place
+                centre = apart * np.array([math.cos(2.4 * number + place), math.sin(2.4 * number + place)])
+                for x, y in (centre + 4 * self.random.standard_normal((60, 2))).tolist():
+                    yield {"model": model, "states": states, "layer": layer, "word": word, "x": x, "y": y}
+
+    def collapse(self):
+        records = {"cosine": [], "cka": [], "logit_lens": []}
+        for place, model in enumerate(self.models):
+            for layer in range(self.layers + 1):
+                depth = layer / self.layers
+                alike = 0.2 + 0.5 * depth**2 - 0.04 * place
+                errors = {"standard_error": 0.01, "any_pair": alike - 0.1}
+                records["cosine"].append({"model": model, "layer": layer, "neighbours": alike, **errors})
+                loss = {"loss": 10 - 7 * depth**1.5 - 0.1 * place, "loss_standard_error": 0.05}
+                rest = {"kl": 6 * (1 - depth**1.5), "agreement": depth**3}
+                records["logit_lens"].append({"model": model, "layer": layer, **loss, **rest})
+                for other in range(self.layers + 1):
+                    block = 0.15 * (layer * 4 // (self.layers + 1) == other * 4 // (self.layers + 1))
+                    alignment = (
+                        1.0 if layer == other else math.exp(-3 * abs(layer - other) / self.layers) - 0.15 + block
+                    )
+                    records["cka"].append({"model": model, "layer": layer, "other": other, "cka": alignment})
+        return records
+
+    def circuits(self):
+        rows = []
+        dynamic = [model for model, routing in self.models.items() if routing == "dynamic"]
+        for model in dynamic:
+            for layer, matrix in self.weights[model].items():
+                for head, source in itertools.product(range(self.heads), self._sources(layer)):
+                    rows.append(self._route(model, layer, source, head, float(matrix[head, source])))
+        return rows
+
+    def _route(self, model, layer, source, head, usage):
+        def tokens(weighted):
+            logits = np.sort(self.random.normal(3, 1, 10))[::-1].tolist()
+            names = self.random.choice(VOCABULARY, 10, replace=False).tolist()
+            return [
+                {"token": t, "logit": z, "weight": 0.5 if weighted else None}
+                for t, z in zip(names, logits, strict=True)
+            ]
+
+        bins = ("0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1")
+        return {
+            "model": model,
+            "layer": layer,
+            "source": source,
+            "head": head,
+            "is_own": source == layer,
+            "usage": usage,
+            "usage_bin": bins[min(4, int(5 * usage))],
+            "tokens": tokens(True),
+            "coherence": float(self.random.uniform(0, 0.6)),
+            "control_tokens": tokens(False),
+            "control_coherence": float(self.random.uniform(0, 0.4)),
+            "coherence_percentile": float(self.random.uniform(0, 100)),
+            "examples": [
+                {
+                    "before": "The city that never sleeps, whose streets\n",
+                    "token": str(self.random.choice(VOCABULARY)),
+                    "after": " full of people, even late at night",
+                    "weight": 0.9 - place / 10,
+                }
+                for place in range(5)
+            ],
+        }

@@ -1,0 +1,193 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from limelm.report import write_analysis
+from limelm.report.circuits import visible_token
+from limelm.report.figures import curves, heatmaps, routing
+from limelm.report.figures.style import Palette
+from limelm.report.html import file_names
+from tests.report.synthetic import Study
+
+MODELS = {"LLaMA": None, "LIMe static": "static", "LIMe dynamic": "dynamic", "LIMe KV": "kv", "pruned": "static"}
+FIGURES = {
+    *("mean_retrieval", "self_retrieval", "self_retrieval_by_layer", "expected_source", "retrieval_under_top_p"),
+    *("layer_mass", "layer_mass_absolute", "layer_mass_same_head"),
+    *("weights-lime-static", "weights-lime-dynamic", "weights-lime-kv", "weights-pruned"),
+    *(
+        f"{name}-{states}"
+        for name in ("entropy", "effective_rank", "separability", "tsne")
+        for states in ("values", "hidden-states")
+    ),
+    *("cosine", "cka", "logit_lens"),
+}
+TABLES = {"pruned_weights", "circuits", "circuits_clearest"}
+
+
+def study(models=MODELS, **options):
+    return Study(models, **options).analysis()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis")
+    write_analysis(folder, study(top_p=["pruned"]))
+    return folder
+
+
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_figure_and_table_stands_as_a_file(out):
+    files = {path.name for path in (out / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv")} | {
+        f"{name}.csv" for name in TABLES
+    }
+    told = json.loads((out / "analysis.json").read_text())
+    assert [entry["label"] for entry in told["models"]] == list(MODELS) and told["notes"][0]["model"] == "LLaMA"
+
+
+def test_the_page_is_one_self_contained_file(out):
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) and "://" not in page.split("<main>")[0]
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    for words in ("Figure 2)", "Figure 3)", "Figure 4)", "Figure 5)", "Figure 6)", "Figure 7)", "Figure 9)"):
+        assert words in page
+    for words in ("Figure 10)", "Figure 11)", "Figure 12)", "Figure 13)", "Figure 15)", "Table 2)", "Table 5)"):
+        assert words in page
+    assert "What could not be measured" in page and "it has no routers" in page
+
+
+def test_records_stand_in_the_csv(out):
+    rows = read_csv(out / "figures" / "entropy-values.csv")
+    expected = [row for row in study(top_p=["pruned"])["records"]["entropy"] if row["states"] != "hidden states"]
+    assert [(row["model"], row["states"], int(row["layer"]), float(row["entropy"])) for row in rows] == [
+        (row["model"], row["states"], row["layer"], row["entropy"]) for row in expected
+    ]
+    routes = read_csv(out / "figures" / "circuits.csv")
+    assert len(routes) == 4 * sum(range(2, 9))
+    assert json.loads(routes[0]["tokens"])[0].keys() == {"token", "logit", "weight"}
+
+
+def test_a_second_report_in_the_folder_leaves_nothing_of_the_first(tmp_path):
+    write_analysis(tmp_path, study({"a": "static"}, layers=3))
+    analysis = study({"b": None}, layers=3)
+    write_analysis(tmp_path, {**analysis, "records": {"cka": analysis["records"]["cka"]}})
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"cka"}
+
+
+HOSTILE = ["</script><script>alert(1)</script>", "$x_1$ & \"quotes\" 'more'", "_hidden", "日本", ""]
+
+
+def test_labels_and_tokens_are_shown_as_they_are(tmp_path):
+    analysis = study(dict.fromkeys(HOSTILE[:3], "dynamic"), layers=3)
+    for route in analysis["records"]["circuits"]:
+        for entry, token in zip(route["tokens"], HOSTILE, strict=False):
+            entry["token"] = token
+        route["examples"][0] |= {"token": HOSTILE[0], "before": HOSTILE[1], "after": "\u202e\x07\n"}
+    page = write_analysis(tmp_path, analysis).read_text()
+    assert "<script>alert" not in page and "&lt;/script&gt;" in page
+    (data,) = re.findall(r'<script type="application/json" id="routes">(.*?)</script>', page, re.DOTALL)
+    routes = json.loads(data)
+    assert routes["models"] == HOSTILE[:3]
+    assert routes["routes"][0]["tokens"][0][0] == HOSTILE[0]
+    assert routes["routes"][0]["examples"][0][2] == "\\u{202e}\\u{7}\\n"
+
+
+@pytest.mark.parametrize(
+    ("models", "options"),
+    [
+        ({"one": "dynamic"}, {}),
+        ({f"model {i}": ("static", "kv", None)[i % 3] for i in range(9)}, {"layers": 3}),
+        ({"bounded": "dynamic", "kv": "kv"}, {"read_first_and_last": 2}),
+        ({"single layer": "static"}, {"layers": 1}),
+        ({"two": "dynamic"}, {"layers": 2, "heads": 1}),
+        ({"words": None}, {"words": tuple("abcdefghij")}),
+    ],
+)
+def test_every_shape_has_a_report(tmp_path, models, options):
+    page = write_analysis(tmp_path, study(models, **options)).read_text()
+    assert all(model in page for model in models)
+
+
+def test_a_model_of_128_layers_is_legible(tmp_path):
+    """Each cell of a heatmap has at least two pixels of the PNG."""
+    analysis = study({"deep": "static"}, layers=128, heads=8)
+    figure = heatmaps.weights(analysis["records"]["weights"])
+    figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.images and axes.get_title().startswith("head")]
+    assert len(panels) == 8
+    for axes in panels:
+        assert axes.get_window_extent().width * 160 / figure.dpi / 128 >= 2
+    assert figure.get_figwidth() <= 12
+    write_analysis(tmp_path, analysis)
+
+
+def test_numbers_that_are_not_there_are_left_out(tmp_path):
+    analysis = study({"kv": "kv"}, layers=4)
+    for row in analysis["records"]["layer_mass"]:
+        row["same_head_share"] = None if row["layer"] == 2 else 0.5
+    for row in analysis["records"]["entropy"]:
+        row["standard_error"] = float("nan")  # of a single sequence
+    write_analysis(tmp_path, analysis)
+
+
+def test_heatmaps_show_each_weight_where_it_belongs():
+    records = study({"m": "static"}, layers=6, heads=3)["records"]["weights"]
+    figure = heatmaps.weights(records)
+    for head in range(3):
+        axes = next(axes for axes in figure.axes if axes.get_title() == f"head {head}")
+        image = axes.images[-1].get_array()
+        assert image.shape == (5, 6)
+        for row in records:
+            if row["head"] == head:
+                assert image[row["layer"] - 1, row["source"]] == row["weight"]
+        assert np.isnan(np.ma.filled(image, np.nan)[0, 2:]).all()
+
+
+def test_a_bounded_router_shows_what_it_does_not_read():
+    records = study({"m": "static"}, layers=8, heads=1, read_first_and_last=2)["records"]["weights"]
+    figure = heatmaps.weights(records)
+    axes = next(axes for axes in figure.axes if axes.get_title() == "head 0")
+    unread, weights = (np.ma.filled(image.get_array().astype(float), np.nan) for image in axes.images)
+    assert np.isnan(weights[6, 3]) and unread[6, 3] == 0 and np.isnan(unread[6, 0]) and np.isnan(unread[0, 5])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not read"]
+
+
+def test_figure_9_shows_both_curves_of_every_model():
+    records = study({"a": "static", "b": "static"}, top_p=["a", "b"], layers=4)["records"]["retrieval_under_top_p"]
+    figure = routing.retrieval_under_top_p(records)
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    own = [row["self_retrieval"] for row in records if row["model"] == "b" and row["self_retrieval"] is not None]
+    assert list(figure.axes[1].lines[1].get_ydata()) == own and len(own) == 3
+
+
+def test_models_look_different_though_there_are_more_than_colours():
+    palette = Palette([str(i) for i in range(20)])
+    assert len({(palette[str(i)], palette.marker(str(i))) for i in range(20)}) == 20
+
+
+def test_values_before_routing_are_dashed_in_the_colour_of_their_model():
+    records = [row for row in study({"m": "kv"})["records"]["entropy"] if row["states"] != "hidden states"]
+    (axes,) = curves.matrix_entropy(records, Palette(["m"])).axes
+    after, before = (line for line in axes.lines if len(line.get_xdata()) == 8)
+    assert after.get_color() == before.get_color() and (after.get_linestyle(), before.get_linestyle()) == ("-", "--")
+
+
+def test_tokens_are_shown_visibly():
+    assert visible_token(" is") == "␣is" and visible_token("\n\t") == "\\n\\t" and visible_token("é") == "é"
+    assert visible_token("\u200b") == "\\u{200b}"
+
+
+def test_file_names_are_safe_and_different():
+    assert file_names(["LIMe KV", "lime kv", "../x", "日本"]) == {
+        "LIMe KV": "lime-kv",
+        "lime kv": "lime-kv-2",
+        "../x": "x",
+        "日本": "model",
+    }
