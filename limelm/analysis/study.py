@@ -55,7 +55,7 @@ class Settings:
     tokens: int = 32_768
     alpha: float = DEFAULT_ALPHA
     words: tuple[str, ...] | None = None
-    occurrences: int = 150
+    occurrences: int = 100
     probe: str = "logistic"
 
     def __post_init__(self) -> None:

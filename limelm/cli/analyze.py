@@ -61,7 +61,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--alpha", type=float, help="of the entropy; 1 is the von Neumann entropy (0.5)")
     parser.add_argument("--words", type=listed, metavar="WORD,...", help="close tokens to tell apart (is,are,was,were)")
-    parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (150)")
+    parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (100)")
     parser.add_argument("--probe", choices=["logistic", "paper"], help="standardised to convergence, or the authors'")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.set_defaults(run=run)

@@ -60,9 +60,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases", type=listed, help="separated by commas (default: all but NAME-bounded and NAME-triton)"
     )
-    parser.add_argument(
-        "--tasks", type=listed, help="train, forward, decode (default: all; --pruning: the last two)"
-    )
+    parser.add_argument("--tasks", type=listed, help="train, forward, decode (default: all; --pruning: the last two)")
     parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds of each comparison (default 7)")
     parser.add_argument("--depths", type=_integers, metavar="L,L,...", help="compare the training step at these depths")
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")

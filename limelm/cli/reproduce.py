@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options
-from limelm.cli.types import listed
+from limelm.cli.types import at_least_two, listed
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
@@ -26,6 +26,7 @@ models of the scales "tiny" and "small": llama, hc (Hyper-Connections), static, 
 examples:
   limelm reproduce --scale tiny --out demo
   limelm reproduce --scale tiny --out demo --models all          add LIMe KV and top-p to the four
+  limelm reproduce --scale tiny --out seeds --seeds 5            which models differ, and by how much
   limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run --steps 500
   torchrun --nproc-per-node 8 -m limelm reproduce --scale paper --data tokens --out paper --models all
 """
@@ -52,6 +53,12 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which of the recipe's models to train, or all (default: the recipe's comparison)",
     )
+    parser.add_argument(
+        "--seeds",
+        type=at_least_two,
+        metavar="N",
+        help="train with N seeds, and say which models differ (default: the recipe's one seed)",
+    )
     add_training_options(parser)
     parser.set_defaults(run=run)
 
@@ -69,8 +76,34 @@ def run(options: argparse.Namespace) -> None:
     data = options.data
     for recipe in recipes:
         out = options.out if len(recipes) == 1 else options.out / recipe.name
-        _reproduce(recipe, out, models, data, options.report_to)
+        if options.seeds:
+            _reproduce_seeds(recipe, out, options.seeds, models, data, options.report_to)
+        else:
+            _reproduce(recipe, out, models, data, options.report_to)
         data = data or out / "data"  # the recipes of a scale share their text
+
+
+def _reproduce_seeds(
+    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
+) -> None:
+    from limelm.report import write_seeds
+    from limelm.training import reproduce_seeds, seed_folders
+    from limelm.training.comparison import SUMMARY
+    from limelm.training.processes import this_process
+
+    reproduce_seeds(recipe, out, count, models, data, report_to)
+    if not this_process().is_main_process:
+        return
+    folders = seed_folders(recipe, out, count)
+    summaries = {seed: json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for seed, folder in folders.items()}
+    page, losses = write_seeds(out, summaries)
+    print(f"{'model':<26}{'at equal':<10}{'held-out loss':>15}{'difference':>12}  {'95 % interval':<20}verdict")
+    for row in losses:
+        line = f"{row['model']:<26}{row['axis']:<10}" + ("" if row["mean"] is None else f"{row['mean']:>15.3f}")
+        if row["difference"] is not None:
+            line += f"{row['difference']:>+12.3f}  {row['t_low']:+.3f} to {row['t_high']:+.3f}    "
+        print(line + (row["verdict"] or ""))
+    print(f"Report: {page}")
 
 
 def _reproduce(recipe: "Recipe", out: Path, models: list[str] | None, data: Path | None, report_to: list[str]) -> None:

@@ -14,6 +14,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def at_least_two(text: str) -> int:
+    """An integer of at least 2."""
+    value = positive_int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 2")
+    return value
+
+
 def seed(text: str) -> int:
     """An integer that every random generator takes."""
     if not text.isdecimal() or int(text) >= 2**32:

@@ -34,7 +34,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
             *circuit_sections(records.get("circuits", [])),
             *representation_sections(records, palette),
         ],
-        title="What the layers know: " + ", ".join(entry["label"] for entry in models),
+        title="Inside the models: routing and representations by depth",
         lead=(
             f"Measured on {facts['tokens']:,} tokens of {facts['data']}, {facts['sequences']:,} sequences of "
             f"{facts['sequence_length']:,}. Layers count from zero; representation 0 is the token embedding, m the "
@@ -49,11 +49,12 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
 
 def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:
     kind = entry["model_type"] if entry["routing"] is None else f"{entry['model_type']}, {entry['routing']}"
+    layers = "1 layer" if entry["num_layers"] == 1 else f"{entry['num_layers']} layers"
     return {
         "label": entry["label"],
         "color": palette[entry["label"]],
         "value": _count(entry["parameters"]),
-        "note": f"parameters · {kind} · {entry['num_layers']} layers of {entry['hidden_size']:,}",
+        "note": f"parameters · {kind} · {layers} of {entry['hidden_size']:,}",
     }
 
 
@@ -70,4 +71,4 @@ def _missing(notes: list[dict[str, str]]) -> list[str]:
     models: dict[tuple[str, str], list[str]] = {}
     for note in notes:
         models.setdefault((note["analysis"], note["reason"]), []).append(note["model"])
-    return [f"{analysis}: {', '.join(labels)}: {reason}" for (analysis, reason), labels in models.items()]
+    return [f"{analysis} ({', '.join(labels)}): {reason}" for (analysis, reason), labels in models.items()]

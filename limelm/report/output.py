@@ -14,15 +14,21 @@ from limelm.report.figures.style import STYLE
 
 Records = list[dict[str, Any]]
 
+DPI = 160
+MARGIN = 0.06  # inches
+
 
 def save_figure(figure: Figure, path: Path) -> bytes:
     """Write PNG and SVG, each beside and renamed; returns the SVG."""
     formats: dict[str, dict[str, Any]] = {"png": {}, "svg": {"metadata": {"Date": None}}}
-    for name, options in formats.items():
-        partial = path.with_name(f".{path.name}.{name}.partial")
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(partial, format=name, dpi=160, **options)
-        partial.replace(path.with_name(f"{path.name}.{name}"))
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()  # lay it out once
+        figure.set_layout_engine(None)  # it stays as it is
+        drawn = figure.get_tightbbox().padded(MARGIN)  # all of it, and no more
+        for name, options in formats.items():
+            partial = path.with_name(f".{path.name}.{name}.partial")
+            figure.savefig(partial, format=name, dpi=DPI, bbox_inches=drawn, **options)
+            partial.replace(path.with_name(f"{path.name}.{name}"))
     return path.with_name(f"{path.name}.svg").read_bytes()
 
 

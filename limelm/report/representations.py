@@ -51,9 +51,9 @@ def _entropy(rows: Records, palette: Palette) -> Section:
         f"Matrix entropy of {of} (Figure {figure})",
         [
             f"How evenly the {of} of a sequence spread over directions: 0 where all lie on one line, at most the "
-            f"logarithm of the smaller of their number and their size{ceiling}. Rényi entropy with α = {alpha:g} of "
-            "the Gram matrix's eigenvalues, features standardised over the sample; the shade is one standard error "
-            "over sequences. Diverse is not useful as such: noise has the highest entropy.",
+            f"logarithm of the smaller of their number and their size{ceiling}. Rényi entropy with "
+            f"α\u00a0=\u00a0{alpha:g} of the Gram matrix's eigenvalues, features standardised over the sample; the "
+            "shade is one standard error over sequences. Diverse is not useful as such: noise has the highest entropy.",
             *_before_routing(rows),
         ],
         rows,
@@ -89,7 +89,7 @@ def _tsne(rows: Records, _: Palette) -> Section:
         [
             "t-SNE of the same tokens in a few layers. It keeps neighbours together; distances between clouds, their "
             "sizes and the directions mean nothing, and panels cannot be laid over each other. The probe's accuracy "
-            "above is the measurement."
+            "is the measurement."
         ],
         rows,
         clouds.tsne(rows),

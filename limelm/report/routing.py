@@ -28,7 +28,7 @@ def _mean_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
         "What is retrieved: mean weight by representation (Figure 2)",
         [
             "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
-            "without preferences would give. Dynamic weights are averaged over held-out tokens; for LIMe KV the "
+            "without preferences would give. Dynamic weights are averaged over the data; for LIMe KV the "
             "share of absolute weight is shown. The last representations are read by few layers: their means are of "
             "few weights."
         ],
@@ -161,9 +161,9 @@ def _weights(records: Records, _: Palette) -> Iterator[Section]:
             f"All retrieval weights of {model} (Figure {14 if deep else 13})",
             [
                 "A panel per head; a row is a layer, a column a representation, and each row sums to 1. The diagonal "
-                "is the layer's own input. The scale is that of the square root, so that small weights show: a colour "
-                "half-way up stands for 0.25. Dynamic weights are averaged over held-out text; of LIMe KV the share of "
-                "absolute weight is shown."
+                "is the layer's own input. The scale is that of the cube root, so that small weights show: a colour "
+                "half-way up stands for 0.125. Dynamic weights are averaged over the data; of LIMe KV the share of "
+                "absolute weight is shown. Grey, where there is any: not read."
             ],
             models[model],
             heatmaps.weights(models[model]),

@@ -16,7 +16,7 @@ SMOOTHING_STEPS = 5
 
 
 def loss_curves(summary: dict[str, Any]) -> Records:
-    """Losses by step and training FLOPs (Figure 1), from each model's `metrics.jsonl`.
+    """Losses by step, training FLOPs (Figure 1) and seconds of training, from each model's `metrics.jsonl`.
 
     `smoothed_loss` is the mean over the five steps before and after.
     """
@@ -34,6 +34,7 @@ def loss_curves(summary: dict[str, Any]) -> Records:
                 "step": line["step"],
                 "train_tokens": line["tokens"],
                 "train_flops": line["tokens"] * flops_per_token,
+                "train_seconds": line["seconds"],
                 "loss": line["loss"],
                 "smoothed_loss": math.nan,
                 "eval_loss": line.get("eval_loss"),

@@ -4,6 +4,7 @@ from limelm.training.comparison import reproduce
 from limelm.training.recipe import Recipe
 from limelm.training.recipe_files import load_experiment, load_recipe, load_scale, recipe_names
 from limelm.training.run import train_model
+from limelm.training.seeds import reproduce_seeds, seed_folders
 
 __all__ = [
     "Recipe",
@@ -12,5 +13,7 @@ __all__ = [
     "load_scale",
     "recipe_names",
     "reproduce",
+    "reproduce_seeds",
+    "seed_folders",
     "train_model",
 ]

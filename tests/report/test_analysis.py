@@ -4,12 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from limelm.report import write_analysis
 from limelm.report.circuits import visible_token
 from limelm.report.figures import curves, heatmaps, routing
 from limelm.report.figures.style import Palette
 from limelm.report.html import file_names
+from limelm.report.output import save_figure
 from tests.report.synthetic import Study
 
 MODELS = {"LLaMA": None, "LIMe static": "static", "LIMe dynamic": "dynamic", "LIMe KV": "kv", "pruned": "static"}
@@ -27,8 +29,11 @@ FIGURES = {
 TABLES = {"pruned_weights", "circuits", "circuits_clearest"}
 
 
-def study(models=MODELS, **options):
-    return Study(models, **options).analysis()
+def study(models=MODELS, only=None, **options):
+    """An analysis; of all records, or of some by name."""
+    analysis = Study(models, **options).analysis()
+    records = {name: rows for name, rows in analysis["records"].items() if only is None or name in only}
+    return {**analysis, "records": records}
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,8 @@ def test_records_stand_in_the_csv(out):
 
 
 def test_a_second_report_in_the_folder_leaves_nothing_of_the_first(tmp_path):
-    write_analysis(tmp_path, study({"a": "static"}, layers=3))
-    analysis = study({"b": None}, layers=3)
-    write_analysis(tmp_path, {**analysis, "records": {"cka": analysis["records"]["cka"]}})
+    write_analysis(tmp_path, study({"a": "static"}, only=["weights", "cosine"], layers=3))
+    write_analysis(tmp_path, study({"b": None}, only=["cka"], layers=3))
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"cka"}
 
 
@@ -85,7 +89,7 @@ HOSTILE = ["</script><script>alert(1)</script>", "$x_1$ & \"quotes\" 'more'", "_
 
 
 def test_labels_and_tokens_are_shown_as_they_are(tmp_path):
-    analysis = study(dict.fromkeys(HOSTILE[:3], "dynamic"), layers=3)
+    analysis = study(dict.fromkeys(HOSTILE[:3], "dynamic"), only=["circuits", "weights", "entropy", "tsne"], layers=3)
     for route in analysis["records"]["circuits"]:
         for entry, token in zip(route["tokens"], HOSTILE, strict=False):
             entry["token"] = token
@@ -99,15 +103,31 @@ def test_labels_and_tokens_are_shown_as_they_are(tmp_path):
     assert routes["routes"][0]["examples"][0][2] == "\\u{202e}\\u{7}\\n"
 
 
+def test_names_stand_in_figures_as_they_are():
+    labels = ["$x_1$", "_hidden", "a very long name (with/the/path/of/its/folder)"]
+    (axes,) = curves.cosine(study(dict.fromkeys(labels), layers=2)["records"]["cosine"], Palette(labels)).axes
+    names = [text.get_text().lstrip("\u200b") for text in axes.get_legend().get_texts()]
+    assert names[:2] == [r"\$x_1\$", "_hidden"] and max(map(len, names[2].split("\n"))) <= 30
+
+
+def test_nothing_is_cut_off(tmp_path):
+    """What is drawn ends before the edges of the image, also where labels are wider than the panel."""
+    records = study({"a very long name (with/the/path/of/its/folder)": "kv"}, layers=2)["records"]["layer_mass"]
+    save_figure(heatmaps.absolute_mass(records), tmp_path / "figure")
+    image = imread(tmp_path / "figure.png")[..., :3]
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert (edge == 1).all()
+
+
 @pytest.mark.parametrize(
     ("models", "options"),
     [
-        ({"one": "dynamic"}, {}),
+        ({"one": "dynamic"}, {"layers": 3}),
         ({f"model {i}": ("static", "kv", None)[i % 3] for i in range(9)}, {"layers": 3}),
-        ({"bounded": "dynamic", "kv": "kv"}, {"read_first_and_last": 2}),
+        ({"bounded": "dynamic", "kv": "kv"}, {"layers": 5, "read_first_and_last": 2}),
         ({"single layer": "static"}, {"layers": 1}),
         ({"two": "dynamic"}, {"layers": 2, "heads": 1}),
-        ({"words": None}, {"words": tuple("abcdefghij")}),
+        ({"words": None}, {"layers": 2, "words": tuple("abcdefghij")}),
     ],
 )
 def test_every_shape_has_a_report(tmp_path, models, options):
@@ -117,7 +137,7 @@ def test_every_shape_has_a_report(tmp_path, models, options):
 
 def test_a_model_of_128_layers_is_legible(tmp_path):
     """Each cell of a heatmap has at least two pixels of the PNG."""
-    analysis = study({"deep": "static"}, layers=128, heads=8)
+    analysis = study({"deep": "static"}, only=["weights", "layer_mass"], layers=128, heads=8)
     figure = heatmaps.weights(analysis["records"]["weights"])
     figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.images and axes.get_title().startswith("head")]
@@ -129,7 +149,7 @@ def test_a_model_of_128_layers_is_legible(tmp_path):
 
 
 def test_numbers_that_are_not_there_are_left_out(tmp_path):
-    analysis = study({"kv": "kv"}, layers=4)
+    analysis = study({"kv": "kv"}, only=["layer_mass", "entropy"], layers=4)
     for row in analysis["records"]["layer_mass"]:
         row["same_head_share"] = None if row["layer"] == 2 else 0.5
     for row in analysis["records"]["entropy"]:

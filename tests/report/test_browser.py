@@ -21,7 +21,10 @@ MODELS = {"LLaMA": None, "LIMe static": "static", "LIMe dynamic": "dynamic", "dy
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     out = tmp_path_factory.mktemp("browser")
-    return write_analysis(out, Study(MODELS, layers=8).analysis()).as_uri()
+    analysis = Study(MODELS, layers=8).analysis()
+    shown = ("weights", "layer_mass", "circuits", "separability", "tsne", "logit_lens")  # a figure of every kind
+    records = {name: analysis["records"][name] for name in shown}
+    return write_analysis(out, {**analysis, "records": records}).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,16 @@ def test_the_page_never_scrolls_sideways_and_shows_every_figure(page, width):
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
+def test_at_small_width_a_route_is_read_without_scrolling_sideways(page):
+    page.set_viewport_size({"width": WIDTHS[1], "height": 900})
+    button = page.locator(f"{ROUTES} button.open").first
+    button.click()
+    assert button.get_attribute("aria-expanded") == "true"
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[1]
+    frame = page.locator("#browser .scroll")
+    assert frame.evaluate("frame => frame.scrollWidth - frame.clientWidth") == 0
+
+
 def test_a_token_is_searched(page):
     everything = total(page)
     assert everything == 2 * 4 * sum(range(2, 9)) and shown(page).count() == 25
@@ -77,6 +90,15 @@ def test_a_token_is_searched(page):
     assert total(page) == 0 and "clear a filter" in page.locator("#routes-found").inner_text()
     page.get_by_role("button", name="Clear").click()
     assert total(page) == everything
+
+
+def test_a_whole_token_is_searched(page):
+    page.get_by_label("Token", exact=False).first.fill("i")
+    parts = total(page)
+    page.locator("[name=whole]").check()
+    assert 0 == total(page) < parts
+    page.get_by_label("Token", exact=False).first.fill("IS")  # in any case, and with a space before it
+    assert set(page.locator("#browser mark").all_inner_texts()) == {"␣is"}
 
 
 def test_routes_are_sorted_and_filtered(page):
@@ -118,12 +140,14 @@ def test_pages_turn(page):
 def test_a_view_can_be_linked(page):
     page.get_by_label("Token", exact=False).first.fill(" is")
     page.locator("[name=layer]").select_option("5")
+    page.locator("th[data-key=percentile] button").click()
     fragment = parse_qs(page.evaluate("location.hash.slice(1)"))
-    assert fragment == {"search": [" is"], "layer": ["5"]}
+    assert fragment == {"search": [" is"], "layer": ["5"], "sort": ["percentile"]}
     before = (total(page), shown(page).all_inner_texts())
     page.reload()
     assert (total(page), shown(page).all_inner_texts()) == before
     assert page.locator("[name=layer]").input_value() == "5"
+    assert page.locator("th[data-key=percentile]").get_attribute("aria-sort") == "descending"
 
 
 def test_without_scripts_the_most_used_routes_are_there(chromium, address):

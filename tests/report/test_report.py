@@ -131,7 +131,7 @@ def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
 
 
 def test_curves_know_evaluations_in_the_line_of_their_step(tmp_path):
-    lines = [{"step": step, "tokens": 8 * step, "loss": 3.0} for step in (1, 2)]
+    lines = [{"step": step, "tokens": 8 * step, "seconds": 0.5 * step, "loss": 3.0} for step in (1, 2)]
     lines[1]["eval_loss"] = 2.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     entry = {"label": "m", "checkpoint": str(tmp_path), "flops_per_token_forward": 1}

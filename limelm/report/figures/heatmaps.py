@@ -1,6 +1,8 @@
 """Heatmaps: all retrieval weights (Figures 13 and 14), what layers take from each other, and their alignment."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,15 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, new_panels, numbers, shown
+from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, label_edges, new_panels, numbers, shown
 
 COLORS = "viridis"
 UNREAD = "#d5d5d5"
 CELL = 0.034  # inches below which a cell of a deep model is not seen
-NARROWEST, ROOMY, WIDEST = 1.35, 2.8, 5.2  # inches of a panel: at least, where there is room, at most
-TICKS = 0.4  # inches of a panel beside and below its image
-MARGIN = (0.5, 1.1)  # inches for the axes' names and the colour bar
-ROOT_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+ROOMY, WIDEST = 3.4, 5.2  # inches of a panel: where there is room, and where cells need it
+IN_ONE_ROW = 4
+ROOT = 1 / 3  # deep models' weights are small
+ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
 def weights(records: Records) -> Figure:
@@ -30,16 +32,16 @@ def weights(records: Records) -> Figure:
     for row in records:
         of_head[row["head"]].append(row)
     panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in of_head.items()]
-    figure, images = _triangles(panels, PowerNorm(0.5, 0, 1))
-    _root_bar(figure, images, "retrieval weight (root scale)")
+    figure, images = _triangles(panels, PowerNorm(ROOT, 0, 1))
+    _root_bar(figure, images, "retrieval weight (cube-root scale)")
     return figure
 
 
 def layer_mass(records: Records) -> Figure:
     """The share that each layer takes from each representation, mean over heads, a panel per model."""
     panels = [(shown(model, 24), _Triangle(rows, "share")) for model, rows in by_model(records)]
-    figure, images = _triangles(panels, PowerNorm(0.5, 0, 1))
-    _root_bar(figure, images, "share, mean over heads (root scale)")
+    figure, images = _triangles(panels, PowerNorm(ROOT, 0, 1))
+    _root_bar(figure, images, "share, mean over heads (cube-root scale)")
     return figure
 
 
@@ -47,8 +49,8 @@ def absolute_mass(records: Records) -> Figure:
     """The sum of |R| that each layer takes from each representation, mean over heads; a panel per kv model."""
     panels = [(shown(model, 24), _Triangle(rows, "absolute")) for model, rows in by_model(records)]
     largest = max(float(np.nanmax(numbers(records, "absolute"))), np.finfo(float).tiny)
-    figure, images = _triangles(panels, PowerNorm(0.5, 0, largest))
-    _bar(figure, images, "sum of |R| over source heads (root scale)")
+    figure, images = _triangles(panels, PowerNorm(ROOT, 0, largest))
+    _bar(figure, images, "sum of |R| (cube-root scale)")
     return figure
 
 
@@ -63,21 +65,16 @@ def same_head_share(records: Records) -> Figure:
 def cka(records: Records) -> Figure:
     """Alignment of all representations of a model with each other, a panel per model."""
     models = list(by_model(records))
-    most = max(row["layer"] for row in records) + 1
-    side, columns = _panel_size(most, len(models))
     titles = [shown(model, 24) for model, _ in models]
-    with new_panels(len(models), (side, _height(side, 1, titles)), columns, MARGIN) as (figure, panels):
+    with _heatmaps(titles, max(row["layer"] for row in records) + 1) as (figure, panels):
         images = []
-        for axes, title, (_, rows) in zip(panels, titles, models, strict=True):
+        for axes, (_, rows) in zip(panels, models, strict=True):
             size = max(row["layer"] for row in rows) + 1
             matrix = np.full((size, size), np.nan)
             for row, value in zip(rows, numbers(rows, "cka"), strict=True):
                 matrix[row["layer"], row["other"]] = value
             images.append(axes.imshow(matrix, cmap=COLORS, norm=Normalize(0, 1), interpolation="none"))
-            axes.set_title(title)
-            _depth_axes(axes)
-        figure.supxlabel("representation (0: token embedding)", fontsize=10)
-        figure.supylabel("representation", fontsize=10)
+        label_edges(panels, "representation", "representation")
         _bar(figure, images, "CKA")
     return figure
 
@@ -100,44 +97,35 @@ class _Triangle:
         place: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "none"}
         if self.unread.any():
             axes.imshow(np.where(self.unread, 0, np.nan), cmap=ListedColormap([UNREAD]), **place)
-        image = axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
-        _depth_axes(axes)
-        return image
+        return axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
 
 
 def _triangles(panels: list[tuple[str, _Triangle]], norm: Normalize) -> tuple[Figure, list[AxesImage]]:
     """A panel for each, rows being layers and columns sources."""
-    side, columns = _panel_size(max(triangle.last for _, triangle in panels) + 1, len(panels))
-    shape = max(triangle.values.shape[0] / triangle.values.shape[1] for _, triangle in panels)
-    size = (side, _height(side, shape, [title for title, _ in panels]))
-    with new_panels(len(panels), size, columns, MARGIN) as (figure, grid):
-        images = []
-        for axes, (title, triangle) in zip(grid, panels, strict=True):
-            axes.set_title(title)
-            images.append(triangle.draw(axes, norm))
-        figure.supxlabel("representation m (0: token embedding)", fontsize=10)
-        figure.supylabel("layer r", fontsize=10)
-        if any(triangle.unread.any() for _, triangle in panels):
-            figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower right")
+    triangles = [triangle for _, triangle in panels]
+    with _heatmaps([title for title, _ in panels], max(triangle.last for triangle in triangles) + 1) as (figure, grid):
+        images = [triangle.draw(axes, norm) for axes, triangle in zip(grid, triangles, strict=True)]
+        label_edges(grid, "representation m", "layer r")
+        if any(triangle.unread.any() for triangle in triangles):
+            figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower center")
     return figure, images
 
 
-def _panel_size(cells: int, panels: int) -> tuple[float, int]:
-    """Side of a square panel in inches, and how many stand in a row."""
-    side = min(max(CELL * cells, NARROWEST), WIDEST)
-    columns = min(panels, int((PAGE_WIDTH - 0.5) / side))
-    return max(side, min(ROOMY, (PAGE_WIDTH - 0.5) / columns)), columns
-
-
-def _height(side: float, shape: float, titles: Iterable[str]) -> float:
-    """Inches that a panel of this width needs: its image, `shape` times as high as wide, its ticks and its title."""
-    return shape * (side - TICKS) + TICKS + 0.18 * max(title.count("\n") + 1 for title in titles)
-
-
-def _depth_axes(axes: Axes) -> None:
-    axes.grid(False)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+@contextmanager
+def _heatmaps(titles: list[str], cells: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with a square panel for each title, large enough for so many cells along a side."""
+    width = PAGE_WIDTH - 0.5
+    columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
+    columns = max(1, min(columns, int(width / min(CELL * cells, WIDEST))))
+    side = min(max(CELL * cells, ROOMY), width / columns)
+    height = side + 0.18 * max(title.count("\n") for title in titles)
+    with new_panels(len(titles), (side, height), columns, margin=(0.5, 1)) as (figure, panels):
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title)
+            axes.grid(False)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(max(3, int(1.8 * side)), integer=True, min_n_ticks=1))
+        yield figure, panels
 
 
 def _root_bar(figure: Figure, images: list[AxesImage], label: str) -> None:
@@ -148,6 +136,6 @@ def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
     """One colour bar above all panels."""
     axes = [image.axes for image in images]
     width = min(1, 5 / figure.get_figwidth())  # five inches
-    bar = figure.colorbar(images[0], ax=axes, label=label, location="top", shrink=width, aspect=40, pad=0.01)
+    bar = figure.colorbar(images[0], ax=axes, label=label, location="top", shrink=width, aspect=40, pad=0.02)
     bar.outline.set_visible(False)
     return bar

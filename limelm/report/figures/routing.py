@@ -10,6 +10,7 @@ from limelm.report.figures.style import (
     Records,
     by_model,
     depth_axis,
+    label_edges,
     legend_beside,
     new_figure,
     new_panels,
@@ -52,7 +53,7 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
             axes.plot(layers, [1 / (layer + 1) for layer in layers], "--", color=REFERENCE, linewidth=1)
             axes.set_title(shown(model))
             depth_axis(axes, "layer r")
-        figure.supylabel("weight on own input", fontsize=10)
+        label_edges(panels, "layer r", "weight on own input")
         panels[0].set_ylim(bottom=0)
     return figure
 

@@ -61,7 +61,7 @@ class Palette:
         return {
             "color": self[model],
             "marker": self.marker(model),
-            "markersize": 5,
+            "markersize": 6,
             "markeredgecolor": "white",
             "markeredgewidth": 0.5,
             "markevery": math.ceil(points / MARKS_PER_LINE),
@@ -80,14 +80,14 @@ def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Ite
 def new_panels(
     count: int, panel: tuple[float, float], columns: int, margin: tuple[float, float] = (0.6, 0.3), **options: Any
 ) -> Iterator[tuple[Figure, list[Any]]]:
-    """A figure with so many panels, in rows of at most `columns`.
+    """A figure with so many panels, in even rows of at most `columns`.
 
     Args:
         panel: width and height of each in inches; narrower where the page would overflow.
         margin: what is added to the width and to the height.
     """
-    columns = min(count, columns)
     rows = math.ceil(count / columns)
+    columns = math.ceil(count / rows)  # rows of about the same length
     size = (min(PAGE_WIDTH, margin[0] + columns * panel[0]), margin[1] + rows * panel[1])
     with new_figure(rows, columns, figsize=size, squeeze=False, **options) as (figure, grid):
         panels = list(grid.flat)
@@ -109,7 +109,7 @@ def numbers(rows: Records, key: str) -> np.ndarray:
     return np.array([math.nan if row[key] is None else row[key] for row in rows], dtype=float)
 
 
-def shown(label: str, width: int = 26) -> str:
+def shown(label: str, width: int = 30) -> str:
     """A name as matplotlib shows it unchanged, in lines of at most so many characters."""
     literal = label.replace("$", r"\$")  # no mathematics
     if literal.startswith("_"):  # legends leave such names out
@@ -121,6 +121,16 @@ def depth_axis(axes: Any, label: str) -> None:
     """Layers or representations along x."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def label_edges(panels: list[Any], x: str, y: str) -> None:
+    """Name the axes at the left and the lower edge of a grid of panels."""
+    columns = sum(axes.get_subplotspec().is_first_row() for axes in panels)
+    for place, axes in enumerate(panels):
+        if place % columns == 0:
+            axes.set_ylabel(y)
+        if place + columns >= len(panels):
+            axes.set_xlabel(x)
 
 
 def legend_beside(axes: Any, **options: Any) -> None:

@@ -5,7 +5,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from limelm.report.figures.style import Palette, Records, by_model, new_figure, new_panels, shown
+from limelm.report.figures.style import Palette, Records, by_model, label_edges, new_figure, new_panels, shown
 
 
 def loss_against_flops(curves: Records, palette: Palette) -> Figure:
@@ -48,9 +48,8 @@ def router_entropy(records: Records) -> Figure:
                 entropies = [row["normalised_entropy"] for row in line]
                 axes.plot([row["step"] for row in line], entropies, ".-", color=layers.to_rgba(layer), linewidth=1.2)
             axes.set_title(shown(model))
-            axes.set_xlabel("training step")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        figure.supylabel("entropy, part of its maximum", fontsize=10)
+        label_edges(panels, "training step", "entropy, part of its maximum")
         bar = figure.colorbar(layers, ax=panels, label="layer r", fraction=0.04, pad=0.02)
         bar.locator = MaxNLocator(6, integer=True)
         bar.update_ticks()

@@ -124,8 +124,8 @@
     if (fields.search.value && !route.tokens.some(([token]) => hit(token))) {
       tokens.push(element("span", { class: "hint" }, "found in its examples"));
     }
-    const cells = COLUMNS.map((column) => element("td", {}, String(column.show(route))));
-    if (route.own) cells.find((_, i) => COLUMNS[i].key === "source").append(element("span", { class: "hint" }, " own"));
+    const cells = COLUMNS.map((column) => element("td", { class: column.key }, String(column.show(route))));
+    if (route.own) cells.find((cell) => cell.className === "source").append(element("span", { class: "hint" }, " own"));
     return [element("tr", {}, element("td", {}, button), ...cells, element("td", { class: "text" }, ...tokens)), details];
   }
 
@@ -222,7 +222,7 @@
       view.sort = column.key;
       update();
     });
-    return element("th", { scope: "col", "data-key": column.key }, button);
+    return element("th", { scope: "col", class: column.key, "data-key": column.key }, button);
   }
 
   function update() {

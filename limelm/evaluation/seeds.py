@@ -1,0 +1,157 @@
+"""Trainings with several seeds: which models differ, at equal tokens, equal FLOPs and equal wall-clock time.
+
+Of one seed all models see the same data in the same order and share initial values, so differences are taken seed by
+seed (paired) before they are averaged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from limelm.evaluation.statistics import Interval, paired_bootstrap, t_interval
+
+Records = list[dict[str, Any]]
+
+AXES = ("tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training's held-out losses, in nats per token, and what had been spent at each: all `[points]`, in order."""
+
+    tokens: np.ndarray
+    flops: np.ndarray
+    seconds: np.ndarray
+    loss: np.ndarray
+
+
+def loss_at(curve: Curve, axis: str, budget: float) -> float:
+    """The held-out loss when so much had been spent, linear between measurements; NaN outside of them."""
+    spent = getattr(curve, axis)
+    return float(np.interp(budget, spent, curve.loss, left=np.nan, right=np.nan))
+
+
+def first_reached(curve: Curve, axis: str, loss: float) -> float:
+    """What had been spent when the held-out loss first was as low as `loss`, linear between measurements; NaN if never.
+
+    A curve that begins below has reached it at its first measurement, or earlier.
+    """
+    spent = getattr(curve, axis)
+    below = np.flatnonzero(curve.loss <= loss)
+    if not len(below):
+        return float("nan")
+    place = int(below[0])
+    if place == 0:
+        return float(spent[0])
+    higher, lower = curve.loss[place - 1], curve.loss[place]
+    return float(spent[place - 1] + (higher - loss) / (higher - lower) * (spent[place] - spent[place - 1]))
+
+
+def losses_at_equal_budgets(curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Records:
+    """Every model's held-out loss, per seed, at the largest budget that all models of the seed have spent.
+
+    Args:
+        curves: by model and seed; every model has the same seeds.
+        baseline: the model that the others are compared with.
+
+    Returns:
+        Records of `model`, `axis`, `seed`, `budget`, `loss`, and its `difference` from the baseline's.
+    """
+    records: Records = []
+    for axis in AXES:
+        for seed in curves[baseline]:
+            budget = min(float(getattr(by_seed[seed], axis)[-1]) for by_seed in curves.values())
+            reference = loss_at(curves[baseline][seed], axis, budget)
+            for model, by_seed in curves.items():
+                loss = loss_at(by_seed[seed], axis, budget)
+                row = {"model": model, "axis": axis, "seed": seed, "budget": budget, "loss": loss}
+                records.append({**row, "difference": loss - reference})
+    return records
+
+
+def summarise_losses(losses: Records, baseline: str) -> Records:
+    """Mean, scatter and paired difference of each model on each axis, from `losses_at_equal_budgets`.
+
+    Returns:
+        Records of `model`, `axis`, `seeds`, `mean` and `standard_deviation` of the loss; `difference` from the baseline
+        with Student's interval (`t_low`, `t_high`) and the bootstrap's (`bootstrap_low`, `bootstrap_high`); `lower_in`,
+        the number of seeds in which the loss was lower; and a `verdict`. The comparison is None for the baseline
+        itself, and all numbers are where a model was not measured so early.
+    """
+    records: Records = []
+    for axis in AXES:
+        for model in dict.fromkeys(row["model"] for row in losses):
+            rows = [row for row in losses if (row["model"], row["axis"]) == (model, axis)]
+            values = np.array([row["loss"] for row in rows])
+            differences = np.array([row["difference"] for row in rows])
+            record = {"model": model, "axis": axis, "seeds": len(rows), **_scatter(values), **_no_comparison()}
+            if np.isnan(differences).any():
+                record["verdict"] = "not measured so early"
+            elif model != baseline:
+                record |= _comparison(differences)
+            records.append(record)
+    return records
+
+
+def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Records:
+    """The share of the baseline's FLOPs after which each model has reached the baseline's final held-out loss.
+
+    Returns:
+        Records of `model`, `seeds`, `reached` (in how many), and over those the `share` (mean), with `t_low` and
+        `t_high` where there are two or more.
+    """
+    records: Records = []
+    for model, by_seed in curves.items():
+        if model == baseline:
+            continue
+        shares = np.array(
+            [
+                first_reached(curve, "flops", curves[baseline][seed].loss[-1]) / curves[baseline][seed].flops[-1]
+                for seed, curve in by_seed.items()
+            ]
+        )
+        reached = shares[~np.isnan(shares)]
+        interval = t_interval(reached) if len(reached) > 1 else None
+        records.append(
+            {
+                "model": model,
+                "seeds": len(shares),
+                "reached": len(reached),
+                "share": float(reached.mean()) if len(reached) else None,
+                "t_low": interval.low if interval else None,
+                "t_high": interval.high if interval else None,
+            }
+        )
+    return records
+
+
+def _scatter(values: np.ndarray) -> dict[str, float | None]:
+    if np.isnan(values).any():
+        return {"mean": None, "standard_deviation": None}
+    return {"mean": float(values.mean()), "standard_deviation": float(values.std(ddof=1))}
+
+
+def _comparison(differences: np.ndarray) -> dict[str, Any]:
+    student, bootstrap = t_interval(differences), paired_bootstrap(differences)
+    return {
+        "difference": student.mean,
+        "t_low": student.low,
+        "t_high": student.high,
+        "bootstrap_low": bootstrap.low,
+        "bootstrap_high": bootstrap.high,
+        "lower_in": int((differences < 0).sum()),
+        "verdict": _verdict(student),
+    }
+
+
+def _no_comparison() -> dict[str, Any]:
+    keys = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
+    return dict.fromkeys(keys)
+
+
+def _verdict(interval: Interval) -> str:
+    if not interval.excludes_zero:
+        return "not distinguishable"
+    return f"{'lower' if interval.mean < 0 else 'higher'} by {abs(interval.mean):.3f}"

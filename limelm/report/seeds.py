@@ -1,0 +1,166 @@
+"""The report of a comparison over several seeds: which models differ, and by how much."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limelm.evaluation.seeds import (
+    AXES,
+    Curve,
+    how_much_sooner,
+    losses_at_equal_budgets,
+    summarise_losses,
+)
+from limelm.files import write_text
+from limelm.report.figures import seeds as figures
+from limelm.report.figures.style import Palette
+from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.report.tables import loss_curves
+
+SEEDS = "seeds.json"
+AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
+
+
+def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, Records]:
+    """Write `out/report.html`, `out/figures/*` and `out/seeds.json`, the figures of the tables.
+
+    Args:
+        summaries: each seed's `summary.json`.
+
+    Returns:
+        The page's path, and the summary of losses (see `limelm.evaluation.seeds.summarise_losses`).
+    """
+    first = next(iter(summaries.values()))
+    trained = [[entry["label"] for entry in summary["models"]] for summary in summaries.values()]
+    labels = [label for label in trained[0] if all(label in others for others in trained)]
+    baseline = next((entry["label"] for entry in first["models"] if entry["model_type"] == "llama"), labels[0])
+    measured = [
+        {"seed": seed, **row}
+        for seed, summary in summaries.items()
+        for row in loss_curves(summary)
+        if row["eval_loss"] is not None and row["model"] in labels
+    ]
+    curves = {label: {seed: _curve(measured, label, seed) for seed in summaries} for label in labels}
+    losses = losses_at_equal_budgets(curves, baseline)
+    summary, sooner = summarise_losses(losses, baseline), how_much_sooner(curves, baseline)
+    results = {"baseline": baseline, "seeds": list(summaries), "losses": summary, "sooner": sooner}
+    write_text(out / SEEDS, json.dumps(results, indent=1) + "\n")
+    palette = Palette(labels)
+    at_end = {row["model"]: row for row in summary if row["axis"] == "tokens"}
+    page = write_page(
+        out,
+        _sections(measured, losses, summary, sooner, baseline, palette),
+        title=f"LIMe side by side, {len(summaries)} seeds: the {first['scale']} run",
+        lead=(
+            f"{len(labels)} models, each trained from scratch with {len(summaries)} seeds on "
+            f"{first['models'][0]['train_tokens']:,} tokens of {first['data']['source']}. Of one seed all models see "
+            "the same data in the same order and share initial values, so differences are taken seed by seed."
+        ),
+        tiles=[
+            {
+                "label": label,
+                "color": palette[label],
+                "value": f"{at_end[label]['mean']:.3f}",
+                "note": f"held-out loss · ± {at_end[label]['standard_deviation']:.3f} between seeds",
+            }
+            for label in labels
+        ],
+        cautions=_cautions(first, len(summaries)),
+        facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+    )
+    return page, summary
+
+
+def _curve(measured: Records, label: str, seed: int) -> Curve:
+    rows = [row for row in measured if (row["model"], row["seed"]) == (label, seed)]
+    keys = ("train_tokens", "train_flops", "train_seconds", "eval_loss")
+    return Curve(*(np.array([row[key] for row in rows], dtype=float) for key in keys))
+
+
+def _cautions(first: dict[str, Any], seeds: int) -> list[str]:
+    parameters = max(entry["parameters"] for entry in first["models"])
+    return [
+        f"{seeds} seeds of one recipe: intervals are over seeds, not over data sets, sizes or hyperparameters, and are "
+        "not corrected for the number of comparisons. One in twenty would exclude zero by luck.",
+        "At equal FLOPs or time the dearer models are read before their schedule has ended, while their learning rate "
+        "is still above its last value: that counts against them.",
+        "Wall-clock time is that of this machine in these runs, with all its noise; `limelm bench` measures speed.",
+        f"{parameters:,} parameters and {first['models'][0]['train_tokens']:,} tokens are far from the paper's 1.2 "
+        "billion and 41.9 billion: an early lead need not last.",
+    ]
+
+
+def _sections(
+    measured: Records, losses: Records, summary: Records, sooner: Records, baseline: str, palette: Palette
+) -> list[Section]:
+    return [
+        Section(
+            "seeds_summary",
+            "Which models differ",
+            [
+                "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
+                f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
+                "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
+                "verdict goes by Student's."
+            ],
+            summary,
+            columns=[
+                Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
+                Column("model", "model", unbroken),
+                Column("mean", "held-out loss", _loss),
+                Column("standard_deviation", "± between seeds", _loss),
+                Column("difference", "difference", _signed),
+                Column("t_low", "95 % from", _signed),
+                Column("t_high", "to", _signed),
+                Column("bootstrap_low", "bootstrap from", _signed),
+                Column("bootstrap_high", "to", _signed),
+                Column("lower_in", "lower in seeds", lambda n: "" if n is None else str(n)),
+                Column("verdict", "verdict", lambda text: unbroken(text or "")),
+            ],
+        ),
+        Section(
+            "seeds_differences",
+            "Differences, seed by seed",
+            [f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better."],
+            losses,
+            figures.differences(losses, summary, baseline, palette, [(axis, AXIS_NAMES[axis]) for axis in AXES]),
+        ),
+        Section(
+            "seeds_curves",
+            "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
+            ["The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves."],
+            measured,
+            figures.curves(measured, palette),
+        ),
+        Section(
+            "seeds_sooner",
+            f"How much sooner {baseline}'s final loss is reached",
+            [
+                f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
+                "end, linear between evaluations, mean over the seeds in which it is reached. Below 100 % is sooner."
+            ],
+            sooner,
+            columns=[
+                Column("model", "model"),
+                Column("share", "share of the FLOPs", _share),
+                Column("t_low", "95 % from", _share),
+                Column("t_high", "to", _share),
+                Column("reached", "reached in seeds"),
+                Column("seeds", "of"),
+            ],
+        ),
+    ]
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else unbroken(f"{100 * value:.1f} %")
