@@ -1,0 +1,89 @@
+"""`limelm eval`: benchmark scores with their errors, on any checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from limelm.cli.resources import check_out, find_device
+from limelm.cli.types import listed, positive_int, seed
+
+DESCRIPTION = """\
+Run tasks of the lm-evaluation-harness on checkpoints, and say what the scores are worth: standard errors, chance, what
+a constant answer scores, the paper's values, and paired differences between the models, the first being the reference.
+Writes OUT/report.html, evaluation.json, table.md, table.tex, figures, and every item below OUT/items.
+
+CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model. Started again, an interrupted
+evaluation goes on with the next task. docs/evaluation.md defines every number and says how to misread it.
+"""
+
+EPILOG = """\
+tasks:
+  paper          ARC, WinoGrande, COPA, MultiRC, RTE, HellaSwag, PIQA, 1 shot (v1, Table 1)
+  paper-v2       MultiRC, WiC, QNLI, ARC, logical deduction, key-value retrieval, induction, 3 shots (v2, Table 1)
+  NAME           any task, group or tag of the harness; key_value_retrieval and induction are made here
+
+examples:
+  limelm eval demo/models/* --tasks key_value_retrieval,induction --out scores
+  limelm eval my-llama my-lime --tasks paper --local-data benchmarks/ --out scores
+  limelm eval HuggingFaceTB/SmolLM2-135M --tasks hellaswag,piqa --shots 0 --limit 500 --out scores
+"""
+
+
+def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="score models on benchmarks, with errors and comparisons",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
+    parser.add_argument("--tasks", type=listed, required=True, metavar="NAME,...", help="suites and tasks, see below")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the results, new or of an earlier evaluation"
+    )
+    parser.add_argument(
+        "--local-data", type=Path, metavar="DIR", help="read the tasks from JSONL and TSV files, without a network"
+    )
+    parser.add_argument("--shots", type=shots, metavar="N", help="examples in each prompt (default: the suite's)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="score only the first N items of each task")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="prompts per forward (16)")
+    parser.add_argument("--seed", type=seed, help="of the examples in prompts (1234, the harness's)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    parser.set_defaults(run=run)
+
+
+def shots(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score model after model, write the report."""
+    from dataclasses import asdict
+
+    from limelm.analysis.checkpoints import model_labels
+    from limelm.cli.quiet import quieten
+    from limelm.errors import UserError
+    from limelm.evaluation.harness import Settings
+    from limelm.evaluation.items import FOLDER
+    from limelm.evaluation.run import evaluate
+    from limelm.evaluation.suites import expand
+    from limelm.report.evaluation import write_evaluation
+
+    quieten()
+    check_out(options.out, marker=FOLDER)
+    given = {"limit": options.limit, "batch_size": options.batch_size, "seed": options.seed}
+    known = {name: value for name, value in given.items() if value is not None}
+    settings = Settings(device=find_device(options.device), **known)
+    labels = model_labels(options.checkpoints)
+    wanted = expand(options.tasks, options.shots)
+    evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, settings, options.out)
+    for note in evaluation.notes:
+        print(f"{note['model']}: no {note['task']}: {note['reason']}")
+    if not evaluation.scores:
+        raise UserError("no task could be scored")
+    print(f"Report: {write_evaluation(options.out, asdict(evaluation))}")

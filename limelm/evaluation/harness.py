@@ -1,0 +1,160 @@
+"""Tasks of the harness on checkpoints: the work behind `limelm eval`, resumable task by task."""
+
+import contextlib
+import importlib.metadata
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.errors import UserError
+from limelm.evaluation.items import (
+    FOLDER,
+    Record,
+    data_fingerprint,
+    definition_fingerprint,
+    file_name,
+    fingerprint,
+    items_of,
+    read_record,
+    write_record,
+)
+from limelm.evaluation.tasks import LoadedTask
+from limelm.models.checkpoint import load_checkpoint
+
+DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those of its command line
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How tasks are run.
+
+    Attributes:
+        limit: score only the first so many items of each task.
+        batch_size: prompts per forward; padding moves the last digits, so it is part of a result's identity.
+        seed: of the examples in prompts and of the generated tasks.
+    """
+
+    limit: int | None = None
+    batch_size: int = 16
+    seed: int = DEFAULT_SEED
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def evaluate_checkpoint(
+    checkpoint: str, label: str, tasks: list[LoadedTask], settings: Settings, out: Path
+) -> tuple[Record, list[Record], list[Record]]:
+    """Run tasks on one checkpoint; what an earlier run of the same finished is taken as it is.
+
+    Args:
+        label: the model's name, and its folder's below `out/items`.
+
+    Returns:
+        Facts about the model; a record per task, with its items; a note on each task that could not be run.
+
+    Raises:
+        UserError: for an unreadable checkpoint.
+    """
+    model, tokenizer = load_checkpoint(checkpoint)
+    model = model.to(settings.device) if settings.device.type != "cpu" else model.float()
+    identity = {
+        "checkpoint": fingerprint(model, tokenizer),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": settings.device.type,
+        "limit": settings.limit,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "lm_eval": importlib.metadata.version("lm-eval"),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+    lm = language_model(model, tokenizer, settings.batch_size)
+    records, notes = [], []
+    for task in tasks:
+        own = identity | _task_identity(task, settings.limit)
+        path = out / FOLDER / file_name(label, task.name, own["shots"])
+        record = read_record(path, own)
+        if record is None:
+            try:
+                record = {"identity": own, **run_task(lm, task, settings, label)}
+            except UserError as error:
+                notes.append({"model": label, "task": task.name, "reason": str(error)})
+                continue
+            write_record(path, record)
+        records.append(record)
+    return _facts(model, tokenizer, lm, checkpoint, label), records, notes
+
+
+def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
+    """The harness's view of a model: a `limelm.evaluation.language_model.CountingLM`."""
+    from limelm.evaluation.language_model import CountingLM
+
+    return CountingLM(model, tokenizer, batch_size)
+
+
+def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model") -> Record:
+    """Run one task with the harness: `lm_eval.simple_evaluate` without its survey of the machine.
+
+    Args:
+        lm: of `language_model`.
+
+    Returns:
+        `task`, `version`, `shots`, the harness's `results`, how many `items_cut` and all `items`.
+
+    Raises:
+        UserError: where the model's context cannot hold an answer.
+    """
+    import lm_eval
+
+    task.task.set_config(key="num_fewshot", value=_shots(task))
+    task.task.set_fewshot_seed(seed=settings.seed)
+    transformers.set_seed(settings.seed)
+    with tqdm(desc=f"{label}: {task.name}", unit=" answers", leave=False, mininterval=0.5, delay=1) as bar:
+        lm.begin(bar)
+        with contextlib.redirect_stderr(io.StringIO()):  # the harness's own bars
+            # No bootstrap: the intervals are ours.
+            results = lm_eval.evaluate(lm, {"tasks": {task.name: task.task}}, limit=settings.limit, bootstrap_iters=0)
+    items = items_of(results["samples"][task.name], task.task, lm.cut)
+    return {
+        "task": task.name,
+        "version": task.task.VERSION,
+        "shots": _shots(task),
+        "examples_are_scored_items": _shots(task) > 0 and task.examples_split == task.scored_split,
+        "results": {key: value for key, value in results["results"][task.name].items() if isinstance(value, float)},
+        "items_cut": sum(item["cut"] for item in items),
+        "items": items,
+    }
+
+
+def _task_identity(task: LoadedTask, limit: int | None) -> Record:
+    return {
+        "task": task.name,
+        "version": task.task.VERSION,
+        "shots": _shots(task),
+        "definition": definition_fingerprint(task.task),
+        "data": data_fingerprint(task.task, limit),
+    }
+
+
+def _shots(task: LoadedTask) -> int:
+    """Examples in the prompt; a task that has none by its own definition keeps to that, as in the harness."""
+    own = task.task.config.num_fewshot
+    return own or 0 if own == 0 or task.wanted.shots is None else task.wanted.shots
+
+
+def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lm: Any, checkpoint: str, label: str) -> Record:
+    config = model.config
+    return {
+        "label": label,
+        "checkpoint": str(checkpoint),
+        "model_type": config.model_type,
+        "routing": getattr(config, "routing", None),
+        "parameters": model.num_parameters(),
+        "context": lm.max_length,
+        "begins_with_bos": tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id],
+    }

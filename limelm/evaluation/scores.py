@@ -1,0 +1,128 @@
+"""From items to a table: accuracies with their errors, and paired differences between models on the same items."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from limelm.evaluation.items import Record, correct
+from limelm.evaluation.statistics import (
+    Interval,
+    chance_level,
+    constant_rate,
+    normal_interval,
+    paired_bootstrap,
+    standard_error,
+    verdict,
+)
+from limelm.evaluation.suites import SuiteTask, paper_kind
+
+#: The metric that the paper's numbers most likely are, where a task has both.
+PREFERRED = "acc_norm"
+
+
+def score_rows(
+    models: list[Record], records: dict[str, list[Record]], tasks: list[SuiteTask], seed: int
+) -> list[Record]:
+    """One row for each task, metric and model; differences are to the first model that ran the task.
+
+    Args:
+        models: facts about each, in order.
+        records: what each model did, by its label.
+        tasks: what was asked for, with the paper's values.
+        seed: of the bootstrap.
+
+    Returns:
+        Rows of plain numbers; accuracies and differences are shares of 1, the paper's values too. None where there is
+        nothing: no chance level without choices, no difference for the first model.
+    """
+    printed = {(task.name, task.shots): task for task in tasks}
+    rows = []
+    for key in dict.fromkeys((record["task"], record["shots"]) for own in records.values() for record in own):
+        ran = [
+            (model, record)
+            for model in models
+            for record in records[model["label"]]
+            if (record["task"], record["shots"]) == key
+        ]
+        first = ran[0][1]
+        for metric in first["items"][0]["scores"]:
+            for model, record in ran:
+                row = _row(model, record, metric)
+                row |= _paper(model, metric, first, printed.get(key))
+                row |= _difference(record, first, metric, seed) if record is not first else dict.fromkeys(_COMPARED)
+                rows.append(row)
+    return rows
+
+
+_COMPARED = ("difference", "difference_low", "difference_high", "normal_low", "normal_high", "verdict")
+
+
+def _row(model: Record, record: Record, metric: str) -> Record:
+    items = record["items"]
+    accuracies = correct(items, metric)
+    golds = [item.get("gold") for item in items]
+    has_gold = all(gold is not None for gold in golds)
+    chance = chance_level([len(item["log_likelihoods"]) for item in items]) if has_gold else None
+    constant = constant_rate(golds) if has_gold else None
+    accuracy, error = sum(accuracies) / len(accuracies), standard_error(accuracies, _groups(items))
+    return {
+        "task": record["task"],
+        "shots": record["shots"],
+        "metric": metric,
+        "model": model["label"],
+        "items": len(items),
+        "items_cut": record["items_cut"],
+        "accuracy": accuracy,
+        "standard_error": _known(error),
+        "chance": chance,
+        "constant_rate": constant,
+        "above_trivial": _above_trivial(accuracy, error, chance, constant),
+    }
+
+
+def _above_trivial(accuracy: float, error: float, chance: float | None, constant: float | None) -> str | None:
+    """Whether a score tells more than guessing and than always answering the same, by two standard errors."""
+    if chance is None or constant is None or math.isnan(error):
+        return None
+    return "yes" if accuracy - max(chance, constant) > 2 * error else "no"
+
+
+def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) -> Record:
+    """The paper's value for a model of this kind, on the metric that it most likely used."""
+    metrics = first["items"][0]["scores"]
+    used = PREFERRED if PREFERRED in metrics else "acc"
+    value = None
+    if task is not None and metric == used:
+        value = task.printed.get(paper_kind(model["model_type"], model["routing"]) or "")
+    return {"paper": None if value is None else value / 100, "paper_table": task.table if task and value else None}
+
+
+def _difference(record: Record, first: Record, metric: str, seed: int) -> Record:
+    ours, theirs = record["items"], first["items"]
+    if [item["prompt_hash"] for item in ours] != [item["prompt_hash"] for item in theirs]:
+        raise ValueError(f"{record['task']}: the models were asked different items")
+    differences = np.subtract(correct(ours, metric), correct(theirs, metric))
+    bootstrap = paired_bootstrap(differences, _groups(ours), seed=seed)
+    normal = normal_interval(differences, _groups(ours))
+    return dict(
+        zip(
+            _COMPARED,
+            [*_bounds(bootstrap), _known(normal.low), _known(normal.high), verdict(bootstrap, normal)],
+            strict=True,
+        )
+    )
+
+
+def _known(value: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else value
+
+
+def _bounds(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
+
+
+def _groups(items: list[Record]) -> list[Any] | None:
+    """What belongs together, where items do."""
+    return [item["group"] for item in items] if "group" in items[0] else None
