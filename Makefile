@@ -1,4 +1,5 @@
 # make demo          train four models on this Python's standard library and write demo/report.html
+# make seeds         train five models with five seeds each, and write seeds/report.html: which differ, and by how much
 # make test          run all tests
 # make lint          check style, format and types
 # make test-oldest   run the tests with the oldest supported transformers
@@ -13,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 DEMO := demo
+SEEDS := seeds
 CHAOS := .chaos
 # make gpu takes the Python that has the machine's CUDA build of PyTorch, and limelm from this folder.
 GPU_PYTHON ?= python3
@@ -24,10 +26,13 @@ GPU_SMALL ?= --models all --steps 600
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo test lint test-oldest chaos gpu gpu-small clean
+.PHONY: demo seeds test lint test-oldest chaos gpu gpu-small clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
+
+seeds: $(VENV)/.installed
+	$(VENV)/bin/limelm reproduce --scale tiny --out $(SEEDS) --seeds 5 --models llama,hc,static,dynamic,kv --eval-steps 20
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest
