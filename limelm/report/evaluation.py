@@ -194,10 +194,10 @@ def _optional(value: Any) -> str:
 
 
 COLUMNS = [
-    Column("task", "task", is_text=True),
+    Column("task", "task"),
     Column("shots", "shots"),
-    Column("metric", "metric", is_text=True),
-    Column("model", "model", is_text=True),
+    Column("metric", "metric"),
+    Column("model", "model", unbroken),
     Column("accuracy", "accuracy, %", _number),
     Column("standard_error", "±", _number),
     Column("chance", "chance", _number),
@@ -207,7 +207,7 @@ COLUMNS = [
     Column("difference", "difference", _points),
     Column("difference_low", "from", _points),
     Column("difference_high", "to", _points),
-    Column("verdict", "verdict", lambda text: unbroken(_optional(text)), is_text=True),
+    Column("verdict", "verdict", lambda text: unbroken(_optional(text))),
     Column("items", "items", lambda n: f"{n:,}"),
     Column("items_cut", "cut prompts", lambda n: f"{n:,}"),
 ]
