@@ -50,7 +50,8 @@ def absolute_mass(records: Records) -> Figure:
     panels = [(shown(model, 24), _Triangle(rows, "absolute")) for model, rows in by_model(records)]
     largest = max(float(np.nanmax(numbers(records, "absolute"))), np.finfo(float).tiny)
     figure, images = _triangles(panels, PowerNorm(ROOT, 0, largest))
-    _bar(figure, images, "sum of |R| (cube-root scale)")
+    ticks = [largest * place ** (1 / ROOT) for place in (0, 0.25, 0.5, 0.75, 1)]  # evenly spaced on the bar
+    _bar(figure, images, "sum of |R| (cube-root scale)").set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     return figure
 
 
