@@ -3,13 +3,15 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options
 from limelm.cli.types import at_least_two, listed
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
+
+SYNTHETIC_SEEDS = 5
 
 DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
@@ -23,10 +25,15 @@ Started again with the same OUT, it goes on where it was broken off, and adds mo
 EPILOG = """\
 models of the scales "tiny" and "small": llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
+The scale "synthetic" is reasoning from scratch: arithmetic of 3 to 6 operands, and ProsQA; each is trained with several
+seeds, and asked problems that it has not seen. --worked-steps false leaves the steps before the answer out,
+--test-file FILE tests ProsQA on published problems.
+
 examples:
   limelm reproduce --scale tiny --out demo
   limelm reproduce --scale tiny --out demo --models all          add LIMe KV and top-p to the four
   limelm reproduce --scale tiny --out seeds --seeds 5            which models differ, and by how much
+  limelm reproduce --scale synthetic-arithmetic-3 --out reasoning      one task of the scale synthetic
   limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run --steps 500
   torchrun --nproc-per-node 8 -m limelm reproduce --scale paper --data tokens --out paper --models all
 """
@@ -43,7 +50,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     parser.add_argument(
-        "--scale", required=True, help="tiny, small, deep, paper, a recipe of one's own (.toml), or one of deep's"
+        "--scale", required=True, help="tiny, small, deep, paper, synthetic, one recipe of these, or one's own (.toml)"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
@@ -57,7 +64,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--seeds",
         type=at_least_two,
         metavar="N",
-        help="train with N seeds, and say which models differ (default: the recipe's one seed)",
+        help="train with N seeds, and say which models differ (default: the recipe's one seed; for synthetic 5)",
     )
     add_training_options(parser)
     parser.set_defaults(run=run)
@@ -67,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     """Train what is missing, then measure and report."""
     from limelm.cli.quiet import quieten
     from limelm.training import load_scale
+    from limelm.training.recipe import ProblemRecipe
 
     quieten()
     recipes = load_scale(options.scale, options.fields)
@@ -75,6 +83,11 @@ def run(options: argparse.Namespace) -> None:
         recipe.select(models)
     data = options.data
     for recipe in recipes:
+        if isinstance(recipe.data, ProblemRecipe):
+            name = recipe.name if recipe.data.worked_steps else f"{recipe.name}-direct"
+            count = options.seeds or SYNTHETIC_SEEDS
+            _reproduce_problems(recipe, options.out / name, count, models, data, options.report_to)
+            continue
         out = options.out if len(recipes) == 1 else options.out / recipe.name
         if options.seeds:
             _reproduce_seeds(recipe, out, options.seeds, models, data, options.report_to)
@@ -85,17 +98,18 @@ def run(options: argparse.Namespace) -> None:
 
 def _reproduce_seeds(
     recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
-) -> None:
+) -> dict[int, dict[str, Any]]:
+    """Train and report; gives each seed's summary."""
     from limelm.report import write_seeds
     from limelm.training import reproduce_seeds, seed_folders
     from limelm.training.comparison import SUMMARY
     from limelm.training.processes import this_process
 
     reproduce_seeds(recipe, out, count, models, data, report_to)
-    if not this_process().is_main_process:
-        return
     folders = seed_folders(recipe, out, count)
     summaries = {seed: json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for seed, folder in folders.items()}
+    if not this_process().is_main_process:
+        return summaries
     page, losses = write_seeds(out, summaries)
     print(f"{'model':<26}{'at equal':<10}{'held-out loss':>15}{'difference':>12}  {'95 % interval':<20}verdict")
     for row in losses:
@@ -103,6 +117,33 @@ def _reproduce_seeds(
         if row["difference"] is not None:
             line += f"{row['difference']:>+12.3f}  {row['t_low']:+.3f} to {row['t_high']:+.3f}    "
         print(line + (row["verdict"] or ""))
+    print(f"Report: {page}")
+    return summaries
+
+
+def _reproduce_problems(
+    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
+) -> None:
+    """Train with several seeds, ask every model the test problems, and report on all tasks beside `out`."""
+    from limelm.errors import UserError
+    from limelm.evaluation.exact_match import EXACT_MATCH, score_run
+    from limelm.files import write_text
+    from limelm.report import write_exact_match
+    from limelm.training.data import DATA
+    from limelm.training.processes import this_process
+
+    if data is not None:
+        raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
+    summaries = _reproduce_seeds(recipe, out, count, models, None, report_to)
+    if not this_process().is_main_process:
+        return
+    score = score_run(out.name.removeprefix("synthetic-"), summaries, out / DATA)
+    write_text(out / EXACT_MATCH, json.dumps(score, indent=1) + "\n")
+    page, summary = write_exact_match(out.parent)
+    print(f"{'task':<24}{'model':<26}{'right':>8}{'difference':>12}  verdict")
+    for row in summary:
+        difference = "" if row["difference"] is None else f"{100 * row['difference']:+.1f}"
+        print(f"{row['task']:<24}{row['model']:<26}{row['mean']:>8.1%}{difference:>12}  {row['verdict'] or ''}")
     print(f"Report: {page}")
 
 

@@ -5,6 +5,13 @@ from limelm.data.encode import available_processes
 from limelm.data.formats import list_files
 from limelm.data.prepare import prepare
 from limelm.data.presets import PRESETS, Preset, prepare_preset
+from limelm.data.problems import (
+    ProblemDataset,
+    ProblemFolder,
+    load_problem_tokenizer,
+    prepare_problems,
+    read_problems,
+)
 from limelm.data.progress import Progress
 from limelm.data.shards import Manifest
 from limelm.data.sources import HubDataset, LocalFiles, Source, read_python_library
@@ -15,13 +22,18 @@ __all__ = [
     "LocalFiles",
     "Manifest",
     "Preset",
+    "ProblemDataset",
+    "ProblemFolder",
     "Progress",
     "Source",
     "TokenDataset",
     "available_processes",
     "list_files",
     "load_prepared_tokenizer",
+    "load_problem_tokenizer",
     "prepare",
     "prepare_preset",
+    "prepare_problems",
+    "read_problems",
     "read_python_library",
 ]

@@ -2,8 +2,19 @@
 
 from limelm.report.analysis import ANALYSIS, write_analysis
 from limelm.report.bench import write_bench
+from limelm.report.evaluation import write_evaluation
+from limelm.report.exact_match import write_exact_match
 from limelm.report.html import REPORT
 from limelm.report.page import write_report
 from limelm.report.seeds import write_seeds
 
-__all__ = ["ANALYSIS", "REPORT", "write_analysis", "write_bench", "write_report", "write_seeds"]
+__all__ = [
+    "ANALYSIS",
+    "REPORT",
+    "write_analysis",
+    "write_bench",
+    "write_evaluation",
+    "write_exact_match",
+    "write_report",
+    "write_seeds",
+]

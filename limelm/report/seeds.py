@@ -95,63 +95,81 @@ def _cautions(first: dict[str, Any], seeds: int) -> list[str]:
 def _sections(
     measured: Records, losses: Records, summary: Records, sooner: Records, baseline: str, palette: Palette
 ) -> list[Section]:
+    if not sooner:  # a single model
+        return [_summary(summary, baseline), _curves(measured, palette)]
     return [
-        Section(
-            "seeds_summary",
-            "Which models differ",
-            [
-                "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
-                f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
-                "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
-                "verdict goes by Student's."
-            ],
-            summary,
-            columns=[
-                Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
-                Column("model", "model", unbroken),
-                Column("mean", "held-out loss", _loss),
-                Column("standard_deviation", "± between seeds", _loss),
-                Column("difference", "difference", _signed),
-                Column("t_low", "95 % from", _signed),
-                Column("t_high", "to", _signed),
-                Column("bootstrap_low", "bootstrap from", _signed),
-                Column("bootstrap_high", "to", _signed),
-                Column("lower_in", "lower in seeds", lambda n: "" if n is None else str(n)),
-                Column("verdict", "verdict", lambda text: unbroken(text or "")),
-            ],
-        ),
-        Section(
-            "seeds_differences",
-            "Differences, seed by seed",
-            [f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better."],
-            losses,
-            figures.differences(losses, summary, baseline, palette, [(axis, AXIS_NAMES[axis]) for axis in AXES]),
-        ),
-        Section(
-            "seeds_curves",
-            "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
-            ["The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves."],
-            measured,
-            figures.curves(measured, palette),
-        ),
-        Section(
-            "seeds_sooner",
-            f"How much sooner {baseline}'s final loss is reached",
-            [
-                f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
-                "end, linear between evaluations, mean over the seeds in which it is reached. Below 100 % is sooner."
-            ],
-            sooner,
-            columns=[
-                Column("model", "model"),
-                Column("share", "share of the FLOPs", _share),
-                Column("t_low", "95 % from", _share),
-                Column("t_high", "to", _share),
-                Column("reached", "reached in seeds"),
-                Column("seeds", "of"),
-            ],
-        ),
+        _summary(summary, baseline),
+        _differences(losses, summary, baseline, palette),
+        _curves(measured, palette),
+        _sooner(sooner, baseline),
     ]
+
+
+def _summary(summary: Records, baseline: str) -> Section:
+    return Section(
+        "seeds_summary",
+        "Which models differ",
+        [
+            "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
+            f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
+            "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
+            "verdict goes by Student's."
+        ],
+        summary,
+        columns=[
+            Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
+            Column("model", "model", unbroken),
+            Column("mean", "held-out loss", _loss),
+            Column("standard_deviation", "± between seeds", _loss),
+            Column("difference", "difference", _signed),
+            Column("t_low", "95 % from", _signed),
+            Column("t_high", "to", _signed),
+            Column("bootstrap_low", "bootstrap from", _signed),
+            Column("bootstrap_high", "to", _signed),
+            Column("lower_in", "lower in seeds", lambda n: "" if n is None else str(n)),
+            Column("verdict", "verdict", lambda text: unbroken(text or "")),
+        ],
+    )
+
+
+def _differences(losses: Records, summary: Records, baseline: str, palette: Palette) -> Section:
+    return Section(
+        "seeds_differences",
+        "Differences, seed by seed",
+        [f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better."],
+        losses,
+        figures.differences(losses, summary, baseline, palette, [(axis, AXIS_NAMES[axis]) for axis in AXES]),
+    )
+
+
+def _curves(measured: Records, palette: Palette) -> Section:
+    return Section(
+        "seeds_curves",
+        "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
+        ["The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves."],
+        measured,
+        figures.curves(measured, palette),
+    )
+
+
+def _sooner(sooner: Records, baseline: str) -> Section:
+    return Section(
+        "seeds_sooner",
+        f"How much sooner {baseline}'s final loss is reached",
+        [
+            f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
+            "end, linear between evaluations, mean over the seeds in which it is reached. Below 100 % is sooner."
+        ],
+        sooner,
+        columns=[
+            Column("model", "model"),
+            Column("share", "share of the FLOPs", _share),
+            Column("t_low", "95 % from", _share),
+            Column("t_high", "to", _share),
+            Column("reached", "reached in seeds"),
+            Column("seeds", "of"),
+        ],
+    )
 
 
 def _loss(value: float | None) -> str:

@@ -10,16 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from limelm.data import Manifest
 from limelm.environment import environment
 from limelm.files import write_text
+from limelm.training.data import DATA, describe_data, open_data, prepare_data
 from limelm.training.identity import refuse_other_run
 from limelm.training.processes import this_process
-from limelm.training.recipe import Recipe
+from limelm.training.recipe import DataRecipe, Recipe
 from limelm.training.result import read_result
 from limelm.training.run import train_model
 from limelm.training.run_folder import RUN, read_run
-from limelm.training.text import DATA, open_data, prepare_data
 
 SUMMARY = "summary.json"
 
@@ -50,13 +49,13 @@ def reproduce(
         recipe.check_model(name)
     if data is not None:
         open_data(recipe, data)  # so that bad data is refused before any work
-    run = {"data": recipe.data.preset if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
+    run = {"data": _own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
     _check_same_run(out, run)
     if data is None:
         _write_json(out / RUN, {"run": run})  # before the data, which it has made its own
         data = prepare_data(recipe, out / DATA)
-    manifest = Manifest.load(data)
-    run["data_sha256"] = manifest.content_sha256
+    described = describe_data(recipe, data)
+    run["data_sha256"] = described["content_sha256"]
     _check_same_run(out, run)
     _write_json(out / RUN, {"run": run})
 
@@ -65,7 +64,7 @@ def reproduce(
     for name, folder in missing.items():
         train_model(recipe, name, data, folder, report_to)
     if missing or not (out / SUMMARY).exists():
-        _write_json(out / SUMMARY, _summary(recipe, out, data, manifest))
+        _write_json(out / SUMMARY, _summary(recipe, out, data, described))
     return list(missing)
 
 
@@ -91,21 +90,18 @@ def _check_same_run(out: Path, wanted: dict[str, Any]) -> None:
     refuse_other_run(out, recorded, wanted, may_differ)
 
 
-def _summary(recipe: Recipe, out: Path, data: Path, manifest: Manifest) -> dict[str, Any]:
+def _own_data(recipe: Recipe) -> str:
+    return recipe.data.preset if isinstance(recipe.data, DataRecipe) else recipe.data.task
+
+
+def _summary(recipe: Recipe, out: Path, data: Path, described: dict[str, Any]) -> dict[str, Any]:
     results = ((out / "models" / name, read_result(out / "models" / name)) for name in recipe.models)
     return {
         "scale": recipe.name,
         "data": {
             "folder": str(data.resolve()),
-            "source": manifest.source,
-            "content_sha256": manifest.content_sha256,
-            "vocab_size": manifest.vocab_size,
             "sequence_length": recipe.data.sequence_length,
-            **{
-                f"{name}_{what}": getattr(split, what)
-                for name, split in manifest.splits.items()
-                for what in ("documents", "tokens")
-            },
+            **described,
         },
         "environment": environment(),
         "models": [

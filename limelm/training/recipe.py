@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
 
 from limelm.data import PRESETS
+from limelm.data.synthetic import operands_of, task_vocab_size
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
 from limelm.models.flops import model_cost
@@ -43,6 +44,35 @@ class DataRecipe:
             above={"validation_fraction": 0},
             below={"validation_fraction": 1},
         )
+
+
+@dataclass(frozen=True)
+class ProblemRecipe:
+    """Which reasoning problems, made from a seed of their own (`limelm.data.synthetic`).
+
+    Attributes:
+        task: "arithmetic-N" with N operands, or "prosqa".
+        worked_steps: whether a model is trained to write the steps before the answer.
+        train_problems, test_problems: how many of each; no problem is on both sides.
+        test_file: published ProsQA problems to test on instead of generated ones, or "".
+        sequence_length: room for the longest problem with its steps.
+    """
+
+    task: str
+    worked_steps: bool
+    train_problems: int
+    test_problems: int
+    test_file: str
+    sequence_length: int
+
+    def __post_init__(self):
+        operands_of(self.task)
+        _require(self, "data", {"train_problems": 1, "test_problems": 1, "sequence_length": 2}, {}, {})
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the task's own words; those of a `test_file` may be other ones, and as many."""
+        return task_vocab_size(self.task)
 
 
 @dataclass(frozen=True)
@@ -113,7 +143,7 @@ class Recipe:
     compare: tuple[str, ...]
     architecture: dict[str, Any]
     models: dict[str, dict[str, Any]]
-    data: DataRecipe
+    data: DataRecipe | ProblemRecipe
     training: TrainingRecipe
     engine: EngineRecipe
 

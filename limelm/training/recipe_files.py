@@ -17,13 +17,14 @@ from limelm.models import MODEL_TYPES
 from limelm.training.recipe import (
     DataRecipe,
     EngineRecipe,
+    ProblemRecipe,
     Recipe,
     TrainingRecipe,
     config_fields,
     unknown_key,
 )
 
-SECTIONS = {"data": DataRecipe, "training": TrainingRecipe, "engine": EngineRecipe}
+SECTIONS: dict[str, type] = {"training": TrainingRecipe, "engine": EngineRecipe}
 
 
 def recipe_names() -> list[str]:
@@ -130,7 +131,7 @@ def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[s
     if model:
         model_fields = config_fields(own["model_type"]) if own.get("model_type") in MODEL_TYPES else set()
         places |= dict.fromkeys(model_fields - shape | own.keys() & shape, own)
-    for section, kind in SECTIONS.items():
+    for section, kind in _sections(content).items():
         for field in fields(kind):
             places[field.name] = places[f"{section}.{field.name}"] = content[section]
     if key not in places:
@@ -153,11 +154,17 @@ def _one_model(named: str, model: str | None, text: str) -> str:
 
 def _recipe(content: dict[str, Any], where: str) -> Recipe:
     content = dict(content)
-    for section, kind in SECTIONS.items():
+    for section, kind in _sections(content).items():
         content[section] = _build(kind, content.get(section, {}), f"{where} [{section}]")
     recipe = _build(Recipe, content, where)
     _check_names(recipe, where)
     return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
+
+
+def _sections(content: Mapping[str, Any]) -> dict[str, type]:
+    """What each table of a recipe is; [data] with a task is about problems, else about text."""
+    data = content.get("data")
+    return {"data": ProblemRecipe if isinstance(data, dict) and "task" in data else DataRecipe, **SECTIONS}
 
 
 def _check_names(recipe: Recipe, where: str) -> None:

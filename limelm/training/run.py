@@ -23,13 +23,13 @@ from transformers import (
     set_seed,
 )
 
-from limelm.data import Manifest, TokenDataset
 from limelm.environment import environment
 from limelm.errors import Stopped, UserError
 from limelm.files import lock, write_text
 from limelm.models.flops import model_cost, training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
+from limelm.training.data import DATA, Sequences, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
 from limelm.training.memory import peak_training_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
@@ -37,7 +37,6 @@ from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
 from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, read_run
-from limelm.training.text import DATA, open_data, prepare_data
 from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
@@ -83,7 +82,7 @@ def train_model(
     recorded = read_run(folder)
     data = data or prepare_data(recipe, folder / DATA)
     tokenizer, train_set, eval_set = open_data(recipe, data)
-    run = identify(recipe, name, Manifest.load(data).content_sha256)
+    run = identify(recipe, name, describe_data(recipe, data)["content_sha256"])
     if recorded is not None:
         refuse_other_run(folder, recorded, run)
     result = read_result(folder)
@@ -131,7 +130,7 @@ def _at_work(folder: Path, recipe: Recipe, run: dict[str, Any]) -> Iterator[Path
         yield checkpoints.newest_complete(folder / CHECKPOINTS)
 
 
-def _held_out(eval_set: TokenDataset) -> Tensor:
+def _held_out(eval_set: Sequences) -> Tensor:
     """A few held-out sequences `[B, T]`, over which dynamic routing weights are averaged."""
     return torch.stack([eval_set[index]["input_ids"] for index in range(min(ROUTED_SEQUENCES, len(eval_set)))])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.errors import UserError
-from limelm.training.text import DATA
+from limelm.training.data import DATA
 
 RUN, LOCK = "run.json", ".lock"
 OWN = (LOCK, DATA, f".{DATA}.partial")  # what may be there before run.json

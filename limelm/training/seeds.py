@@ -5,9 +5,9 @@ from pathlib import Path
 
 from limelm.errors import UserError
 from limelm.training.comparison import reproduce
+from limelm.training.data import DATA, prepare_data
 from limelm.training.recipe import Recipe
 from limelm.training.run_folder import RUN
-from limelm.training.text import DATA, prepare_data
 
 
 def seed_folders(recipe: Recipe, out: Path, count: int) -> dict[int, Path]:

@@ -172,12 +172,12 @@ def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
         prepared(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("limelm.training.text.prepare_preset", die)
+        patch.setattr("limelm.training.data.prepare_preset", die)
         with pytest.raises(SystemExit):
             reproduce(recipe, out)
     with pytest.raises(UserError, match=r"holds a run with recipe\.training\.seed=1, not 2"):
         reproduce(recipe.with_training(seed=2), out)
-    monkeypatch.setattr("limelm.training.text.prepare_preset", prepare_anew)
+    monkeypatch.setattr("limelm.training.data.prepare_preset", prepare_anew)
     assert reproduce(recipe, out) == ["llama", "dynamic"]
     assert sorted(path.name for path in out.iterdir()) == ["data", "models", "run.json", "summary.json"]
     with pytest.raises(UserError, match="holds a run with data='python-library', not 'a prepared folder"):

@@ -5,8 +5,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from limelm.data.synthetic.problem import Problem
 from limelm.errors import UserError
-from limelm.evaluation.synthetic.problem import Problem
 
 AnyProblem = TypeVar("AnyProblem", bound=Problem)
 

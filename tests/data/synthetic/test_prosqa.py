@@ -3,19 +3,20 @@ from dataclasses import replace
 
 import pytest
 
-from limelm.errors import UserError
-from limelm.evaluation.synthetic.prosqa import (
+from limelm.data.synthetic import word_tokenizer
+from limelm.data.synthetic.prosqa import (
     LEXICON,
     TEXT_FORMAT,
     Lexicon,
+    all_words,
     generate,
     load_problems,
     structure,
     verify,
-    vocabulary,
 )
-from limelm.evaluation.synthetic.prosqa_text import read_prompt
-from tests.evaluation.published import PROSQA, difference, needs_prosqa
+from limelm.data.synthetic.prosqa_text import read_prompt
+from limelm.errors import UserError
+from tests.data.synthetic.published import PROSQA, difference, needs_prosqa
 
 GOLDEN = ("Una is a bluzzop.", ("Una is a blondle.", "Every blondle is a frondle.", "Every frondle is a bluzzop."), 962)
 
@@ -119,13 +120,13 @@ def negative(problem):
     return problem.graph.symbols[problem.graph.neg_target]
 
 
-def test_the_vocabulary_covers_every_problem(problems):
-    words = vocabulary()
+def test_the_words_cover_every_problem(problems):
+    tokenizer = word_tokenizer(all_words())
     for problem in problems[:100]:
-        text = TEXT_FORMAT.prompt(problem) + TEXT_FORMAT.continuation(problem)
-        ids = words.encode(TEXT_FORMAT.prompt(problem)) + words.encode(TEXT_FORMAT.continuation(problem))
-        assert ids == words.encode(text)
-        assert words.decode(ids) == text
+        prompt, continuation = TEXT_FORMAT.prompt(problem), TEXT_FORMAT.continuation(problem)
+        ids = tokenizer(prompt)["input_ids"] + tokenizer(continuation)["input_ids"]
+        assert ids == tokenizer(prompt + continuation)["input_ids"]
+        assert tokenizer.decode(ids) == prompt + continuation
 
 
 @pytest.mark.parametrize(
@@ -209,10 +210,10 @@ def test_published_problems_are_verified_and_their_words_can_be_trained_on():
     assert len(published) == 300
     lexicon = Lexicon.of(published)
     assert (len(lexicon.names), len(lexicon.concepts)) == (17, 38)
-    words = vocabulary(lexicon)
+    tokenizer = word_tokenizer(all_words(lexicon))
     for problem in [*published, *generate(50, seed=0, lexicon=lexicon, exclude=published)]:
         text = TEXT_FORMAT.prompt(problem) + TEXT_FORMAT.continuation(problem)
-        assert words.decode(words.encode(text)) == text
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 @needs_prosqa

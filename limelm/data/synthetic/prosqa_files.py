@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from limelm.data.synthetic.graph_problem import Graph, GraphProblem
+from limelm.data.synthetic.prosqa_text import question, read_prompt, verify
 from limelm.errors import UserError
-from limelm.evaluation.synthetic.graph_problem import Graph, GraphProblem
-from limelm.evaluation.synthetic.prosqa_text import question, read_prompt, verify
 
 _FIELDS = {
     "question": "a text",

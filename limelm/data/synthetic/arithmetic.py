@@ -18,11 +18,10 @@ import random
 from collections.abc import Iterable
 from itertools import pairwise
 
+from limelm.data.synthetic.expressions import OPERATORS, evaluate, expand, number_positions, simplifications
+from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.sampling import draw_distinct
 from limelm.errors import UserError
-from limelm.evaluation.synthetic.expressions import OPERATORS, evaluate, expand, number_positions, simplifications
-from limelm.evaluation.synthetic.problem import Problem, TextFormat
-from limelm.evaluation.synthetic.sampling import draw_distinct
-from limelm.evaluation.synthetic.vocabulary import Vocabulary
 
 MODULUS = 11  # of the published data
 TEXT_FORMAT = TextFormat(delimiter=" = ")
@@ -55,14 +54,14 @@ def generate(
     return draw_distinct(lambda rng: _draw(rng, operands, modulus), count, seed, split, exclude)
 
 
-def vocabulary(modulus: int = MODULUS) -> Vocabulary:
-    """The numbers 0 ... modulus - 1, the four operators, brackets and "=".
+def all_words(modulus: int = MODULUS) -> list[str]:
+    """All that problems are written with: the numbers 0 ... modulus - 1, the four operators, brackets and "=".
 
     Raises:
         UserError: for a modulus that is not a prime.
     """
     _check_modulus(modulus)
-    return Vocabulary([*(str(number) for number in range(modulus)), *OPERATORS, "(", ")", "="])
+    return [*(str(number) for number in range(modulus)), *OPERATORS, "(", ")", "="]
 
 
 def verify(problem: Problem, modulus: int = MODULUS) -> None:

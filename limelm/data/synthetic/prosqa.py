@@ -17,14 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from limelm.data.synthetic.graph_problem import Graph, GraphProblem, shortest_paths, structure
+from limelm.data.synthetic.graphs import NODES, draw_shape
+from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.prosqa_files import load_problems
+from limelm.data.synthetic.prosqa_text import WORDS, answer, fact, question, verify
+from limelm.data.synthetic.sampling import draw_distinct
 from limelm.errors import UserError
-from limelm.evaluation.synthetic.graph_problem import Graph, GraphProblem, shortest_paths, structure
-from limelm.evaluation.synthetic.graphs import NODES, draw_shape
-from limelm.evaluation.synthetic.problem import Problem, TextFormat
-from limelm.evaluation.synthetic.prosqa_files import load_problems
-from limelm.evaluation.synthetic.prosqa_text import WORDS, answer, fact, question, verify
-from limelm.evaluation.synthetic.sampling import draw_distinct
-from limelm.evaluation.synthetic.vocabulary import Vocabulary
 
 __all__ = [
     "LEXICON",
@@ -32,11 +31,11 @@ __all__ = [
     "Graph",
     "GraphProblem",
     "Lexicon",
+    "all_words",
     "generate",
     "load_problems",
     "structure",
     "verify",
-    "vocabulary",
 ]
 
 TEXT_FORMAT = TextFormat(delimiter="\n")
@@ -115,9 +114,9 @@ def generate(
     return draw_distinct(lambda rng: _draw(rng, lexicon), count, seed, split, exclude)
 
 
-def vocabulary(lexicon: Lexicon = LEXICON) -> Vocabulary:
-    """The names, the concepts, and the words and signs of the sentences around them."""
-    return Vocabulary([*lexicon.names, *lexicon.concepts, *WORDS])
+def all_words(lexicon: Lexicon = LEXICON) -> list[str]:
+    """All that problems are told with: names, concepts, and the words and signs of the sentences around them."""
+    return [*lexicon.names, *lexicon.concepts, *WORDS]
 
 
 def _draw(rng: random.Random, lexicon: Lexicon) -> GraphProblem:

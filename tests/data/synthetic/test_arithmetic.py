@@ -2,11 +2,11 @@ import re
 
 import pytest
 
+from limelm.data.synthetic import Problem, arithmetic, split_of, word_tokenizer
+from limelm.data.synthetic.arithmetic import TEXT_FORMAT, generate, verify
+from limelm.data.synthetic.expressions import evaluate, simplifications
 from limelm.errors import UserError
-from limelm.evaluation.synthetic import Problem, arithmetic, split_of
-from limelm.evaluation.synthetic.arithmetic import TEXT_FORMAT, generate, verify
-from limelm.evaluation.synthetic.expressions import evaluate, simplifications
-from tests.evaluation.published import ARITHMETIC, difference, needs_arithmetic, read_chains
+from tests.data.synthetic.published import ARITHMETIC, difference, needs_arithmetic, read_chains
 
 GOLDEN = Problem(prompt="8 * 3 * ( 4 - 8 )", steps=("8 * 3 * 7", "2 * 7"), answer="3")
 
@@ -227,11 +227,11 @@ def first_step(problem):
     return choices.index((*problem.steps, problem.answer)[0]), len(choices)
 
 
-def test_the_vocabulary_covers_every_problem():
-    vocabulary = arithmetic.vocabulary()
-    assert len(vocabulary) == 2 + 11 + 4 + 2 + 1
+def test_the_words_cover_every_problem():
+    tokenizer = word_tokenizer(arithmetic.all_words())
+    assert len(tokenizer) == 2 + 11 + 4 + 2 + 1
     for problem in generate(200, 6, seed=0):
-        text = TEXT_FORMAT.prompt(problem) + TEXT_FORMAT.continuation(problem)
-        ids = vocabulary.encode(TEXT_FORMAT.prompt(problem)) + vocabulary.encode(TEXT_FORMAT.continuation(problem))
-        assert ids == vocabulary.encode(text)
-        assert vocabulary.decode([*ids, vocabulary.eos_id, ids[0]]) == text
+        prompt, continuation = TEXT_FORMAT.prompt(problem), TEXT_FORMAT.continuation(problem)
+        ids = tokenizer(prompt)["input_ids"] + tokenizer(continuation)["input_ids"]
+        assert ids == tokenizer(prompt + continuation)["input_ids"]
+        assert tokenizer.decode(ids) == prompt + continuation

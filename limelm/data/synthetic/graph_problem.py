@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from limelm.evaluation.synthetic.problem import Problem
+from limelm.data.synthetic.problem import Problem
 
 
 @dataclass(frozen=True)

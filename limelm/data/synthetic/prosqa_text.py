@@ -7,9 +7,9 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from limelm.data.synthetic.graph_problem import Graph
+from limelm.data.synthetic.problem import Problem
 from limelm.errors import UserError
-from limelm.evaluation.synthetic.graph_problem import Graph
-from limelm.evaluation.synthetic.problem import Problem
 
 WORDS = ("Every", "Is", "is", "a", "or", ".", "?", "\n")  # beside names and concepts
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import limelm
-from limelm.evaluation.synthetic.problem import Problem
+from limelm.data.synthetic.problem import Problem
 
 SYNTHETIC = Path(limelm.__file__).parents[2] / "shared" / "data" / "synthetic"
 ARITHMETIC = SYNTHETIC / "arithmetic"

@@ -1,0 +1,25 @@
+"""Reasoning tasks made from a seed, with the worked steps and an answer that is checked by a second way.
+
+`arithmetic` and `prosqa` offer the same: `generate`, `verify`, `all_words` and the `TEXT_FORMAT` of their problems.
+`draw_task` makes the training and test problems of either by its name.
+"""
+
+from limelm.data.synthetic import arithmetic, prosqa
+from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.sampling import SPLITS, split_of
+from limelm.data.synthetic.tasks import Task, draw_task, operands_of, task_vocab_size
+from limelm.data.synthetic.tokenizer import word_tokenizer
+
+__all__ = [
+    "SPLITS",
+    "Problem",
+    "Task",
+    "TextFormat",
+    "arithmetic",
+    "draw_task",
+    "operands_of",
+    "prosqa",
+    "split_of",
+    "task_vocab_size",
+    "word_tokenizer",
+]

@@ -1,0 +1,176 @@
+"""Exact match on reasoning problems: does a trained model write the right answer, greedily, and then stop?
+
+Of one seed all models see the same problems in the same order and share initial values, so models are compared seed by
+seed.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.data import ProblemFolder, read_problems
+from limelm.evaluation.statistics import t_interval, verdict
+from limelm.files import write_text
+from limelm.models.checkpoint import load_checkpoint
+
+Records = list[dict[str, Any]]
+
+EXACT_MATCH = "exact-match.json"
+BATCH_SIZE = 500
+
+
+@torch.no_grad()
+def write_continuations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], longest: int, label: str = ""
+) -> list[str | None]:
+    """What a model writes after each prompt, greedily up to EOS; None where it does not stop in time.
+
+    Prompts of one length make a batch, so nothing is padded and the result does not depend on what else is asked.
+
+    Args:
+        longest: tokens of prompt, continuation and EOS together, at most.
+        label: of the progress bar.
+    """
+    by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        by_length[len(ids)].append((number, ids))
+    written: list[str | None] = [None] * len(prompts)
+    with tqdm(desc=label, total=len(prompts), unit="problem", leave=False, mininterval=0.5) as bar:
+        for length, asked in sorted(by_length.items()):
+            for start in range(0, len(asked), BATCH_SIZE):
+                numbers, ids = zip(*asked[start : start + BATCH_SIZE], strict=True)
+                batch = torch.tensor(ids, device=model.device)
+                made = model.generate(
+                    batch,
+                    attention_mask=torch.ones_like(batch),
+                    do_sample=False,
+                    max_new_tokens=longest - length,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )[:, length:].tolist()
+                for number, continuation in zip(numbers, made, strict=True):
+                    if tokenizer.eos_token_id in continuation:
+                        ids_before = continuation[: continuation.index(tokenizer.eos_token_id)]
+                        written[number] = tokenizer.decode(ids_before)
+                bar.update(len(numbers))
+    return written
+
+
+def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = "") -> dict[str, Any]:
+    """Ask a trained model every test problem; kept in `checkpoint/exact-match.json`, and read from there again.
+
+    Args:
+        data: the folder of problems that it was trained on.
+
+    Returns:
+        `data_sha256`, `problems`, `correct`, and `items` with prompt, right answer, what was written, and whether it is
+        `correct`: the final answer is matched exactly, the steps before it may be any.
+    """
+    folder = ProblemFolder.load(data)
+    path = checkpoint / EXACT_MATCH
+    if path.exists():
+        earlier = dict(json.loads(path.read_text(encoding="utf-8")))
+        if earlier["data_sha256"] == folder.content_sha256:
+            return earlier
+    problems, written_as = read_problems(data, "test"), folder.text_format
+    model, tokenizer = load_checkpoint(str(checkpoint))
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    prompts = [written_as.prompt(problem) for problem in problems]
+    continuations = write_continuations(model, tokenizer, prompts, longest, label)
+    correct = [
+        written is not None and written_as.is_correct(problem, written)
+        for problem, written in zip(problems, continuations, strict=True)
+    ]
+    items = [
+        {"prompt": problem.prompt, "answer": problem.answer, "written": written, "correct": is_correct}
+        for problem, written, is_correct in zip(problems, continuations, correct, strict=True)
+    ]
+    score = {"data_sha256": folder.content_sha256, "problems": len(items), "correct": sum(correct)}
+    lines = ",\n".join(json.dumps(item) for item in items)
+    write_text(path, f'{json.dumps(score, indent=1)[:-2]},\n "items": [\n{lines}\n]\n}}\n')
+    return {**score, "items": items}
+
+
+def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> dict[str, Any]:
+    """Score every model of every seed of a run on reasoning problems.
+
+    Args:
+        name: of the task, for people.
+        summaries: each seed's `summary.json`.
+        data: the run's folder of problems.
+
+    Returns:
+        `task`, `worked_steps`, `problems` (how many), `chance`, `constant_rate` (of always giving the answer that is
+        most frequent), `baseline`, and `scores`: records of `model`, `seed`, `accuracy`.
+    """
+    folder = ProblemFolder.load(data)
+    answers = Counter(problem.answer for problem in read_problems(data, "test"))
+    scores: Records = []
+    for seed, summary in summaries.items():
+        for entry in summary["models"]:
+            score = score_checkpoint(
+                Path(entry["checkpoint"]), data, summary["data"]["sequence_length"], f"{entry['label']}, seed {seed}"
+            )
+            accuracy = score["correct"] / score["problems"]
+            scores.append({"task": name, "model": entry["label"], "seed": seed, "accuracy": accuracy})
+    models = next(iter(summaries.values()))["models"]
+    return {
+        "task": name,
+        "worked_steps": folder.worked_steps,
+        "train_problems": folder.train,
+        "problems": folder.test,
+        "chance": folder.chance,
+        "constant_rate": max(answers.values()) / folder.test,
+        "baseline": next((entry["label"] for entry in models if entry["model_type"] == "llama"), models[0]["label"]),
+        "scores": scores,
+    }
+
+
+def summarise_accuracies(scores: Records, baseline: str) -> Records:
+    """Each model's accuracy over seeds, and its difference from the baseline's, seed by seed.
+
+    Args:
+        scores: of one task, from `score_run`; at least two seeds, the same for every model.
+
+    Returns:
+        Records of `task`, `model`, `seeds`, `mean` with Student's 95 % interval (`low`, `high`; it may reach beyond 0
+        or 1), `standard_deviation`, and against the baseline `difference` with its interval, `better_in` (in how many
+        seeds) and a `verdict`; these are None for the baseline itself.
+    """
+    by_model: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in scores:
+        by_model[row["model"]][row["seed"]] = row["accuracy"]
+    records: Records = []
+    for model, by_seed in by_model.items():
+        values = np.array(list(by_seed.values()))
+        own = t_interval(values)
+        record = {
+            "task": scores[0]["task"],
+            "model": model,
+            "seeds": len(values),
+            "mean": own.mean,
+            "low": own.low,
+            "high": own.high,
+            "standard_deviation": float(values.std(ddof=1)),
+            **dict.fromkeys(("difference", "difference_low", "difference_high", "better_in", "verdict")),
+        }
+        if model != baseline:
+            differences = values - np.array([by_model[baseline][seed] for seed in by_seed])
+            compared = t_interval(differences)
+            record |= {
+                "difference": compared.mean,
+                "difference_low": compared.low,
+                "difference_high": compared.high,
+                "better_in": int((differences > 0).sum()),
+                "verdict": verdict(compared),
+            }
+        records.append(record)
+    return records

@@ -1,0 +1,134 @@
+"""The report of `limelm reproduce --scale synthetic`: which models reason better, over seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from limelm.environment import environment
+from limelm.errors import UserError
+from limelm.evaluation.exact_match import EXACT_MATCH, summarise_accuracies
+from limelm.report.figures.exact_match import accuracies
+from limelm.report.figures.style import Palette
+from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+
+
+def write_exact_match(out: Path) -> tuple[Path, Records]:
+    """Write `out/report.html` and `out/figures/*` on all tasks that `out/*/exact-match.json` tell of.
+
+    Returns:
+        The page's path, and the summaries of all tasks (see `limelm.evaluation.exact_match.summarise_accuracies`).
+
+    Raises:
+        UserError: for a file that is broken.
+    """
+    tasks = [_read(path) for path in sorted(out.glob(f"*/{EXACT_MATCH}"))]
+    scores = [row for task in tasks for row in task["scores"]]
+    summary = [
+        {**row, "chance": task["chance"], "constant_rate": task["constant_rate"]}
+        for task in tasks
+        for row in summarise_accuracies(task["scores"], task["baseline"])
+    ]
+    models = list(dict.fromkeys(row["model"] for row in scores))
+    palette = Palette(models)
+    page = write_page(
+        out,
+        _sections(scores, summary, {task["task"]: task["chance"] for task in tasks}, palette),
+        title="Reasoning from scratch: " + ", ".join(task["task"] for task in tasks),
+        lead=(
+            "Models trained from scratch on generated problems, and asked others of the same kind. Of one seed all "
+            "models see the same problems in the same order and share initial values."
+        ),
+        tiles=[_tile(model, summary, palette) for model in models],
+        cautions=_cautions(tasks),
+        facts=[
+            *(
+                (task["task"], f"{task['train_problems']:,} to learn from, {task['problems']:,} asked")
+                for task in tasks
+            ),
+            *environment().items(),
+        ],
+    )
+    return page, summary
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: broken ({error}); remove it, and the same command writes it again") from error
+
+
+def _tile(model: str, summary: Records, palette: Palette) -> dict[str, str]:
+    own = [row for row in summary if row["model"] == model]
+    names = ", ".join(row["task"] for row in own)
+    return {
+        "label": model,
+        "color": palette[model],
+        "value": " · ".join(share(row["mean"]) for row in own),
+        "note": f"right answers: {names}",
+    }
+
+
+def _cautions(tasks: list[dict[str, Any]]) -> list[str]:
+    seeds = min(len({row["seed"] for row in task["scores"]}) for task in tasks)
+    compared = sum(len({row["model"] for row in task["scores"]}) - 1 for task in tasks)
+    cautions = [
+        f"{seeds} seeds, one recipe: intervals are over seeds, on the same problems, and not corrected for the "
+        f"{compared} comparisons. Trainings on such tasks often succeed or fail by leaps, so few seeds say little, and "
+        "Student's interval, which expects bell-shaped scatter, is a guide only.",
+        "Test problems are of the training problems' size: the figures say nothing about longer ones.",
+        "All models train for the same number of steps; one that is behind may only be slower.",
+    ]
+    if any(task["worked_steps"] for task in tasks):
+        cautions.append(
+            "Only the final answer is matched; a wrong step before a right answer is not seen. An answer that does not "
+            "end within the longest problem's length is wrong."
+        )
+    return cautions
+
+
+def _sections(scores: Records, summary: Records, chance: dict[str, float], palette: Palette) -> list[Section]:
+    return [
+        Section(
+            "exact_match",
+            "Right answers",
+            [
+                "The share of test problems whose final answer is written exactly, by greedy decoding. Each mark is a "
+                "seed, the line their mean, the bar Student's 95 % interval; dotted is guessing among possible answers."
+            ],
+            scores,
+            accuracies(scores, summary, chance, palette),
+        ),
+        Section(
+            "exact_match_summary",
+            "Which models differ",
+            [
+                "Means over seeds with Student's 95 % interval. The difference is from the plain transformer, in "
+                "points, seed by seed."
+            ],
+            summary,
+            columns=[
+                Column("task", "task", unbroken),
+                Column("model", "model", unbroken),
+                Column("mean", "right, %", _percent),
+                Column("low", "95 % from", _percent),
+                Column("high", "to", _percent),
+                Column("standard_deviation", "± between seeds", _percent),
+                Column("difference", "difference", _points),
+                Column("difference_low", "95 % from", _points),
+                Column("difference_high", "to", _points),
+                Column("better_in", "better in seeds", lambda n: "" if n is None else str(n)),
+                Column("verdict", "verdict", lambda text: unbroken(text or "")),
+                Column("chance", "guessing", _percent),
+                Column("constant_rate", "constant answer", _percent),
+            ],
+        ),
+    ]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f}"

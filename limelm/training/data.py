@@ -1,0 +1,123 @@
+"""What a recipe trains on: its own text or problems, or a folder of prepared text."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from limelm.data import (
+    PRESETS,
+    Manifest,
+    ProblemDataset,
+    ProblemFolder,
+    TokenDataset,
+    available_processes,
+    load_prepared_tokenizer,
+    load_problem_tokenizer,
+    prepare_preset,
+    prepare_problems,
+)
+from limelm.data.shards import MANIFEST, SPLITS
+from limelm.data.synthetic import SPLITS as PROBLEM_SPLITS
+from limelm.errors import UserError
+from limelm.training.processes import this_process
+from limelm.training.recipe import DataRecipe, ProblemRecipe, Recipe
+
+DATA = "data"
+
+Sequences = TokenDataset | ProblemDataset
+
+
+def prepare_data(recipe: Recipe, folder: Path) -> Path:
+    """Prepare the recipe's own data in `folder`, or go on with what is there.
+
+    Raises:
+        UserError: where it cannot be had; or for text among several processes, which would wait for one for too long.
+    """
+    if isinstance(recipe.data, ProblemRecipe):
+        if this_process().is_main_process:
+            _prepare_problems(recipe.data, folder)
+        this_process().wait_for_everyone()
+    elif not (folder / MANIFEST).exists():
+        _prepare_text(recipe.data, folder)
+    return folder
+
+
+def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """What is in a prepared folder: `source`, `content_sha256`, `vocab_size`, and how much of it.
+
+    Raises:
+        UserError: for a folder that is not what it says.
+    """
+    if isinstance(recipe.data, ProblemRecipe):
+        made = ProblemFolder.load(folder)
+        return {
+            "source": f"{made.task}, {'with' if made.worked_steps else 'without'} the worked steps",
+            "content_sha256": made.content_sha256,
+            "vocab_size": len(load_problem_tokenizer(folder)),
+            "train_problems": made.train,
+            "test_problems": made.test,
+        }
+    manifest = Manifest.load(folder)
+    return {
+        "source": manifest.source,
+        "content_sha256": manifest.content_sha256,
+        "vocab_size": manifest.vocab_size,
+        **{
+            f"{name}_{what}": getattr(split, what)
+            for name, split in manifest.splits.items()
+            for what in ("documents", "tokens")
+        },
+    }
+
+
+def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, Sequences, Sequences]:
+    """The tokenizer, the training set and the held-out set of a prepared folder.
+
+    Raises:
+        UserError: for a folder that is not what it says, sequences that are too short for a problem, or too few of them
+            for one batch.
+    """
+    length, verify = recipe.data.sequence_length, this_process().is_main_process
+    train_set: Sequences
+    eval_set: Sequences
+    if isinstance(recipe.data, ProblemRecipe):
+        tokenizer = load_problem_tokenizer(folder)
+        train_set, eval_set = (ProblemDataset(folder, split, length) for split in PROBLEM_SPLITS)
+    else:
+        tokenizer = load_prepared_tokenizer(folder)
+        train_set, eval_set = (TokenDataset(folder, split, length, verify) for split in SPLITS)
+    if len(train_set) < recipe.training.batch_size:
+        raise UserError(
+            f"{folder}: the train split has {len(train_set)} sequences, fewer than one batch of "
+            f"{recipe.training.batch_size}"
+        )
+    return tokenizer, train_set, eval_set
+
+
+def _prepare_text(data: DataRecipe, folder: Path) -> None:
+    if this_process().num_processes > 1:
+        raise UserError(
+            f"{folder}: several processes cannot prepare the data; run `limelm data prepare --preset "
+            f"{data.preset} --out DIR` before, and give --data DIR"
+        )
+    is_small = PRESETS[data.preset].dataset is None
+    prepare_preset(
+        data.preset,
+        folder,
+        processes=1 if is_small else available_processes(),
+        vocab_size=data.vocab_size,
+        validation_fraction=data.validation_fraction,
+    )
+
+
+def _prepare_problems(data: ProblemRecipe, folder: Path) -> None:
+    """Unless they are there; problems of another recipe are refused."""
+    wanted = (data.task, data.worked_steps, data.train_problems, data.test_problems)
+    if not folder.exists():
+        prepare_problems(folder, *wanted, Path(data.test_file) if data.test_file else None)
+        return
+    made = ProblemFolder.load(folder)
+    there = (made.task, made.worked_steps, made.train, made.test)
+    if there != wanted:
+        raise UserError(f"{folder}: holds other problems ({there}, not {wanted}); name a new folder")
