@@ -1,12 +1,13 @@
 # make demo          train four models on this Python's standard library and write demo/report.html
 # make seeds         train five models with five seeds each, and write seeds/report.html: which differ, and by how much
+# make arithmetic    train four models with five seeds each to calculate, and write arithmetic/report.html
 # make test          run all tests
 # make lint          check style, format and types
 # make test-oldest   run the tests with the oldest supported transformers
 # make chaos         kill a training a hundred times and compare its end with that of one left alone: half an hour
 # make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
-#
 # make gpu-small     on such a machine: the recipe small on GPU_DATA for nine minutes; started again, it goes on
+# make gpu-synthetic on such a machine: 5 and 6 operands and ProsQA, three minutes each; started again, it goes on
 #
 # Each sets up .venv first, with the exact versions of constraints.txt; later calls need no network.
 
@@ -15,6 +16,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 DEMO := demo
 SEEDS := seeds
+ARITHMETIC := arithmetic
 CHAOS := .chaos
 # make gpu takes the Python that has the machine's CUDA build of PyTorch, and limelm from this folder.
 GPU_PYTHON ?= python3
@@ -23,16 +25,23 @@ GPU_RESULTS ?= results/gpu
 GPU_DATA ?= tokens
 GPU_RUN ?= .gpu-small
 GPU_SMALL ?= --models all --steps 600
+# make gpu-synthetic: the tasks, and changes to their recipes.
+GPU_TASKS ?= arithmetic-5 arithmetic-6 prosqa
+GPU_SYNTHETIC ?= --seeds 3
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo seeds test lint test-oldest chaos gpu gpu-small clean
+.PHONY: demo seeds arithmetic test lint test-oldest chaos gpu gpu-small gpu-synthetic clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
 
 seeds: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(SEEDS) --seeds 5 --models llama,hc,static,dynamic,kv --eval-steps 20
+
+arithmetic: $(VENV)/.installed
+	$(VENV)/bin/limelm reproduce --scale synthetic-arithmetic-3 --out $(ARITHMETIC) --models llama,static,dynamic,kv
+	$(VENV)/bin/limelm reproduce --scale synthetic-arithmetic-4 --out $(ARITHMETIC) --models llama,static,dynamic,kv
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest
@@ -83,3 +92,10 @@ gpu-small:
 	-timeout 540 $(GPU_PYTHON) -m limelm reproduce --scale small --data $(GPU_DATA) --out $(GPU_RUN) $(GPU_SMALL)
 	mkdir -p $(GPU_RESULTS)/small
 	-cp -r $(GPU_RUN)/summary.json $(GPU_RUN)/report.html $(GPU_RUN)/figures $(GPU_RESULTS)/small
+
+gpu-synthetic:
+	-for task in $(GPU_TASKS); do \
+		timeout 180 $(GPU_PYTHON) -m limelm reproduce --scale synthetic-$$task --out .gpu-synthetic $(GPU_SYNTHETIC); \
+	done
+	mkdir -p $(GPU_RESULTS)/synthetic
+	-cp -r .gpu-synthetic/report.html .gpu-synthetic/figures $(GPU_RESULTS)/synthetic

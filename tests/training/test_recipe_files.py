@@ -41,7 +41,22 @@ DEEP_PARAMETERS = {32: (46_436_864, 12_152), 64: (80_007_680, 32_760), 128: (147
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains_as_table_3_says(name):
     training = vars(load_recipe(name).training)
-    assert {key: training[key] for key in TABLE_3} == TABLE_3
+    own = {"learning_rate": 5e-3} if name.startswith("synthetic-arithmetic") else {}
+    assert {key: training[key] for key in TABLE_3} == TABLE_3 | own
+
+
+@pytest.mark.parametrize("operands", [3, 4, 5, 6])
+def test_arithmetic_has_the_size_of_the_papers_task(operands):
+    recipe = load_recipe(f"synthetic-arithmetic-{operands}")
+    shape = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32}
+    assert {key: recipe.architecture[key] for key in shape} == shape
+    assert recipe.data.task == f"arithmetic-{operands}"
+
+
+def test_synthetic_is_arithmetic_and_prosqa():
+    recipes = load_scale("synthetic")
+    assert [recipe.data.task for recipe in recipes] == [*(f"arithmetic-{n}" for n in (3, 4, 5, 6)), "prosqa"]
+    assert all(list(recipe.compare) == ["llama", "static", "dynamic", "kv", "hc"] for recipe in recipes)
 
 
 @pytest.mark.parametrize("name", ["paper-1.2b", "deep-32", "deep-64", "deep-128"])
