@@ -60,12 +60,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _tile(model: str, summary: Records, palette: Palette) -> dict[str, str]:
     own = [row for row in summary if row["model"] == model]
-    names = ", ".join(row["task"] for row in own)
     return {
         "label": model,
         "color": palette[model],
-        "value": " · ".join(share(row["mean"]) for row in own),
-        "note": f"right answers: {names}",
+        "value": share(sum(row["mean"] for row in own) / len(own)),
+        "note": "right answers" + (f", mean of {len(own)} tasks" if len(own) > 1 else ""),
     }
 
 
