@@ -12,7 +12,7 @@ from limelm.analysis.study import ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS
 from limelm.environment import environment
 from limelm.errors import UserError
-from limelm.models.checkpoint import load_checkpoint, load_config
+from limelm.models.checkpoint import context_length, load_checkpoint, load_config
 from limelm.models.retrieval import Records
 from limelm.training.result import read_result
 
@@ -54,7 +54,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
     for checkpoint, label in zip(checkpoints, labels, strict=True):
         model, tokenizer = load_checkpoint(checkpoint)
         model = model.to(device) if device.type != "cpu" else model.float()
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_DEFAULT
+        context = context_length(model.config) or LONGEST_DEFAULT
         length = length or min(LONGEST_DEFAULT, context)
         if length > context:
             raise UserError(f"{checkpoint}: its context of {context} tokens is shorter than --sequence-length {length}")

@@ -1,18 +1,19 @@
-"""`limelm eval`: benchmark scores with their errors, on any checkpoint."""
+"""`limelm eval`: benchmark scores and perplexity with their errors, on any checkpoint."""
 
 import argparse
 from pathlib import Path
 
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import listed, positive_int, seed
+from limelm.cli.types import at_least_two, listed, positive_int, seed
 
 DESCRIPTION = """\
-Run tasks of the lm-evaluation-harness on checkpoints, and say what the scores are worth: standard errors, chance, what
-a constant answer scores, the paper's values, and paired differences between the models, the first being the reference.
-Writes OUT/report.html, evaluation.json, table.md, table.tex, figures, and every item below OUT/items.
+Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
+say what the results are worth: standard errors, chance, what a constant answer scores, the paper's values, and paired
+differences between the models, the first being the reference. Writes OUT/report.html, evaluation.json, table.md,
+table.tex, figures, and every item and document below OUT/items.
 
 CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model. Started again, an interrupted
-evaluation goes on with the next task. docs/evaluation.md defines every number and says how to misread it.
+evaluation goes on with the next task or domain. docs/evaluation.md defines every number and says how to misread it.
 """
 
 EPILOG = """\
@@ -24,6 +25,7 @@ tasks:
 examples:
   limelm eval demo/models/* --tasks key_value_retrieval,induction --out scores
   limelm eval my-llama my-lime --tasks paper --local-data benchmarks/ --out scores
+  limelm eval my-llama my-lime --text wiki=wiki/ --text held-out=tokens/ --window 512 --out perplexity
   limelm eval HuggingFaceTB/SmolLM2-135M --tasks hellaswag,piqa --shots 0 --limit 500 --out scores
 """
 
@@ -39,7 +41,13 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
-    parser.add_argument("--tasks", type=listed, required=True, metavar="NAME,...", help="suites and tasks, see below")
+    parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
+    parser.add_argument(
+        "--text",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="a domain: a file or folder of text, or the held-out split of a folder of token shards; may be repeated",
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the results, new or of an earlier evaluation"
     )
@@ -47,7 +55,21 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--local-data", type=Path, metavar="DIR", help="read the tasks from JSONL and TSV files, without a network"
     )
     parser.add_argument("--shots", type=shots, metavar="N", help="examples in each prompt (default: the suite's)")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="score only the first N items of each task")
+    parser.add_argument(
+        "--window",
+        type=at_least_two,
+        metavar="N",
+        help="tokens of text read at once (default: the smallest context of the models, at most 1024)",
+    )
+    parser.add_argument(
+        "--stride", type=positive_int, metavar="N", help="tokens by which the window moves (default: half of it)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="score only the first N items of each task, documents of a domain",
+    )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="prompts per forward (16)")
     parser.add_argument("--seed", type=seed, help="of the examples in prompts (1234, the harness's)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
@@ -61,6 +83,13 @@ def shots(text: str) -> int:
     return int(text)
 
 
+#: Options, and the one that they need.
+NEEDED = {
+    "tasks": ("local_data", "shots", "batch_size", "seed"),
+    "text": ("window", "stride"),
+}
+
+
 def run(options: argparse.Namespace) -> None:
     """Score model after model, write the report."""
     from dataclasses import asdict
@@ -68,22 +97,34 @@ def run(options: argparse.Namespace) -> None:
     from limelm.analysis.checkpoints import model_labels
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
+    from limelm.evaluation.domains import TextRequest, named_paths
     from limelm.evaluation.harness import Settings
     from limelm.evaluation.items import FOLDER
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
-    from limelm.report.evaluation import write_evaluation
+    from limelm.report import write_evaluation
+    from limelm.report.perplexity import as_text
 
     quieten()
+    if not (options.tasks or options.text):
+        raise UserError("nothing to score: give --tasks, --text or both")
+    for needed, others in NEEDED.items():
+        for option in others:
+            if getattr(options, option) is not None and not getattr(options, needed):
+                raise UserError(f"--{option.replace('_', '-')}: only with --{needed}")
     check_out(options.out, marker=FOLDER)
     given = {"limit": options.limit, "batch_size": options.batch_size, "seed": options.seed}
     known = {name: value for name, value in given.items() if value is not None}
     settings = Settings(device=find_device(options.device), **known)
     labels = model_labels(options.checkpoints)
-    wanted = expand(options.tasks, options.shots)
-    evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, settings, options.out)
+    wanted = expand(options.tasks or [], options.shots)
+    text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None
+    evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, text, settings, options.out)
     for note in evaluation.notes:
         print(f"{note['model']}: no {note['task']}: {note['reason']}")
-    if not evaluation.scores:
+    if not (evaluation.scores or evaluation.perplexity):
         raise UserError("no task could be scored")
-    print(f"Report: {write_evaluation(options.out, asdict(evaluation))}")
+    page = write_evaluation(options.out, asdict(evaluation))
+    if evaluation.perplexity:
+        print(as_text(evaluation.perplexity))
+    print(f"Report: {page}")

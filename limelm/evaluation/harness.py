@@ -19,13 +19,12 @@ from limelm.evaluation.items import (
     data_fingerprint,
     definition_fingerprint,
     file_name,
-    fingerprint,
     items_of,
     read_record,
     write_record,
 )
+from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.tasks import LoadedTask
-from limelm.models.checkpoint import load_checkpoint
 
 DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those of its command line
 
@@ -46,48 +45,29 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def evaluate_checkpoint(
-    checkpoint: str, label: str, tasks: list[LoadedTask], settings: Settings, out: Path
-) -> tuple[Record, list[Record], list[Record]]:
-    """Run tasks on one checkpoint; what an earlier run of the same finished is taken as it is.
-
-    Args:
-        label: the model's name, and its folder's below `out/items`.
+def run_tasks(
+    loaded: LoadedModel, tasks: list[LoadedTask], settings: Settings, out: Path
+) -> tuple[list[Record], list[Record]]:
+    """Run tasks on one model; what an earlier run of the same finished is taken as it is.
 
     Returns:
-        Facts about the model; a record per task, with its items; a note on each task that could not be run.
-
-    Raises:
-        UserError: for an unreadable checkpoint.
+        A record per task, with its items; a note on each task that could not be run.
     """
-    model, tokenizer = load_checkpoint(checkpoint)
-    model = model.to(settings.device) if settings.device.type != "cpu" else model.float()
-    identity = {
-        "checkpoint": fingerprint(model, tokenizer),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": settings.device.type,
-        "limit": settings.limit,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
-        "lm_eval": importlib.metadata.version("lm-eval"),
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-    }
-    lm = language_model(model, tokenizer, settings.batch_size)
+    lm = language_model(loaded.model, loaded.tokenizer, settings.batch_size)
     records, notes = [], []
     for task in tasks:
-        own = identity | _task_identity(task, settings.limit)
-        path = out / FOLDER / file_name(label, task.name, own["shots"])
-        record = read_record(path, own)
+        identity = loaded.identity | _identity(task, settings)
+        path = out / FOLDER / file_name(loaded.label, f"{task.name}-{identity['shots']}-shot")
+        record = read_record(path, identity)
         if record is None:
             try:
-                record = {"identity": own, **run_task(lm, task, settings, label)}
+                record = {"identity": identity, **run_task(lm, task, settings, loaded.label)}
             except UserError as error:
-                notes.append({"model": label, "task": task.name, "reason": str(error)})
+                notes.append({"model": loaded.label, "task": task.name, "reason": str(error)})
                 continue
             write_record(path, record)
         records.append(record)
-    return _facts(model, tokenizer, lm, checkpoint, label), records, notes
+    return records, notes
 
 
 def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
@@ -131,13 +111,17 @@ def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model"
     }
 
 
-def _task_identity(task: LoadedTask, limit: int | None) -> Record:
+def _identity(task: LoadedTask, settings: Settings) -> Record:
     return {
+        "limit": settings.limit,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "lm_eval": importlib.metadata.version("lm-eval"),
         "task": task.name,
         "version": task.task.VERSION,
         "shots": _shots(task),
         "definition": definition_fingerprint(task.task),
-        "data": data_fingerprint(task.task, limit),
+        "data": data_fingerprint(task.task, settings.limit),
     }
 
 
@@ -145,16 +129,3 @@ def _shots(task: LoadedTask) -> int:
     """Examples in the prompt; a task that has none by its own definition keeps to that, as in the harness."""
     own = task.task.config.num_fewshot
     return own or 0 if own == 0 or task.wanted.shots is None else task.wanted.shots
-
-
-def _facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lm: Any, checkpoint: str, label: str) -> Record:
-    config = model.config
-    return {
-        "label": label,
-        "checkpoint": str(checkpoint),
-        "model_type": config.model_type,
-        "routing": getattr(config, "routing", None),
-        "parameters": model.num_parameters(),
-        "context": lm.max_length,
-        "begins_with_bos": tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id],
-    }

@@ -1,4 +1,4 @@
-"""What a model did on a task: an item each, in a file of its own with the identity of the run that made it."""
+"""What a model did on a task or a text, item by item: files that name the identity of the run that made them."""
 
 import hashlib
 import json
@@ -113,15 +113,19 @@ def _gold(sample: Record, task: Any, choices: list[str]) -> int | None:
     return gold if isinstance(gold, int) else None
 
 
+def _safe(name: str) -> str:
+    """A file's name; what was changed for that is told apart by a hash."""
+    safe = re.sub(r"[^\w.() -]", "_", name)
+    return safe if safe == name else f"{safe}-{digest(name)[:6]}"
+
+
 def _text(argument: Any) -> str:
     return argument if isinstance(argument, str) else json.dumps(argument, sort_keys=True, default=str)
 
 
-def file_name(label: str, task: str, shots: int) -> str:
-    """Below the items' folder."""
-    safe = re.sub(r"[^\w.() -]", "_", label)
-    folder = safe if safe == label else f"{safe}-{digest(label)[:6]}"
-    return f"{folder}/{task}-{shots}-shot.json"
+def file_name(label: str, what: str) -> str:
+    """Of what a model did on a task or a domain, below the items' folder."""
+    return f"{_safe(label)}/{_safe(what)}.json"
 
 
 def mean_metrics(task: Any) -> list[str]:

@@ -1,8 +1,8 @@
 """Perplexity and bits per byte on text, by domain, with a sliding window.
 
-Every document is read by itself, BOS before it (EOS where a tokenizer has no BOS), in windows of `length` tokens that
-begin `stride` apart. A token is scored once, in the first window that holds it, so all but the first tokens of a
-document have at least `length - stride` tokens before them. BOS and EOS are not scored: they are not text. Bits per
+Every document is read by itself, BOS before it (EOS where a tokenizer has no BOS), in windows of `window` tokens
+that begin `stride` apart. A token is scored once, in the first window that holds it, so all but the first tokens of a
+document have at least `window - stride` tokens before them. BOS and EOS are not scored: they are not text. Bits per
 byte can be compared between tokenizers, loss per token and perplexity cannot.
 """
 
@@ -24,8 +24,6 @@ from limelm.data import LocalFiles, Manifest, TokenDataset, list_files, load_pre
 from limelm.data.shards import MANIFEST
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
-
-Records = list[dict[str, Any]]
 
 BATCH_TOKENS = 4096
 
@@ -58,7 +56,9 @@ class TextScore:
 
 
 @dataclass(frozen=True)
-class _Window:
+class _Piece:
+    """What stands in one window."""
+
     document: int
     ids: list[int]
     first_scored: int  # the position in `ids` from which on tokens are scored
@@ -68,7 +68,7 @@ def score_text(
     model: PreTrainedModel,
     documents: Iterable[Document],
     start_token: int | None,
-    length: int,
+    window: int,
     stride: int,
     progress: Callable[[int], object] = lambda documents: None,
 ) -> TextScore:
@@ -76,21 +76,45 @@ def score_text(
 
     Args:
         start_token: what stands before each document; None scores from its second token on.
-        length: tokens that the model reads at once, at least 2.
-        stride: tokens by which the window moves, at most `length - 1`.
+        window: tokens that the model reads at once, at least 2.
+        stride: tokens by which the window moves, at most `window - 1`.
         progress: called with 1 for each document that is read.
 
     Raises:
-        ValueError: for a length or stride outside of these bounds.
+        ValueError: for a window or stride outside of these bounds.
     """
-    if not (length >= 2 and 1 <= stride < length):
-        raise ValueError(f"length={length} must be at least 2, and stride={stride} from 1 to length - 1")
+    if not (window >= 2 and 1 <= stride < window):
+        raise ValueError(f"window={window} must be at least 2, and stride={stride} from 1 to window - 1")
     score = TextScore()
-    for batch in _batches(_windows(documents, start_token, length, stride, score, progress)):
-        for window, nats in zip(batch, _nats(model, batch), strict=True):
-            score.nats[window.document] += nats
-            score.tokens[window.document] += len(window.ids) - window.first_scored
+    for batch in _batches(_pieces(documents, start_token, window, stride, score, progress)):
+        for piece, nats in zip(batch, _nats(model, batch), strict=True):
+            score.nats[piece.document] += nats
+            score.tokens[piece.document] += len(piece.ids) - piece.first_scored
     return score
+
+
+def are_shards(path: Path) -> bool:
+    """Whether a path is a folder of token shards; else it is taken for text."""
+    return (path / MANIFEST).exists()
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The documents of a file or folder of text.
+
+    Raises:
+        UserError: for what cannot be read.
+    """
+    yield from LocalFiles(list_files([path])).open()
+
+
+def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase, model: str = "the model") -> None:
+    """Refuse token shards that were made with another tokenizer than `model`'s.
+
+    Raises:
+        UserError: where they were, or their own tokenizer is not there.
+    """
+    if load_prepared_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"{folder}: its shards were made with another tokenizer than {model}'s; give text instead")
 
 
 def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
@@ -99,65 +123,66 @@ def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[D
     Raises:
         UserError: for what cannot be read, or shards that were made with another tokenizer.
     """
-    if (path / MANIFEST).exists():
+    if are_shards(path):
         yield from _shard_documents(path, tokenizer)
         return
-    for text in LocalFiles(list_files([path])).open():
+    for text in read_texts(path):
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         yield Document(list(ids), len(text.encode()))
 
 
-def text_records(
+def score_path(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    label: str,
-    domains: dict[str, Path],
-    length: int,
+    path: Path,
+    window: int,
     stride: int,
     limit: int | None = None,
-) -> tuple[Records, dict[str, TextScore]]:
-    """Perplexity of one model on each domain.
+    description: str | None = None,
+) -> TextScore:
+    """Score the documents of text or of shards, as `read_documents` gives them, BOS (or else EOS) before each.
 
     Args:
-        domains: names, and the text or shards that they stand for.
-        limit: read the first so many documents of each.
-
-    Returns:
-        Records of `model`, `domain`, `documents`, `tokens`, `bytes`, `loss` (nats per token), `perplexity`,
-        `bits_per_byte` with its interval `low` and `high` (None for a single document), `length` and `stride`; and the
-        scores by domain.
+        limit: read only the first so many.
+        description: of the progress bar.
 
     Raises:
-        UserError: where a domain has no text to score.
+        UserError: where there is no text to score, or the model's loss on it is no number.
     """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    records: Records = []
-    scores: dict[str, TextScore] = {}
-    for name, path in domains.items():
-        documents = islice(read_documents(path, tokenizer), limit)
-        with tqdm(desc=f"{label}: {name}", unit="document", total=limit, leave=False, mininterval=0.5) as bar:
-            score = score_text(model, documents, start, length, stride, bar.update)
-        if not sum(score.tokens):
-            raise UserError(f"{path}: no text to score")
-        bits = score.bits_per_byte
-        scores[name] = score
-        records.append(
-            {
-                "model": label,
-                "domain": name,
-                "documents": len(score.nats),
-                "tokens": sum(score.tokens),
-                "bytes": sum(score.bytes),
-                "loss": score.loss,
-                "perplexity": math.exp(score.loss),
-                "bits_per_byte": bits.mean,
-                "low": bits.low if len(score.nats) > 1 else None,
-                "high": bits.high if len(score.nats) > 1 else None,
-                "length": length,
-                "stride": stride,
-            }
-        )
-    return records, scores
+    documents = islice(read_documents(path, tokenizer), limit)
+    with tqdm(desc=description, unit=" documents", total=limit, leave=False, mininterval=0.5, delay=1) as bar:
+        score = score_text(model, documents, start, window, stride, bar.update)
+    if not sum(score.tokens):
+        raise UserError(f"{path}: no text to score")
+    if not math.isfinite(score.loss):
+        raise UserError(f"{path}: the model's loss on it is not a finite number ({score.loss})")
+    return score
+
+
+def text_record(label: str, domain: str, score: TextScore, window: int, stride: int) -> dict[str, Any]:
+    """What a model's score on a domain comes to.
+
+    Returns:
+        `model`, `domain`, `documents`, `tokens`, `bytes`, `loss` (nats per token), `perplexity`, `bits_per_byte` with
+        its interval `low` and `high` (None for a single document), `window` and `stride`.
+    """
+    bits = score.bits_per_byte
+    several = len(score.nats) > 1
+    return {
+        "model": label,
+        "domain": domain,
+        "documents": len(score.nats),
+        "tokens": sum(score.tokens),
+        "bytes": sum(score.bytes),
+        "loss": score.loss,
+        "perplexity": math.exp(score.loss),
+        "bits_per_byte": bits.mean,
+        "low": bits.low if several else None,
+        "high": bits.high if several else None,
+        "window": window,
+        "stride": stride,
+    }
 
 
 def difference(first: TextScore, second: TextScore) -> Interval:
@@ -173,8 +198,7 @@ def difference(first: TextScore, second: TextScore) -> Interval:
 
 
 def _shard_documents(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
-    if load_prepared_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise UserError(f"{folder}: its shards were made with another tokenizer than the model's; give text instead")
+    check_tokenizer(folder, tokenizer)
     manifest = Manifest.load(folder)
     ends = (manifest.bos_token_id, manifest.eos_token_id)
     ids: list[int] = []
@@ -193,15 +217,15 @@ def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Document:
     return Document(ids, len(tokenizer.decode(ids, clean_up_tokenization_spaces=False).encode()))
 
 
-def _windows(
+def _pieces(
     documents: Iterable[Document],
     start_token: int | None,
-    length: int,
+    window: int,
     stride: int,
     score: TextScore,
     progress: Callable[[int], object],
-) -> Iterator[_Window]:
-    """The windows of all documents; each document gets its place in `score` when its first window comes."""
+) -> Iterator[_Piece]:
+    """What stands in the windows of all documents; each document gets its place in `score` when its first comes."""
     for number, document in enumerate(documents):
         score.nats.append(0.0)
         score.tokens.append(0)
@@ -209,39 +233,39 @@ def _windows(
         ids = document.ids if start_token is None else [start_token, *document.ids]
         scored = 1  # tokens of `ids` that need no score any more
         for begin in range(0, max(1, len(ids)), stride):
-            window = ids[begin : begin + length]
-            if begin + len(window) > scored:
-                yield _Window(number, window, scored - begin)
-                scored = begin + len(window)
+            piece = ids[begin : begin + window]
+            if begin + len(piece) > scored:
+                yield _Piece(number, piece, scored - begin)
+                scored = begin + len(piece)
             if scored >= len(ids):
                 break
         progress(1)
 
 
-def _batches(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
-    """Windows put together, as many as stay below BATCH_TOKENS when padded to the longest."""
-    batch: list[_Window] = []
-    for window in windows:
-        longest = max(len(other.ids) for other in (*batch, window))
+def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces put together, as many as stay below BATCH_TOKENS when padded to the longest."""
+    batch: list[_Piece] = []
+    for piece in pieces:
+        longest = max(len(other.ids) for other in (*batch, piece))
         if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
             yield batch
             batch = []
-        batch.append(window)
+        batch.append(piece)
     if batch:
         yield batch
 
 
 @torch.no_grad()
-def _nats(model: PreTrainedModel, batch: list[_Window]) -> list[float]:
-    """The negative log-likelihood of each window's scored tokens."""
-    longest = max(len(window.ids) for window in batch)
+def _nats(model: PreTrainedModel, batch: list[_Piece]) -> list[float]:
+    """The negative log-likelihood of each piece's scored tokens."""
+    longest = max(len(piece.ids) for piece in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     attention_mask, targets = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, window in enumerate(batch):
-        own = torch.tensor(window.ids)
+    for row, piece in enumerate(batch):
+        own = torch.tensor(piece.ids)
         ids[row, : len(own)] = own
         attention_mask[row, : len(own)] = 1
-        targets[row, window.first_scored : len(own)] = own[window.first_scored :]
+        targets[row, piece.first_scored : len(own)] = own[piece.first_scored :]
     # Padding stands on the right, where no token looks: without any, no mask is needed.
     mask = None if attention_mask.all() else attention_mask.to(model.device)
     logits: Tensor = model(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).logits

@@ -1,4 +1,4 @@
-"""Every task on every checkpoint, and what may be concluded."""
+"""Every task and every text on every checkpoint, and what may be concluded."""
 
 import importlib.metadata
 from collections.abc import Iterable
@@ -6,75 +6,141 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from limelm.environment import environment
-from limelm.evaluation.harness import Settings, evaluate_checkpoint
+from limelm.evaluation.domains import Reading, TextRequest, check_text, perplexity_rows, score_domains
+from limelm.evaluation.generated import GENERATED
+from limelm.evaluation.harness import Settings, run_tasks
 from limelm.evaluation.items import Record
-from limelm.evaluation.scores import score_rows
+from limelm.evaluation.loading import load_for_evaluation
+from limelm.evaluation.perplexity import TextScore, are_shards
+from limelm.evaluation.scores import average_rows, score_rows
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import load_tasks
 from limelm.models.checkpoint import load_config
 
+FEW_DOCUMENTS = 20
+
 
 @dataclass
 class Evaluation:
-    """What came out: facts about the `models`, `facts` on the run, `notes`, `cautions`, and a row per score."""
+    """What came out.
+
+    Attributes:
+        models: facts about each.
+        facts: on the run.
+        notes: what could not be run, and why.
+        cautions: what the results do not show.
+        scores: a row per task, metric and model (`score_rows`).
+        averages: over tasks, a row per model (`average_rows`).
+        perplexity: a row per domain and model (`perplexity_rows`).
+    """
 
     models: list[Record] = field(default_factory=list)
     facts: Record = field(default_factory=dict)
     notes: list[Record] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     scores: list[Record] = field(default_factory=list)
+    averages: list[Record] = field(default_factory=list)
+    perplexity: list[Record] = field(default_factory=list)
 
 
 def evaluate(
-    checkpoints: list[str], labels: list[str], wanted: list[SuiteTask], data: Path | None, settings: Settings, out: Path
+    checkpoints: list[str],
+    labels: list[str],
+    wanted: list[SuiteTask],
+    data: Path | None,
+    text: TextRequest | None,
+    settings: Settings,
+    out: Path,
 ) -> Evaluation:
-    """Evaluate checkpoints one after the other; each finished task is kept below `out/items` at once.
+    """Evaluate checkpoints one after the other; each finished task and domain is kept below `out/items` at once.
 
     Args:
         checkpoints: folders, or names of the Hugging Face hub, of causal language models.
         labels: their names, and their folders' below `out/items`.
+        wanted: tasks; there may be none.
         data: a folder of the tasks' files; None for the hub.
+        text: domains to score; None for none.
 
     Raises:
         UserError: for bad input, before any model runs.
     """
     for checkpoint in checkpoints:
         load_config(checkpoint)
-    tasks = load_tasks(wanted, data, settings.seed)
+    reading = check_text(text, checkpoints, settings.limit) if text else None
+    tasks = load_tasks(wanted, data, settings.seed) if wanted else []
     evaluation = Evaluation()
     records: dict[str, list[Record]] = {}
+    texts: dict[str, dict[str, TextScore]] = {}
     for checkpoint, label in zip(checkpoints, labels, strict=True):
-        model, records[label], notes = evaluate_checkpoint(checkpoint, label, tasks, settings, out)
-        evaluation.models.append(model)
+        loaded = load_for_evaluation(checkpoint, label, settings.device)
+        evaluation.models.append(loaded.facts())
+        records[label], notes = run_tasks(loaded, tasks, settings, out) if tasks else ([], [])
         evaluation.notes += notes
+        if reading:
+            texts[label] = score_domains(loaded, reading, out)
+        del loaded  # before the next one is read
     evaluation.scores = score_rows(evaluation.models, records, wanted, settings.seed)
-    evaluation.facts = _facts(data, settings)
+    evaluation.averages = average_rows(evaluation.models, records, evaluation.scores, settings.seed)
+    evaluation.perplexity = perplexity_rows(texts, reading) if reading else []
+    evaluation.facts = _facts(wanted, data, reading, settings)
     evaluation.cautions = _cautions(evaluation, [record for own in records.values() for record in own])
     return evaluation
 
 
-def _facts(data: Path | None, settings: Settings) -> Record:
-    return {
-        "data": "the Hugging Face hub" if data is None else str(data),
-        "limit": "all items" if settings.limit is None else f"the first {settings.limit:,} items of each task",
-        "batch size": settings.batch_size,
-        "seed": settings.seed,
-        "lm-eval": importlib.metadata.version("lm-eval"),
-        **environment(),
-    }
+def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, settings: Settings) -> Record:
+    facts: Record = {}
+    limited = []
+    if wanted:
+        facts["data"] = _origin([task.name for task in wanted], data)
+        limited.append("items of each task")
+    if reading:
+        for domain in reading.domains:
+            split = " (its held-out split)" if are_shards(domain.path) else ""
+            facts[f"text: {domain.name}"] = f"{domain.path}{split}"
+        facts |= {"window": f"{reading.window:,} tokens", "stride": f"{reading.stride:,} tokens"}
+        limited.append("documents of each domain")
+    what = " and ".join(limited)
+    facts["limit"] = f"all {what}" if settings.limit is None else f"the first {settings.limit:,} {what}"
+    if wanted:
+        facts |= {
+            "batch size": settings.batch_size,
+            "seed": settings.seed,
+            "lm-eval": importlib.metadata.version("lm-eval"),
+        }
+    return facts | environment()
+
+
+def _origin(names: list[str], data: Path | None) -> str:
+    """Where the tasks' items come from."""
+    made = [name for name in names if name in GENERATED]
+    fetched = "the Hugging Face hub" if data is None else str(data)
+    if len(made) == len(names):
+        return "made here"
+    return f"{fetched}; made here: {', '.join(made)}" if made else fetched
 
 
 def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
-    """What these scores do not show."""
+    """What these results do not show."""
+    samples = ["items"] * bool(evaluation.scores) + ["documents"] * bool(evaluation.perplexity)
+    over = " or ".join(samples)
     cautions = [
-        "One checkpoint of each model on a sample of items: the errors and intervals are over items. How much a score "
-        "moves from one training seed to the next is not in them, and is often as much."
+        f"One checkpoint of each model on a sample of {over}: the errors and intervals are over {over}. How much a "
+        "result moves from one training seed to the next is not in them, and is often as much."
     ]
-    compared = sum(row["verdict"] is not None for row in evaluation.scores)
+    compared = sum(row["verdict"] is not None for row in evaluation.scores + evaluation.perplexity)
     if compared:
         cautions.append(
             f"{compared} differences were tested, each with a 95 % interval: were all models equally good, about "
-            f"{0.05 * compared:.1f} of them would still be called better or worse."
+            f"{0.05 * compared:.1f} of them would still be called a difference."
+        )
+    few = _names(
+        f"{row['domain']} ({row['documents']})"
+        for row in evaluation.perplexity
+        if row["low"] is not None and row["documents"] < FEW_DOCUMENTS
+    )
+    if few:
+        cautions.append(
+            f"{few}: so few documents that the intervals are too narrow; they are those of the normal approximation."
         )
     trivial = _names(row["task"] for row in evaluation.scores if row["above_trivial"] == "no")
     if trivial:

@@ -1,4 +1,4 @@
-"""From items to a table: accuracies with their errors, and paired differences between models on the same items."""
+"""From items to tables: accuracies with their errors, their averages, and paired differences on the same items."""
 
 import math
 from typing import Any
@@ -8,10 +8,12 @@ import numpy as np
 from limelm.evaluation.items import Record, correct
 from limelm.evaluation.statistics import (
     Interval,
+    Sample,
+    bootstrap_of_average,
     chance_level,
     constant_rate,
-    normal_interval,
-    paired_bootstrap,
+    error_of_average,
+    normal_interval_of_average,
     standard_error,
     verdict,
 )
@@ -50,9 +52,66 @@ def score_rows(
             for model, record in ran:
                 row = _row(model, record, metric)
                 row |= _paper(model, metric, first, printed.get(key))
-                row |= _difference(record, first, metric, seed) if record is not first else dict.fromkeys(_COMPARED)
+                row |= (
+                    dict.fromkeys(_COMPARED)
+                    if record is first
+                    else _comparison([_differences(record, first, metric)], seed)
+                )
                 rows.append(row)
     return rows
+
+
+def headline(rows: list[Record]) -> list[Record]:
+    """Of `score_rows`, one metric per task: `acc_norm` where there is one, else the first."""
+    chosen: dict[tuple[str, int], str] = {}
+    for row in rows:
+        key = row["task"], row["shots"]
+        if key not in chosen or row["metric"] == PREFERRED:
+            chosen[key] = row["metric"]
+    return [row for row in rows if row["metric"] == chosen[row["task"], row["shots"]]]
+
+
+def average_rows(models: list[Record], records: dict[str, list[Record]], rows: list[Record], seed: int) -> list[Record]:
+    """One row per model: the mean of `headline` over the tasks that all models ran, each task weighing the same.
+
+    Args:
+        models, records, seed: as in `score_rows`.
+        rows: what it gave.
+
+    Returns:
+        Rows of shares of 1, `paper` and `chance` where all tasks have them, the difference to the first model; none
+        where there are fewer than two such tasks.
+    """
+    tasks: dict[tuple[str, int], dict[str, Record]] = {}
+    for row in headline(rows):
+        tasks.setdefault((row["task"], row["shots"]), {})[row["model"]] = row
+    shared = {task: by_model for task, by_model in tasks.items() if len(by_model) == len(models)}
+    if len(shared) < 2:
+        return []
+    ran = {(label, record["task"], record["shots"]): record for label, own in records.items() for record in own}
+    first = models[0]["label"]
+    averages = []
+    for label in (model["label"] for model in models):
+        own = [by_model[label] for by_model in shared.values()]
+        errors = [row["standard_error"] for row in own]
+        averages.append(
+            {
+                "model": label,
+                "tasks": len(own),
+                "average": _average(own, "accuracy"),
+                "standard_error": None if None in errors else error_of_average(errors),
+                **{key: _average(own, key) for key in ("chance", "constant_rate", "paper")},
+            }
+        )
+        if label == first:
+            averages[-1] |= dict.fromkeys(_COMPARED)
+        else:
+            pairs = [
+                _differences(ran[label, *task], ran[first, *task], row["metric"])
+                for task, row in zip(shared, own, strict=True)
+            ]
+            averages[-1] |= _comparison(pairs, seed)
+    return averages
 
 
 _COMPARED = ("difference", "difference_low", "difference_high", "normal_low", "normal_high", "verdict")
@@ -98,20 +157,25 @@ def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) ->
     return {"paper": None if value is None else value / 100, "paper_table": task.table if task and value else None}
 
 
-def _difference(record: Record, first: Record, metric: str, seed: int) -> Record:
+def _differences(record: Record, first: Record, metric: str) -> Sample:
+    """Item by item, and what items belong together."""
     ours, theirs = record["items"], first["items"]
     if [item["prompt_hash"] for item in ours] != [item["prompt_hash"] for item in theirs]:
         raise ValueError(f"{record['task']}: the models were asked different items")
-    differences = np.subtract(correct(ours, metric), correct(theirs, metric))
-    bootstrap = paired_bootstrap(differences, _groups(ours), seed=seed)
-    normal = normal_interval(differences, _groups(ours))
-    return dict(
-        zip(
-            _COMPARED,
-            [*_bounds(bootstrap), _known(normal.low), _known(normal.high), verdict(bootstrap, normal)],
-            strict=True,
-        )
-    )
+    return np.subtract(correct(ours, metric), correct(theirs, metric)), _groups(ours)
+
+
+def _comparison(differences: list[Sample], seed: int) -> Record:
+    """Of the mean over one task's items, or of the average over several tasks."""
+    bootstrap, normal = bootstrap_of_average(differences, seed=seed), normal_interval_of_average(differences)
+    values = [*_bounds(bootstrap), _known(normal.low), _known(normal.high), verdict(bootstrap, normal)]
+    return dict(zip(_COMPARED, values, strict=True))
+
+
+def _average(rows: list[Record], key: str) -> float | None:
+    """None where one has none."""
+    values = [row[key] for row in rows]
+    return None if None in values else sum(values) / len(values)
 
 
 def _known(value: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from limelm.evaluation.statistics import Interval, paired_bootstrap, t_interval
+from limelm.evaluation.statistics import loss_verdict, paired_bootstrap, t_interval
 
 Records = list[dict[str, Any]]
 
@@ -142,16 +142,10 @@ def _comparison(differences: np.ndarray) -> dict[str, Any]:
         "bootstrap_low": bootstrap.low,
         "bootstrap_high": bootstrap.high,
         "lower_in": int((differences < 0).sum()),
-        "verdict": _verdict(student),
+        "verdict": loss_verdict(student, "nats"),
     }
 
 
 def _no_comparison() -> dict[str, Any]:
     keys = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
     return dict.fromkeys(keys)
-
-
-def _verdict(interval: Interval) -> str:
-    if not interval.excludes_zero:
-        return "not distinguishable"
-    return f"{'lower' if interval.mean < 0 else 'higher'} by {abs(interval.mean):.3f}"

@@ -13,7 +13,12 @@ from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+NOT_DISTINGUISHABLE = "not distinguishable"
 _CHUNK = 2**22  # entries of the count matrix that is drawn at once
+
+
+#: A number per item, and what items belong together.
+Sample = tuple[ArrayLike, Sequence[Hashable] | None]
 
 
 @dataclass(frozen=True)
@@ -74,25 +79,42 @@ def paired_bootstrap(
     Raises:
         ValueError: for no values.
     """
-    sums, sizes = _totals(differences, groups)
-    # Drawing n of n groups is a multinomial draw of how often each comes; equal groups share one cell.
-    cells, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    return bootstrap_of_average([(differences, groups)], seed=seed, resamples=resamples, confidence=confidence)
+
+
+def bootstrap_of_average(
+    samples: Sequence[Sample], *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Interval:
+    """The average of several samples' means (tasks weigh the same), each drawn anew from its own items.
+
+    Args:
+        samples: values and groups, each as in `paired_bootstrap`, which is this for one sample.
+    """
+    totals = [_totals(*sample) for sample in samples]
     generator = np.random.default_rng(seed)
-    means = []
-    for start in range(0, resamples, step := max(1, _CHUNK // len(cells))):
-        draws = generator.multinomial(len(sums), counts / len(sums), size=min(step, resamples - start))
-        means.append((draws @ cells[:, 0]) / (draws @ cells[:, 1]))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(sums.sum() / sizes.sum()), float(low), float(high))
+    means = np.mean([_resampled_means(sums, sizes, generator, resamples) for sums, sizes in totals], axis=0)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals])), float(low), float(high))
 
 
 def normal_interval(
     values: ArrayLike, groups: Sequence[Hashable] | None = None, *, confidence: float = CONFIDENCE
 ) -> Interval:
     """The mean with the interval of the normal approximation; arguments as in `standard_error`."""
-    mean = float(np.mean(np.asarray(values, dtype=float)))
-    margin = NormalDist().inv_cdf((1 + confidence) / 2) * standard_error(values, groups)
+    return normal_interval_of_average([(values, groups)], confidence=confidence)
+
+
+def normal_interval_of_average(samples: Sequence[Sample], *, confidence: float = CONFIDENCE) -> Interval:
+    """The average of several samples' means, as in `bootstrap_of_average`, by the normal approximation."""
+    mean = float(np.mean([np.mean(np.asarray(values, dtype=float)) for values, _ in samples]))
+    error = error_of_average([standard_error(*sample) for sample in samples])
+    margin = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return Interval(mean, mean - margin, mean + margin)
+
+
+def error_of_average(errors: Sequence[float]) -> float:
+    """The standard error of the average of independent means, from theirs."""
+    return math.hypot(*errors) / len(errors)
 
 
 def ratio_interval(sums: ArrayLike, sizes: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
@@ -139,9 +161,29 @@ def verdict(*intervals: Interval) -> str:
         intervals: one or more of the same difference, made in different ways; each must exclude zero.
     """
     if not all(interval.excludes_zero for interval in intervals):
-        return "not distinguishable"
+        return NOT_DISTINGUISHABLE
     difference = intervals[0].mean
     return f"{'better' if difference > 0 else 'worse'} by {100 * abs(difference):.1f} points"
+
+
+def loss_verdict(difference: Interval, unit: str) -> str:
+    """In words, for a difference of losses in `unit`: by how much, or that the data do not tell."""
+    if not difference.excludes_zero:
+        return NOT_DISTINGUISHABLE
+    size = abs(difference.mean)
+    amount = f"{size:.3f}" if size >= 0.001 else "less than 0.001"
+    return f"{'lower' if difference.mean < 0 else 'higher'} by {amount} {unit}"
+
+
+def _resampled_means(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """The mean of each resample of groups, drawn with replacement, as many as there are: `[resamples]`."""
+    # Drawing n of n groups is a multinomial draw of how often each comes; equal groups share one cell.
+    cells, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    means = []
+    for start in range(0, resamples, step := max(1, _CHUNK // len(cells))):
+        draws = generator.multinomial(len(sums), counts / len(sums), size=min(step, resamples - start))
+        means.append((draws @ cells[:, 0]) / (draws @ cells[:, 1]))
+    return np.concatenate(means)
 
 
 def _ratio_error(sums: np.ndarray, sizes: np.ndarray) -> float:

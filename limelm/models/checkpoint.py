@@ -20,9 +20,17 @@ from limelm.models import MODEL_TYPES
 
 def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`."""
-    model = load_model(checkpoint)
+    return load_model(checkpoint), load_tokenizer(checkpoint)
+
+
+def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer; argument as in `load_model`.
+
+    Raises:
+        UserError: where there is none.
+    """
     try:
-        return model, AutoTokenizer.from_pretrained(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: no readable tokenizer ({error})") from error
 
@@ -65,6 +73,11 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise _unreadable(checkpoint, error) from error
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model reads at once; None where its configuration sets no bound."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _is_folder(checkpoint: str | Path) -> bool:

@@ -1,15 +1,20 @@
 """The report of `limelm eval`: scores with their errors, beside chance, constant answers, the paper and each other."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from limelm.evaluation.scores import PREFERRED
+from limelm.evaluation.scores import headline
 from limelm.files import write_text
-from limelm.report.figures.style import REFERENCE, Palette, by_model, legend_beside, new_figure, numbers, shown
+from limelm.report.figures.points import grouped_points
+from limelm.report.figures.style import REFERENCE, Palette, by_model
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
+from limelm.report.perplexity import latex_bits, perplexity_section
+from limelm.report.plain_tables import booktabs, latex, markdown
 
 EVALUATION = "evaluation.json"
 CONFIDENCE_Z = 1.96
@@ -19,26 +24,27 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
     """Write `out/report.html`, `out/figures/*`, `out/evaluation.json`, `out/table.md` and `out/table.tex`.
 
     Args:
-        evaluation: `models`, `facts`, `notes`, `cautions` and `scores`, as `limelm.evaluation.run.evaluate` gives them;
-            at least one score.
+        evaluation: the fields of `limelm.evaluation.run.Evaluation`; at least one of scores and perplexities.
 
     Returns:
         The page's path.
     """
-    models, scores = evaluation["models"], evaluation["scores"]
+    models = evaluation["models"]
+    scores, averages, perplexity = (evaluation[key] for key in ("scores", "averages", "perplexity"))
     palette = Palette([model["label"] for model in models])
     write_text(out / EVALUATION, json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / "table.md", markdown_table(scores))
-    write_text(out / "table.tex", latex_table(scores))
+    write_text(out / "table.md", markdown_tables(scores, averages, perplexity))
+    write_text(out / "table.tex", latex_tables(scores, averages, perplexity))
+    kinds = ["benchmarks"] * bool(scores) + ["perplexity"] * bool(perplexity)
     return write_page(
         out,
-        evaluation_sections(scores, palette),
-        title="Benchmarks: " + ", ".join(model["label"] for model in models),
-        lead=(
-            "Scores of the lm-evaluation-harness, with standard errors, beside what guessing and always giving the "
-            "same answer score. Differences are between models on the same items."
-        ),
-        tiles=[_tile(model, scores, palette) for model in models],
+        [
+            *(score_sections(scores, averages, palette) if scores else []),
+            *([perplexity_section(perplexity, palette)] if perplexity else []),
+        ],
+        title=f"{' and '.join(kinds).capitalize()}: {', '.join(model['label'] for model in models)}",
+        lead=_lead(scores, perplexity),
+        tiles=[_tile(palette, model["label"], scores, averages, perplexity) for model in models],
         cautions=evaluation["cautions"],
         missing=[f"{note['task']}: {note['model']}: {note['reason']}" for note in evaluation["notes"]],
         facts=[
@@ -48,10 +54,10 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
     )
 
 
-def evaluation_sections(scores: Records, palette: Palette) -> list[Section]:
-    """The figure, and the table of all scores."""
+def score_sections(scores: Records, averages: Records, palette: Palette) -> list[Section]:
+    """The figure, the table of all scores, and their averages."""
     first = scores[0]["model"]
-    return [
+    sections = [
         Section(
             "accuracy",
             "Accuracy by task",
@@ -76,95 +82,124 @@ def evaluation_sections(scores: Records, palette: Palette) -> list[Section]:
             columns=COLUMNS,
         ),
     ]
-
-
-def headline(scores: Records) -> Records:
-    """One metric per task: `acc_norm` where there is one, else the first."""
-    chosen: dict[tuple[str, int], str] = {}
-    for row in scores:
-        key = row["task"], row["shots"]
-        if key not in chosen or row["metric"] == PREFERRED:
-            chosen[key] = row["metric"]
-    return [row for row in scores if row["metric"] == chosen[row["task"], row["shots"]]]
+    if averages:
+        sections.append(
+            Section(
+                "average",
+                f"Average over {averages[0]['tasks']} tasks",
+                [
+                    "The mean over the tasks that all models ran, each weighing the same, of the metric that the "
+                    "figure shows. ± is its standard error, tasks taken as independent; the difference is to "
+                    f"{averages[0]['model']}, in points, with the 95 % interval of a bootstrap of the items within "
+                    "each task. Other tasks would give another average: that is in no interval. The paper's value is "
+                    "the mean over the same tasks."
+                ],
+                averages,
+                columns=AVERAGE_COLUMNS,
+            )
+        )
+    return sections
 
 
 def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
     """The models beside each other for each task, with intervals and marks for trivial answers."""
-    tasks = list(dict.fromkeys((row["task"], row["shots"]) for row in rows))
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    step = 0.7 / len(models)
-    with new_figure(figsize=(9, 1 + len(tasks) * (0.3 + 0.16 * len(models)))) as (figure, axes):
+    points = []
+    for row in rows:
+        error = math.nan if row["standard_error"] is None else CONFIDENCE_Z * row["standard_error"]
+        low, high = (100 * (row["accuracy"] + side * error) for side in (-1, 1))
+        group = f"{row['task']}, {row['shots']}-shot"
+        points.append({**row, "group": group, "value": 100 * row["accuracy"], "low": low, "high": high})
+    one_each = {point["group"]: point for point in points}
+    with grouped_points(points, palette, "accuracy, %") as (figure, axes):
         guessing = constant = None
-        for place, task in enumerate(tasks):
-            one = next(row for row in rows if (row["task"], row["shots"]) == task)
-            if one["chance"] is not None:
+        for place, point in enumerate(one_each.values()):
+            if point["chance"] is not None:
                 span = {"ymin": place - 0.4, "ymax": place + 0.4, "color": REFERENCE, "linewidth": 2, "zorder": 1}
-                guessing = axes.vlines(100 * one["chance"], **span)
-                constant = axes.vlines(100 * one["constant_rate"], linestyle=":", **span)
-        for number, (model, own) in enumerate(by_model(rows)):
-            shift = (number - (len(models) - 1) / 2) * step
-            axes.errorbar(
-                100 * numbers(own, "accuracy"),
-                [tasks.index((row["task"], row["shots"])) + shift for row in own],
-                xerr=100 * CONFIDENCE_Z * numbers(own, "standard_error"),
-                fmt=palette.marker(model),
-                color=palette[model],
-                capsize=2,
-                label=shown(model),
-            )
+                guessing = axes.vlines(100 * point["chance"], **span)
+                constant = axes.vlines(100 * point["constant_rate"], linestyle=":", **span)
         if guessing is not None and constant is not None:
             guessing.set_label("guessing")
             constant.set_label("constant answer")
-        axes.set_yticks(range(len(tasks)), [f"{task}, {shots}-shot" for task, shots in tasks])
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.set_xlabel("accuracy, %")
-        legend_beside(axes)
     return figure
 
 
-def markdown_table(scores: Records) -> str:
-    """All scores as a table in Markdown."""
-    lines = [[column.header for column in COLUMNS], ["---"] * len(COLUMNS)]
-    lines += [[_markdown(column.show(row[column.key])) for column in COLUMNS] for row in scores]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def markdown_tables(scores: Records, averages: Records, perplexity: Records) -> str:
+    """All scores with their averages, and all perplexities, in Markdown."""
+    tables = []
+    if scores:
+        as_scores = [
+            dict.fromkeys(column.key for column in COLUMNS) | row | {"task": "average", "accuracy": row["average"]}
+            for row in averages
+        ]
+        tables.append(markdown(COLUMNS, scores + as_scores))
+    if perplexity:
+        tables.append(markdown(PERPLEXITY_COLUMNS, perplexity))
+    return "\n".join(tables)
 
 
-def latex_table(scores: Records) -> str:
-    """Models by tasks, in the manner of the paper's Table 1, for the package booktabs."""
+def latex_tables(scores: Records, averages: Records, perplexity: Records) -> str:
+    """Accuracies and bits per byte in LaTeX, for the package booktabs."""
+    tables = [latex_scores(scores, averages)] if scores else []
+    if perplexity:
+        tables.append(latex_bits(perplexity))
+    return "\n".join(tables)
+
+
+def latex_scores(scores: Records, averages: Records) -> str:
+    """Models by tasks, in the manner of the paper's Table 1, with its last column, the average."""
     rows = headline(scores)
     tasks = list(dict.fromkeys((row["task"], row["shots"]) for row in rows))
-    lines = [["Model", *(f"{_latex(task)} ({shots})" for task, shots in tasks)]]
+    head = ["Model", *(f"{latex(task)} ({shots})" for task, shots in tasks)]
+    if averages:
+        of = averages[0]["tasks"]
+        head.append("Average" if of == len(tasks) else f"Average of {of}")
+    models = []
     for model, own in by_model(rows):
-        cells = {(row["task"], row["shots"]): _latex_score(row) for row in own}
-        lines.append([_latex(model), *(cells.get(task, "--") for task in tasks)])
+        cells = {(row["task"], row["shots"]): _latex_score(row["accuracy"], row["standard_error"]) for row in own}
+        average = [_latex_score(row["average"], row["standard_error"]) for row in averages if row["model"] == model]
+        models.append([latex(model), *(cells.get(task, "--") for task in tasks), *average])
+    trivial = []
     for title, key in (("chance", "chance"), ("constant answer", "constant_rate")):
-        values = {(row["task"], row["shots"]): _number(row[key]) for row in rows}
-        lines.append([title, *(values[task] or "--" for task in tasks)])
-    head, *body = [" & ".join(cells) + r" \\" for cells in lines]
-    body.insert(len(body) - 2, r"\midrule")
-    columns = "l" + "r" * len(tasks)
-    parts = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(parts) + "\n"
+        values = {(row["task"], row["shots"]): row[key] for row in rows}
+        shown = [*(values[task] for task in tasks), *(row[key] for row in averages[:1])]
+        trivial.append([title, *(_number(value) or "--" for value in shown)])
+    return booktabs(head, models, trivial)
 
 
-def _tile(model: dict[str, Any], scores: Records, palette: Palette) -> dict[str, str]:
-    own = [row for row in headline(scores) if row["model"] == model["label"]]
-    known = [row for row in own if row["above_trivial"] is not None]
-    above = sum(row["above_trivial"] == "yes" for row in known)
-    return {
-        "label": model["label"],
-        "color": palette[model["label"]],
-        "value": share(sum(row["accuracy"] for row in own) / len(own)) if own else "–",
-        "note": f"mean of {len(own)} tasks · on {above} of {len(known)} above trivial answers",
-    }
+def _lead(scores: Records, perplexity: Records) -> str:
+    sentences, samples = [], []
+    if scores:
+        sentences.append(
+            "Scores of the lm-evaluation-harness, with standard errors, beside what guessing and always giving the "
+            "same answer score."
+        )
+        samples.append("items")
+    if perplexity:
+        sentences.append("Bits per byte and perplexity on text, with intervals over documents.")
+        samples.append("documents")
+    return " ".join([*sentences, f"Differences are between models on the same {' and '.join(samples)}."])
+
+
+def _tile(palette: Palette, label: str, scores: Records, averages: Records, perplexity: Records) -> dict[str, str]:
+    """The model's average, or where there are no scores its bits per byte, which else stand in the note."""
+    parts = []
+    if scores:
+        own = [row for row in headline(scores) if row["model"] == label]
+        known = [row for row in own if row["above_trivial"] is not None]
+        above = sum(row["above_trivial"] == "yes" for row in known)
+        average = next((row["average"] for row in averages if row["model"] == label), None)
+        tasks = averages[0]["tasks"] if averages else len(own)
+        if average is None and own:
+            average = sum(row["accuracy"] for row in own) / len(own)
+        parts.append(("–" if average is None else share(average), f"mean of {tasks} tasks"))
+        parts.append((f"on {above} of {len(known)}", "above trivial answers"))
+    text = [row["bits_per_byte"] for row in perplexity if row["model"] == label]
+    if text:
+        of = f" on {perplexity[0]['domain']}" if len(text) == 1 else f", mean of {len(text)} domains"
+        parts.append((f"{sum(text) / len(text):.3f}", f"bits per byte{of}"))
+    (value, what), *more = parts
+    note = " · ".join([what, *(" ".join(part) for part in more)])
+    return {"label": label, "color": palette[label], "value": value, "note": note}
 
 
 def _number(value: float | None) -> str:
@@ -175,18 +210,13 @@ def _points(value: float | None) -> str:
     return "" if value is None else f"{100 * value:+.1f}"
 
 
-def _markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\u00a0", " ")
+def _latex_score(accuracy: float, error: float | None) -> str:
+    margin = "" if error is None else rf" \pm {_number(error)}"
+    return f"${_number(accuracy)}{margin}$"
 
 
-def _latex_score(row: dict[str, Any]) -> str:
-    error = "" if row["standard_error"] is None else rf" \pm {_number(row['standard_error'])}"
-    return f"${_number(row['accuracy'])}{error}$"
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(letter, f"\\{letter}" if letter in "_%&#${}" else letter) for letter in text)
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def _optional(value: Any) -> str:
@@ -195,8 +225,8 @@ def _optional(value: Any) -> str:
 
 COLUMNS = [
     Column("task", "task"),
-    Column("shots", "shots"),
-    Column("metric", "metric"),
+    Column("shots", "shots", _optional),
+    Column("metric", "metric", _optional),
     Column("model", "model", unbroken),
     Column("accuracy", "accuracy, %", _number),
     Column("standard_error", "±", _number),
@@ -208,6 +238,12 @@ COLUMNS = [
     Column("difference_low", "from", _points),
     Column("difference_high", "to", _points),
     Column("verdict", "verdict", lambda text: unbroken(_optional(text))),
-    Column("items", "items", lambda n: f"{n:,}"),
-    Column("items_cut", "cut prompts", lambda n: f"{n:,}"),
+    Column("items", "items", _count),
+    Column("items_cut", "cut prompts", _count),
+]
+_ONE_TASK = ("task", "shots", "metric", "model", "accuracy", "above_trivial", "items", "items_cut")
+AVERAGE_COLUMNS = [
+    Column("model", "model", unbroken),
+    Column("average", "average, %", _number),
+    *(column for column in COLUMNS if column.key not in _ONE_TASK),
 ]

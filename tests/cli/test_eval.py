@@ -7,6 +7,7 @@ import pytest
 
 from limelm.cli import main
 from limelm.evaluation import tasks
+from limelm.evaluation.generated import WORDS
 from tests.cli.test_cli import fails
 from tests.evaluation.benchmarks import write_benchmarks, write_checkpoint
 
@@ -19,6 +20,9 @@ def folder(tmp_path_factory):
     write_benchmarks(folder / "benchmarks", items=20)
     for name, variant in {"llama_a": "none", "static": "static", "hc": "hc_dynamic"}.items():
         write_checkpoint(folder / name, variant)
+    texts = [" ".join(WORDS[i : i + 4 + 3 * i]) for i in range(12)]
+    (folder / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "one.txt").write_text(texts[-1])
     return folder
 
 
@@ -26,6 +30,12 @@ def evaluate(folder, *names, out="out", tasks=TASKS, data="benchmarks"):
     checkpoints = [str(folder / name) for name in names]
     local = ["--local-data", str(folder / data)] if data else []
     return ["eval", *checkpoints, "--tasks", tasks, "--out", str(folder / out), "--limit", "8", "--shots", "1", *local]
+
+
+def perplexity(folder, *names, text, out):
+    checkpoints = [str(folder / name) for name in names]
+    domains = [argument for domain in text for argument in ("--text", domain)]
+    return ["eval", *checkpoints, *domains, "--window", "32", "--out", str(folder / out)]
 
 
 def test_several_models_in_one_report(folder, capsys):
@@ -46,8 +56,15 @@ def test_several_models_in_one_report(folder, capsys):
     for row in rows:
         assert row["items"] == 8 and row["chance"] <= row["constant_rate"] <= 1
     markdown = (out / "table.md").read_text().splitlines()
-    assert len(markdown) == len(rows) + 2 and "not distinguishable" in "".join(markdown)
+    assert len(markdown) == len(rows) + 3 + 2 and "not distinguishable" in "".join(markdown)
     latex = (out / "table.tex").read_text()
+    averages = evaluation["averages"]
+    assert [row["model"] for row in averages] == ["llama_a", "static", "hc"]
+    shown = [row for row in rows if row["model"] == "hc" and (row["task"], row["metric"]) != ("arc_easy", "acc")]
+    assert averages[2]["average"] == pytest.approx(sum(row["accuracy"] for row in shown) / 5)
+    assert markdown[-1].startswith("| average |") and f"| {100 * averages[2]['average']:.1f} |" in markdown[-1]
+    assert "Average over 5 tasks" in page and "Bits per byte" not in page
+    assert "Average \\\\" in latex and f"${100 * averages[2]['average']:.1f} \\pm" in latex
     assert r"llama\_a & $" in latex and r"constant answer & " in latex and latex.count(r"\\") == 1 + 3 + 2
     assert (out / "figures" / "accuracy.png").exists() and (out / "figures" / "accuracy.svg").exists()
     assert len(list((out / "items").rglob("*.json"))) == 15
@@ -111,6 +128,99 @@ def test_more_bad_input(folder, capsys):
     assert not (folder / "bad").exists()
 
 
+def test_text_alone_needs_no_tasks(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    text = [str(folder / "words.jsonl"), f"held-out={folder / 'tokens'}"]
+    command = [*perplexity(folder, "llama_a", "hc", text=text, out="text"), "--limit", "4"]
+    assert main(command) == 0
+    out = folder / "text"
+    *table, report = capsys.readouterr().out.splitlines()
+    assert report == f"Report: {out / 'report.html'}"
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    rows = evaluation["perplexity"]
+    assert [line.split() for line in table] == [
+        ["bits", "per", "byte", "words", "held-out"],
+        *(
+            [model, *(f"{row['bits_per_byte']:.3f}" for row in rows if row["model"] == model)]
+            for model in ("llama_a", "hc")
+        ),
+    ]
+    assert [(row["domain"], row["model"]) for row in rows] == [
+        (domain, model) for domain in ("words", "held-out") for model in ("llama_a", "hc")
+    ]
+    assert {(row["documents"], row["window"], row["stride"]) for row in rows} == {(4, 32, 16)}
+    assert evaluation["scores"] == evaluation["averages"] == []
+    assert evaluation["facts"]["limit"] == "the first 4 documents of each domain"
+    assert not {"data", "batch size", "lm-eval"} & evaluation["facts"].keys()
+    page = (out / "report.html").read_text()
+    assert "<h1>Perplexity: llama_a, hc</h1>" in page and "bits per byte, mean of 2 domains" in page
+    assert "windows of 32 tokens that begin 16 tokens apart" in page and "BOS and EOS are not scored" in page
+    assert "words (4), held-out (4): so few documents" in page and "Accuracy" not in page
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        f"perplexity.{kind}" for kind in ("csv", "png", "svg")
+    }
+    assert len((out / "table.md").read_text().splitlines()) == len(rows) + 2
+    assert (out / "table.tex").read_text().count(r"\\") == 1 + 2
+    first = (out / "evaluation.json").read_bytes()
+    assert main(command) == 0 and (out / "evaluation.json").read_bytes() == first
+
+
+def test_tasks_and_text_share_a_report(folder, capsys):
+    command = [*evaluate(folder, "static", "hc", out="both", tasks="copa,rte"), "--text", str(folder / "words.jsonl")]
+    assert main(command) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["bits", "static", "hc", "Report:"]
+    page = (folder / "both" / "report.html").read_text()
+    assert "<h1>Benchmarks and perplexity: static, hc</h1>" in page and "bits per byte on words" in page
+    assert "a sample of items or documents" in page and "all items" not in page
+    assert "the first 8 items of each task and documents of each domain" in page
+    assert (folder / "both" / "table.md").read_text().count("\n| ---") == 2
+    assert (folder / "both" / "table.tex").read_text().count(r"\begin{tabular}") == 2
+
+
+def test_interrupted_it_keeps_the_domains_that_are_done(folder, capsys, monkeypatch):
+    from limelm.evaluation import domains
+
+    score = domains.score_path
+
+    def interrupted(model, tokenizer, path, *rest, **options):
+        if path.name == "one.txt":
+            raise KeyboardInterrupt
+        return score(model, tokenizer, path, *rest, **options)
+
+    monkeypatch.setattr(domains, "score_path", interrupted)
+    command = perplexity(folder, "static", text=[str(folder / "words.jsonl"), str(folder / "one.txt")], out="half")
+    assert "the same command goes on from there" in fails(capsys, *command, code=130)
+    assert [path.name for path in (folder / "half" / "items").rglob("*.json")] == ["words-perplexity.json"]
+    ran = []
+    monkeypatch.setattr(
+        domains, "score_path", lambda *rest, **more: (ran.append(rest[2].name), score(*rest, **more))[1]
+    )
+    assert main(command) == 0 and ran == ["one.txt"]
+    rows = json.loads((folder / "half" / "evaluation.json").read_text())["perplexity"]
+    assert [row["low"] is None for row in rows] == [False, True]
+
+
+def test_bad_text_is_one_line_and_leaves_nothing(folder, capsys):
+    (folder / "empty.txt").write_text("")
+    write_checkpoint(folder / "narrow", "none", max_position_embeddings=24)
+    out = ["--out", str(folder / "bad")]
+    for arguments, message in [
+        ([], "nothing to score: give --tasks, --text or both"),
+        (["--tasks", "induction", "--window", "8"], "--window: only with --text"),
+        (["--tasks", "induction", "--stride", "8"], "--stride: only with --text"),
+        (["--text", "words.jsonl", "--shots", "1"], "--shots: only with --tasks"),
+        (["--text", "words.jsonl", "--local-data", "benchmarks"], "--local-data: only with --tasks"),
+        (["--text", str(folder / "nowhere")], "nowhere: no such file or folder"),
+        (["--text", str(folder / "empty.txt")], "empty.txt: no text to score"),
+        (["--text", "a=x.txt", "--text", "a=y.txt"], "--text: two domains are called 'a'"),
+        (["--text", str(folder / "words.jsonl"), "--window", "1"], "--window: 1 must be at least 2"),
+        (["--text", str(folder / "words.jsonl"), "--window", "25"], "the context of"),
+        (["--text", str(folder / "words.jsonl"), "--stride", "24"], "--stride: 24 must be from 1 to 23"),
+    ]:
+        line = fails(capsys, "eval", str(folder / "static"), str(folder / "narrow"), *arguments, *out)
+        assert message in line and not (folder / "bad").exists()
+
+
 def test_without_the_harness_its_extra_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     line = fails(capsys, *evaluate(folder, "static", out="bad"))
@@ -130,8 +240,12 @@ def test_without_a_network_local_data_are_named(folder, capsys, monkeypatch):
 
 def test_generated_tasks_need_neither(folder):
     assert main(evaluate(folder, "static", out="generated", tasks="key_value_retrieval,induction", data=None)) == 0
-    rows = json.loads((folder / "generated" / "evaluation.json").read_text())["scores"]
-    assert [row["chance"] for row in rows] == [1 / 8, 1 / 8]
+    evaluation = json.loads((folder / "generated" / "evaluation.json").read_text())
+    assert [row["chance"] for row in evaluation["scores"]] == [1 / 8, 1 / 8]
+    assert evaluation["averages"][0]["chance"] == 1 / 8 and evaluation["facts"]["data"] == "made here"
+    assert main(evaluate(folder, "static", out="generated", tasks="copa,induction")) == 0
+    data = json.loads((folder / "generated" / "evaluation.json").read_text())["facts"]["data"]
+    assert data == f"{folder / 'benchmarks'}; made here: induction"
 
 
 def test_too_short_a_context_is_told_in_one_line_each(folder, capsys):

@@ -12,7 +12,8 @@ from lm_eval.tasks import TaskManager
 
 from limelm.evaluation import harness
 from limelm.evaluation.generated import WORDS
-from limelm.evaluation.harness import Settings, evaluate_checkpoint, language_model, run_task
+from limelm.evaluation.harness import Settings, language_model, run_task, run_tasks
+from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.local_data import LOCAL_TASKS
 from limelm.evaluation.own_tasks import hub_like
 from limelm.evaluation.scores import score_rows
@@ -38,8 +39,10 @@ def random_model(folder):
 
 
 def records_of(checkpoint, tasks, out, **settings):
-    model, records, notes = evaluate_checkpoint(str(checkpoint), "model", tasks, Settings(**settings), out)
-    return model, {record["task"]: record for record in records}, notes
+    settings = Settings(**settings)
+    loaded = load_for_evaluation(str(checkpoint), "model", settings.device)
+    records, notes = run_tasks(loaded, tasks, settings, out)
+    return loaded.facts(), {record["task"]: record for record in records}, notes
 
 
 def small_task_manager():

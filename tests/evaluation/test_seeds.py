@@ -69,7 +69,7 @@ def test_summary_by_hand():
         (-1.075, -1.075 - margin, -1.075 + margin), abs=1e-5
     )
     assert dear["t_low"] < dear["bootstrap_low"] <= dear["bootstrap_high"] < dear["t_high"]
-    assert dear["verdict"] == "lower by 1.075"
+    assert dear["verdict"] == "lower by 1.075 nats"
     assert by_place["same", "tokens"]["verdict"] == "not distinguishable"
     llama = by_place["LLaMA", "tokens"]
     assert llama["verdict"] is None and llama["standard_deviation"] == pytest.approx(np.std([4, 4.1, 4.2, 4.3], ddof=1))

@@ -6,9 +6,13 @@ from scipy import stats
 
 from limelm.evaluation.statistics import (
     Interval,
+    bootstrap_of_average,
     chance_level,
     constant_rate,
+    error_of_average,
+    loss_verdict,
     normal_interval,
+    normal_interval_of_average,
     paired_bootstrap,
     standard_error,
     t_interval,
@@ -66,6 +70,35 @@ def test_with_many_items_the_bootstrap_and_the_normal_interval_agree():
     assert [bootstrap.low, bootstrap.high] == pytest.approx([normal.low, normal.high], abs=0.01)
 
 
+def test_an_average_is_of_samples_that_are_drawn_apart():
+    generator = np.random.default_rng(4)
+    many, few = generator.choice([-1.0, 0, 1], 300, p=[0.2, 0.5, 0.3]), np.array([1.0, 0, 0, 1, 1, 0, 0, 1])
+    groups = list("aabbccdd")
+    pairs = few.reshape(4, 2)  # of the few, each group as a row
+    naive = [
+        (generator.choice(many, many.size).mean() + pairs[generator.integers(0, 4, 4)].mean()) / 2
+        for _ in range(10_000)
+    ]
+    samples = [(many, None), (few, groups)]
+    interval = bootstrap_of_average(samples, seed=3)
+    assert interval.mean == pytest.approx((many.mean() + few.mean()) / 2)
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(naive, [0.025, 0.975]).tolist(), abs=0.02)
+    assert interval == bootstrap_of_average(samples, seed=3) != bootstrap_of_average(samples, seed=4)
+    assert bootstrap_of_average([(few, groups)], seed=3) == paired_bootstrap(few, groups, seed=3)
+
+
+def test_the_error_of_an_average_is_that_of_independent_means():
+    generator = np.random.default_rng(5)
+    samples = [generator.normal(0, scale, (20_000, size)) for scale, size in ((1, 40), (3, 25), (0.5, 10))]
+    scatter = np.std(np.mean([sample.mean(axis=1) for sample in samples], axis=0))
+    assert error_of_average([1 / 40**0.5, 3 / 25**0.5, 0.5 / 10**0.5]) == pytest.approx(scatter, rel=0.02)
+    one_each = [(sample[0], None) for sample in samples]
+    expected = error_of_average([stats.sem(values) for values, _ in one_each])
+    interval = normal_interval_of_average(one_each)
+    assert interval.high - interval.mean == pytest.approx(stats.norm.ppf(0.975) * expected)
+    assert interval.mean == pytest.approx(np.mean([values.mean() for values, _ in one_each]))
+
+
 def covered(make, samples, truth):
     intervals = [make(sample) for sample in samples]
     return sum(interval.low <= truth <= interval.high for interval in intervals) / len(intervals)
@@ -106,6 +139,13 @@ def test_verdicts():
     assert verdict(better) == "better by 3.1 points" and verdict(worse) == "worse by 2.0 points"
     assert verdict(neither) == verdict(better, neither) == "not distinguishable"
     assert verdict(better, Interval(0.031, math.nan, math.nan)) == "not distinguishable"
+
+
+def test_verdicts_on_losses():
+    assert loss_verdict(Interval(-0.0123, -0.02, -0.01), "nats") == "lower by 0.012 nats"
+    assert loss_verdict(Interval(0.5, 0.4, 0.6), "nats") == "higher by 0.500 nats"
+    assert loss_verdict(Interval(-0.0004, -0.0006, -0.0002), "nats") == "lower by less than 0.001 nats"
+    assert loss_verdict(Interval(0.1, -0.1, 0.3), "nats") == "not distinguishable"
 
 
 def test_nothing_is_no_sample():

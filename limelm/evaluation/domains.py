@@ -1,0 +1,213 @@
+"""Domains of text that models are scored on: checked before any model runs, resumable domain by domain."""
+
+import hashlib
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from limelm._version import __version__
+from limelm.data import Manifest, TokenDataset
+from limelm.data.formats import SUFFIXES
+from limelm.errors import UserError
+from limelm.evaluation.items import FOLDER, Record, digest, file_name, read_record, write_record
+from limelm.evaluation.loading import LoadedModel
+from limelm.evaluation.perplexity import (
+    TextScore,
+    are_shards,
+    check_tokenizer,
+    difference,
+    read_texts,
+    score_path,
+    text_record,
+)
+from limelm.evaluation.statistics import loss_verdict
+from limelm.models.checkpoint import context_length, load_config, load_tokenizer
+
+LONGEST_DEFAULT = 1024
+UNIT = "bits per byte"
+_COUNTS = ("nats", "tokens", "bytes")  # of each document, as in TextScore
+_COMPARED = ("difference", "difference_low", "difference_high", "verdict")
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What text is to be scored.
+
+    Attributes:
+        paths: by the domains' names, files or folders of text, or folders of token shards.
+        window: tokens that a model reads at once; None for the smallest context, at most LONGEST_DEFAULT.
+        stride: tokens by which the window moves; None for half the window.
+    """
+
+    paths: dict[str, Path] = field(default_factory=dict)
+    window: int | None = None
+    stride: int | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Text that was found readable; `text_hash` is that of all that is scored."""
+
+    name: str
+    path: Path
+    text_hash: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Domains, and how every model reads them.
+
+    Attributes:
+        window, stride: as in `TextRequest`.
+        limit: only the first so many documents of each domain; None for all.
+    """
+
+    domains: list[Domain]
+    window: int
+    stride: int
+    limit: int | None
+
+
+def named_paths(arguments: list[str]) -> dict[str, Path]:
+    """Domains from `NAME=PATH` or `PATH`, which takes the file's or folder's stem as its name.
+
+    Raises:
+        UserError: for two equal names, or an empty one.
+    """
+    paths: dict[str, Path] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            name, path = _stem(Path(argument)), argument
+        if not name or not path:
+            raise UserError(f"--text: {argument!r} is not NAME=PATH or PATH")
+        if name in paths:
+            raise UserError(f"--text: two domains are called {name!r}; name them apart, as NAME=PATH")
+        paths[name] = Path(path)
+    return paths
+
+
+def check_text(request: TextRequest, checkpoints: list[str], limit: int | None) -> Reading:
+    """All that can be known before a model runs: windows, readable text, shards of the models' tokenizer.
+
+    Raises:
+        UserError: for a window or stride that cannot be, text that cannot be read, and none.
+    """
+    window, stride = _choose_window(request, checkpoints)
+    domains = []
+    for name, path in request.paths.items():
+        if are_shards(path):
+            for checkpoint in checkpoints:
+                check_tokenizer(path, load_tokenizer(checkpoint), checkpoint)
+            text_hash = _shards_hash(path)
+        else:
+            text_hash = _text_hash(path, limit)
+        domains.append(Domain(name, path, text_hash))
+    return Reading(domains, window, stride, limit)
+
+
+def score_domains(loaded: LoadedModel, reading: Reading, out: Path) -> dict[str, TextScore]:
+    """Score a model on each domain; what an earlier run of the same finished is taken as it is.
+
+    Returns:
+        The scores by domain.
+
+    Raises:
+        UserError: for text that the model's tokenizer makes nothing of, or a loss that is no number.
+    """
+    scores = {}
+    for domain in reading.domains:
+        identity = loaded.identity | {
+            "limelm": __version__,
+            "text": domain.text_hash,
+            "window": reading.window,
+            "stride": reading.stride,
+            "limit": reading.limit,
+        }
+        path = out / FOLDER / file_name(loaded.label, f"{domain.name}-perplexity")
+        record = read_record(path, identity)
+        if record is None:
+            score = score_path(
+                loaded.model,
+                loaded.tokenizer,
+                domain.path,
+                reading.window,
+                reading.stride,
+                reading.limit,
+                description=f"{loaded.label}: {domain.name}",
+            )
+            documents = zip(*(getattr(score, key) for key in _COUNTS), strict=True)
+            items = [dict(zip(_COUNTS, counts, strict=True)) for counts in documents]
+            record = {"identity": identity, "domain": domain.name, "items": items}
+            write_record(path, record)
+        scores[domain.name] = TextScore(**{key: [item[key] for item in record["items"]] for key in _COUNTS})
+    return scores
+
+
+def perplexity_rows(scores: dict[str, dict[str, TextScore]], reading: Reading) -> list[Record]:
+    """One row for each domain and model.
+
+    Args:
+        scores: by the models' labels, what `score_domains` gave.
+
+    Returns:
+        Rows as of `text_record`, with the `difference` in bits per byte to the first model, paired over documents, its
+        bounds, and a `verdict`: None for the first model; bounds and verdict None for a single document.
+    """
+    first = next(iter(scores.values()))
+    rows = []
+    for domain in reading.domains:
+        for label, own in scores.items():
+            row = text_record(label, domain.name, own[domain.name], reading.window, reading.stride)
+            compared = own is not first
+            rows.append(row | (_comparison(first[domain.name], own[domain.name]) if compared else _NOT_COMPARED))
+    return rows
+
+
+_NOT_COMPARED: Record = dict.fromkeys(_COMPARED)
+
+
+def _comparison(first: TextScore, second: TextScore) -> Record:
+    bits = difference(first, second)
+    if len(first.nats) < 2:
+        return _NOT_COMPARED | {"difference": bits.mean}
+    return dict(zip(_COMPARED, (bits.mean, bits.low, bits.high, loss_verdict(bits, UNIT)), strict=True))
+
+
+def _stem(path: Path) -> str:
+    """The name without a suffix that tells the kind of file."""
+    name = path.name or path.resolve().name
+    suffix = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
+    return name[: len(name) - len(suffix)]
+
+
+def _choose_window(request: TextRequest, checkpoints: list[str]) -> tuple[int, int]:
+    contexts = {checkpoint: context_length(load_config(checkpoint)) for checkpoint in checkpoints}
+    bounds = {checkpoint: context for checkpoint, context in contexts.items() if context is not None}
+    window = request.window or min([LONGEST_DEFAULT, *bounds.values()])
+    for checkpoint, context in bounds.items():
+        if window > context:
+            raise UserError(f"--window: {window} tokens, but the context of {checkpoint} holds {context}")
+    stride = request.stride or window // 2
+    if not 1 <= stride < window:
+        raise UserError(f"--stride: {stride} must be from 1 to {window - 1}, less than the window of {window} tokens")
+    return window, stride
+
+
+def _text_hash(path: Path, limit: int | None) -> str:
+    total, size = hashlib.sha256(), 0
+    for text in islice(read_texts(path), limit):
+        content = text.encode()
+        total.update(f"{len(content)} ".encode() + content)
+        size += len(content)
+    if not size:
+        raise UserError(f"{path}: no text to score")
+    return total.hexdigest()[:16]
+
+
+def _shards_hash(folder: Path) -> str:
+    """Of the held-out split, whose shards are compared with their manifest."""
+    TokenDataset(folder, "validation", 1)
+    manifest = Manifest.load(folder)
+    shards = [(shard.tokens, shard.sha256) for shard in manifest.splits["validation"].shards]
+    return digest([manifest.tokenizer_sha256, manifest.dtype, shards])

@@ -1,0 +1,102 @@
+"""Bits per byte and perplexity by domain: a part of the report of `limelm eval`."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from limelm.report.figures.points import grouped_points
+from limelm.report.figures.style import Palette, by_model
+from limelm.report.html import Column, Records, Section, unbroken
+from limelm.report.plain_tables import booktabs, latex
+
+
+def perplexity_section(rows: Records, palette: Palette) -> Section:
+    """The figure and the table of all domains.
+
+    Args:
+        rows: as `limelm.evaluation.domains.perplexity_rows` gives them, at least one.
+    """
+    first = rows[0]
+    text = [
+        "Points are bits per byte with 95 % intervals over documents; lower is better. Each document is read by "
+        f"itself, in windows of {first['window']:,} tokens that begin {first['stride']:,} tokens apart, and each of "
+        "its tokens is scored once, in the first window that holds it. BOS and EOS are not scored.",
+        "Bits per byte can be compared between tokenizers. Loss (nats per token) and perplexity are per token: compare "
+        "them only between models that have the same tokenizer. A longer window or a shorter stride lowers all three.",
+    ]
+    if len(palette.places) > 1:
+        text.append(
+            f"The difference is to {first['model']} in bits per byte, document by document, with its 95 % interval; "
+            "“not distinguishable” means that zero is inside. One document has no interval and no verdict."
+        )
+    return Section(
+        "perplexity", "Bits per byte and perplexity by domain", text, rows, bits_by_domain(rows, palette), COLUMNS
+    )
+
+
+def bits_by_domain(rows: Records, palette: Palette) -> Figure:
+    """The models beside each other for each domain, with intervals."""
+    points = [{**row, "group": row["domain"], "value": row["bits_per_byte"]} for row in rows]
+    with grouped_points(points, palette, "bits per byte") as (figure, _):
+        pass
+    return figure
+
+
+def as_text(rows: Records) -> str:
+    """Bits per byte as lines of text, models by domains."""
+    head = ["bits per byte", *_domains(rows)]
+    body = [[model, *(_three(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = [
+        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in (head, *body)
+    ]
+    return "\n".join(lines)
+
+
+def latex_bits(rows: Records) -> str:
+    """Bits per byte with 95 % intervals, models by domains, for the package booktabs."""
+    body = [[latex(model), *map(_latex_bits, own)] for model, own in by_model(rows)]
+    return booktabs(["Bits per byte", *map(latex, _domains(rows))], body)
+
+
+def _domains(rows: Records) -> list[str]:
+    """Of which each model has all, in this order."""
+    return list(dict.fromkeys(row["domain"] for row in rows))
+
+
+def _latex_bits(row: dict[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" [{_three(row['low'])}, {_three(row['high'])}]"
+    return f"{_three(row['bits_per_byte'])}{interval}"
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+COLUMNS = [
+    Column("domain", "domain", unbroken),
+    Column("model", "model", unbroken),
+    Column("bits_per_byte", "bits per byte", _three),
+    Column("low", "95 % from", _three),
+    Column("high", "to", _three),
+    Column("difference", "difference", _signed),
+    Column("difference_low", "95 % from", _signed),
+    Column("difference_high", "to", _signed),
+    Column("verdict", "verdict", lambda text: unbroken(text or "")),
+    Column("loss", "loss, nats per token", _three),
+    Column("perplexity", "perplexity per token", lambda value: f"{value:,.2f}"),
+    Column("documents", "documents", _count),
+    Column("tokens", "tokens", _count),
+    Column("bytes", "bytes", _count),
+    Column("window", "window", _count),
+    Column("stride", "stride", _count),
+]

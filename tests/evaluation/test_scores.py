@@ -1,0 +1,93 @@
+"""Averages over tasks, from items whose scores are known."""
+
+import numpy as np
+import pytest
+
+from limelm.evaluation.scores import average_rows, headline, score_rows
+from limelm.evaluation.suites import SuiteTask
+
+TASKS = [SuiteTask("long", 0, {"llama": 60.0, "kv": 70.0}, "Table"), SuiteTask("short", 0, {"llama": 40.0}, "Table")]
+
+
+def record(task, correct, normalised=None, choices=4):
+    """What a model did on a task, from which items it got right."""
+    items = []
+    for number, right in enumerate(correct):
+        scores = {"acc": float(right)} | ({} if normalised is None else {"acc_norm": float(normalised[number])})
+        likelihoods = [-1.0] * choices
+        items.append({"prompt_hash": f"{task}{number}", "scores": scores, "log_likelihoods": likelihoods, "gold": 0})
+    return {"task": task, "shots": 0, "items_cut": 0, "items": items}
+
+
+def models(**kinds):
+    return [{"label": label, "model_type": "lime", "routing": routing} for label, routing in kinds.items()]
+
+
+def averages(models, records, seed=0):
+    return average_rows(models, records, score_rows(models, records, TASKS, seed), seed)
+
+
+@pytest.fixture
+def two():
+    draw = np.random.default_rng(0)
+    long, short = draw.random((2, 200)) < [[0.4], [0.6]], draw.random((2, 50)) < [[0.5], [0.7]]
+    records = {
+        label: [record("long", long[1 - place], long[place]), record("short", short[place], choices=2)]
+        for place, label in enumerate(("first", "second"))
+    }
+    return models(first="none", second="kv"), records, long, short
+
+
+def test_tasks_weigh_the_same_and_their_headline_counts(two):
+    asked, records, long, short = two
+    first, second = averages(asked, records)
+    for row, place in ((first, 0), (second, 1)):
+        accuracies = long[place].mean(), short[place].mean()
+        variances = [values.var(ddof=1) / values.size for values in (long[place], short[place])]
+        assert row["tasks"] == 2 and row["average"] == pytest.approx(np.mean(accuracies))
+        assert row["standard_error"] == pytest.approx(sum(variances) ** 0.5 / 2)
+        assert row["chance"] == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert (first["paper"], second["paper"]) == (0.5, None)  # it prints nothing for kv on the short task
+    assert first["difference"] is None and first["verdict"] is None
+
+
+def test_differences_are_bootstrapped_within_each_task(two):
+    asked, records, long, short = two
+    _, row = averages(asked, records)
+    differences = [1.0 * long[1] - long[0], 1.0 * short[1] - short[0]]
+    draw = np.random.default_rng(1)
+    naive = [np.mean([draw.choice(values, values.size).mean() for values in differences]) for _ in range(5000)]
+    assert row["difference"] == pytest.approx(np.mean([values.mean() for values in differences]))
+    bounds = [row["difference_low"], row["difference_high"]]
+    assert bounds == pytest.approx(np.quantile(naive, [0.025, 0.975]).tolist(), abs=0.01)
+    assert bounds == pytest.approx([row["normal_low"], row["normal_high"]], abs=0.01)
+    assert row["verdict"] == f"better by {100 * row['difference']:.1f} points"
+    assert averages(asked, records) == averages(asked, records) != averages(asked, records, seed=1)
+
+
+def test_only_what_all_models_ran_is_averaged(two):
+    asked, records, long, short = two
+    third = asked + models(third="static")
+    more = records | {"third": [record("short", short[0], choices=2)]}
+    assert averages(third, more) == []  # one task is no average
+    more["third"].append(record("long", long[0], long[0]))
+    for label in ("first", "second"):
+        more[label] = [*more[label], record("other", short[0])]
+    rows = averages(third, more)
+    assert [(row["model"], row["tasks"]) for row in rows] == [("first", 2), ("second", 2), ("third", 2)]
+    assert rows[2]["difference"] == pytest.approx(0) and rows[2]["verdict"] == "not distinguishable"
+
+
+def test_a_single_model_has_an_average_too(two):
+    asked, records, *_ = two
+    [row] = averages(asked[:1], {"first": records["first"]})
+    assert row["tasks"] == 2 and row["verdict"] is None
+    assert [(row["task"], row["metric"]) for row in headline(score_rows(asked[:1], records, TASKS, 0))] == [
+        ("long", "acc_norm"),
+        ("short", "acc"),
+    ]
+
+
+def test_one_item_has_an_average_but_no_error(two):
+    [row] = averages(models(first="none"), {"first": [record("long", [1]), record("short", [0])]})
+    assert (row["average"], row["standard_error"]) == (0.5, None)
