@@ -4,6 +4,7 @@ Importing this package registers the model types "lime" and "hyper_connection" w
 """
 
 from limelm._version import __version__
+from limelm.adapters import attach, detach
 from limelm.models import (
     HyperConnectionConfig,
     HyperConnectionForCausalLM,
@@ -21,4 +22,6 @@ __all__ = [
     "LimeForCausalLM",
     "LimeModel",
     "__version__",
+    "attach",
+    "detach",
 ]

@@ -14,6 +14,7 @@ TIERS = [
     {"extras", "files", "environment"},
     {"routing"},
     {"models"},
+    {"adapters"},
     {"data"},
     {"training", "evaluation"},
     {"analysis", "report", "benchmark"},
