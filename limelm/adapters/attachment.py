@@ -5,23 +5,33 @@ forward: a layer that is run again for its backward, in whatever thread, finds t
 keyword, and its projections find it where the thread keeps it until the attention returns.
 """
 
+import threading
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.families import Projection, find_attention_layers, find_decoder
-from limelm.adapters.routers import AttachedRouter, ForwardHistory, Reading
+from limelm.adapters.families import Projection, find_attention_layers, find_decoder, project_heads
+from limelm.adapters.norms import check_input_norm, input_norm
+from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec, ForwardHistory
 from limelm.errors import UserError
 from limelm.routing import check_routing_sources
 from limelm.routing.bounds import sources_of_layer
 
 HISTORY = "routing_history"
 ROUTER = "router"
-ROUTINGS = ("kv",)
 _HANDLES = "_routing_handles"
-_reading = Reading()
+
+
+class _Reading(threading.local):
+    """What the attention that is running in this thread has, for its projections."""
+
+    router: AttachedRouter | None = None
+    history: ForwardHistory | None = None
+
+
+_reading = _Reading()
 
 
 def attach(
@@ -32,13 +42,14 @@ def attach(
 ) -> PreTrainedModel:
     """Put a router into every attention module of a decoder, in place.
 
-    The model computes what it did until the routers are trained. Their parameters, float32, are called
-    `...ATTENTION.router.weight`.
+    The model computes what it did until the routers are trained: "kv" starts as the identity, "static" and "dynamic"
+    behind a closed gate. Their parameters, float32, are called `...ATTENTION.router.*`.
 
     Args:
         model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused `qkv_proj`, `c_attn` or
             `query_key_value`.
-        routing: "kv" (project first, then mix the keys and values of all layers' heads).
+        routing: "kv" (project first, then mix the keys and values of all layers' heads), or "static" or "dynamic" (mix
+            the representations of all layers, then project).
         share_kv: one router for keys and values of a layer, as in the native models; else one for each.
         routing_sources: None (a layer reads all earlier ones), or `{"first": m, "last": n}`.
 
@@ -46,20 +57,28 @@ def attach(
         The model.
 
     Raises:
-        UserError: for an unknown routing, a model that has routers, or a family in which keys and values are not found.
+        UserError: for an unknown routing, a model that has routers, or a family in which keys and values, or the norm
+            before attention, are not found.
         ValueError: for `routing_sources` that are not understood.
     """
-    if routing not in ROUTINGS:
-        raise UserError(f"routing={routing!r} is unknown; allowed: {', '.join(ROUTINGS)}")
+    if routing not in ROUTERS:
+        raise UserError(f"routing={routing!r} is unknown; allowed: {', '.join(ROUTERS)}")
     check_routing_sources(routing_sources)
     if any(name.split(".")[-1] == ROUTER for name, _ in model.named_modules()):
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     layers, decoder = find_attention_layers(model), find_decoder(model)
+    hidden_size = model.config.get_text_config().hidden_size
+    if ROUTERS[routing].mixes_representations:
+        for layer in layers:
+            check_input_norm(layer.layer, hidden_size)
     handles = [decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True)]
     for index, layer in enumerate(layers):
-        router = AttachedRouter(index, sources_of_layer(index, routing_sources), layer.heads, share_kv)
-        router.to(next(layer.module.parameters()).device)
-        layer.module.add_module(ROUTER, router)
+        sources = sources_of_layer(index, routing_sources)
+        router = ROUTERS[routing](AttachedSpec(index, sources, hidden_size, layer.heads, share_kv))
+        layer.module.add_module(ROUTER, router.to(next(layer.module.parameters()).device))
+        if router.mixes_representations:
+            keep = partial(_keep_representation, index)
+            handles.append(layer.layer.register_forward_pre_hook(keep, with_kwargs=True))
         handles.append(layer.module.register_forward_pre_hook(_begin_attention, with_kwargs=True))
         handles.append(layer.module.register_forward_hook(_end_attention, always_call=True))
         for projection in layer.projections:
@@ -90,13 +109,23 @@ def _begin_forward(decoder: nn.Module, arguments: tuple, keywords: dict[str, Any
     return arguments, {**keywords, HISTORY: ForwardHistory()}
 
 
+def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
+    X = arguments[0] if arguments else keywords["hidden_states"]
+    history = _history(keywords)
+    norm = history.norms[index] = input_norm(layer)
+    history.units[index] = norm.unit(X)
+
+
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    keywords = dict(keywords)
-    history = keywords.pop(HISTORY, None)
+    _reading.router, _reading.history = attention.router, _history(keywords)  # type: ignore[assignment]
+    return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
+
+
+def _history(keywords: dict[str, Any]) -> ForwardHistory:
+    history = keywords.get(HISTORY)
     if history is None:
         raise RuntimeError("routers read what earlier layers left: run the whole decoder, not a layer of it alone")
-    _reading.router, _reading.history = attention.router, history  # type: ignore[assignment]
-    return arguments, keywords
+    return history
 
 
 def _end_attention(attention: nn.Module, arguments: tuple, output: Any) -> None:
@@ -107,5 +136,8 @@ def _route(projection: Projection, module: nn.Module, arguments: tuple, output: 
     router, history = _reading.router, _reading.history
     if router is None or history is None:
         return output  # called by itself, not by its attention
-    routed = {which: router(which, heads, history) for which, heads in projection.split(output).items()}
+    routed = {
+        which: router(which, heads, history, partial(project_heads, projection, module, which))
+        for which, heads in projection.split(output).items()
+    }
     return projection.join(output, routed)

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from limelm.errors import UserError
 
@@ -37,18 +38,47 @@ class Projection:
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One layer's attention module.
+    """One layer and its attention module.
 
     Attributes:
+        layer: the whole layer, which is given X_i.
         heads: G, its key/value heads.
         head_dim: d.
         projections: what makes its keys and values.
     """
 
+    layer: nn.Module
     module: nn.Module
     heads: int
     head_dim: int
     projections: tuple[Projection, ...]
+
+
+def project_heads(projection: Projection, module: nn.Module, which: str, inputs: Tensor) -> Tensor:
+    """Keys or values of each head from an input of its own.
+
+    Args:
+        module: the projection itself.
+        which: "key" or "value".
+        inputs: `[..., G, D]`.
+
+    Returns:
+        `[..., G, d]`.
+
+    Raises:
+        TypeError: for a module whose weights cannot be read, such as one that an adapter has wrapped.
+    """
+    if isinstance(module, nn.Linear):
+        weight = module.weight.T
+    elif isinstance(module, Conv1D):
+        weight = module.weight
+    else:
+        raise TypeError(
+            f"routing reads the weights of {projection.name} itself and would pass over what {type(module).__name__} "
+            "adds to them; routing='kv' does not read them"
+        )
+    outputs = torch.einsum("...gi,igd->...gd", inputs, projection.split(weight)[which].to(inputs.dtype))
+    return outputs if module.bias is None else outputs + projection.split(module.bias)[which].to(inputs.dtype)
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
@@ -113,7 +143,7 @@ def _attention_layer(layer: nn.Module, config) -> AttentionLayer:
             f"{type(module).__name__}: no keys and values found; looked for k_proj and v_proj, qkv_proj, c_attn, "
             "query_key_value"
         )
-    return AttentionLayer(module, heads, head_dim, projections)
+    return AttentionLayer(layer, module, heads, head_dim, projections)
 
 
 def _split_alone(which: str, head_dim: int, output: Tensor) -> Heads:

@@ -14,16 +14,18 @@ from limelm.training.trainer import checkpoint_activations
 from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
 families = pytest.mark.parametrize("family", CONFIGS)
+routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 OPTIONS = [{}, {"share_kv": False}, {"routing_sources": {"first": 1, "last": 1}}]
 
 
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@routings
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_model_computes_what_it_did(family, dtype, options):
+def test_a_model_computes_what_it_did(family, dtype, routing, options):
     model = family_model(family).to(dtype)
     before = model(tokens()).logits
-    assert attach(model, **options) is model
+    assert attach(model, routing, **options) is model
     assert torch.equal(model(tokens()).logits, before)
 
 
@@ -38,10 +40,25 @@ def test_gradients_reach_every_entry(family, options):
 
 
 @families
-def test_detach_gives_the_original_back(family):
+@pytest.mark.parametrize("routing", ["static", "dynamic"])
+def test_behind_a_closed_gate_gradients_are_alive_from_the_second_step_on(family, routing):
+    model = attach(family_model(family).train(), routing)
+    routers = router_parameters(model)
+    optimizer = torch.optim.SGD(routers.values(), lr=0.1)
+    model(tokens(), labels=tokens()).loss.backward()
+    for name, parameter in routers.items():
+        assert (parameter.grad != 0).all() if name.endswith("gate") else (parameter.grad == 0).all()
+    optimizer.step()
+    model(tokens(), labels=tokens()).loss.backward()
+    assert all((parameter.grad != 0).all() for parameter in routers.values())
+
+
+@families
+@routings
+def test_detach_gives_the_original_back(family, routing):
     model = family_model(family)
     before, names, hooks = model(tokens()).logits, list(model.state_dict()), count_hooks(model)
-    train_routers(attach(model))
+    train_routers(attach(model, routing))
     assert not torch.equal(model(tokens()).logits, before)
     assert detach(model) is model
     assert torch.equal(model(tokens()).logits, before)
@@ -53,8 +70,9 @@ def count_hooks(model):
 
 
 @families
-def test_token_by_token_is_all_at_once(family):
-    model = train_routers(attach(family_model(family)))
+@routings
+def test_token_by_token_is_all_at_once(family, routing):
+    model = train_routers(attach(family_model(family), routing))
     everything = model(tokens()).logits
     cache = None
     for position in range(tokens().shape[1]):
@@ -64,8 +82,9 @@ def test_token_by_token_is_all_at_once(family):
 
 
 @families
-def test_recomputed_layers_find_their_history(family):
-    model = train_routers(attach(family_model(family).train()))
+@routings
+def test_recomputed_layers_find_their_history(family, routing):
+    model = train_routers(attach(family_model(family).train(), routing))
     model(tokens(), labels=tokens(), use_cache=False).loss.backward()
     wanted = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
@@ -79,12 +98,7 @@ def test_recomputed_layers_find_their_history(family):
 @pytest.mark.parametrize("sources", [None, {"first": 1, "last": 2}])
 def test_an_attached_llama_is_the_native_model(heads, sources):
     """R is the identity of the own block plus the attached router's weight."""
-    shape = {**MULTI_HEAD, "num_key_value_heads": heads, "num_hidden_layers": 4}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
-    native = LimeForCausalLM(LimeConfig(**shape, routing="kv", routing_sources=sources)).eval()
-    native.load_state_dict(model.state_dict(), strict=False)
-    train_routers(attach(model, routing_sources=sources))
+    model, native = attached_and_native("kv", heads, sources)
     for layer, attached in zip(native.model.layers[1:], model.model.layers[1:], strict=True):
         R = attached.self_attn.router.weight.detach()[0].clone()
         R[:, -heads:] += torch.eye(heads)
@@ -92,20 +106,59 @@ def test_an_attached_llama_is_the_native_model(heads, sources):
     torch.testing.assert_close(model(tokens()).logits, native(tokens()).logits, atol=2e-6, rtol=1e-5)
 
 
-def test_keys_and_values_have_routers_of_their_own_where_they_are_not_shared():
-    shared, apart = (attach(family_model("llama"), share_kv=share) for share in (True, False))
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("sources", [None, {"first": 1, "last": 2}])
+def test_an_attached_static_llama_is_the_native_model(heads, sources):
+    """A gate between 0 and 1 makes another convex combination: (1 - gate) of the own input, gate of the mix."""
+    model, native = attached_and_native("static", heads, sources)
+    for layer, attached in zip(native.model.layers[1:], model.model.layers[1:], strict=True):
+        router = attached.self_attn.router
+        gate = torch.linspace(0.2, 0.9, heads)
+        router.gate.data = gate[None]
+        A = gate[:, None] * router.weight.detach()[0].softmax(dim=-1)
+        A[:, -1] += 1 - gate
+        layer.self_attn.router.weight.data = A.log()
+        layer.routing_layernorm.weight.data = attached.input_layernorm.weight.data
+    torch.testing.assert_close(model(tokens()).logits, native(tokens()).logits, atol=2e-6, rtol=1e-5)
+
+
+def test_an_attached_dynamic_llama_with_open_gates_is_the_native_model():
+    model, native = attached_and_native("dynamic", 2, None)
+    for layer, attached in zip(native.model.layers[1:], model.model.layers[1:], strict=True):
+        attached.self_attn.router.gate.data.fill_(1)
+        layer.self_attn.router.proj.weight.data = attached.self_attn.router.weight.detach()[0]
+        layer.routing_layernorm.weight.data = attached.input_layernorm.weight.data
+    torch.testing.assert_close(model(tokens()).logits, native(tokens()).logits, atol=2e-6, rtol=1e-5)
+
+
+def attached_and_native(routing, heads, sources):
+    """A Llama with trained routers attached, and a native model with its other weights."""
+    shape = {**MULTI_HEAD, "num_key_value_heads": heads, "num_hidden_layers": 4}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data.uniform_(0.5, 1.5)
+    native = LimeForCausalLM(LimeConfig(**shape, routing=routing, routing_sources=sources)).eval()
+    native.load_state_dict(model.state_dict(), strict=False)
+    return train_routers(attach(model, routing, routing_sources=sources)), native
+
+
+@routings
+def test_keys_and_values_have_routers_of_their_own_where_they_are_not_shared(routing):
+    shared, apart = (attach(family_model("llama"), routing, share_kv=share) for share in (True, False))
     train_routers(shared)
     for one, two in zip(router_parameters(shared).values(), router_parameters(apart).values(), strict=True):
         assert two.shape == (2, *one.shape[1:])
-        two.data = one.data.repeat(2, 1, 1)
+        two.data = torch.cat([one.data, one.data])
     assert torch.equal(shared(tokens()).logits, apart(tokens()).logits)
     for parameter in router_parameters(apart).values():
         parameter.data[1] = 0
     assert not torch.equal(shared(tokens()).logits, apart(tokens()).logits)
 
 
-def test_forwards_may_be_interleaved():
-    model = train_routers(attach(family_model("llama").train()))
+@routings
+def test_forwards_may_be_interleaved(routing):
+    model = train_routers(attach(family_model("llama").train(), routing))
     first, second = tokens(2, 11), tokens(3, 7)
     wanted = []
     for batch in (first, second):
@@ -122,8 +175,9 @@ def test_forwards_may_be_interleaved():
         torch.testing.assert_close(parameter.grad, wanted[0][name] + wanted[1][name])
 
 
-def test_models_and_threads_do_not_disturb_each_other():
-    models = [train_routers(attach(family_model("llama", seed), share_kv=bool(seed)), seed) for seed in range(2)]
+@routings
+def test_models_and_threads_do_not_disturb_each_other(routing):
+    models = [train_routers(attach(family_model("llama", n), routing, share_kv=bool(n)), n) for n in range(2)]
     copied = copy.deepcopy(models[0])
     wanted = [model(tokens()).logits for model in models]
     assert torch.equal(copied(tokens()).logits, wanted[0])
@@ -146,8 +200,9 @@ def test_models_and_threads_do_not_disturb_each_other():
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt2"])
-def test_generation(family):
-    model = train_routers(attach(family_model(family)))
+@routings
+def test_generation(family, routing):
+    model = train_routers(attach(family_model(family), routing))
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     prompt = tokens(2, 5)
     mask = torch.ones_like(prompt)
@@ -157,15 +212,17 @@ def test_generation(family):
     assert torch.equal(beams, model.generate(prompt, attention_mask=mask, num_beams=3, use_cache=False, **options))
 
 
-def test_it_compiles_in_one_graph():
-    model = train_routers(attach(family_model("llama")))
+@routings
+def test_it_compiles_in_one_graph(routing):
+    model = train_routers(attach(family_model("llama"), routing))
     wanted = model(tokens(), use_cache=False).logits
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(tokens(), use_cache=False).logits, wanted, atol=2e-6, rtol=1e-5)
 
 
-def test_autocast():
-    model = train_routers(attach(family_model("llama").train()))
+@routings
+def test_autocast(routing):
+    model = train_routers(attach(family_model("llama").train(), routing))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(tokens(), labels=tokens()).loss
     loss.backward()
@@ -179,7 +236,7 @@ def test_router_parameters_are_float32_whatever_the_model_is():
 
 
 def test_bad_input():
-    with pytest.raises(UserError, match="routing='mean' is unknown; allowed: kv"):
+    with pytest.raises(UserError, match="routing='mean' is unknown; allowed: kv, static, dynamic"):
         attach(family_model("llama"), routing="mean")
     with pytest.raises(ValueError, match="routing_sources"):
         attach(family_model("llama"), routing_sources={"last": 1})
@@ -189,6 +246,15 @@ def test_bad_input():
         detach(family_model("llama"))
     with pytest.raises(UserError, match="BloomBlock: no attention found; looked for self_attn, attention, attn"):
         attach(BloomForCausalLM(BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)))
+
+
+def test_a_norm_that_is_not_known_is_refused_where_it_would_be_needed():
+    model = family_model("llama")
+    for layer in model.model.layers:
+        layer.input_layernorm = torch.nn.Identity()
+    attach(model)
+    with pytest.raises(UserError, match="Identity: not an RMSNorm or LayerNorm"):
+        attach(detach(model), "static")
 
 
 def test_a_native_model_is_refused():
