@@ -64,7 +64,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--seeds",
         type=at_least_two,
         metavar="N",
-        help="train with N seeds, and say which models differ (default: the recipe's one seed; for synthetic 5)",
+        help="train with N seeds, 2 or more, and say which models differ (default: the recipe's one; for synthetic 5)",
     )
     add_training_options(parser)
     parser.set_defaults(run=run)

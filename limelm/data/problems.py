@@ -31,6 +31,7 @@ class ProblemFolder:
         task: see `limelm.data.synthetic.draw_task`.
         worked_steps: whether the steps stand before the answer.
         train, test: how many problems.
+        tested_on: where those of the test come from.
         delimiter: between prompt, steps and answer.
         chance: what guessing scores.
         content_sha256: one hash for all that training and test see.
@@ -40,6 +41,7 @@ class ProblemFolder:
     worked_steps: bool
     train: int
     test: int
+    tested_on: str
     delimiter: str
     chance: float
     content_sha256: str
@@ -87,7 +89,10 @@ def prepare_problems(
             lines = (json.dumps({"prompt": p.prompt, "steps": p.steps, "answer": p.answer}) for p in problems)
             write_text(partial / f"{split}.jsonl", "\n".join(lines) + "\n")
         content = _content_sha256(partial, worked_steps)
-        made = ProblemFolder(task, worked_steps, train, test, drawn.text_format.delimiter, drawn.chance, content)
+        tested_on = "generated problems" if test_file is None else f"the first {test} of {test_file.name}"
+        made = ProblemFolder(
+            task, worked_steps, train, test, tested_on, drawn.text_format.delimiter, drawn.chance, content
+        )
         write_text(partial / PROBLEMS, json.dumps(asdict(made), indent=1) + "\n")
         partial.rename(folder)
     except OSError as error:

@@ -108,8 +108,8 @@ def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> di
         data: the run's folder of problems.
 
     Returns:
-        `task`, `worked_steps`, `problems` (how many), `chance`, `constant_rate` (of always giving the answer that is
-        most frequent), `baseline`, and `scores`: records of `model`, `seed`, `accuracy`.
+        `task`, `worked_steps`, `problems` (how many), `tested_on`, `chance`, `constant_rate` (of always giving the
+        answer that is most frequent), `baseline`, and `scores`: records of `model`, `seed`, `accuracy`.
     """
     folder = ProblemFolder.load(data)
     answers = Counter(problem.answer for problem in read_problems(data, "test"))
@@ -127,6 +127,7 @@ def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> di
         "worked_steps": folder.worked_steps,
         "train_problems": folder.train,
         "problems": folder.test,
+        "tested_on": folder.tested_on,
         "chance": folder.chance,
         "constant_rate": max(answers.values()) / folder.test,
         "baseline": next((entry["label"] for entry in models if entry["model_type"] == "llama"), models[0]["label"]),

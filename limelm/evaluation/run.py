@@ -12,12 +12,12 @@ from limelm.evaluation.harness import Settings, run_tasks
 from limelm.evaluation.items import Record
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, are_shards
-from limelm.evaluation.scores import average_rows, score_rows
+from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import load_tasks
 from limelm.models.checkpoint import load_config
 
-FEW_DOCUMENTS = 20
+FEW_DOCUMENTS, FEW_ITEMS = 20, 30
 
 
 @dataclass
@@ -127,11 +127,18 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
         f"One checkpoint of each model on a sample of {over}: the errors and intervals are over {over}. How much a "
         "result moves from one training seed to the next is not in them, and is often as much."
     ]
-    compared = sum(row["verdict"] is not None for row in evaluation.scores + evaluation.perplexity)
+    rows = evaluation.scores + evaluation.averages + evaluation.perplexity
+    compared = sum(row["verdict"] is not None for row in rows)
     if compared:
         cautions.append(
-            f"{compared} differences were tested, each with a 95 % interval: were all models equally good, about "
-            f"{0.05 * compared:.1f} of them would still be called a difference."
+            f"{compared} differences were tested, each with a 95 % interval, some of them on the same items: "
+            f"were all models equally good, about {0.05 * compared:.1f} of them would still be called a difference."
+        )
+    small = _names(f"{row['task']} ({row['items']})" for row in evaluation.scores if row["items"] < FEW_ITEMS)
+    if small:
+        cautions.append(
+            f"{small}: so few items that errors, intervals and verdicts cannot be relied on. At 0 % and 100 % the "
+            "error is given as 0, at any number of items."
         )
     few = _names(
         f"{row['domain']} ({row['documents']})"
@@ -142,7 +149,7 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
         cautions.append(
             f"{few}: so few documents that the intervals are too narrow; they are those of the normal approximation."
         )
-    trivial = _names(row["task"] for row in evaluation.scores if row["above_trivial"] == "no")
+    trivial = _trivial(headline(evaluation.scores))
     if trivial:
         cautions.append(
             f"{trivial}: a score that guessing, or always giving the same answer, reaches too. It says nothing of what "
@@ -167,6 +174,17 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
     if cut:
         cautions.append(f"The model's context is too short for some prompts, which lost their beginning: {cut}.")
     return cautions
+
+
+def _trivial(rows: list[Record]) -> str:
+    """The tasks with scores that are no better than trivial answers', and whose they are unless all models'."""
+    named = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        verdicts = {row["model"]: row["above_trivial"] for row in rows if row["task"] == task}
+        models = [model for model, above in verdicts.items() if above == "no"]
+        if models:
+            named.append(task if len(models) == len(verdicts) else f"{task} ({', '.join(models)})")
+    return ", ".join(named)
 
 
 def _names(names: Iterable[str]) -> str:

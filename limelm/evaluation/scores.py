@@ -166,8 +166,13 @@ def _differences(record: Record, first: Record, metric: str) -> Sample:
 
 
 def _comparison(differences: list[Sample], seed: int) -> Record:
-    """Of the mean over one task's items, or of the average over several tasks."""
+    """Of the mean over one task's items, or of the average over several tasks.
+
+    Where all items of a task belong together, nothing can be said of how much it scatters: no interval, no verdict.
+    """
     bootstrap, normal = bootstrap_of_average(differences, seed=seed), normal_interval_of_average(differences)
+    if any(math.isnan(standard_error(*sample)) for sample in differences):
+        return dict.fromkeys(_COMPARED) | {"difference": bootstrap.mean}
     values = [*_bounds(bootstrap), _known(normal.low), _known(normal.high), verdict(bootstrap, normal)]
     return dict(zip(_COMPARED, values, strict=True))
 

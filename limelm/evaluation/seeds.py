@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from limelm.evaluation.statistics import loss_verdict, paired_bootstrap, t_interval
+from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_verdict, paired_bootstrap, t_interval
 
 Records = list[dict[str, Any]]
 
@@ -99,10 +99,12 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
     """The share of the baseline's FLOPs after which each model has reached the baseline's final held-out loss.
 
     Returns:
-        Records of `model`, `seeds`, `reached` (in how many), and over those the `share` (mean), with `t_low` and
-        `t_high` where there are two or more.
+        Records of `model`, `seeds`, `reached` (in how many), and over those the `share` (mean), with `t_low`, `t_high`
+        and a `verdict` ("sooner", "later") where there are two or more; none where a run was measured once only.
     """
     records: Records = []
+    if any(len(curve.loss) < 2 for by_seed in curves.values() for curve in by_seed.values()):
+        return records
     for model, by_seed in curves.items():
         if model == baseline:
             continue
@@ -122,9 +124,16 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
                 "share": float(reached.mean()) if len(reached) else None,
                 "t_low": interval.low if interval else None,
                 "t_high": interval.high if interval else None,
+                "verdict": _sooner(interval) if interval else None,
             }
         )
     return records
+
+
+def _sooner(interval: Interval) -> str:
+    if interval.low <= 1 <= interval.high:
+        return NOT_DISTINGUISHABLE
+    return "sooner" if interval.mean < 1 else "later"
 
 
 def _scatter(values: np.ndarray) -> dict[str, float | None]:

@@ -86,7 +86,7 @@ def _check_local_names(names: list[str]) -> None:
     known = [*LOCAL_TASKS, *GENERATED]
     for name in names:
         if name not in known:
-            raise _unknown(name, [*known, *SUITES], "which --local-data can serve")
+            raise _unknown(name, [*known, *SUITES], f"which --local-data can serve ({', '.join(known)})")
 
 
 def _unknown(name: str, known: list[str], which: str) -> UserError:

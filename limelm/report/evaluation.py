@@ -75,7 +75,8 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             [
                 f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
                 "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
-                "distinguishable” means that zero is inside it or the normal interval. The paper's value is that of "
+                "distinguishable” means that zero is inside it or the normal interval. Where all items belong together "
+                "(one passage) there is neither. The paper's value is that of "
                 "its 1.2 B model of this kind, for orientation.",
             ],
             scores,
@@ -106,7 +107,7 @@ def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
     points = []
     for row in rows:
         error = math.nan if row["standard_error"] is None else CONFIDENCE_Z * row["standard_error"]
-        low, high = (100 * (row["accuracy"] + side * error) for side in (-1, 1))
+        low, high = (100 * min(max(row["accuracy"] + side * error, 0), 1) for side in (-1, 1))
         group = f"{row['task']}, {row['shots']}-shot"
         points.append({**row, "group": group, "value": 100 * row["accuracy"], "low": low, "high": high})
     one_each = {point["group"]: point for point in points}

@@ -1,6 +1,7 @@
 """The report of `limelm reproduce --scale synthetic`: which models reason better, over seeds."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,13 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
         _sections(scores, summary, {task["task"]: task["chance"] for task in tasks}, palette),
         title="Reasoning from scratch: " + ", ".join(task["task"] for task in tasks),
         lead=(
-            "Models trained from scratch on generated problems, and asked others of the same kind. Of one seed all "
-            "models see the same problems in the same order and share initial values."
+            "Models trained from scratch on generated problems, and asked others that they have not seen. Of one seed "
+            "all models see the same problems in the same order and share initial values."
         ),
-        tiles=[_tile(model, summary, palette) for model in models],
-        cautions=_cautions(tasks),
+        tiles=[_tile(model, summary, palette, len(models)) for model in models],
+        cautions=_cautions(tasks, summary),
         facts=[
-            *(
-                (task["task"], f"{task['train_problems']:,} to learn from, {task['problems']:,} asked")
-                for task in tasks
-            ),
+            *((task["task"], _counts(task)) for task in tasks),
             *environment().items(),
         ],
     )
@@ -58,32 +56,53 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: broken ({error}); remove it, and the same command writes it again") from error
 
 
-def _tile(model: str, summary: Records, palette: Palette) -> dict[str, str]:
+def _counts(task: dict[str, Any]) -> str:
+    return f"{task['train_problems']:,} problems to learn from, {task['problems']:,} asked ({task['tested_on']})"
+
+
+def _tile(model: str, summary: Records, palette: Palette, models: int) -> dict[str, str]:
+    """The mean over the tasks that all models have; where there are none, over the model's own."""
+    trained = Counter(row["task"] for row in summary)
     own = [row for row in summary if row["model"] == model]
+    shared = [row for row in own if trained[row["task"]] == models]
+    of = shared or own
     return {
         "label": model,
         "color": palette[model],
-        "value": share(sum(row["mean"] for row in own) / len(own)),
-        "note": "right answers" + (f", mean of {len(own)} tasks" if len(own) > 1 else ""),
+        "value": share(sum(row["mean"] for row in of) / len(of)),
+        "note": "right answers: " + (of[0]["task"] if len(of) == 1 else f"mean of {len(of)} tasks"),
     }
 
 
-def _cautions(tasks: list[dict[str, Any]]) -> list[str]:
-    seeds = min(len({row["seed"] for row in task["scores"]}) for task in tasks)
+def _cautions(tasks: list[dict[str, Any]], summary: Records) -> list[str]:
+    counts = sorted({len({row["seed"] for row in task["scores"]}) for task in tasks})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     compared = sum(len({row["model"] for row in task["scores"]}) - 1 for task in tasks)
     cautions = [
-        f"{seeds} seeds, one recipe: intervals are over seeds, on the same problems, and not corrected for the "
-        f"{compared} comparisons. Trainings on such tasks often succeed or fail by leaps, so few seeds say little, and "
-        "Student's interval, which expects bell-shaped scatter, is a guide only.",
+        f"{seeds} seeds, one recipe for each task: intervals are over seeds, on the same problems, and not corrected "
+        f"for the {compared} comparisons. Trainings on such tasks often succeed or fail by leaps, so few seeds say "
+        "little, and Student's interval, which expects bell-shaped scatter, is a guide only.",
         "Test problems are of the training problems' size: the figures say nothing about longer ones.",
         "All models train for the same number of steps; one that is behind may only be slower.",
     ]
+    guessed = [task["task"] for task in tasks if not _is_above_guessing(task["task"], summary)]
+    if guessed:
+        cautions.append(
+            f"{', '.join(guessed)}: no model is above guessing or always giving the same answer, so differences there "
+            "say nothing."
+        )
     if any(task["worked_steps"] for task in tasks):
         cautions.append(
             "Only the final answer is matched; a wrong step before a right answer is not seen. An answer that does not "
             "end within the longest problem's length is wrong."
         )
     return cautions
+
+
+def _is_above_guessing(task: str, summary: Records) -> bool:
+    """Whether any model's interval is above both."""
+    rows = [row for row in summary if row["task"] == task]
+    return any(row["low"] > max(row["chance"], row["constant_rate"]) for row in rows)
 
 
 def _sections(scores: Records, summary: Records, chance: dict[str, float], palette: Palette) -> list[Section]:
@@ -109,6 +128,7 @@ def _sections(scores: Records, summary: Records, chance: dict[str, float], palet
             columns=[
                 Column("task", "task", unbroken),
                 Column("model", "model", unbroken),
+                Column("seeds", "seeds"),
                 Column("mean", "right, %", _percent),
                 Column("low", "95 % from", _percent),
                 Column("high", "to", _percent),

@@ -69,7 +69,7 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
         *(smaller if parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS else []),
         f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
         "them can be compared with each other, but other text may give another gap.",
-        "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. `limelm bench` "
+        "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. limelm bench "
         "measures them side by side.",
         "Routing weights after few steps still carry their initialisation: a static router starts near uniform.",
     ]

@@ -67,7 +67,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
             }
             for label in labels
         ],
-        cautions=_cautions(first, len(summaries)),
+        cautions=_cautions(first, len(summaries), summary),
         facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
     )
     return page, summary
@@ -79,14 +79,16 @@ def _curve(measured: Records, label: str, seed: int) -> Curve:
     return Curve(*(np.array([row[key] for row in rows], dtype=float) for key in keys))
 
 
-def _cautions(first: dict[str, Any], seeds: int) -> list[str]:
+def _cautions(first: dict[str, Any], seeds: int, summary: Records) -> list[str]:
     parameters = max(entry["parameters"] for entry in first["models"])
+    sparse = ["Held-out losses were measured too seldom to be read at equal FLOPs or time: a smaller eval_steps helps."]
     return [
+        *(sparse if any(row["mean"] is None for row in summary) else []),
         f"{seeds} seeds of one recipe: intervals are over seeds, not over data sets, sizes or hyperparameters, and are "
         "not corrected for the number of comparisons. One in twenty would exclude zero by luck.",
         "At equal FLOPs or time the dearer models are read before their schedule has ended, while their learning rate "
         "is still above its last value: that counts against them.",
-        "Wall-clock time is that of this machine in these runs, with all its noise; `limelm bench` measures speed.",
+        "Wall-clock time is that of this machine in these runs, with all its noise; limelm bench measures speed.",
         f"{parameters:,} parameters and {first['models'][0]['train_tokens']:,} tokens are far from the paper's 1.2 "
         "billion and 41.9 billion: an early lead need not last.",
     ]
@@ -95,13 +97,12 @@ def _cautions(first: dict[str, Any], seeds: int) -> list[str]:
 def _sections(
     measured: Records, losses: Records, summary: Records, sooner: Records, baseline: str, palette: Palette
 ) -> list[Section]:
-    if not sooner:  # a single model
-        return [_summary(summary, baseline), _curves(measured, palette)]
+    compared = any(row["model"] != baseline for row in summary)
     return [
         _summary(summary, baseline),
-        _differences(losses, summary, baseline, palette),
+        *([_differences(losses, summary, baseline, palette)] if compared else []),
         _curves(measured, palette),
-        _sooner(sooner, baseline),
+        *([_sooner(sooner, baseline)] if sooner else []),
     ]
 
 
@@ -158,7 +159,8 @@ def _sooner(sooner: Records, baseline: str) -> Section:
         f"How much sooner {baseline}'s final loss is reached",
         [
             f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
-            "end, linear between evaluations, mean over the seeds in which it is reached. Below 100 % is sooner."
+            "end, linear between evaluations, mean over the seeds in which it is reached (the others are not in it). "
+            "Below 100 % is sooner."
         ],
         sooner,
         columns=[
@@ -168,6 +170,7 @@ def _sooner(sooner: Records, baseline: str) -> Section:
             Column("t_high", "to", _share),
             Column("reached", "reached in seeds"),
             Column("seeds", "of"),
+            Column("verdict", "verdict", lambda text: unbroken(text or "")),
         ],
     )
 

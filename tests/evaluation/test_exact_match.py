@@ -149,6 +149,7 @@ def test_the_command_trains_asks_and_reports(run, capsys):
     }
     page = (out / "report.html").read_text()
     assert "Right answers" in page and "not corrected for the 2 comparisons" in page
+    assert "small: no model is above guessing" in page and "(generated problems)" in page
     assert (out / "figures" / "exact_match.png").exists() and (out / "figures" / "exact_match_summary.csv").exists()
     assert (out / "small" / "report.html").exists()
     before = (out / "small" / "seed-1" / "models" / "hc" / EXACT_MATCH).stat().st_mtime_ns

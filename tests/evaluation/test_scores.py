@@ -91,3 +91,17 @@ def test_a_single_model_has_an_average_too(two):
 def test_one_item_has_an_average_but_no_error(two):
     [row] = averages(models(first="none"), {"first": [record("long", [1]), record("short", [0])]})
     assert (row["average"], row["standard_error"]) == (0.5, None)
+
+
+def test_items_of_one_passage_give_no_interval_and_no_verdict(two):
+    asked, records, _, _ = two
+    for own in records.values():
+        for item in own[1]["items"]:
+            item["group"] = "the passage"
+    rows = score_rows(asked, records, TASKS, 0)
+    alone = next(row for row in rows if (row["task"], row["model"]) == ("short", "second"))
+    assert alone["difference"] == pytest.approx(two[3][1].mean() - two[3][0].mean())
+    bounds = ("difference_low", "difference_high", "normal_low", "normal_high", "verdict", "standard_error")
+    assert all(alone[key] is None for key in bounds)
+    _, average = averages(asked, records)
+    assert average["difference"] is not None and all(average[key] is None for key in bounds)

@@ -91,3 +91,24 @@ def test_how_much_sooner():
         shares.append((20 + 20 * (start - end) / (start - 4)) / 30)
     assert rows["dear"]["share"] == pytest.approx(np.mean(shares)) and rows["dear"]["reached"] == 4
     assert rows["same"]["reached"] == 2  # in seeds 2 and 3
+
+
+def test_sooner_or_later_goes_by_the_interval():
+    def curve(*losses):
+        steps = np.arange(1.0, len(losses) + 1)
+        return Curve(steps, steps, steps, np.array(losses))
+
+    llama = {seed: curve(3, 2, 1) for seed in range(3)}
+    models = {
+        "LLaMA": llama,
+        "quick": {seed: curve(2, 1, 0.5 + seed / 10) for seed in range(3)},
+        "slow": {seed: curve(3, 2, 1.5, 1 - seed / 10) for seed in range(3)},
+        "either": {0: curve(2, 1, 0.5), 1: curve(3, 2, 1), 2: curve(3, 2, 1.5, 1)},
+    }
+    rows = {row["model"]: row["verdict"] for row in how_much_sooner(models, "LLaMA")}
+    assert rows == {"quick": "sooner", "slow": "later", "either": "not distinguishable"}
+
+
+def test_a_run_that_was_measured_once_says_nothing_of_sooner():
+    once = Curve(*(np.array([value]) for value in (10.0, 10.0, 10.0, 4.0)))
+    assert how_much_sooner({"LLaMA": {0: once, 1: once}, "LIMe": {0: once, 1: once}}, "LLaMA") == []
