@@ -86,14 +86,14 @@ def _check_local_names(names: list[str]) -> None:
     known = [*LOCAL_TASKS, *GENERATED]
     for name in names:
         if name not in known:
-            raise _unknown(name, [*known, *SUITES], f"which --local-data can serve ({', '.join(known)})")
+            raise _unknown(name, [*known, *SUITES], "which --local-data can serve", f"; tasks: {', '.join(known)}")
 
 
-def _unknown(name: str, known: list[str], which: str) -> UserError:
+def _unknown(name: str, known: list[str], which: str, others: str = "") -> UserError:
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
     return UserError(
         f"--tasks: no task or suite {name!r} {which}; "
-        + (f"nearest: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}")
+        + (f"nearest: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}{others}")
     )
 
 

@@ -75,9 +75,9 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             [
                 f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
                 "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
-                "distinguishable” means that zero is inside it or the normal interval. Where all items belong together "
-                "(one passage) there is neither. The paper's value is that of "
-                "its 1.2 B model of this kind, for orientation.",
+                "distinguishable” means that zero is inside it or the normal interval. Where a task's items belong "
+                "together (one passage) there is neither. The paper's value is that of its 1.2 B model of this kind, "
+                "for orientation.",
             ],
             scores,
             columns=COLUMNS,
