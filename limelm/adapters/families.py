@@ -6,6 +6,7 @@ Keys and values are *raw* here: what the projection gives, before any norm of th
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def find_decoder(model: PreTrainedModel) -> nn.Module:
         UserError: where there is none.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    if not any(isinstance(getattr(decoder, name, None), nn.ModuleList) for name in LAYERS):
+    if _child(decoder, LAYERS, nn.ModuleList) is None:
         raise UserError(
             f"{type(model).__name__}: no list of layers found in {type(decoder).__name__}; looked for "
             f"{', '.join(LAYERS)}"
@@ -102,8 +103,7 @@ def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
     Raises:
         UserError: where they, or their keys and values, are not found; or where they differ in shape.
     """
-    decoder = find_decoder(model)
-    layers = next(getattr(decoder, name) for name in LAYERS if isinstance(getattr(decoder, name, None), nn.ModuleList))
+    layers = _child(find_decoder(model), LAYERS, nn.ModuleList)
     config = model.config.get_text_config()
     found = [_attention_layer(layer, config) for layer in layers]
     shapes = {(layer.heads, layer.head_dim) for layer in found}
@@ -115,10 +115,13 @@ def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
     return found
 
 
+def _child(parent: nn.Module, names: tuple[str, ...], kind: type[nn.Module] = nn.Module) -> Any:
+    """The first of these attributes that is such a module; None where there is none."""
+    return next((child for name in names if isinstance(child := getattr(parent, name, None), kind)), None)
+
+
 def _attention_layer(layer: nn.Module, config) -> AttentionLayer:
-    module = next(
-        (getattr(layer, name) for name in ATTENTIONS if isinstance(getattr(layer, name, None), nn.Module)), None
-    )
+    module = _child(layer, ATTENTIONS)
     if module is None:
         raise UserError(f"{type(layer).__name__}: no attention found; looked for {', '.join(ATTENTIONS)}")
     queries = config.num_attention_heads

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from limelm.evaluation.scores import headline
 from limelm.files import write_text
+from limelm.report.cells import count, in_one_line, optional, percent, points
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import REFERENCE, Palette, by_model
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
@@ -163,7 +164,7 @@ def latex_scores(scores: Records, averages: Records) -> str:
     for title, key in (("chance", "chance"), ("constant answer", "constant_rate")):
         values = {(row["task"], row["shots"]): row[key] for row in rows}
         shown = [*(values[task] for task in tasks), *(row[key] for row in averages[:1])]
-        trivial.append([title, *(_number(value) or "--" for value in shown)])
+        trivial.append([title, *(percent(value) or "--" for value in shown)])
     return booktabs(head, models, trivial)
 
 
@@ -203,48 +204,32 @@ def _tile(palette: Palette, label: str, scores: Records, averages: Records, perp
     return {"label": label, "color": palette[label], "value": value, "note": note}
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.1f}"
-
-
 def _latex_score(accuracy: float, error: float | None) -> str:
-    margin = "" if error is None else rf" \pm {_number(error)}"
-    return f"${_number(accuracy)}{margin}$"
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _optional(value: Any) -> str:
-    return "" if value is None else str(value)
+    margin = "" if error is None else rf" \pm {percent(error)}"
+    return f"${percent(accuracy)}{margin}$"
 
 
 COLUMNS = [
     Column("task", "task"),
-    Column("shots", "shots", _optional),
-    Column("metric", "metric", _optional),
+    Column("shots", "shots", optional),
+    Column("metric", "metric", optional),
     Column("model", "model", unbroken),
-    Column("accuracy", "accuracy, %", _number),
-    Column("standard_error", "±", _number),
-    Column("chance", "chance", _number),
-    Column("constant_rate", "constant answer", _number),
-    Column("above_trivial", "above both", _optional),
-    Column("paper", "paper, 1.2 B", _number),
-    Column("difference", "difference", _points),
-    Column("difference_low", "from", _points),
-    Column("difference_high", "to", _points),
-    Column("verdict", "verdict", lambda text: unbroken(_optional(text))),
-    Column("items", "items", _count),
-    Column("items_cut", "cut prompts", _count),
+    Column("accuracy", "accuracy, %", percent),
+    Column("standard_error", "±", percent),
+    Column("chance", "chance", percent),
+    Column("constant_rate", "constant answer", percent),
+    Column("above_trivial", "above both", optional),
+    Column("paper", "paper, 1.2 B", percent),
+    Column("difference", "difference", points),
+    Column("difference_low", "from", points),
+    Column("difference_high", "to", points),
+    Column("verdict", "verdict", in_one_line),
+    Column("items", "items", count),
+    Column("items_cut", "cut prompts", count),
 ]
 _ONE_TASK = ("task", "shots", "metric", "model", "accuracy", "above_trivial", "items", "items_cut")
 AVERAGE_COLUMNS = [
     Column("model", "model", unbroken),
-    Column("average", "average, %", _number),
+    Column("average", "average, %", percent),
     *(column for column in COLUMNS if column.key not in _ONE_TASK),
 ]

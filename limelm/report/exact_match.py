@@ -8,6 +8,7 @@ from typing import Any
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarise_accuracies
+from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.style import Palette
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
@@ -129,25 +130,17 @@ def _sections(scores: Records, summary: Records, chance: dict[str, float], palet
                 Column("task", "task", unbroken),
                 Column("model", "model", unbroken),
                 Column("seeds", "seeds"),
-                Column("mean", "right, %", _percent),
-                Column("low", "95 % from", _percent),
-                Column("high", "to", _percent),
-                Column("standard_deviation", "± between seeds", _percent),
-                Column("difference", "difference", _points),
-                Column("difference_low", "95 % from", _points),
-                Column("difference_high", "to", _points),
-                Column("better_in", "better in seeds", lambda n: "" if n is None else str(n)),
-                Column("verdict", "verdict", lambda text: unbroken(text or "")),
-                Column("chance", "guessing", _percent),
-                Column("constant_rate", "constant answer", _percent),
+                Column("mean", "right, %", percent),
+                Column("low", "95 % from", percent),
+                Column("high", "to", percent),
+                Column("standard_deviation", "± between seeds", percent),
+                Column("difference", "difference", points),
+                Column("difference_low", "95 % from", points),
+                Column("difference_high", "to", points),
+                Column("better_in", "better in seeds", optional),
+                Column("verdict", "verdict", in_one_line),
+                Column("chance", "guessing", percent),
+                Column("constant_rate", "constant answer", percent),
             ],
         ),
     ]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.1f}"

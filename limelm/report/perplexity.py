@@ -4,6 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from limelm.report.cells import count, in_one_line, signed_thousandths, thousandths
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import Palette, by_model
 from limelm.report.html import Column, Records, Section, unbroken
@@ -45,7 +46,7 @@ def bits_by_domain(rows: Records, palette: Palette) -> Figure:
 def as_text(rows: Records) -> str:
     """Bits per byte as lines of text, models by domains."""
     head = ["bits per byte", *_domains(rows)]
-    body = [[model, *(_three(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
+    body = [[model, *(thousandths(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     lines = [
         "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))])
@@ -66,37 +67,25 @@ def _domains(rows: Records) -> list[str]:
 
 
 def _latex_bits(row: dict[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" [{_three(row['low'])}, {_three(row['high'])}]"
-    return f"{_three(row['bits_per_byte'])}{interval}"
-
-
-def _three(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
+    interval = "" if row["low"] is None else f" [{thousandths(row['low'])}, {thousandths(row['high'])}]"
+    return f"{thousandths(row['bits_per_byte'])}{interval}"
 
 
 COLUMNS = [
     Column("domain", "domain", unbroken),
     Column("model", "model", unbroken),
-    Column("bits_per_byte", "bits per byte", _three),
-    Column("low", "95 % from", _three),
-    Column("high", "to", _three),
-    Column("difference", "difference", _signed),
-    Column("difference_low", "95 % from", _signed),
-    Column("difference_high", "to", _signed),
-    Column("verdict", "verdict", lambda text: unbroken(text or "")),
-    Column("loss", "loss, nats per token", _three),
+    Column("bits_per_byte", "bits per byte", thousandths),
+    Column("low", "95 % from", thousandths),
+    Column("high", "to", thousandths),
+    Column("difference", "difference", signed_thousandths),
+    Column("difference_low", "95 % from", signed_thousandths),
+    Column("difference_high", "to", signed_thousandths),
+    Column("verdict", "verdict", in_one_line),
+    Column("loss", "loss, nats per token", thousandths),
     Column("perplexity", "perplexity per token", lambda value: f"{value:,.2f}"),
-    Column("documents", "documents", _count),
-    Column("tokens", "tokens", _count),
-    Column("bytes", "bytes", _count),
-    Column("window", "window", _count),
-    Column("stride", "stride", _count),
+    Column("documents", "documents", count),
+    Column("tokens", "tokens", count),
+    Column("bytes", "bytes", count),
+    Column("window", "window", count),
+    Column("stride", "stride", count),
 ]

@@ -14,6 +14,7 @@ from limelm.evaluation.seeds import (
     summarise_losses,
 )
 from limelm.files import write_text
+from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.style import Palette
 from limelm.report.html import Column, Records, Section, unbroken, write_page
@@ -120,15 +121,15 @@ def _summary(summary: Records, baseline: str) -> Section:
         columns=[
             Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
             Column("model", "model", unbroken),
-            Column("mean", "held-out loss", _loss),
-            Column("standard_deviation", "± between seeds", _loss),
-            Column("difference", "difference", _signed),
-            Column("t_low", "95 % from", _signed),
-            Column("t_high", "to", _signed),
-            Column("bootstrap_low", "bootstrap from", _signed),
-            Column("bootstrap_high", "to", _signed),
-            Column("lower_in", "lower in seeds", lambda n: "" if n is None else str(n)),
-            Column("verdict", "verdict", lambda text: unbroken(text or "")),
+            Column("mean", "held-out loss", thousandths),
+            Column("standard_deviation", "± between seeds", thousandths),
+            Column("difference", "difference", signed_thousandths),
+            Column("t_low", "95 % from", signed_thousandths),
+            Column("t_high", "to", signed_thousandths),
+            Column("bootstrap_low", "bootstrap from", signed_thousandths),
+            Column("bootstrap_high", "to", signed_thousandths),
+            Column("lower_in", "lower in seeds", optional),
+            Column("verdict", "verdict", in_one_line),
         ],
     )
 
@@ -170,17 +171,9 @@ def _sooner(sooner: Records, baseline: str) -> Section:
             Column("t_high", "to", _share),
             Column("reached", "reached in seeds"),
             Column("seeds", "of"),
-            Column("verdict", "verdict", lambda text: unbroken(text or "")),
+            Column("verdict", "verdict", in_one_line),
         ],
     )
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
 
 
 def _share(value: float | None) -> str:
