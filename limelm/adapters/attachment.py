@@ -6,22 +6,26 @@ keyword, and its projections find it where the thread keeps it until the attenti
 """
 
 import threading
+import warnings
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from limelm.adapters.families import Projection, find_attention_layers, find_decoder, project_heads
+from limelm.adapters.base import ROUTER, Digests, digest_parameters
+from limelm.adapters.config import AdapterConfig
+from limelm.adapters.families import AttentionLayer, Projection, find_attention_layers, find_decoder, project_heads
 from limelm.adapters.norms import check_input_norm, input_norm
 from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec, ForwardHistory
 from limelm.errors import UserError
-from limelm.routing import check_routing_sources
 from limelm.routing.bounds import sources_of_layer
 
 HISTORY = "routing_history"
-ROUTER = "router"
-_HANDLES = "_routing_handles"
+_ATTACHMENT = "_routing_attachment"
 
 
 class _Reading(threading.local):
@@ -32,6 +36,43 @@ class _Reading(threading.local):
 
 
 _reading = _Reading()
+
+
+@dataclass
+class _RoutedProjection:
+    """The hook on the module that makes a layer's keys or values, whichever that is now: PEFT puts others there."""
+
+    attention: nn.Module
+    projection: Projection
+    module: nn.Module | None = None
+    handle: RemovableHandle | None = None
+
+    def follow(self) -> None:
+        """Hook the module that is there."""
+        module = getattr(self.attention, self.projection.name)
+        if module is not self.module:
+            self.remove()
+            self.module = module
+            self.handle = module.register_forward_hook(partial(_route, self.projection))
+
+    def remove(self) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+
+
+@dataclass
+class Attachment:
+    """What `attach` has put into a decoder, and what it found there.
+
+    Attributes:
+        config: what it was told.
+        digests: of the model's parameters as they were.
+    """
+
+    config: AdapterConfig
+    digests: Digests
+    handles: list[RemovableHandle] = field(default_factory=list)
+    projections: list[_RoutedProjection] = field(default_factory=list)
 
 
 def attach(
@@ -49,7 +90,8 @@ def attach(
         model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused `qkv_proj`, `c_attn` or
             `query_key_value`.
         routing: "kv" (project first, then mix the keys and values of all layers' heads), or "static" or "dynamic" (mix
-            the representations of all layers, then project).
+            the representations of all layers, then project); or "scale", which routes nothing and scales each head's
+            keys and values, for comparison.
         share_kv: one router for keys and values of a layer, as in the native models; else one for each.
         routing_sources: None (a layer reads all earlier ones), or `{"first": m, "last": n}`.
 
@@ -61,9 +103,7 @@ def attach(
             before attention, are not found.
         ValueError: for `routing_sources` that are not understood.
     """
-    if routing not in ROUTERS:
-        raise UserError(f"routing={routing!r} is unknown; allowed: {', '.join(ROUTERS)}")
-    check_routing_sources(routing_sources)
+    config = AdapterConfig(routing, share_kv, routing_sources)
     if any(name.split(".")[-1] == ROUTER for name, _ in model.named_modules()):
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     layers, decoder = find_attention_layers(model), find_decoder(model)
@@ -71,41 +111,78 @@ def attach(
     if ROUTERS[routing].mixes_representations:
         for layer in layers:
             check_input_norm(layer.layer, hidden_size)
-    handles = [decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True)]
+    attachment = Attachment(config, digest_parameters(model))
+    attachment.handles.append(decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True))
     for index, layer in enumerate(layers):
         sources = sources_of_layer(index, routing_sources)
         router = ROUTERS[routing](AttachedSpec(index, sources, hidden_size, layer.heads, share_kv))
-        layer.module.add_module(ROUTER, router.to(next(layer.module.parameters()).device))
-        if router.mixes_representations:
-            keep = partial(_keep_representation, index)
-            handles.append(layer.layer.register_forward_pre_hook(keep, with_kwargs=True))
-        handles.append(layer.module.register_forward_pre_hook(_begin_attention, with_kwargs=True))
-        handles.append(layer.module.register_forward_hook(_end_attention, always_call=True))
-        for projection in layer.projections:
-            hook = partial(_route, projection)
-            handles.append(getattr(layer.module, projection.name).register_forward_hook(hook))
-    setattr(decoder, _HANDLES, handles)
+        _attach_layer(layer, router, attachment)
+    decoder.__dict__[_ATTACHMENT] = attachment
     return model
+
+
+def _attach_layer(layer: AttentionLayer, router: AttachedRouter, attachment: Attachment) -> None:
+    layer.module.add_module(ROUTER, router.to(next(layer.module.parameters()).device))
+    if router.mixes_representations:
+        keep = partial(_keep_representation, router.spec.layer_idx)
+        attachment.handles.append(layer.layer.register_forward_pre_hook(keep, with_kwargs=True))
+    attachment.handles.append(layer.module.register_forward_pre_hook(_begin_attention, with_kwargs=True))
+    attachment.handles.append(layer.module.register_forward_hook(_end_attention, always_call=True))
+    for projection in layer.projections:
+        attachment.projections.append(_RoutedProjection(layer.module, projection))
+        attachment.projections[-1].follow()
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """What is attached to a model; None where nothing is."""
+    return next((found for module in model.modules() if (found := module.__dict__.get(_ATTACHMENT))), None)
 
 
 def detach(model: PreTrainedModel) -> PreTrainedModel:
     """Take the routers out again, in place: the model is what it was, to the bit.
 
+    Its own weights stay as they are. Where they have changed since, by training or by an adapter, a warning says so.
+
     Raises:
         UserError: for a model without routers.
     """
-    decoder = find_decoder(model)
-    handles = decoder.__dict__.pop(_HANDLES, None)
-    if handles is None:
-        raise UserError(f"{type(model).__name__}: has no attached routers")
-    for handle in handles:
+    attachment = required_attachment(model)
+    changed = changed_parameters(model, attachment)
+    for handle in (*attachment.handles, *attachment.projections):
         handle.remove()
     for layer in find_attention_layers(model):
         delattr(layer.module, ROUTER)
+    del find_decoder(model).__dict__[_ATTACHMENT]
+    if changed:
+        warnings.warn(
+            f"{len(changed)} weights of the model itself have changed since attach ({changed[0]}, ...) and stay so",
+            stacklevel=2,
+        )
     return model
 
 
+def required_attachment(model: nn.Module) -> Attachment:
+    """What is attached to a model.
+
+    Raises:
+        UserError: where nothing is.
+    """
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise UserError(f"{type(model).__name__}: has no attached routers")
+    return attachment
+
+
+def changed_parameters(model: nn.Module, attachment: Attachment) -> list[str]:
+    """The model's own parameters that are not what they were when the routers were attached."""
+    now = digest_parameters(model)
+    return [name for name, digest in attachment.digests.items() if now.get(name) != digest]
+
+
 def _begin_forward(decoder: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    if not torch.compiler.is_compiling():
+        for projection in decoder.__dict__[_ATTACHMENT].projections:
+            projection.follow()
     return arguments, {**keywords, HISTORY: ForwardHistory()}
 
 
@@ -136,8 +213,10 @@ def _route(projection: Projection, module: nn.Module, arguments: tuple, output: 
     router, history = _reading.router, _reading.history
     if router is None or history is None:
         return output  # called by itself, not by its attention
+    _reading.router = _reading.history = None  # for the router may call the projection itself
     routed = {
         which: router(which, heads, history, partial(project_heads, projection, module, which))
         for which, heads in projection.split(output).items()
     }
+    _reading.router, _reading.history = router, history
     return projection.join(output, routed)

@@ -59,25 +59,18 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
     """Keys or values of each head from an input of its own.
 
     Args:
-        module: the projection itself.
+        module: the projection itself. Where its weights are not all there is to it, as in one that LoRA has wrapped, it
+            is called with every head's input, which costs G times as much.
         which: "key" or "value".
         inputs: `[..., G, D]`.
 
     Returns:
         `[..., G, d]`.
-
-    Raises:
-        TypeError: for a module whose weights cannot be read, such as one that an adapter has wrapped.
     """
-    if isinstance(module, nn.Linear):
-        weight = module.weight.T
-    elif isinstance(module, Conv1D):
-        weight = module.weight
-    else:
-        raise TypeError(
-            f"routing reads the weights of {projection.name} itself and would pass over what {type(module).__name__} "
-            "adds to them; routing='kv' does not read them"
-        )
+    if type(module) not in (nn.Linear, Conv1D) or "forward" in module.__dict__:
+        outputs = projection.split(module(inputs.movedim(-2, 0)))[which]  # [G, ..., G, d]
+        return outputs.diagonal(dim1=0, dim2=-2).transpose(-1, -2)
+    weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
     outputs = torch.einsum("...gi,igd->...gd", inputs, projection.split(weight)[which].to(inputs.dtype))
     return outputs if module.bias is None else outputs + projection.split(module.bias)[which].to(inputs.dtype)
 

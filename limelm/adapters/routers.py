@@ -59,6 +59,8 @@ Project = Callable[[Tensor], Tensor]
 class AttachedRouter(nn.Module):
     """What an attention module has as its `router`."""
 
+    #: Whether earlier layers are read at all.
+    routes = True
     #: Whether representations are mixed, and not keys and values.
     mixes_representations = False
 
@@ -157,8 +159,22 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
         return logits.unflatten(-1, (self.spec.heads, -1)).float().softmax(dim=-1)
 
 
+class AttachedScale(AttachedRouter):
+    """`K~_h = (1 + s_h) K_h`, V likewise: no routing, but what a router has to be better than."""
+
+    routes = False
+
+    def __init__(self, spec: AttachedSpec):
+        super().__init__(spec)
+        self.weight = nn.Parameter(torch.zeros(spec.sets, spec.heads))
+
+    def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
+        return own + self.weight[self.place(which)].to(own.dtype).unsqueeze(-1) * own
+
+
 ROUTERS: dict[str, type[AttachedRouter]] = {
     "kv": AttachedKeyValueRouter,
     "static": AttachedStaticRouter,
     "dynamic": AttachedDynamicRouter,
+    "scale": AttachedScale,
 }
