@@ -4,7 +4,7 @@ Importing this package registers the model types "lime" and "hyper_connection" w
 """
 
 from limelm._version import __version__
-from limelm.adapters import attach, detach
+from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
 from limelm.models import (
     HyperConnectionConfig,
     HyperConnectionForCausalLM,
@@ -24,4 +24,7 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "load_adapter",
+    "save_adapter",
+    "set_trainable",
 ]

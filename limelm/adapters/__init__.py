@@ -1,5 +1,7 @@
-"""LIMe in a model that is there already: `attach` puts routers into a Hugging Face decoder, `detach` takes them out."""
+"""LIMe in a model that is there already: routers that are attached, trained, saved, loaded, and taken out again."""
 
-from limelm.adapters.attachment import attach, detach
+from limelm.adapters.attachment import attach, attachment_of, detach
+from limelm.adapters.files import load_adapter, save_adapter
+from limelm.adapters.trainable import set_trainable
 
-__all__ = ["attach", "detach"]
+__all__ = ["attach", "attachment_of", "detach", "load_adapter", "save_adapter", "set_trainable"]

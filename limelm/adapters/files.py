@@ -1,0 +1,262 @@
+"""Adapters as files: routers, and what was trained beside them, in a folder that can be carried around or pushed.
+
+`lime_adapter.json` says how routers are attached and to which model, `lime_adapter.safetensors` holds the routers and
+every weight of the model itself that was changed, `lora/` a LoRA in PEFT's format where the model has one, and
+`README.md` is a model card. The JSON is written last: without it there is no adapter.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from limelm._version import __version__
+from limelm.adapters.attachment import (
+    attach,
+    attachment_of,
+    changed_parameters,
+    detach,
+    required_attachment,
+)
+from limelm.adapters.base import ROUTER, BaseIdentity, base_parameters, digest_parameters, identify_base
+from limelm.adapters.config import AdapterConfig
+from limelm.errors import UserError
+from limelm.extras import import_extra
+from limelm.files import write_text
+
+DESCRIPTION, WEIGHTS, LORA, CARD = "lime_adapter.json", "lime_adapter.safetensors", "lora", "README.md"
+FORMAT_VERSION = 1
+CARD_TEXT = """\
+---
+library_name: limelm
+{front}tags:
+- lime
+- adapter
+---
+
+# {name}
+
+Layer-Integrated Memory routers (`routing="{routing}"`) for `{base}`, made with limelm {limelm}{beside}.
+
+```python
+import limelm
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+limelm.load_adapter(model, "PATH OR NAME OF THIS ADAPTER")
+```
+"""
+
+
+def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
+    """Write a model's routers, and all that was trained beside them, into a folder.
+
+    Args:
+        model: with attached routers; or PEFT's model around one.
+        folder: made where it is missing. An adapter that is there is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: for a model without routers or one that was attached to on the meta device, or a folder that cannot
+            be written.
+    """
+    folder = Path(folder)
+    attachment = required_attachment(model)
+    plain = model.get_base_model() if _is_peft_model(model) else model
+    if not attachment.digests:
+        raise UserError(
+            f"{type(plain).__name__}: it had no weights when the routers were attached, so the adapter's base is not "
+            "known; load the model's weights before attach"
+        )
+    changed = changed_parameters(plain, attachment)
+    own = dict(base_parameters(plain))
+    tensors = {**router_parameters(plain), **{name: own[name] for name in changed}}
+    has_lora = _is_peft_model(model) or bool(getattr(plain, "_hf_peft_config_loaded", False))
+    description = {
+        "format_version": FORMAT_VERSION,
+        "limelm": __version__,
+        **asdict(attachment.config),
+        "base_model": plain.config.name_or_path or None,
+        "base": asdict(identify_base(plain, attachment.digests)),
+        "replaces": changed,
+        "lora": has_lora,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        _save_tensors(folder / WEIGHTS, tensors)
+        if has_lora:
+            model.save_pretrained(folder / LORA)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: the adapter cannot be written ({error})") from error
+    write_text(folder / CARD, _card(description, folder.name))
+    write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    return folder
+
+
+def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool = True) -> PreTrainedModel:
+    """Attach routers and give them the values of an adapter, in place.
+
+    Adapters do not add up: a model takes one at a time.
+
+    Args:
+        model: the adapter's base.
+        adapter: a folder, or, where there is none of this name, a repository of the Hugging Face hub.
+        check_base: refuse a model whose weights are not those that the adapter was made for. A quantised model has
+            other weights, and needs False.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: for an adapter that is missing, broken, or made for another model; or a model that has routers.
+    """
+    folder = find_adapter(adapter)
+    if folder is None:
+        raise UserError(f"{adapter}: no adapter (no {DESCRIPTION})")
+    if attachment_of(model) is not None:
+        raise UserError(
+            f"{adapter}: the model has routers already, and adapters that were trained apart cannot be merged; detach "
+            "the others first"
+        )
+    description = read_description(folder)
+    if check_base:
+        _check_base(model, BaseIdentity(**description["base"]), adapter)
+    attach(model, **description["config"])
+    try:
+        _load_tensors(model, folder / WEIGHTS, description["replaces"])
+        if description["lora"]:
+            import_extra("peft", "lora")
+            model.load_adapter(str(folder / LORA))
+    except BaseException:
+        detach(model)
+        raise
+    return model
+
+
+def find_adapter(adapter: str | Path) -> Path | None:
+    """An adapter's folder, fetched from the hub where there is no such folder; None for what is not one.
+
+    Raises:
+        UserError: for a folder that has lost its description.
+    """
+    folder = Path(adapter)
+    if not folder.is_dir():
+        if isinstance(adapter, Path) or folder.exists():
+            return None
+        try:
+            found = snapshot_download(adapter, allow_patterns=[DESCRIPTION, WEIGHTS, f"{LORA}/*", "*token*"])
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            return None
+        folder = Path(found)
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    if (folder / WEIGHTS).exists():
+        raise UserError(f"{folder}: not a complete adapter (no {DESCRIPTION})")
+    return None
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `lime_adapter.json` says: `config` (arguments of `attach`), `base`, `base_model`, `replaces`, `lora`.
+
+    Raises:
+        UserError: for a file that does not say it.
+    """
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format_version={content['format_version']!r} is unknown; this limelm reads {FORMAT_VERSION}"
+            )
+        config = AdapterConfig(content["routing"], content["share_kv"], content["routing_sources"])
+        BaseIdentity(**content["base"])
+        known = {key: content[key] for key in ("base", "base_model", "replaces", "lora")}
+        return {"config": asdict(config), **known}
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: broken ({error!r})") from error
+
+
+def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The routers' parameters, by their names without PEFT's modules."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if ROUTER in parts and "original_module" not in parts:
+            skipped = parts.index("modules_to_save") if "modules_to_save" in parts else len(parts)
+            found[".".join(parts[:skipped] + parts[skipped + 2 :])] = parameter
+    return found
+
+
+def _is_peft_model(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def _save_tensors(path: Path, tensors: dict[str, nn.Parameter]) -> None:
+    whole = {
+        name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(whole, partial, metadata={"format": "pt"})
+    partial.replace(path)
+
+
+def _load_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    own = dict(base_parameters(model))
+    targets: dict[str, Tensor] = {**router_parameters(model), **{name: own[name] for name in replaces if name in own}}
+    for name in sorted(tensors.keys() ^ targets.keys() | set(replaces) - targets.keys()):
+        missing = "is missing" if name in targets else "belongs to no router or weight of this model"
+        raise UserError(f"{path}: {name} {missing}")
+    for name, tensor in tensors.items():
+        if tensor.shape != targets[name].shape:
+            raise UserError(f"{path}: {name} is {tuple(tensor.shape)}, not {tuple(targets[name].shape)}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            targets[name].copy_(tensor)
+
+
+def _check_base(model: PreTrainedModel, wanted: BaseIdentity, adapter: str | Path) -> None:
+    found = identify_base(model, digest_parameters(model))
+    if found == wanted:
+        return
+    for what in ("model_type", "parameters"):
+        if getattr(found, what) != getattr(wanted, what):
+            raise UserError(
+                f"{adapter}: made for a model with {what}={getattr(wanted, what)!r}, not {getattr(found, what)!r}"
+            )
+    raise UserError(
+        f"{adapter}: made for a model of this shape with other weights (sha256 {wanted.sha256[:12]}, not "
+        f"{found.sha256[:12]}); load its own base, or give check_base=False where they only differ by quantisation"
+    )
+
+
+def _card(description: dict[str, Any], name: str) -> str:
+    base = description["base_model"] or "BASE"
+    on_hub = base.count("/") == 1 and not Path(base).exists()
+    beside = [f"{len(description['replaces'])} weights of the model itself"] if description["replaces"] else []
+    beside += ["a LoRA (PEFT)"] if description["lora"] else []
+    return CARD_TEXT.format(
+        name=name,
+        base=base,
+        front=f"base_model: {base}\n" if on_hub else "",
+        routing=description["routing"],
+        limelm=description["limelm"],
+        beside=f"; trained beside them: {', '.join(beside)}" if beside else "",
+    )
