@@ -23,7 +23,7 @@ from limelm.analysis import (
     vocabulary_directions,
 )
 from limelm.data import TokenDataset
-from limelm.models.checkpoint import load_checkpoint
+from limelm.adapters.checkpoint import load_checkpoint
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 checkpoint, shards = arguments if len(arguments) == 2 else ("demo/models/dynamic", "demo/data")

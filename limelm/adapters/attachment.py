@@ -148,7 +148,9 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
     """
     attachment = required_attachment(model)
     changed = changed_parameters(model, attachment)
-    for handle in (*attachment.handles, *attachment.projections):
+    for projection in attachment.projections:
+        projection.remove()
+    for handle in attachment.handles:
         handle.remove()
     for layer in find_attention_layers(model):
         delattr(layer.module, ROUTER)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 ROUTER = "router"
 SAMPLED = 2**16  # entries of each parameter, evenly spread
@@ -45,7 +46,7 @@ def digest_parameters(model: nn.Module) -> Digests:
     return {name: _digest(parameter) for name, parameter in base_parameters(model) if not parameter.is_meta}
 
 
-def identify_base(model: nn.Module, digests: Digests) -> BaseIdentity:
+def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
     """Who the model is, by its digests."""
     parameters = sum(parameter.numel() for _, parameter in base_parameters(model))
     content = json.dumps(sorted(digests.items())).encode()

@@ -70,9 +70,10 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
     if type(module) not in (nn.Linear, Conv1D) or "forward" in module.__dict__:
         outputs = projection.split(module(inputs.movedim(-2, 0)))[which]  # [G, ..., G, d]
         return outputs.diagonal(dim1=0, dim2=-2).transpose(-1, -2)
-    weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
+    weight: Tensor = module.weight.T if isinstance(module, nn.Linear) else module.weight  # type: ignore[assignment]
+    bias: Tensor | None = module.bias  # type: ignore[assignment]
     outputs = torch.einsum("...gi,igd->...gd", inputs, projection.split(weight)[which].to(inputs.dtype))
-    return outputs if module.bias is None else outputs + projection.split(module.bias)[which].to(inputs.dtype)
+    return outputs if bias is None else outputs + projection.split(bias)[which].to(inputs.dtype)
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:

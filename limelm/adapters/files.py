@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -155,10 +155,14 @@ def find_adapter(adapter: str | Path) -> Path | None:
         if isinstance(adapter, Path) or folder.exists():
             return None
         try:
-            found = snapshot_download(adapter, allow_patterns=[DESCRIPTION, WEIGHTS, f"{LORA}/*", "*token*"])
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            hf_hub_download(adapter, DESCRIPTION)
+        except (
+            EntryNotFoundError,
+            OSError,
+            ValueError,
+        ):  # not there, not reached, or no name
             return None
-        folder = Path(found)
+        folder = Path(snapshot_download(adapter, allow_patterns=[DESCRIPTION, WEIGHTS, f"{LORA}/*", "*token*"]))
     if (folder / DESCRIPTION).is_file():
         return folder
     if (folder / WEIGHTS).exists():

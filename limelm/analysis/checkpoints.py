@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from limelm.adapters.checkpoint import context_length, load_checkpoint, load_config
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS
 from limelm.environment import environment
 from limelm.errors import UserError
-from limelm.models.checkpoint import context_length, load_checkpoint, load_config
 from limelm.models.retrieval import Records
 from limelm.training.result import read_result
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from limelm.adapters.checkpoint import load_model
 from limelm.analysis.retrieval import retrieval_records
 from limelm.data import TokenDataset
-from limelm.models.checkpoint import load_model
 from limelm.models.retrieval import Records, retrieval_weights
 
 BATCH_SIZE = 8

@@ -40,9 +40,9 @@ def run(options: argparse.Namespace) -> None:
     """Load, sample, stream."""
     from transformers import TextStreamer, set_seed
 
+    from limelm.adapters.checkpoint import load_checkpoint
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
-    from limelm.models.checkpoint import load_checkpoint
 
     quieten()
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):

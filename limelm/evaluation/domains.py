@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from limelm._version import __version__
+from limelm.adapters.checkpoint import context_length, load_config, load_tokenizer
 from limelm.data import Manifest, TokenDataset
 from limelm.data.formats import SUFFIXES
 from limelm.errors import UserError
@@ -21,7 +22,6 @@ from limelm.evaluation.perplexity import (
     text_record,
 )
 from limelm.evaluation.statistics import loss_verdict
-from limelm.models.checkpoint import context_length, load_config, load_tokenizer
 
 LONGEST_DEFAULT = 1024
 UNIT = "bits per byte"

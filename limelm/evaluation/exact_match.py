@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import ProblemFolder, read_problems
 from limelm.evaluation.statistics import t_interval, verdict
 from limelm.files import write_text
-from limelm.models.checkpoint import load_checkpoint
 
 Records = list[dict[str, Any]]
 

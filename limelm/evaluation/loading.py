@@ -6,8 +6,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm.adapters.checkpoint import context_length, load_checkpoint
 from limelm.evaluation.items import Record, fingerprint
-from limelm.models.checkpoint import context_length, load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limelm.adapters.checkpoint import load_config
 from limelm.environment import environment
 from limelm.evaluation.domains import Reading, TextRequest, check_text, perplexity_rows, score_domains
 from limelm.evaluation.generated import GENERATED
@@ -15,7 +16,6 @@ from limelm.evaluation.perplexity import TextScore, are_shards
 from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import load_tasks
-from limelm.models.checkpoint import load_config
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import prepare
 from limelm.errors import UserError
 from limelm.evaluation import domains
@@ -14,7 +15,6 @@ from limelm.evaluation.domains import TextRequest, check_text, named_paths, perp
 from limelm.evaluation.generated import WORDS
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, score_path
-from limelm.models.checkpoint import load_checkpoint
 from tests.evaluation.benchmarks import write_checkpoint
 
 TEXTS = [" ".join(WORDS[i : i + 4 + 3 * i]) for i in range(12)]

@@ -1,4 +1,4 @@
-"""Read a causal language model, with errors that say what is wrong with its checkpoint."""
+"""Read a causal language model, or an adapter upon its base, with errors that say what is wrong with it."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from limelm.adapters.config import AdapterConfig
+from limelm.adapters.files import DESCRIPTION, find_adapter, load_adapter, read_description
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
 
@@ -29,8 +31,11 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: where there is none.
     """
+    folder, base = _base_of(checkpoint)
+    if folder is not None and not (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
     try:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return AutoTokenizer.from_pretrained(folder or checkpoint)
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: no readable tokenizer ({error})") from error
 
@@ -39,12 +44,16 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
 
     Args:
-        checkpoint: a folder, or, where there is none of this name, a model of the Hugging Face hub.
+        checkpoint: a folder, or, where there is none of this name, a model of the Hugging Face hub; or an adapter, with
+            whose base it is read.
 
     Raises:
         UserError: where there is no checkpoint, one that is not of a causal language model, or one whose weights do not
-            fit its config.
+            fit its config; or an adapter without its base.
     """
+    folder, base = _base_of(checkpoint)
+    if folder is not None:
+        return load_adapter(load_model(base), folder).eval()
     load_config(checkpoint)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
@@ -62,11 +71,14 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """A checkpoint's configuration; argument as in `load_model`.
+    """A checkpoint's configuration, for an adapter its base's; argument as in `load_model`.
 
     Raises:
         UserError: where there is none.
     """
+    folder, base = _base_of(checkpoint)
+    if folder is not None:
+        return load_config(base)
     if _is_folder(checkpoint):
         _check_config(Path(checkpoint))
     try:
@@ -75,9 +87,26 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
         raise _unreadable(checkpoint, error) from error
 
 
+def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
+    """How an adapter attaches its routers; None for a checkpoint that is not an adapter."""
+    folder, _ = _base_of(checkpoint)
+    return None if folder is None else AdapterConfig(**read_description(folder)["config"])
+
+
 def context_length(config: PreTrainedConfig) -> int | None:
     """How many tokens a model reads at once; None where its configuration sets no bound."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
+    """The folder and the base of an adapter; None and "" for what is not one."""
+    folder = find_adapter(checkpoint)
+    if folder is None:
+        return None, ""
+    base = read_description(folder)["base_model"]
+    if base is None:
+        raise UserError(f"{folder / DESCRIPTION}: names no base_model; write its folder or hub name there")
+    return folder, base
 
 
 def _is_folder(checkpoint: str | Path) -> bool:
