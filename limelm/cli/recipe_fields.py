@@ -10,9 +10,11 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
 
 
-def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
+def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Declare how one model of a recipe is named."""
-    parser.add_argument("recipe", metavar="RECIPE", help="recipe and model, such as tiny-static, or a .toml file")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs=nargs, help="recipe and model, such as tiny-static, or a .toml file"
+    )
     parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
 
 
@@ -22,8 +24,24 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
     )
     parser.add_argument(
+        "--from", dest="base", metavar="MODEL", help="pretrained model to start from, for the recipe attach"
+    )
+    parser.add_argument(
         "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
     )
+
+
+def all_fields(options: argparse.Namespace) -> dict[str, str]:
+    """The values of the recipe's fields, --from among them.
+
+    Raises:
+        UserError: where that is given under both of its names.
+    """
+    if options.base is None:
+        return options.fields
+    if "base" in options.fields:
+        raise UserError("--base: the same as --from")
+    return {**options.fields, "base": options.base}
 
 
 def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limelm.cli.recipe_fields import EXPLANATION, add_training_options
+from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
 from limelm.cli.types import at_least_two, listed
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.training.recipe import ProblemRecipe
 
     quieten()
-    recipes = load_scale(options.scale, options.fields)
+    recipes = load_scale(options.scale, all_fields(options))
     models = [name for names in options.models for name in names] if options.models else None
     for recipe in recipes:
         recipe.select(models)

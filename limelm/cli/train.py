@@ -3,12 +3,15 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options
+from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options, all_fields
 
 DESCRIPTION = f"""\
 Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a
 recipe's .toml file, with --model where it has several.
 {EXPLANATION}
+
+--attach puts routers into the pretrained model that --from names, and trains these alone, or with --trains kv, lora or
+all more of it. --data has to be prepared with that model's tokenizer. OUT then holds an adapter.
 
 Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
 was never broken off. Ctrl-C and SIGTERM save a checkpoint first.
@@ -20,6 +23,8 @@ EPILOG = """\
 examples:
   limelm train tiny-static --out static
   limelm train small-dynamic --data tokens --out dynamic --steps 200 --report-to tensorboard
+  limelm train --attach kv --from my-llama --data tokens --out routers                 LIMe in a pretrained model
+  limelm train --attach kv --from my-llama --trains lora --data tokens --out routers   routers and LoRA
   torchrun --nproc-per-node 8 -m limelm train paper-1.2b-static --data tokens --out static --sharding fsdp
 """
 
@@ -34,7 +39,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    add_model_of_recipe(parser)
+    add_model_of_recipe(parser, nargs="?")
+    parser.add_argument(
+        "--attach", metavar="ROUTING", help="kv, static, dynamic, ...: that model of the recipe attach; needs --from"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     add_training_options(parser)
     parser.set_defaults(run=run)
@@ -43,12 +51,16 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, and say what came out."""
     from limelm.cli.quiet import quieten
+    from limelm.errors import UserError
     from limelm.training import load_experiment, train_model
     from limelm.training.processes import this_process
     from limelm.training.result import read_result
 
     quieten()
-    recipe, name = load_experiment(options.recipe, options.model, options.fields)
+    if (options.recipe is None) == (options.attach is None):
+        raise UserError("give a RECIPE, or --attach ROUTING --from MODEL")
+    experiment = options.recipe or f"attach-{options.attach}"
+    recipe, name = load_experiment(experiment, options.model, all_fields(options))
     recipe.check_model(name)
     done = read_result(options.out)
     result = train_model(recipe, name, options.data, options.out, options.report_to)

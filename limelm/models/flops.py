@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from limelm.models.lime import LimeConfig
 
@@ -45,14 +45,21 @@ def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
         config = LimeConfig.from_dict({**config.to_dict(), "routing_backend": "reference"})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    return count_cost(model, sequence_length)
+
+
+def count_cost(model: PreTrainedModel, sequence_length: int) -> ModelCost:
+    """The same of a model that is there, on the meta device, with eager attention."""
+    with torch.device("meta"):
         tokens = torch.zeros(1, sequence_length, dtype=torch.long)
         mask = torch.zeros(1, 1, sequence_length, sequence_length)  # ready-made: HF's masks need real positions
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(tokens, attention_mask=mask, use_cache=False)
     flops = counter.get_total_flops()
+    config = model.config.get_text_config()
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     scores = heads * sequence_length**2 * layers
-    attention = 4 * scores * config.head_dim
+    attention = 4 * scores * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     return ModelCost(
         parameters=model.num_parameters(),
         forward_flops=flops,

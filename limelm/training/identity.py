@@ -18,6 +18,7 @@ def identify(recipe: Recipe, name: str, data_sha256: str) -> dict[str, Any]:
         "sequence_length": recipe.data.sequence_length,
         "training": asdict(recipe.training),
         "data_sha256": data_sha256,
+        **({} if recipe.base is None else {"base": recipe.base}),
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from limelm.training.adapted import AdaptedModel
 from limelm.training.recipe import TrainingRecipe
 
 
@@ -51,3 +52,20 @@ def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict]:
             raise ValueError(f"parameter {name} belongs to {len(matching)} groups {matching}, not to exactly one")
         groups[matching[0]]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def adapted_groups(model: nn.Module, recipe: TrainingRecipe, spec: AdaptedModel) -> list[dict]:
+    """The groups of a pretrained model: what was put into it, and its own matrices and vectors, of whatever family."""
+    own_rate = spec.adapter_learning_rate or recipe.router_learning_rate
+    groups: dict[str, dict] = {
+        "router": {"lr": own_rate, "weight_decay": 0.0},
+        "lora": {"lr": own_rate, "weight_decay": 0.0},
+        "matrices": {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        "norms_and_biases": {"lr": recipe.learning_rate, "weight_decay": 0.0},
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = "matrices" if parameter.ndim > 1 else "norms_and_biases"
+            members["router" if ".router." in name else "lora" if ".lora_" in name else own].append(parameter)
+    return [{"name": name, "params": members[name], **group} for name, group in groups.items() if members[name]]

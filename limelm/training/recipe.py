@@ -18,6 +18,7 @@ from limelm.data.synthetic import operands_of, task_vocab_size
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
 from limelm.models.flops import model_cost
+from limelm.training.adapted import NOTHING, AdaptedModel, adapted_cost, check_adapted
 
 PRECISIONS = ("fp32", "bf16")
 SHARDINGS = ("none", "fsdp")
@@ -136,7 +137,12 @@ class EngineRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment: several models, trained on the same data in the same order."""
+    """One experiment: several models, trained on the same data in the same order.
+
+    Attributes:
+        base: the pretrained model, a folder or hub name, that all of them start from, each an `AdaptedModel` ("" while
+            it is not named); None trains from scratch.
+    """
 
     name: str
     description: str
@@ -146,6 +152,7 @@ class Recipe:
     data: DataRecipe | ProblemRecipe
     training: TrainingRecipe
     engine: EngineRecipe
+    base: str | None = None
 
     def with_training(self, **changes: Any) -> "Recipe":
         """The recipe with other training values."""
@@ -178,6 +185,9 @@ class Recipe:
         Raises:
             UserError: for a model that cannot be built or run, or that is too short for the recipe's sequences.
         """
+        if self.base is not None:
+            self._check_adapted(name)
+            return
         config = self.model_config(name, vocab_size=self.data.vocab_size)
         length = self.data.sequence_length
         if config.max_position_embeddings < length:
@@ -190,14 +200,39 @@ class Recipe:
         except Exception as error:  # whatever a wrong shape or name may raise
             raise UserError(f"recipe {self.name}, model {name}: cannot be built ({error!r})") from error
 
+    def _check_adapted(self, name: str) -> None:
+        assert self.base is not None
+        length = self.data.sequence_length
+        try:
+            adapted_cost(check_adapted(self.base, length), self.adapted(name), length)
+        except UserError as error:
+            raise UserError(f"recipe {self.name}, model {name}: {error}") from error
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a model is trained, and not only measured as it is."""
+        return self.base is None or self.adapted(name).trains != NOTHING
+
+    def adapted(self, name: str) -> AdaptedModel:
+        """One of the models that start from the pretrained one.
+
+        Raises:
+            UserError: for a value that is not allowed.
+        """
+        try:
+            return AdaptedModel(**{key: value for key, value in self.models[name].items() if key != "label"})
+        except (UserError, ValueError) as error:
+            raise UserError(f"recipe {self.name}, model {name}: {error}") from error
+
     def model_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
         """The configuration of one of the recipe's models.
 
         Raises:
             UserError: for an unknown model type or field, or values that the configuration refuses.
         """
-        own = {key: value for key, value in self.models[name].items() if key not in ("label", "model_type")}
         where = f"recipe {self.name}, model {name}"
+        if self.base is not None:
+            raise UserError(f"{where}: starts from a pretrained model, and has no configuration of its own")
+        own = {key: value for key, value in self.models[name].items() if key not in ("label", "model_type")}
         return self._config(where, self.models[name].get("model_type"), own, vocab_size=vocab_size, **tokens)
 
     def baseline_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:

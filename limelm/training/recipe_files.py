@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_origin
 
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
+from limelm.training.adapted import AdaptedModel
 from limelm.training.recipe import (
     DataRecipe,
     EngineRecipe,
@@ -100,6 +101,7 @@ def load_recipe(name: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML ({error})") from error
     content["name"] = path.name.removesuffix(".toml")
+    content.setdefault("base", None)
     return _recipe(content, str(path))
 
 
@@ -126,11 +128,16 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
 def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[str, Any], str]:
     """The table and the field in it that `key` names."""
     own = content["models"][model] if model else {}
-    shape = config_fields("llama") - {"vocab_size"}
-    places: dict[str, dict[str, Any]] = dict.fromkeys(shape, content["architecture"])
-    if model:
-        model_fields = config_fields(own["model_type"]) if own.get("model_type") in MODEL_TYPES else set()
-        places |= dict.fromkeys(model_fields - shape | own.keys() & shape, own)
+    places: dict[str, dict[str, Any]] = {}
+    if content["base"] is not None:
+        places["base"] = content
+        places |= dict.fromkeys((field.name for field in fields(AdaptedModel)), own) if model else {}
+    else:
+        shape = config_fields("llama") - {"vocab_size"}
+        places |= dict.fromkeys(shape, content["architecture"])
+        if model:
+            model_fields = config_fields(own["model_type"]) if own.get("model_type") in MODEL_TYPES else set()
+            places |= dict.fromkeys(model_fields - shape | own.keys() & shape, own)
     for section, kind in _sections(content).items():
         for field in fields(kind):
             places[field.name] = places[f"{section}.{field.name}"] = content[section]

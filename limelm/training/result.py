@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.files import write_text
-from limelm.models.flops import model_cost, training_flops_per_token
+from limelm.models.flops import training_flops_per_token
+from limelm.training.adapted import trainable_parameters
 from limelm.training.jsonl import read_lines
+from limelm.training.models import cost_of
 from limelm.training.recipe import Recipe
 
 RESULT = "result.json"
@@ -36,6 +38,7 @@ class TrainingResult:
             in a training step. Of one process.
         routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
         environment: where it was trained; speed and memory depend on it.
+        trainable_parameters: of a model that started from a pretrained one, how many were trained.
     """
 
     name: str
@@ -45,7 +48,7 @@ class TrainingResult:
     flops_per_token_forward: float
     paper_flops_per_token_forward: float
     train_tokens: int
-    final_train_loss: float
+    final_train_loss: float | None
     eval_loss: float
     eval_perplexity: float
     seconds: float
@@ -54,6 +57,7 @@ class TrainingResult:
     peak_memory_bytes: int
     routing: dict[str, Any] | None
     environment: dict[str, str | int]
+    trainable_parameters: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write `result.json`."""
@@ -84,18 +88,18 @@ def summarise(
     peak_flops: float | None,
     routing: dict[str, Any] | None,
 ) -> TrainingResult:
-    """The result of a training that took all of its steps, from its `metrics.jsonl`.
+    """The result of a training that took all of its steps, or of a model that takes none, from its `metrics.jsonl`.
 
     Args:
         peak_flops: of all the devices together, per second.
     """
     length = recipe.data.sequence_length
-    cost = model_cost(model.config, length)
+    cost = cost_of(recipe, name, model)
     lines = read_lines(metrics)
-    losses = [line["loss"] for line in lines[-FINAL_LOSS_STEPS:]]
+    losses = [line["loss"] for line in lines[-FINAL_LOSS_STEPS:] if "loss" in line]
     eval_loss = lines[-1]["eval_loss"]
     step_seconds = [later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)])]
-    tokens_per_second = recipe.training.batch_size * length / statistics.median(step_seconds)
+    tokens_per_second = recipe.training.batch_size * length / statistics.median(step_seconds) if losses else 0.0
     return TrainingResult(
         name=name,
         label=recipe.label(name),
@@ -104,7 +108,7 @@ def summarise(
         flops_per_token_forward=cost.forward_flops / length,
         paper_flops_per_token_forward=cost.paper_forward_flops / length,
         train_tokens=lines[-1]["tokens"],
-        final_train_loss=sum(losses) / len(losses),
+        final_train_loss=sum(losses) / len(losses) if losses else None,
         eval_loss=eval_loss,
         eval_perplexity=math.exp(eval_loss),
         seconds=lines[-1]["seconds"],
@@ -113,4 +117,5 @@ def summarise(
         peak_memory_bytes=peak_memory_bytes,
         routing=routing,
         environment=environment(),
+        trainable_parameters=None if recipe.base is None else trainable_parameters(model),
     )

@@ -12,52 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProgressCallback,
-    set_seed,
 )
 
 from limelm.environment import environment
 from limelm.errors import Stopped, UserError
 from limelm.files import lock, write_text
-from limelm.models.flops import model_cost, training_flops_per_token
+from limelm.models.flops import training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.data import DATA, Sequences, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
 from limelm.training.memory import peak_training_memory
+from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
 from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, read_run
-from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
+from limelm.training.trainer import LimeTrainer, training_arguments
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 ROUTED_SEQUENCES = 8
-
-
-def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The untrained model. Parameters that it shares with LLaMA by name and shape start at LLaMA's values, so that the
-    models differ in what sets them apart and not in their luck."""
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    set_seed(recipe.training.seed)
-    model = AutoModelForCausalLM.from_config(recipe.model_config(name, len(tokenizer), **ids))
-    set_seed(recipe.training.seed)
-    baseline = AutoModelForCausalLM.from_config(recipe.baseline_config(name, len(tokenizer), **ids)).state_dict()
-    own = model.state_dict()
-    shared = {key: value for key, value in baseline.items() if key in own and own[key].shape == value.shape}
-    model.load_state_dict(shared, strict=False)
-    model.generation_config = GenerationConfig(**ids, pad_token_id=tokenizer.eos_token_id)
-    if recipe.engine.activation_checkpointing:
-        checkpoint_activations(model)
-    return model
 
 
 def train_model(
@@ -82,6 +62,7 @@ def train_model(
     recorded = read_run(folder)
     data = data or prepare_data(recipe, folder / DATA)
     tokenizer, train_set, eval_set = open_data(recipe, data)
+    check_data(recipe, tokenizer, data)
     run = identify(recipe, name, describe_data(recipe, data)["content_sha256"])
     if recorded is not None:
         refuse_other_run(folder, recorded, run)
@@ -97,16 +78,19 @@ def train_model(
                 recipe,
                 run,
                 RouterStatistics(folder / ROUTERS_LOG, held_out),
+                None if recipe.base is None else recipe.adapted(name),
                 model=model,
                 args=arguments,
                 train_dataset=train_set,
                 eval_dataset=eval_set,
                 callbacks=[metrics],
             )
-            _train(trainer, _progress_bar(recipe, name, model), checkpoint)
-            checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+            if recipe.is_trained(name):
+                _train(trainer, _progress_bar(recipe, name, model), checkpoint)
+                checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
+            else:
+                _measure(trainer, folder / METRICS)
         if this_process().is_main_process:
-            assert checkpoint is not None
             _finish(recipe, name, checkpoint, tokenizer, held_out, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
@@ -149,7 +133,7 @@ def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
 
 def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> ProgressBar:
     length = recipe.data.sequence_length
-    flops = training_flops_per_token(model_cost(model.config, length))
+    flops = training_flops_per_token(cost_of(recipe, name, model))
     return ProgressBar(recipe.label(name), recipe.training.batch_size * length, flops, peak_flops_together(recipe))
 
 
@@ -172,10 +156,17 @@ def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None)
         )
 
 
+def _measure(trainer: LimeTrainer, metrics: Path) -> None:
+    """The held-out loss of a model that is not trained, as the only line of its metrics."""
+    loss = trainer.evaluate()["eval_loss"]
+    if this_process().is_main_process:
+        write_text(metrics, json.dumps({"step": 0, "tokens": 0, "seconds": 0.0, "eval_loss": loss}) + "\n")
+
+
 def _finish(
     recipe: Recipe,
     name: str,
-    checkpoint: Path,
+    checkpoint: Path | None,
     tokenizer: PreTrainedTokenizerFast,
     held_out: Tensor,
     folder: Path,
@@ -183,14 +174,13 @@ def _finish(
     """Write the model of the last checkpoint, its tokenizer and the result."""
     on_gpu = torch.cuda.is_available()
     peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    model.config.use_cache = True  # the Trainer turns it off
-    routing = routing_summary(model.eval(), held_out)
+    if checkpoint is None:
+        model = initial_model(recipe, name, tokenizer).eval()
+    else:
+        model = trained_model(recipe, name, tokenizer, checkpoint)
+    routing = routing_summary(model, held_out)
     result = summarise(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
-    try:
-        model.save_pretrained(folder)
-    except SafetensorError as error:  # a full disk, most likely
-        raise UserError(f"{folder}: the model cannot be written ({error})") from error
+    save_model(recipe, name, model, folder)
     tokenizer.save_pretrained(folder)
     result.save(folder)
 

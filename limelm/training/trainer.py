@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from limelm.errors import UserError
 from limelm.training import checkpoints
-from limelm.training.parameter_groups import parameter_groups
+from limelm.training.adapted import AdaptedModel, load_trained, save_trained
+from limelm.training.parameter_groups import adapted_groups, parameter_groups
 from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.router_statistics import RouterStatistics
@@ -47,18 +48,26 @@ class LimeTrainer(Trainer):
     Args:
         run: what its checkpoints belong to, from `identity.identify`.
         statistics: of the routers, measured at every evaluation.
+        adapted: of a pretrained model, what is trained of it; its checkpoints hold that alone.
     """
 
-    def __init__(self, recipe: Recipe, run: dict[str, Any], statistics: RouterStatistics, **kwargs):
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: dict[str, Any],
+        statistics: RouterStatistics,
+        adapted: AdaptedModel | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.add_callback(statistics)
-        self.recipe, self.run, self.statistics = recipe, run, statistics
+        self.recipe, self.run, self.statistics, self.adapted = recipe, run, statistics, adapted
         self.group_learning_rates: dict[str, float] = {}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        training = self.recipe.training
+        training, model = self.recipe.training, model or self.model
         optimizer = torch.optim.AdamW(
-            parameter_groups(model or self.model, training),
+            adapted_groups(model, training, self.adapted) if self.adapted else parameter_groups(model, training),
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),
             eps=training.adam_epsilon,
@@ -81,6 +90,20 @@ class LimeTrainer(Trainer):
         elif "eval_loss" in logs:
             logs |= self.statistics.measure(self.model, self.state)
         super().log(logs, start_time)
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        if self.adapted is None:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_trained(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        if self.adapted is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained(self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir)
@@ -148,6 +171,8 @@ def training_arguments(
 def _sharding(recipe: Recipe) -> dict[str, Any]:
     if recipe.engine.sharding == "none":
         return {}
+    if recipe.base is not None:
+        raise UserError("engine.sharding='fsdp' is for models from scratch; adapt a pretrained model with 'none'")
     if not torch.cuda.is_available() or this_process().num_processes == 1:
         raise UserError(
             "engine.sharding='fsdp' needs several processes with a GPU each: start them with torchrun or accelerate "

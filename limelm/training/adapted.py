@@ -1,0 +1,187 @@
+"""Models of a recipe that starts from a pretrained one: routers, a LoRA or a scale put into it, and what is trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
+from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
+from limelm.adapters.config import AdapterConfig
+from limelm.adapters.trainable import TRAINABLE
+from limelm.errors import UserError
+from limelm.extras import import_extra
+from limelm.models.flops import ModelCost, count_cost
+
+NO_ROUTERS, NOTHING = "none", "nothing"
+TRAINED = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """What is put into the pretrained model, and what of it is trained.
+
+    Attributes:
+        attach: a routing of `limelm.attach`, or "none".
+        trains: see `limelm.set_trainable`; or "nothing", to measure the model as it is.
+        share_kv, routing_sources: see `limelm.attach`.
+        adapter_learning_rate: of routers and LoRA; None takes the recipe's `router_learning_rate`.
+        lora_rank, lora_targets, lora_layers: of the LoRA that "lora" trains; no `lora_layers` are all.
+    """
+
+    attach: str
+    trains: str = "routers"
+    share_kv: bool = True
+    routing_sources: dict | None = None
+    adapter_learning_rate: float | None = None
+    lora_rank: int = 8
+    lora_targets: tuple = ("k_proj", "v_proj")
+    lora_layers: tuple = ()
+
+    def __post_init__(self) -> None:
+        allowed = (*TRAINABLE, NOTHING)
+        if self.trains not in allowed:
+            raise UserError(f"trains={self.trains!r} is unknown; allowed: {', '.join(allowed)}")
+        if self.routes:
+            AdapterConfig(self.attach, self.share_kv, self.routing_sources)
+        elif self.trains in ("routers", "kv"):
+            raise UserError(f"trains={self.trains!r} needs routers, not attach='none'; allowed: lora, all, nothing")
+        if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
+            raise UserError(f"adapter_learning_rate={self.adapter_learning_rate} must be more than 0")
+        if self.lora_rank < 1:
+            raise UserError(f"lora_rank={self.lora_rank} must be at least 1")
+
+    @property
+    def routes(self) -> bool:
+        """Whether anything is attached."""
+        return self.attach != NO_ROUTERS
+
+
+def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedModel:
+    """The pretrained model with what is put into it, before training.
+
+    All weights are float32, but for those that stay frozen in a training in bf16: these keep their own type.
+
+    Raises:
+        UserError: for a base that cannot be read, or into which it cannot be put.
+    """
+    model = load_model(base)
+    if precision == "fp32" or spec.trains in ("kv", "all"):
+        model = model.float()
+    if spec.routes:
+        attach(model, spec.attach, spec.share_kv, spec.routing_sources)
+    if spec.trains == "lora":
+        _add_lora(model, spec)
+    _choose(model, spec)
+    return model
+
+
+def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: int) -> ModelCost:
+    """What the adapted model costs, counted without its weights, a LoRA left out.
+
+    Raises:
+        UserError: for a family to which the routers cannot be attached.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if spec.routes:
+        attach(model, spec.attach, spec.share_kv, spec.routing_sources)
+    return count_cost(model, sequence_length)
+
+
+def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
+    """The configuration of the pretrained model, if it reads such sequences.
+
+    Raises:
+        UserError: where it is not named, cannot be read, or has a shorter context.
+    """
+    if not base:
+        raise UserError("names no pretrained model to start from; give --from MODEL")
+    config = load_config(base)
+    context = context_length(config)
+    if context is not None and context < sequence_length:
+        raise UserError(f"{base}: its context of {context} tokens is less than data.sequence_length={sequence_length}")
+    return config
+
+
+def check_tokenizer(base: str, tokenizer: PreTrainedTokenizerBase, data: Path) -> None:
+    """Compare the tokenizer of prepared data with the model's own.
+
+    Raises:
+        UserError: where they differ.
+    """
+    if tokenizer.get_vocab() != load_tokenizer(base).get_vocab():
+        raise UserError(
+            f"{data}: tokenised for another model than {base}; prepare it with: limelm data prepare ... --tokenizer "
+            f"{base}"
+        )
+
+
+def save_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Write the weights that are trained, by name, for a training to go on from."""
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model).items()}
+    save_file(tensors, folder / TRAINED)
+
+
+def load_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Read what `save_trained` wrote.
+
+    Raises:
+        UserError: where it was written for another model.
+    """
+    try:
+        tensors = load_file(folder / TRAINED)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / TRAINED}: cannot be read ({error})") from error
+    trained = _trained(model)
+    for name in sorted(tensors.keys() ^ trained.keys()):
+        raise UserError(f"{folder / TRAINED}: belongs to another training ({name})")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
+
+
+def save_adapted(model: PreTrainedModel, spec: AdaptedModel, folder: Path) -> None:
+    """Write what came out as people use it: an adapter; without routers a LoRA in PEFT's format, or a checkpoint."""
+    if attachment_of(model) is not None:
+        save_adapter(model, folder)
+    elif spec.trains != NOTHING:
+        model.save_pretrained(folder)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:
+    if spec.trains == NOTHING:
+        model.requires_grad_(False)
+    elif spec.routes:
+        set_trainable(model, spec.trains)
+    elif spec.trains == "lora":
+        model.requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+
+
+def _add_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
+    peft = import_extra("peft", "lora")
+    config = peft.LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_rank,
+        target_modules=list(spec.lora_targets),
+        layers_to_transform=list(spec.lora_layers) or None,
+    )
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        raise UserError(f"lora_targets={list(spec.lora_targets)}: {error}") from error
