@@ -178,7 +178,7 @@ def required_attachment(model: nn.Module) -> Attachment:
 def changed_parameters(model: nn.Module, attachment: Attachment) -> list[str]:
     """The model's own parameters that are not what they were when the routers were attached."""
     now = digest_parameters(model)
-    return [name for name, digest in attachment.digests.items() if now.get(name) != digest]
+    return [name for name, digest in attachment.digests.items() if name not in now or not digest.is_same(now[name])]
 
 
 def _begin_forward(decoder: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -12,8 +12,27 @@ from transformers import PreTrainedModel
 ROUTER = "router"
 SAMPLED = 2**16  # entries of each parameter, evenly spread
 
-#: By parameter name, a digest of its shape and values.
-Digests = dict[str, str]
+
+@dataclass(frozen=True)
+class Digest:
+    """What a parameter's shape and values are.
+
+    Attributes:
+        rounded: of its values as bfloat16, so that it is the same in whatever type a model is loaded.
+        exact: of its values in their own type, with which small changes show.
+    """
+
+    rounded: str
+    exact: str
+    dtype: torch.dtype
+
+    def is_same(self, other: "Digest") -> bool:
+        """Whether the values are, as far as their types allow to tell."""
+        return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
+
+
+#: By parameter name.
+Digests = dict[str, Digest]
 
 
 @dataclass(frozen=True)
@@ -39,23 +58,24 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def digest_parameters(model: nn.Module) -> Digests:
-    """Digests of the model's own parameters; those on the meta device have none.
-
-    Values count as bfloat16, so that a model has the same in every dtype.
-    """
+    """Of the model's own parameters; those on the meta device have none."""
     return {name: _digest(parameter) for name, parameter in base_parameters(model) if not parameter.is_meta}
 
 
 def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
     """Who the model is, by its digests."""
     parameters = sum(parameter.numel() for _, parameter in base_parameters(model))
-    content = json.dumps(sorted(digests.items())).encode()
+    content = json.dumps(sorted((name, digest.rounded) for name, digest in digests.items())).encode()
     return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())
 
 
-def _digest(parameter: Tensor) -> str:
+def _digest(parameter: Tensor) -> Digest:
     values = parameter.detach()
     values = (values.full_tensor() if hasattr(values, "full_tensor") else values).flatten()
     stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
-    sample = values[::stride].to(torch.bfloat16).cpu().view(torch.int16)
-    return hashlib.sha256(f"{tuple(parameter.shape)}".encode() + sample.numpy().tobytes()).hexdigest()[:16]
+    sample = values[::stride].cpu()
+    rounded, exact = (
+        hashlib.sha256(f"{tuple(parameter.shape)}".encode() + kind.contiguous().view(torch.uint8).numpy().tobytes())
+        for kind in (sample.to(torch.bfloat16), sample)
+    )
+    return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype)

@@ -17,7 +17,10 @@ from transformers import (
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.files import DESCRIPTION, find_adapter, load_adapter, read_description
 from limelm.errors import UserError
+from limelm.extras import import_extra
 from limelm.models import MODEL_TYPES
+
+PEFT_DESCRIPTION = "adapter_config.json"
 
 
 def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -53,7 +56,12 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
     """
     folder, base = _base_of(checkpoint)
     if folder is not None:
-        return load_adapter(load_model(base), folder).eval()
+        model = load_model(base)
+        if (folder / DESCRIPTION).exists():
+            return load_adapter(model, folder).eval()
+        import_extra("peft", "lora")
+        model.load_adapter(str(folder))
+        return model.eval()
     load_config(checkpoint)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
@@ -88,8 +96,8 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
 
 
 def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
-    """How an adapter attaches its routers; None for a checkpoint that is not an adapter."""
-    folder, _ = _base_of(checkpoint)
+    """How an adapter attaches its routers; None for a checkpoint that has none to attach."""
+    folder = find_adapter(checkpoint)
     return None if folder is None else AdapterConfig(**read_description(folder)["config"])
 
 
@@ -99,10 +107,13 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
-    """The folder and the base of an adapter; None and "" for what is not one."""
+    """The folder and the base of an adapter, be it of routers or PEFT's; None and "" for what is not one."""
     folder = find_adapter(checkpoint)
     if folder is None:
-        return None, ""
+        description = Path(checkpoint) / PEFT_DESCRIPTION
+        if not description.is_file():
+            return None, ""
+        return Path(checkpoint), json.loads(description.read_text(encoding="utf-8"))["base_model_name_or_path"]
     base = read_description(folder)["base_model"]
     if base is None:
         raise UserError(f"{folder / DESCRIPTION}: names no base_model; write its folder or hub name there")

@@ -34,6 +34,7 @@ examples:
   limelm reproduce --scale tiny --out demo --models all          add LIMe KV and top-p to the four
   limelm reproduce --scale tiny --out seeds --seeds 5            which models differ, and by how much
   limelm reproduce --scale synthetic-arithmetic-3 --out reasoning      one task of the scale synthetic
+  limelm reproduce --scale attach --from my-llama --data tokens --seeds 3 --out attach    routers in a pretrained model
   limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run --steps 500
   torchrun --nproc-per-node 8 -m limelm reproduce --scale paper --data tokens --out paper --models all
 """
@@ -50,7 +51,9 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     parser.add_argument(
-        "--scale", required=True, help="tiny, small, deep, paper, synthetic, one recipe of these, or one's own (.toml)"
+        "--scale",
+        required=True,
+        help="tiny, small, deep, paper, synthetic, attach, one recipe of these, or one's own (.toml)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
@@ -89,7 +92,9 @@ def run(options: argparse.Namespace) -> None:
             _reproduce_problems(recipe, options.out / name, count, models, data, options.report_to)
             continue
         out = options.out if len(recipes) == 1 else options.out / recipe.name
-        if options.seeds:
+        if recipe.base is not None:
+            _reproduce_adapted(recipe, out, options.seeds or 1, models, data, options.report_to)
+        elif options.seeds:
             _reproduce_seeds(recipe, out, options.seeds, models, data, options.report_to)
         else:
             _reproduce(recipe, out, models, data, options.report_to)
@@ -101,13 +106,9 @@ def _reproduce_seeds(
 ) -> dict[int, dict[str, Any]]:
     """Train and report; gives each seed's summary."""
     from limelm.report import write_seeds
-    from limelm.training import reproduce_seeds, seed_folders
-    from limelm.training.comparison import SUMMARY
     from limelm.training.processes import this_process
 
-    reproduce_seeds(recipe, out, count, models, data, report_to)
-    folders = seed_folders(recipe, out, count)
-    summaries = {seed: json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for seed, folder in folders.items()}
+    summaries = _train_seeds(recipe, out, count, models, data, report_to)
     if not this_process().is_main_process:
         return summaries
     page, losses = write_seeds(out, summaries)
@@ -119,6 +120,40 @@ def _reproduce_seeds(
         print(line + (row["verdict"] or ""))
     print(f"Report: {page}")
     return summaries
+
+
+def _reproduce_adapted(
+    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
+) -> None:
+    """Train in a pretrained model, with one seed or several, and compare."""
+    from limelm.errors import UserError
+    from limelm.report import write_adaptation
+    from limelm.training.processes import this_process
+
+    if data is None:
+        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
+    summaries = _train_seeds(recipe, out, count, models, data, report_to)
+    if not this_process().is_main_process:
+        return
+    routed = [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
+    page, summary = write_adaptation(out, summaries, routed)
+    print(f"{'model':<26}{'trained':>10}{'held-out loss':>15}{'difference':>12}  verdict")
+    for row in summary:
+        difference = "" if row["difference"] is None else f"{row['difference']:+.3f}"
+        print(f"{row['model']:<26}{row['trained']:>10,}{row['mean']:>15.3f}{difference:>12}  {row['verdict'] or ''}")
+    print(f"Report: {page}")
+
+
+def _train_seeds(
+    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
+) -> dict[int, dict[str, Any]]:
+    """Train with several seeds; gives each seed's summary."""
+    from limelm.training import reproduce_seeds, seed_folders
+    from limelm.training.comparison import SUMMARY
+
+    reproduce_seeds(recipe, out, count, models, data, report_to)
+    folders = seed_folders(recipe, out, count)
+    return {seed: json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for seed, folder in folders.items()}
 
 
 def _reproduce_problems(

@@ -95,6 +95,24 @@ def summarise_losses(losses: Records, baseline: str) -> Records:
     return records
 
 
+def compare_final_losses(losses: Mapping[str, Mapping[int, float]], reference: str) -> Records:
+    """Mean, scatter and paired difference of each model's last held-out loss, by model and seed.
+
+    Returns:
+        Records as of `summarise_losses` at equal tokens, those of the reference and of a single seed without scatter
+        and interval.
+    """
+    records: Records = []
+    for model, by_seed in losses.items():
+        values = np.array(list(by_seed.values()))
+        differences = values - np.array([losses[reference][seed] for seed in by_seed])
+        record = {"model": model, "axis": "tokens", "seeds": len(values), **_scatter(values), **_no_comparison()}
+        if model != reference:
+            record |= _comparison(differences) if len(values) > 1 else {"difference": float(differences[0])}
+        records.append(record)
+    return records
+
+
 def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Records:
     """The share of the baseline's FLOPs after which each model has reached the baseline's final held-out loss.
 
@@ -139,7 +157,7 @@ def _sooner(interval: Interval) -> str:
 def _scatter(values: np.ndarray) -> dict[str, float | None]:
     if np.isnan(values).any():
         return {"mean": None, "standard_deviation": None}
-    return {"mean": float(values.mean()), "standard_deviation": float(values.std(ddof=1))}
+    return {"mean": float(values.mean()), "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
 def _comparison(differences: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Figures, tables and the HTML pages."""
 
+from limelm.report.adaptation import write_adaptation
 from limelm.report.analysis import ANALYSIS, write_analysis
 from limelm.report.bench import write_bench
 from limelm.report.evaluation import write_evaluation
@@ -11,6 +12,7 @@ from limelm.report.seeds import write_seeds
 __all__ = [
     "ANALYSIS",
     "REPORT",
+    "write_adaptation",
     "write_analysis",
     "write_bench",
     "write_evaluation",

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
 from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
 from limelm.adapters.config import AdapterConfig
+from limelm.adapters.routers import ROUTERS
 from limelm.adapters.trainable import TRAINABLE
 from limelm.errors import UserError
 from limelm.extras import import_extra
@@ -46,7 +47,7 @@ class AdaptedModel:
         allowed = (*TRAINABLE, NOTHING)
         if self.trains not in allowed:
             raise UserError(f"trains={self.trains!r} is unknown; allowed: {', '.join(allowed)}")
-        if self.routes:
+        if self.is_attached:
             AdapterConfig(self.attach, self.share_kv, self.routing_sources)
         elif self.trains in ("routers", "kv"):
             raise UserError(f"trains={self.trains!r} needs routers, not attach='none'; allowed: lora, all, nothing")
@@ -56,9 +57,14 @@ class AdaptedModel:
             raise UserError(f"lora_rank={self.lora_rank} must be at least 1")
 
     @property
-    def routes(self) -> bool:
-        """Whether anything is attached."""
+    def is_attached(self) -> bool:
+        """Whether anything is put into the attention layers."""
         return self.attach != NO_ROUTERS
+
+    @property
+    def routes(self) -> bool:
+        """Whether a layer reads earlier ones."""
+        return self.is_attached and ROUTERS[self.attach].routes
 
 
 def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedModel:
@@ -72,7 +78,7 @@ def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedMo
     model = load_model(base)
     if precision == "fp32" or spec.trains in ("kv", "all"):
         model = model.float()
-    if spec.routes:
+    if spec.is_attached:
         attach(model, spec.attach, spec.share_kv, spec.routing_sources)
     if spec.trains == "lora":
         _add_lora(model, spec)
@@ -88,7 +94,7 @@ def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: 
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    if spec.routes:
+    if spec.is_attached:
         attach(model, spec.attach, spec.share_kv, spec.routing_sources)
     return count_cost(model, sequence_length)
 
@@ -165,7 +171,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:
     if spec.trains == NOTHING:
         model.requires_grad_(False)
-    elif spec.routes:
+    elif spec.is_attached:
         set_trainable(model, spec.trains)
     elif spec.trains == "lora":
         model.requires_grad_(False)

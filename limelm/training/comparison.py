@@ -14,6 +14,7 @@ from limelm.environment import environment
 from limelm.files import write_text
 from limelm.training.data import DATA, describe_data, open_data, prepare_data
 from limelm.training.identity import refuse_other_run
+from limelm.training.models import check_data
 from limelm.training.processes import this_process
 from limelm.training.recipe import DataRecipe, Recipe
 from limelm.training.result import read_result
@@ -48,7 +49,7 @@ def reproduce(
     for name in names:
         recipe.check_model(name)
     if data is not None:
-        open_data(recipe, data)  # so that bad data is refused before any work
+        check_data(recipe, open_data(recipe, data)[0], data)  # so that bad data is refused before any work
     run = {"data": _own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
     _check_same_run(out, run)
     if data is None:
@@ -98,6 +99,7 @@ def _summary(recipe: Recipe, out: Path, data: Path, described: dict[str, Any]) -
     results = ((out / "models" / name, read_result(out / "models" / name)) for name in recipe.models)
     return {
         "scale": recipe.name,
+        **({} if recipe.base is None else {"base": recipe.base}),
         "data": {
             "folder": str(data.resolve()),
             "sequence_length": recipe.data.sequence_length,

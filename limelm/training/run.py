@@ -186,7 +186,9 @@ def _finish(
 
 
 def _peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Bytes at the peak of one process's training step, counted by the tensors alive."""
+    """Bytes at the peak of one process's training step, counted by the tensors alive; 0 where none is taken."""
+    if not recipe.is_trained(name):
+        return 0
     model = initial_model(recipe, name, tokenizer)
     micro_batch_size, _ = micro_batches(recipe, this_process().num_processes)
     return peak_training_memory(model, micro_batch_size, recipe.data.sequence_length)

@@ -89,6 +89,8 @@ def make_plan(recipe: Recipe, name: str, hardware: Hardware) -> Plan:
     if recipe.engine.sharding == "fsdp" and hardware.gpus == 1:
         raise UserError("engine.sharding='fsdp' needs several GPUs, not 1; use more, or sharding='none'")
     size, accumulation = micro_batches(recipe, hardware.gpus)
+    if recipe.base is not None:
+        raise UserError(f"recipe {recipe.name}: starts from a pretrained model; plans are for training from scratch")
     recipe.check_model(name)
     training, data = recipe.training, recipe.data
     tokens = training.steps * training.batch_size * data.sequence_length

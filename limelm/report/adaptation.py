@@ -1,0 +1,132 @@
+"""The report of a comparison in a pretrained model: routers beside equally small baselines and no training at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from limelm.evaluation.seeds import compare_final_losses
+from limelm.files import write_text
+from limelm.report.cells import count, in_one_line, optional, signed_thousandths, thousandths
+from limelm.report.figures import seeds as figures
+from limelm.report.figures.style import Palette
+from limelm.report.html import Column, Records, Section, unbroken, write_page
+
+ADAPTATION = "adaptation.json"
+
+
+def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: list[str]) -> tuple[Path, Records]:
+    """Write `out/report.html`, `out/figures/*` and `out/adaptation.json`.
+
+    Args:
+        routed: labels of the models that route; the others are what they are compared with.
+        summaries: by seed, each run's `summary.json`. Models that are not trained are measured alike in all.
+
+    Returns:
+        The page's path, and the comparison of each model with the first (see `compare_final_losses`).
+    """
+    runs = [{entry["label"]: entry for entry in summary["models"]} for summary in summaries.values()]
+    labels = [label for label in runs[0] if all(label in run for run in runs)]
+    routed = [label for label in labels if label in routed]
+    losses = {
+        label: {seed: run[label]["eval_loss"] for seed, run in zip(summaries, runs, strict=True)} for label in labels
+    }
+    trained = {label: runs[0][label]["trainable_parameters"] for label in labels}
+    others = [label for label in labels if label not in routed]
+    summary = [{**row, "trained": trained[row["model"]]} for row in compare_final_losses(losses, labels[0])]
+    against = [
+        {"reference": reference, **row}
+        for reference in others[1:]
+        for row in compare_final_losses(
+            {label: losses[label] for label in labels if label in (reference, *routed)}, reference
+        )
+        if row["model"] != reference
+    ]
+    results = {"seeds": list(summaries), "losses": losses, "models": summary, "against": against}
+    write_text(out / ADAPTATION, json.dumps(results, indent=1) + "\n")
+    first = next(iter(summaries.values()))
+    base = Path(first["base"]).name if Path(first["base"]).exists() else first["base"]
+    palette = Palette(labels)
+    page = write_page(
+        out,
+        _sections(losses, summary, against, labels[0], palette),
+        title="LIMe in a pretrained model, beside equally small baselines",
+        lead=(
+            f"{base}, {max(entry['train_tokens'] for entry in first['models']):,} tokens of "
+            f"{first['data']['source']}, {len(summaries)} seed{'s' if len(summaries) > 1 else ''}. Of one seed all "
+            "models see the same data in the same order, so differences are taken seed by seed."
+        ),
+        tiles=[
+            {
+                "label": row["model"],
+                "color": palette[row["model"]],
+                "value": f"{row['mean']:.3f}",
+                "note": f"held-out loss · {row['trained']:,} trained parameters",
+            }
+            for row in summary
+        ],
+        cautions=[
+            "Intervals are over seeds (order of the data, and initial values where these are random), not over texts, "
+            "models or learning rates, and are not corrected for the number of comparisons.",
+            "Each kind of parameters has its own learning rate in the recipe; another may change their order.",
+            f"One held-out text ({first['data']['source']}): a lower loss on it is adaptation to this text too, and "
+            "says nothing about other tasks.",
+        ],
+        facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+    )
+    return page, summary
+
+
+def _sections(
+    losses: dict[str, dict[int, float]], summary: Records, against: Records, first: str, palette: Palette
+) -> list[Section]:
+    compared = [row for row in summary if row["difference"] is not None]
+    differences = [
+        {"model": label, "axis": "tokens", "seed": seed, "difference": loss - losses[first][seed]}
+        for label, by_seed in losses.items()
+        for seed, loss in by_seed.items()
+    ]
+    sections = [
+        Section(
+            "adaptation_losses",
+            "Held-out loss",
+            [f"Nats per token after training; differences from “{first}”, with Student's 95 % interval over seeds."],
+            summary,
+            columns=[
+                Column("model", "model", unbroken),
+                Column("trained", "trained parameters", count),
+                Column("mean", "held-out loss", thousandths),
+                Column("standard_deviation", "± between seeds", thousandths),
+                *_difference_columns(),
+            ],
+        )
+    ]
+    if compared and all(row["t_low"] is not None for row in compared):
+        axes = [("tokens", "tokens")]
+        drawn = figures.differences(differences, summary, first, palette, axes)
+        text = [f"Each mark is a seed's difference from “{first}”; the bar is Student's 95 % interval. Left is better."]
+        sections.append(Section("adaptation_differences", "Differences, seed by seed", text, differences, drawn))
+    if against:
+        sections.append(
+            Section(
+                "adaptation_against",
+                "Routers against the baselines",
+                ["The same budget of tokens spent on something as small, seed by seed. Below zero the routers won."],
+                against,
+                columns=[
+                    Column("model", "model", unbroken),
+                    Column("reference", "minus", unbroken),
+                    *_difference_columns(),
+                ],
+            )
+        )
+    return sections
+
+
+def _difference_columns() -> list[Column]:
+    return [
+        Column("difference", "difference", signed_thousandths),
+        Column("t_low", "95 % from", signed_thousandths),
+        Column("t_high", "to", signed_thousandths),
+        Column("lower_in", "lower in seeds", optional),
+        Column("verdict", "verdict", in_one_line),
+    ]

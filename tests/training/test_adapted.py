@@ -1,0 +1,232 @@
+"""Training in a pretrained model: what is trained changes and nothing else, also across an interruption."""
+
+import json
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from limelm.adapters import set_trainable
+from limelm.adapters.checkpoint import load_model
+from limelm.cli import main
+from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.errors import Stopped, UserError
+from limelm.training import load_experiment, train_model
+from limelm.training.adapted import AdaptedModel, build_adapted
+from limelm.training.parameter_groups import adapted_groups
+from tests.recipes import corpus, prepared
+
+SMALL = {
+    "steps": "8",
+    "batch_size": "4",
+    "micro_batch_size": "2",
+    "sequence_length": "32",
+    "eval_steps": "3",
+    "save_steps": "3",
+    "keep_checkpoints": "2",
+    "warmup_steps": "2",
+}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A pretrained model of three layers, and data for it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    data = prepared(folder / "tokens")
+    tokenizer = load_prepared_tokenizer(data)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    return str(folder / "base"), data
+
+
+def recipe_of(setting, model, **changes):
+    return load_experiment(f"attach-{model}", overrides={**SMALL, "base": setting[0], **changes})
+
+
+CASES = {
+    "kv": {},
+    "static": {"trains": "kv"},
+    "dynamic": {"trains": "all", "share_kv": "false"},
+    "scale": {},
+    "lora": {"lora_layers": "[1]", "lora_targets": '["k_proj"]'},
+}
+
+
+def written(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} | {
+        path.name: path.read_bytes() for path in folder.glob("lora/*.safetensors")
+    }
+
+
+@pytest.mark.parametrize("name", [*CASES, "kv with LoRA"])
+def test_resumed_is_uninterrupted_bit_for_bit(setting, tmp_path, monkeypatch, name):
+    changes = {"trains": "lora", "lora_layers": "[]"} if name == "kv with LoRA" else CASES[name]
+    recipe, model = recipe_of(setting, name.split()[0], **changes)
+    whole = train_model(recipe, model, setting[1], tmp_path / "whole")
+    original, count = TokenDataset.__getitem__, 0
+
+    def getitem(self, index):
+        nonlocal count
+        count += self.split == "train"
+        if count == 17 and self.split == "train":
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, index)
+
+    monkeypatch.setattr(TokenDataset, "__getitem__", getitem)
+    with pytest.raises(Stopped, match="stopped after step 4 of 8"):
+        train_model(recipe, model, setting[1], tmp_path / "run")
+    resumed = train_model(recipe, model, setting[1], tmp_path / "run")
+    assert resumed.eval_loss == whole.eval_loss
+    assert written(tmp_path / "run") == written(tmp_path / "whole") != {}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_trained_loads_upon_its_base(setting, tmp_path, name):
+    recipe, model = recipe_of(setting, name, **CASES[name])
+    result = train_model(recipe, model, setting[1], tmp_path / "run")
+    held_out = TokenDataset(setting[1], "validation", 32, False)
+    sequences = torch.stack([held_out[index]["input_ids"] for index in range(len(held_out))])
+    loaded = load_model(tmp_path / "run")
+    with torch.no_grad():
+        loss = loaded(sequences, labels=sequences).loss.item()
+        base = AutoModelForCausalLM.from_pretrained(setting[0])(sequences, labels=sequences).loss.item()
+    assert loss == pytest.approx(result.eval_loss, abs=1e-5)
+    assert loss != base
+
+
+def test_no_training_measures_the_base(setting, tmp_path):
+    recipe, model = recipe_of(setting, "base")
+    result = train_model(recipe, model, setting[1], tmp_path / "run")
+    assert result.trainable_parameters == result.train_tokens == 0 and result.final_train_loss is None
+    recipe, model = recipe_of(setting, "kv", steps="1", eval_steps="1", warmup_steps="1")
+    untrained = build_adapted(setting[0], recipe.adapted(model), "fp32")
+    held_out = TokenDataset(setting[1], "validation", 32, False)
+    sequences = torch.stack([held_out[index]["input_ids"] for index in range(len(held_out))])
+    assert untrained(sequences, labels=sequences).loss.item() == pytest.approx(result.eval_loss, abs=1e-5)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("trains", "groups"),
+    [
+        ("routers", {"router": {"router"}}),
+        ("kv", {"router": {"router"}, "matrices": {"k_proj", "v_proj"}}),
+        ("lora", {"router": {"router"}, "lora": {"lora_A", "lora_B"}}),
+        ("all", {"router", "matrices", "norms_and_biases"}),
+    ],
+)
+def test_what_is_trained_and_at_which_rate(setting, trains, groups):
+    spec = AdaptedModel("static", trains, adapter_learning_rate=0.5)
+    recipe, _ = recipe_of(setting, "static")
+    model = build_adapted(setting[0], spec, "fp32")
+    found = adapted_groups(model, recipe.training, spec)
+    assert {group["name"] for group in found} == set(groups)
+    rates = {group["name"]: group["lr"] for group in found}
+    assert rates["router"] == 0.5 and rates.get("lora", 0.5) == 0.5 and rates.get("matrices", 1e-4) == 1e-4
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if trains == "all":
+        assert sum(len(group["params"]) for group in found) == len(names)
+        return
+    for group in found:
+        parts = {part for parameter in group["params"] for part in names[id(parameter)].split(".")}
+        assert groups[group["name"]] <= parts
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("kv", {"base": ""}, "names no pretrained model to start from; give --from MODEL"),
+        ("kv", {"base": "nowhere"}, "nowhere: no such folder"),
+        ("kv", {"sequence_length": "128"}, "its context of 64 tokens is less than data.sequence_length=128"),
+        ("kv", {"trains": "heads"}, "trains='heads' is unknown; allowed: routers, kv, lora, all, nothing"),
+        ("lora", {"trains": "routers"}, "trains='routers' needs routers, not attach='none'"),
+        ("kv", {"attach": "hc"}, "routing='hc' is unknown; allowed: kv, static, dynamic, scale"),
+        ("kv", {"adapter_learning_rate": "0"}, "adapter_learning_rate=0 must be more than 0"),
+        ("kv", {"routing_sources": "{first = 1}"}, "routing_sources"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(setting, model, changes, message):
+    recipe, model = recipe_of(setting, model, **changes)
+    with pytest.raises(UserError, match="recipe attach, model") as error:
+        recipe.check_model(model)
+    assert message in str(error.value)
+
+
+def test_data_of_another_tokenizer_is_refused(setting, tmp_path):
+    recipe, model = recipe_of(setting, "kv")
+    other = prepared(tmp_path / "other", corpus(31), vocab_size=290)
+    with pytest.raises(UserError, match="tokenised for another model than"):
+        train_model(recipe, model, other, tmp_path / "run")
+
+
+def test_lora_needs_a_projection_that_is_there(setting, tmp_path):
+    recipe, model = recipe_of(setting, "lora", lora_targets='["c_attn"]', lora_layers="[]")
+    with pytest.raises(UserError, match="lora_targets"):
+        train_model(recipe, model, setting[1], tmp_path / "run")
+
+
+def test_lora_has_to_be_there_to_be_trained(setting):
+    model = build_adapted(setting[0], AdaptedModel("kv"), "fp32")
+    with pytest.raises(UserError, match=r"has no LoRA; put one in with model\.add_adapter"):
+        set_trainable(model, "lora")
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds", "2"]])
+def test_the_comparison_from_the_command_line(setting, tmp_path, capsys, seeds):
+    base, data = setting
+    values = [text for key, value in SMALL.items() for text in (f"--{key}", value)]
+    command = ["reproduce", "--scale", "attach", "--from", base, "--data", str(data), "--out", str(tmp_path / "out")]
+    models = ["--models", "base,scale,kv"]
+    assert main([*command, *models, *seeds, *values]) == 0
+    printed = capsys.readouterr().out
+    assert "no training" in printed and "LIMe KV" in printed
+    results = json.loads((tmp_path / "out" / "adaptation.json").read_text())
+    assert [row["trained"] for row in results["models"]] == [0, 12, 20]
+    assert [(row["model"], row["reference"]) for row in results["against"]] == [("LIMe KV", "K/V scale per head")]
+    first, *others = results["models"]
+    assert first["difference"] is None
+    for row in others:
+        mean = sum(results["losses"][row["model"]].values()) / len(results["seeds"])
+        assert row["difference"] == pytest.approx(mean - first["mean"])
+    assert (tmp_path / "out" / "figures" / "adaptation_differences.png").exists() == bool(seeds)
+    assert main([*command, *models, *seeds, *values]) == 0  # complete
+
+
+def test_one_training_from_the_command_line(setting, tmp_path, capsys):
+    base, data = setting
+    values = [text for key, value in SMALL.items() for text in (f"--{key}", value)]
+    out = tmp_path / "out"
+    assert main(["train", "--attach", "kv", "--from", base, "--data", str(data), "--out", str(out), *values]) == 0
+    assert "LIMe KV" in capsys.readouterr().out
+    assert main(["generate", str(out), "Document 1", "--max-new-tokens", "3"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--out", "x"], "give a RECIPE, or --attach ROUTING --from MODEL"),
+        (["train", "tiny-kv", "--attach", "kv", "--out", "x"], "give a RECIPE, or --attach ROUTING --from MODEL"),
+        (["train", "--attach", "kv", "--out", "x"], "names no pretrained model"),
+        (["train", "--attach", "hc", "--from", "y", "--out", "x"], "there is no model 'hc' in it"),
+        (["train", "tiny-kv", "--from", "y", "--out", "x"], "unknown key 'base'"),
+        (["reproduce", "--scale", "attach", "--from", "y", "--out", "x"], "needs --data"),
+        (["plan", "attach-kv", "--gpus", "1"], "starts from a pretrained model"),
+    ],
+)
+def test_bad_commands(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
