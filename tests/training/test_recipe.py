@@ -11,6 +11,9 @@ from tests.recipes import small_recipe, write_recipe
 def test_every_recipe_of_the_package_makes_its_models(scale):
     recipe = load_recipe(scale)
     for name in recipe.models:
+        if recipe.base is not None:
+            assert recipe.adapted(name).is_attached or recipe.adapted(name).trains in ("lora", "nothing")
+            continue
         assert recipe.model_config(name, vocab_size=recipe.data.vocab_size).vocab_size == recipe.data.vocab_size
 
 
@@ -85,7 +88,7 @@ def test_bad_models_are_refused(tmp_path, change, message):
 
 
 def test_an_unknown_scale_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--scale huge: unknown scale; allowed: deep, deep-32"):
+    with pytest.raises(UserError, match=r"--scale huge: unknown scale; allowed: attach, deep, deep-32"):
         load_scale("huge")
     with pytest.raises(UserError, match="No such file"):
         load_recipe(str(tmp_path / "missing.toml"))

@@ -38,8 +38,8 @@ PAPER_PARAMETERS = {
 DEEP_PARAMETERS = {32: (46_436_864, 12_152), 64: (80_007_680, 32_760), 128: (147_149_312, 98_552)}
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_trains_as_table_3_says(name):
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "attach"])
+def test_every_recipe_from_scratch_trains_as_table_3_says(name):
     training = vars(load_recipe(name).training)
     own = {"learning_rate": 5e-3} if name.startswith("synthetic-arithmetic") else {}
     assert {key: training[key] for key in TABLE_3} == TABLE_3 | own

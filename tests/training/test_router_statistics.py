@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from limelm import LimeConfig, LimeForCausalLM
-from limelm.models.retrieval import RetrievalWeights, retrieval_weights
+from limelm.adapters.retrieval import RetrievalWeights, retrieval_weights
 from limelm.training.jsonl import append_line
 from limelm.training.router_statistics import RouterStatistics, layer_statistics, pruning_totals, routing_summary
 from tests.models.variants import tiny_model, token_ids
