@@ -3,36 +3,35 @@
 State-dict names and arithmetic are those of `transformers.LlamaForCausalLM`, to the bit.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from limelm.routing import normalize
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019), split in two so that one normalisation can serve many gains."""
+    """Root-mean-square norm (Zhang & Sennrich 2019).
+
+    Where X / rms(X) is there already, a layer multiplies it by `weight` itself: serving engines put norms of their own
+    in the place of these, with a `weight` and a call of one argument (docs/serving.md).
+    """
 
     def __init__(self, hidden_size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 
-    def normalize(self, hidden_states: Tensor) -> Tensor:
-        """X / rms(X) over the last dimension, computed in float32, without the gain."""
-        return normalize(hidden_states, self.eps)
-
-    def forward(self, hidden_states: Tensor, is_normalized: bool = False) -> Tensor:
-        """The gain times X / rms(X); with `is_normalized` the input is taken for X / rms(X) already."""
-        if is_normalized:
-            return self.weight * hidden_states
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """The gain times X / rms(X), over the last dimension, computed in float32."""
         if not torch.is_grad_enabled() and hidden_states.dtype == self.weight.dtype == torch.float32:
             return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)  # in one, to the same bits
-        return self.weight * self.normalize(hidden_states)
+        return self.weight * normalize(hidden_states, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
@@ -116,7 +115,10 @@ def eager_attention_forward(
 
 
 class Attention(nn.Module):
-    """Llama's grouped-query attention, from keys and values before RoPE onwards; subclasses make those."""
+    """Llama's grouped-query attention; the `forward` of a subclass makes keys and values and calls HF's interface.
+
+    It must call the interface itself: vLLM looks for the call, and its `scaling=`, in the source of `forward`.
+    """
 
     def __init__(self, config: LlamaConfig, layer_idx: int):
         super().__init__()
@@ -138,30 +140,47 @@ class Attention(nn.Module):
         size = self.num_key_value_heads * self.head_dim
         return nn.Linear(self.config.hidden_size, size, bias=self.config.attention_bias)
 
-    def attend(
+    @property
+    def dropout(self) -> float:
+        """The share of attention weights that is dropped: the config's in training, else none."""
+        return self.config.attention_dropout if self.training else 0.0
+
+    def heads(
         self,
         Q: Tensor,
         K: Tensor,
         V: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
-        """RoPE, cache, attention and `o_proj`.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention reads: heads apart, queries and keys rotated, the cached tokens' keys and values put before.
 
         Args:
             Q: `[B, T, H d]`; K, V: `[B, T, G d]` or `[B, T, G, d]`, all before RoPE.
 
         Returns:
-            The output `[B, T, D]` and, from eager attention, the weights `[B, H, T, S]`.
+            Q `[B, H, T, d]`; K and V `[B, G, S, d]`.
         """
         batch, tokens = Q.shape[:2]
         Q, K, V = (states.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2) for states in (Q, K, V))
         Q, K = rotate(Q, *position_embeddings), rotate(K, *position_embeddings)
         if past_key_values is not None:
             K, V = past_key_values.update(K, V, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attention(self, Q, K, V, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.o_proj(output.reshape(batch, tokens, -1)), weights
+        return Q, K, V
+
+    def check_engine(self, attention_instances: Mapping[int, object] | None = None, **kwargs) -> None:
+        """Refuse an attention of vLLM's that holds a share of the heads: it shards models without a plan too.
+
+        Args:
+            attention_instances: by layer, as vLLM passes them; later versions leave theirs at the module, as `attn`.
+
+        Raises:
+            ValueError: under tensor parallelism.
+        """
+        served_by = attention_instances.get(self.layer_idx) if attention_instances else getattr(self, "attn", None)
+        heads = getattr(served_by, "num_heads", self.config.num_attention_heads)
+        if heads != self.config.num_attention_heads:
+            raise ValueError(
+                f"tensor parallelism is not supported: the engine's attention of layer {self.layer_idx} has {heads} of "
+                f"the model's {self.config.num_attention_heads} heads; serve it with a tensor-parallel size of 1"
+            )

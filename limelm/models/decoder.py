@@ -31,6 +31,25 @@ class DecoderPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @classmethod
+    def prepare_distribute_model(cls, distributed_config, *args, **kwargs):
+        """HF's first step towards several devices: allowed for FSDP only.
+
+        Routing makes all heads' keys and values at once and reads all layers, so neither may be divided; HF would
+        divide the layers of any model.
+
+        Raises:
+            ValueError: for tensor or pipeline parallelism, before any process group is made.
+        """
+        fields = getattr(distributed_config, "__dict__", distributed_config) or {}  # HF takes dictionaries too
+        for name, how in (("tp_plan", "tensor"), ("tp_size", "tensor"), ("pp_size", "pipeline")):
+            if fields.get(name) not in (None, 1):
+                raise ValueError(
+                    f"{name}={fields[name]!r}: {how} parallelism is not supported by {cls.__name__}; "
+                    "load the model whole on each device, or shard it with FSDP"
+                )
+        return super().prepare_distribute_model(distributed_config, *args, **kwargs)
+
+    @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
         """Nothing to register: the config's `auto_map` is always written, and the saved module imports limelm."""
 
@@ -79,8 +98,14 @@ class Decoder(DecoderPreTrainedModel):
             `last_hidden_state` `[B, T, D]`, the cache, and on request `hidden_states` and `attentions`.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a model without some of its
+                layers.
         """
+        if any(isinstance(layer, nn.Identity) for layer in self.layers):  # what vLLM and HF put for another device's
+            raise ValueError(
+                "pipeline parallelism is not supported: later layers read what all earlier ones left behind; "
+                "serve the model with a pipeline-parallel size of 1"
+            )
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:

@@ -5,7 +5,7 @@ from limelm.routing.bounds import check_routing_sources, sources_of_layer
 from limelm.routing.history import History, ReadPlan
 from limelm.routing.normalization import normalize
 from limelm.routing.operations import route_heads, route_representations
-from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.projection import HeadwiseLinear, RoutingLinear
 from limelm.routing.reference import mix_heads, mix_representations
 from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
 from limelm.routing.top_p import prune, top_p_mask
@@ -20,6 +20,7 @@ __all__ = [
     "ReadPlan",
     "Router",
     "RouterSpec",
+    "RoutingLinear",
     "StaticRouter",
     "check_routing_sources",
     "mix_heads",

@@ -1,9 +1,42 @@
-"""A linear layer whose output heads read different inputs."""
+"""Linear layers whose weights the routing reads itself."""
 
+import torch
 from torch import Tensor, einsum, nn
+from torch.nn import functional as F
+from transformers import initialization as init
 
 
-class HeadwiseLinear(nn.Linear):
+class RoutingLinear(nn.Module):
+    """`y = W x + b`, with `nn.Linear`'s parameters, names and random draws, but not an `nn.Linear`.
+
+    Serving engines and quantisation put modules of their own in the place of every `nn.Linear`, to be called. The
+    routing reads these weights without a call, and would have to refuse what is there instead: so they stay.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
+        nn.Linear.reset_parameters(self)  # type: ignore[arg-type]  # it reads weight and bias only
+
+    def init_weights(self, std: float) -> None:
+        """N(0, std), and no bias, as HF initialises an `nn.Linear`."""
+        init.normal_(self.weight, mean=0.0, std=std)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Project `[..., in_features]` to `[..., out_features]`."""
+        return F.linear(inputs, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class HeadwiseLinear(RoutingLinear):
     """`K_h = Z_h W_h`: a `k_proj`/`v_proj` whose head `h` reads an input of its own.
 
     The parameters are those of `nn.Linear(hidden_size, num_heads * head_dim)`; rows `h * head_dim` and on are head `h`.

@@ -20,7 +20,7 @@ from limelm.routing.backends import resolve_backend
 from limelm.routing.bounds import sources_of_layer
 from limelm.routing.history import keep_heads
 from limelm.routing.operations import route_heads, route_representations
-from limelm.routing.projection import HeadwiseLinear
+from limelm.routing.projection import HeadwiseLinear, RoutingLinear
 from limelm.routing.reference import mix_heads, mix_representations
 from limelm.routing.top_p import Pruning, prune, top_p_mask
 
@@ -63,7 +63,7 @@ class Router(nn.Module):
         self.spec = spec
 
     def init_weights(self) -> None:
-        """Initialise this module's raw parameters (nn.Linear children are left to the model)."""
+        """Initialise this module's raw parameters (linear children are left to the model)."""
 
     def forward(
         self,
@@ -131,7 +131,7 @@ class RepresentationRouter(Router):
         return K, V, carrier, None
 
 
-def _own_weight(projection: nn.Module, kind: type[nn.Linear] = HeadwiseLinear) -> Tensor:
+def _own_weight(projection: nn.Module, kind: type[RoutingLinear] = HeadwiseLinear) -> Tensor:
     """The weight of a projection that the routing reads itself instead of calling the module."""
     passed_over = None
     if type(projection) is not kind:
@@ -145,7 +145,7 @@ def _own_weight(projection: nn.Module, kind: type[nn.Linear] = HeadwiseLinear) -
             f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
             "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
         )
-    return projection.weight  # type: ignore[return-value]  # it is a Linear
+    return projection.weight  # type: ignore[return-value]  # it is of this kind
 
 
 class StaticRouter(RepresentationRouter):
@@ -189,6 +189,9 @@ class StaticRouter(RepresentationRouter):
                 self.frozen_mask = top_p_mask(weight.float().softmax(dim=-1), self.spec.top_p)
                 self.kept = [row.nonzero().flatten().tolist() for row in self.frozen_mask]
                 self.pruning = Pruning(self.kept, self.spec.num_sources)
+                self.pruning._indices_on(
+                    weight.device
+                )  # now: a forward may be recorded, and must not copy from the host
         return self
 
 
@@ -204,14 +207,14 @@ class DynamicRouter(RepresentationRouter):
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
-            self.proj = nn.Linear(spec.hidden_size, spec.num_heads * spec.num_sources, bias=False)
+            self.proj = RoutingLinear(spec.hidden_size, spec.num_heads * spec.num_sources, bias=False)
 
     def routing_weights(self, current: Tensor) -> Tensor:
         logits = self.proj(current).unflatten(-1, (self.spec.num_heads, self.spec.num_sources))
         return logits.float().softmax(dim=-1)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        return sources, _own_weight(self.proj, nn.Linear)
+        return sources, _own_weight(self.proj, RoutingLinear)
 
 
 class KeyValueRouter(Router):

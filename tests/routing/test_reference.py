@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limelm.routing import HeadwiseLinear, mix_heads, mix_representations
+from limelm.routing import HeadwiseLinear, RoutingLinear, mix_heads, mix_representations
 
 B, T, G, D, E = 2, 5, 3, 8, 4
 
@@ -75,3 +75,22 @@ def test_headwise_linear_is_linear_where_all_heads_read_the_same():
     x = torch.randn(B, T, D)
     shared = x.unsqueeze(2).expand(B, T, G, D)
     torch.testing.assert_close(projection(shared).flatten(2), nn.Linear.forward(projection, x))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_routing_linear_is_a_linear_layer_but_in_type(bias):
+    """With the same random draws; what replaces all linear layers leaves it alone."""
+    layers = []
+    for kind in (RoutingLinear, nn.Linear):
+        torch.manual_seed(0)
+        layers.append(kind(D, E, bias=bias))
+    own, linear = layers
+    assert not isinstance(own, nn.Linear)
+    assert list(own.state_dict()) == list(linear.state_dict())
+    for actual, expected in zip(own.parameters(), linear.parameters(), strict=True):
+        assert torch.equal(actual, expected)
+    x = torch.randn(B, T, D)
+    assert torch.equal(own(x), linear(x))
+    own.init_weights(0.5)
+    assert own.weight.std().item() == pytest.approx(0.5, rel=0.3)
+    assert not bias or not own.bias.any()

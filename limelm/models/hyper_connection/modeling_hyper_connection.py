@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from transformers import initialization as init
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import OutputRecorder
 
-from limelm.models.blocks import MLP, Attention
+from limelm.models.blocks import MLP, Attention, eager_attention_forward
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
 
@@ -76,9 +78,21 @@ class HyperConnection(nn.Module):
 class HyperConnectionAttention(Attention):
     """Llama's attention."""
 
-    def forward(self, hidden_states: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from `[B, T, D]`: the output `[B, T, D]`, and the attention weights (eager only)."""
         Q, K, V = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        return self.attend(Q, K, V, **kwargs)
+        self.check_engine(**kwargs)
+        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights
 
 
 class HyperConnectionDecoderLayer(GradientCheckpointingLayer):

@@ -8,12 +8,23 @@ Notable here:
 """
 
 from torch import Tensor
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from limelm.models.blocks import MLP, Attention, RMSNorm
+from limelm.models.blocks import MLP, Attention, RMSNorm, eager_attention_forward
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.lime.configuration_lime import LimeConfig
-from limelm.routing import ROUTERS, HeadwiseLinear, History, ReadPlan, Router, RouterSpec, resolve_backend
+from limelm.routing import (
+    ROUTERS,
+    HeadwiseLinear,
+    History,
+    ReadPlan,
+    Router,
+    RouterSpec,
+    RoutingLinear,
+    resolve_backend,
+)
 
 
 class LimeAttention(Attention):
@@ -47,6 +58,9 @@ class LimeAttention(Attention):
         gain: Tensor | None,
         carrier: Tensor | None,
         sources: tuple[Tensor, ...],
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Attend.
@@ -55,14 +69,18 @@ class LimeAttention(Attention):
             hidden_states: RMSNorm(X_i), `[B, T, D]`; Q is made from it.
             gain: g_i `[D]`, or None.
             carrier, sources: what the history gives this layer to read.
+            kwargs: handed on to the attention function.
 
         Returns:
             The output `[B, T, D]`, the attention weights (eager only), the carrier, and the layer's own source.
         """
         Q = self.q_proj(hidden_states)
         K, V, carrier, source = self.router(hidden_states, gain, self.k_proj, self.v_proj, carrier, sources)
-        output, weights = self.attend(Q, K, V, **kwargs)
-        return output, weights, carrier, source
+        self.check_engine(**kwargs)
+        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights, carrier, source
 
 
 class LimeDecoderLayer(GradientCheckpointingLayer):
@@ -96,9 +114,10 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
             X_{i+1}, the carrier, and the source that this layer adds (None where that is its input).
         """
         if normalized is None:
-            normalized = self.input_layernorm.normalize(hidden_states)
+            attention_input = self.input_layernorm(hidden_states)
+        else:
+            attention_input = self.input_layernorm.weight * normalized
         gain = self.routing_layernorm.weight if self.self_attn.routes_headwise else None
-        attention_input = self.input_layernorm(normalized, is_normalized=True)
         output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, **kwargs)
         hidden_states = hidden_states + output
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -117,6 +136,8 @@ class LimePreTrainedModel(DecoderPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Router):
             module.init_weights()
+        elif isinstance(module, RoutingLinear):
+            module.init_weights(self.config.initializer_range)
 
 
 class LimeModel(LimePreTrainedModel, Decoder):

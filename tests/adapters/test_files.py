@@ -1,0 +1,232 @@
+"""Adapters as files: what is loaded is what was saved, upon its own base and on no other."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from limelm import attach, detach, load_adapter, save_adapter, set_trainable
+from limelm.adapters.checkpoint import load_adapter_config, load_config, load_model, load_tokenizer
+from limelm.errors import UserError
+from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
+
+families = pytest.mark.parametrize("family", CONFIGS)
+routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic", "scale"])
+DESCRIPTION, WEIGHTS = "lime_adapter.json", "lime_adapter.safetensors"
+
+
+def trained(family: str = "llama", routing: str = "kv", **options):
+    return train_routers(attach(family_model(family), routing, **options))
+
+
+def shift(model, name: str) -> None:
+    """Change one of the model's own weights as a training would, by less than bfloat16 can tell."""
+    with torch.no_grad():
+        dict(model.named_parameters())[name].mul_(1 + 2**-11)
+
+
+@families
+@routings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_equals_saved(family, routing, dtype, tmp_path):
+    model = trained(family, routing, share_kv=False).to(dtype)
+    save_adapter(model, tmp_path)
+    base = family_model(family).to(dtype)
+    before = base(tokens()).logits
+    assert load_adapter(base, tmp_path) is base
+    assert torch.equal(base(tokens()).logits, model(tokens()).logits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(detach(base)(tokens()).logits, before)
+
+
+@families
+def test_weights_that_were_trained_beside_the_routers_are_saved(family, tmp_path):
+    model = attach(family_model(family))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = [names[id(p)] for p in set_trainable(model, "kv") if "router" not in names[id(p)]]
+    shift(train_routers(model), own[0])
+    save_adapter(model, tmp_path)
+    assert json.loads((tmp_path / DESCRIPTION).read_text())["replaces"] == [own[0]]
+    assert set(load_file(tmp_path / WEIGHTS)) == {own[0], *router_parameters(model)}
+    loaded = load_adapter(family_model(family), tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    with pytest.warns(UserWarning, match=r"1 weights of the model itself have changed since attach"):
+        detach(loaded)
+
+
+@routings
+def test_the_base_counts_as_the_same_in_every_dtype(routing, tmp_path):
+    save_adapter(trained(routing=routing), tmp_path)
+    load_adapter(family_model("llama").to(torch.bfloat16), tmp_path)
+
+
+def test_options_are_kept(tmp_path):
+    model = trained(routing="static", share_kv=False, routing_sources={"first": 1, "last": 1})
+    save_adapter(model, tmp_path)
+    loaded = load_adapter(family_model("llama"), tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+
+
+def test_two_adapted_models_do_not_disturb_each_other(tmp_path):
+    first, second = trained(), trained(routing="static")
+    expected = [model(tokens()).logits for model in (first, second)]
+    save_adapter(first, tmp_path)
+    third = load_adapter(family_model("llama"), tmp_path)
+    with torch.no_grad():
+        router_parameters(third)["model.layers.1.self_attn.router.weight"].mul_(2)
+    assert torch.equal(first(tokens()).logits, expected[0])
+    detach(third)
+    assert torch.equal(second(tokens()).logits, expected[1])
+
+
+def test_an_adapter_can_be_replaced(tmp_path):
+    save_adapter(trained(), tmp_path)
+    model = trained(routing="static")
+    save_adapter(model, tmp_path)
+    assert torch.equal(load_adapter(family_model("llama"), tmp_path)(tokens()).logits, model(tokens()).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "seed", "message"),
+    [
+        ("llama", 1, "made for a model of this shape with other weights"),
+        ("qwen2", 0, "made for a model with model_type='llama', not 'qwen2'"),
+    ],
+)
+def test_another_base_is_refused_and_left_alone(family, seed, message, tmp_path):
+    save_adapter(trained(), tmp_path)
+    other = family_model(family, seed)
+    names = list(other.state_dict())
+    with pytest.raises(UserError, match=message):
+        load_adapter(other, tmp_path)
+    assert list(other.state_dict()) == names
+
+
+def test_the_check_can_be_left_out(tmp_path):
+    save_adapter(trained(), tmp_path)
+    load_adapter(family_model("llama", seed=1), tmp_path, check_base=False)
+
+
+def test_adapters_are_not_merged(tmp_path):
+    save_adapter(trained(), tmp_path)
+    with pytest.raises(UserError, match="has routers already, and adapters that were trained apart cannot be merged"):
+        load_adapter(trained(), tmp_path)
+
+
+def test_a_model_without_routers_has_no_adapter(tmp_path):
+    with pytest.raises(UserError, match="has no attached routers"):
+        save_adapter(family_model("llama"), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_attached_without_weights_has_no_base(tmp_path):
+    with torch.device("meta"):
+        model = attach(family_model("llama"))
+    with pytest.raises(UserError, match="had no weights when the routers were attached"):
+        save_adapter(model, tmp_path)
+
+
+def edit(folder, **changes):
+    path = folder / DESCRIPTION
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def drop_router(folder):
+    tensors = load_file(folder / WEIGHTS)
+    tensors.pop("model.layers.2.self_attn.router.weight")
+    save_file(tensors, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / DESCRIPTION).unlink(), "not a complete adapter"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "cannot be read"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 100), "cannot be read"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{"), "broken"),
+        (lambda folder: edit(folder, format_version=9), "format_version=9 is unknown; this limelm reads 1"),
+        (lambda folder: edit(folder, routing="hc"), "routing='hc' is unknown"),
+        (lambda folder: edit(folder, share_kv=False), r"router.weight is \(1, 2, 4\), not \(2, 2, 4\)"),
+        (lambda folder: edit(folder, routing="static"), "router.gate is missing"),
+        (drop_router, "model.layers.2.self_attn.router.weight is missing"),
+        (lambda folder: edit(folder, replaces=["model.x"]), "model.x belongs to no router or weight of this model"),
+    ],
+)
+def test_a_broken_adapter_is_named_and_leaves_the_model_alone(damage, message, tmp_path):
+    save_adapter(trained(), tmp_path)
+    damage(tmp_path)
+    model = family_model("llama")
+    before, names = model(tokens()).logits, list(model.state_dict())
+    with pytest.raises(UserError, match=message):
+        load_adapter(model, tmp_path)
+    assert list(model.state_dict()) == names and torch.equal(model(tokens()).logits, before)
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    for missing in (tmp_path, tmp_path / "nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="no adapter"):
+            load_adapter(family_model("llama"), missing)
+
+
+def test_an_adapter_comes_from_the_hub(tmp_path, monkeypatch):
+    """As it lies in the hub's cache: nothing is fetched in a test."""
+    folder = tmp_path / "models--someone--routers"
+    save_adapter(trained(), folder / "snapshots" / "abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = load_adapter(family_model("llama"), "someone/routers")
+    assert torch.equal(model(tokens()).logits, trained()(tokens()).logits)
+
+
+def test_every_reader_of_checkpoints_reads_adapters(tmp_path):
+    family_model("llama").save_pretrained(tmp_path / "base")
+    base = load_model(tmp_path / "base")
+    model = train_routers(attach(base))
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_model(tmp_path / "adapter")
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    assert load_config(str(tmp_path / "adapter")).model_type == "llama"
+    assert load_adapter_config(tmp_path / "adapter").routing == "kv"
+    assert load_adapter_config(tmp_path / "base") is None
+    with pytest.raises(UserError, match="base: no readable tokenizer"):
+        load_tokenizer(tmp_path / "adapter")
+    edit(tmp_path / "adapter", base_model=None)
+    with pytest.raises(UserError, match="names no base_model"):
+        load_model(tmp_path / "adapter")
+    edit(tmp_path / "adapter", base_model=str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="gone: no such folder"):
+        load_model(tmp_path / "adapter")
+
+
+LORA = {"r": 2, "target_modules": ["k_proj", "v_proj", "q_proj"], "init_lora_weights": False}
+
+
+@pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
+def test_a_lora_travels_with_the_routers(routing, tmp_path):
+    model = trained(routing=routing)
+    without = model(tokens()).logits
+    model.add_adapter(LoraConfig(**LORA))
+    set_trainable(model, "lora")
+    assert not torch.allclose(model(tokens()).logits, without, atol=1e-3)
+    save_adapter(model, tmp_path)
+    loaded = load_adapter(family_model("llama"), tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+
+
+@pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
+def test_peft_around_routers(routing, tmp_path):
+    """TRL's way: PEFT wraps the model, and routers are among what it trains and saves."""
+    model = get_peft_model(trained(routing=routing), LoraConfig(**LORA, modules_to_save=["router"]))
+    routers = {name for name, p in model.named_parameters() if p.requires_grad and "router" in name}
+    assert len(routers) == len(router_parameters(trained(routing=routing)))
+    model.save_pretrained(tmp_path / "peft")
+    loaded = PeftModel.from_pretrained(attach(family_model("llama"), routing), tmp_path / "peft")
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    save_adapter(model, tmp_path / "adapter")
+    ours = load_adapter(family_model("llama"), tmp_path / "adapter")
+    assert torch.equal(ours(tokens()).logits, model(tokens()).logits)
