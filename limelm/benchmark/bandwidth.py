@@ -1,17 +1,21 @@
 """How near the routing operation comes to the machine's memory bandwidth."""
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from limelm.benchmark.cases import Case, Shape
+from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.routing import resolve_backend, route_heads, route_representations
 
 COPY_BYTES = 2**27
 
 
+@functools.cache
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of the median copy of 128 MiB."""
+    """Bytes per second, read and written, of the median copy of 128 MiB; measured once per process."""
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     (timing,) = interleave([lambda: target.copy_(source)], 9, device)
@@ -19,14 +23,18 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def routing_bandwidth(case: Case, shape: Shape, device: torch.device, dtype: torch.dtype) -> float:
+def routing_bandwidth(
+    options: dict[str, Any], heads: int, shape: Shape, device: torch.device, dtype: torch.dtype
+) -> float:
     """Bytes per second of the forward routing operation of the middle layer.
 
     Counted is what must move at the least: every source and the projection's weights read once, K and V written once.
     For static and dynamic routing the time holds the projection too.
+
+    Args:
+        options: of the model's configuration; `routing` is one of them.
+        heads: its key/value heads.
     """
-    options = case.options
-    heads = shape.grouped if case.is_grouped else shape.heads
     head_dim, N = shape.hidden // shape.heads, shape.batch * shape.tokens
     n = shape.layers // 2 + 1
     backend = resolve_backend(options.get("routing_backend", "auto"), device)

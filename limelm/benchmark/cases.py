@@ -1,105 +1,100 @@
-"""What is compared: models by name, at a shape."""
+"""What is compared: by name, models that are made for it, each beside LLaMA."""
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import limelm.models  # noqa: F401, registers the model types
+from limelm.benchmark.bandwidth import copy_bandwidth, routing_bandwidth
+from limelm.benchmark.shape import PRESETS, Inputs, Shape
+
+
+class Case(Protocol):
+    """A model to measure, and the one beside which it is measured."""
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it is given."""
+
+    @property
+    def baseline(self) -> "Case":
+        """What it is compared with; its own baseline is itself."""
+
+    def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+        """A model of its own each time: measuring trains it."""
+
+    def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
+        """What a memory record says of the routing operation, in bytes per second."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of all compared models, and of the batch.
-
-    Attributes:
-        grouped: number of key/value heads where a case groups its queries (G < H).
-        decode_from: tokens in the cache when decoding is timed.
-    """
-
-    layers: int = 16
-    hidden: int = 256
-    intermediate: int = 1024
-    heads: int = 8
-    grouped: int = 2
-    vocab: int = 4096
-    batch: int = 8
-    tokens: int = 256
-    decode_from: int = 128
-
-    def config_fields(self, is_grouped: bool) -> dict[str, Any]:
-        """The fields that every model's configuration takes."""
-        return {
-            "vocab_size": self.vocab,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.intermediate,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.grouped if is_grouped else self.heads,
-            "max_position_embeddings": max(self.tokens, self.decode_from + 64),
-            "tie_word_embeddings": True,
-        }
-
-    def with_layers(self, layers: int) -> "Shape":
-        """The same at another depth."""
-        return dataclasses.replace(self, layers=layers)
-
-
-PRESETS = {
-    "small": Shape(),
-    "deep": Shape(layers=64, batch=1),
-    "paper": Shape(hidden=2048, intermediate=8192, heads=32, grouped=8, vocab=50257, batch=4, tokens=2048),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model: its type, its options, and the LLaMA that it is compared with (with as many key/value heads)."""
+class NativeCase:
+    """A model with random weights: its type, its options, and the sizes of all that it is compared with."""
 
     name: str
     model_type: str = "lime"
     options: dict[str, Any] = field(default_factory=dict)
     is_grouped: bool = False
+    inputs: Shape = PRESETS["small"]
+
+    def at(self, shape: Shape) -> "NativeCase":
+        """The same at another shape."""
+        return dataclasses.replace(self, inputs=shape)
 
     @property
-    def baseline(self) -> "Case":
-        """LLaMA with the same heads."""
-        return CASES["llama-grouped" if self.is_grouped else "llama"]
+    def baseline(self) -> "NativeCase":
+        """LLaMA with as many key/value heads."""
+        return CASES["llama-grouped" if self.is_grouped else "llama"].at(self.inputs)
 
-    def model(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
         """A new model with random weights."""
-        config = AutoConfig.for_model(self.model_type, **shape.config_fields(self.is_grouped), **self.options)
+        config = AutoConfig.for_model(self.model_type, **self.inputs.config_fields(self.is_grouped), **self.options)
         with torch.device(device):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
+    def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
+        """That of the middle layer's routing, None without routing of one operation; and that of a copy."""
+        routes = self.options.get("routing", "none") != "none" and not self.name.endswith("-naive")
+        heads = self.inputs.grouped if self.is_grouped else self.inputs.heads
+        routing = routing_bandwidth(self.options, heads, self.inputs, device, dtype) if routes else None
+        return {"routing_bytes_per_second": routing, "copy_bytes_per_second": copy_bandwidth(device)}
 
-def _routed(name: str, **options: Any) -> list[Case]:
+
+def _routed(name: str, **options: Any) -> list[NativeCase]:
     """A routing with as many key/value heads as queries, and grouped."""
-    return [Case(name, options=options), Case(f"{name}-grouped", options=options, is_grouped=True)]
+    return [NativeCase(name, options=options), NativeCase(f"{name}-grouped", options=options, is_grouped=True)]
 
+
+#: `routing_sources` of the cases NAME-bounded.
+BOUNDED = {"first": 2, "last": 1}
 
 CASES = {
     case.name: case
     for case in [
-        Case("llama", "llama"),
-        Case("llama-grouped", "llama", is_grouped=True),
-        Case("none", options={"routing": "none"}),
+        NativeCase("llama", "llama"),
+        NativeCase("llama-grouped", "llama", is_grouped=True),
+        NativeCase("none", options={"routing": "none"}),
         *_routed("static", routing="static"),
         *_routed("dynamic", routing="dynamic"),
         *_routed("kv", routing="kv"),
-        Case("top-p", options={"routing": "static", "routing_top_p": 0.9}),
-        Case("static-bounded", options={"routing": "static", "routing_sources": {"first": 2, "last": 1}}),
-        Case("dynamic-bounded", options={"routing": "dynamic", "routing_sources": {"first": 2, "last": 1}}),
-        Case("kv-bounded", options={"routing": "kv", "routing_sources": {"first": 2, "last": 1}}),
-        Case("static-naive", options={"routing": "static", "routing_backend": "reference"}),
-        Case("dynamic-naive", options={"routing": "dynamic", "routing_backend": "reference"}),
-        Case("kv-naive", options={"routing": "kv", "routing_backend": "reference"}),
-        Case("static-triton", options={"routing": "static", "routing_backend": "triton"}),
-        Case("dynamic-triton", options={"routing": "dynamic", "routing_backend": "triton"}),
-        Case("kv-triton", options={"routing": "kv", "routing_backend": "triton"}),
-        Case("hc", "hyper_connection"),
+        NativeCase("top-p", options={"routing": "static", "routing_top_p": 0.9}),
+        NativeCase("static-bounded", options={"routing": "static", "routing_sources": BOUNDED}),
+        NativeCase("dynamic-bounded", options={"routing": "dynamic", "routing_sources": BOUNDED}),
+        NativeCase("kv-bounded", options={"routing": "kv", "routing_sources": BOUNDED}),
+        NativeCase("static-naive", options={"routing": "static", "routing_backend": "reference"}),
+        NativeCase("dynamic-naive", options={"routing": "dynamic", "routing_backend": "reference"}),
+        NativeCase("kv-naive", options={"routing": "kv", "routing_backend": "reference"}),
+        NativeCase("static-triton", options={"routing": "static", "routing_backend": "triton"}),
+        NativeCase("dynamic-triton", options={"routing": "dynamic", "routing_backend": "triton"}),
+        NativeCase("kv-triton", options={"routing": "kv", "routing_backend": "triton"}),
+        NativeCase("hc", "hyper_connection"),
     ]
 }
 #: What can be compared with LLaMA, and what is unless cases are named.

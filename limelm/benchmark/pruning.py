@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from tqdm import tqdm
 
-from limelm.benchmark.cases import CASES, Shape
+from limelm.benchmark.cases import CASES
 from limelm.benchmark.compare import Records, Tables
+from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.routing import StaticRouter
@@ -27,9 +28,10 @@ def time_against_pruning(
     records: Records = []
     for task in tqdm(tasks, desc="bench pruning", disable=None, leave=False):
         work_of, _ = WORKLOADS[task]
-        models = [CASES["top-p"].model(shape, device, dtype) for _ in SPREADS]
+        case = CASES["top-p"].at(shape)
+        models = [case.model(device, dtype) for _ in SPREADS]
         shares = [_spread_logits(model, spread) for model, spread in zip(models, SPREADS, strict=True)]
-        works = [work_of(model, shape) for model in [CASES["llama"].model(shape, device, dtype), *models]]
+        works = [work_of(model, shape) for model in [case.baseline.model(device, dtype), *models]]
         llama, *timings = interleave(works, rounds, device)
         records += [
             {"task": task, "pruned_share": share, **timing.beside(llama)}

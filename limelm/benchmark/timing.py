@@ -28,12 +28,12 @@ class Timing:
         lower, middle, upper = statistics.quantiles(ratios, n=4, method="inclusive")
         return middle, lower, upper
 
-    def beside(self, llama: "Timing") -> dict[str, Any]:
-        """What a record says of a comparison with LLaMA in the same rounds."""
-        ratio, lower, upper = self.ratio_to(llama)
+    def beside(self, baseline: "Timing") -> dict[str, Any]:
+        """What a record says of a comparison in the same rounds."""
+        ratio, lower, upper = self.ratio_to(baseline)
         return {
             "milliseconds": 1e3 * self.median,
-            "llama_milliseconds": 1e3 * llama.median,
+            "baseline_milliseconds": 1e3 * baseline.median,
             "ratio": ratio,
             "ratio_lower_quartile": lower,
             "ratio_upper_quartile": upper,

@@ -1,21 +1,34 @@
 """What is timed: a training step, a forward, decoding."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from limelm.benchmark.cases import Shape
+from limelm.adapters import attachment_of, set_trainable
+from limelm.benchmark.shape import Inputs
 
 DECODED_TOKENS = 32
 Work = Callable[[], object]
 
+#: Tasks that train a model, and what they train of one with attached routers; of another it is always everything.
+TRAINS = {"train": "all", "train-routers": "routers"}
 
-def training_step(model: PreTrainedModel, shape: Shape) -> Work:
+
+def begin_training(model: PreTrainedModel, task: str) -> PreTrainedModel:
+    """Training mode, with gradients for what a task of `TRAINS` trains."""
+    if attachment_of(model) is not None:
+        set_trainable(model, TRAINS[task])
+    return model.train()
+
+
+def training_step(task: str, model: PreTrainedModel, inputs: Inputs) -> Work:
     """Forward, backward and AdamW on one batch."""
-    model.train()
-    tokens = _tokens(model, shape.batch, shape.tokens)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    begin_training(model, task)
+    tokens = _tokens(model, inputs.batch, inputs.tokens)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-6)
 
     def step() -> None:
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
@@ -25,37 +38,51 @@ def training_step(model: PreTrainedModel, shape: Shape) -> Work:
     return step
 
 
-def forward(model: PreTrainedModel, shape: Shape) -> Work:
+def forward(model: PreTrainedModel, inputs: Inputs) -> Work:
     """A forward without gradients, logits of the last position only, as a prefill has it."""
     model.eval()
-    tokens = _tokens(model, shape.batch, shape.tokens)
+    tokens = _tokens(model, inputs.batch, inputs.tokens)
     return torch.no_grad()(lambda: model(input_ids=tokens, use_cache=False, logits_to_keep=1))
 
 
-def decoding(model: PreTrainedModel, shape: Shape) -> Work:
+def decoding(model: PreTrainedModel, inputs: Inputs) -> Work:
     """One sequence, token by token, with a `DynamicCache` that holds `decode_from` tokens at the start."""
     model.eval()
-    prompt = _tokens(model, 1, shape.decode_from)
-    cache = DynamicCache(config=model.config)
+    prompt = _tokens(model, 1, inputs.decode_from)
+    filled = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=prompt, past_key_values=cache, use_cache=True)
+        model(input_ids=prompt, past_key_values=filled, use_cache=True)
 
     @torch.no_grad()
     def decode() -> None:
+        # Layers put new tensors in the place of old ones, so these copies cost nothing; a cache whose sliding window is
+        # full cannot be cropped.
+        cache = copy.copy(filled)
+        cache.layers = [copy.copy(layer) for layer in filled.layers]
         for _ in range(DECODED_TOKENS):
             model(input_ids=prompt[:, :1], past_key_values=cache, use_cache=True)
-        cache.crop(-DECODED_TOKENS)
 
     return decode
 
 
-#: Name, the work of one round, and how many tokens it handles.
-WORKLOADS: dict[str, tuple[Callable[[PreTrainedModel, Shape], Work], Callable[[Shape], int]]] = {
-    "train": (training_step, lambda shape: shape.batch * shape.tokens),
-    "forward": (forward, lambda shape: shape.batch * shape.tokens),
-    "decode": (decoding, lambda shape: DECODED_TOKENS),
-}
-
-
 def _tokens(model: PreTrainedModel, batch: int, tokens: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (batch, tokens), device=model.device)
+
+
+def _tokens_of_batch(inputs: Inputs) -> int:
+    return inputs.batch * inputs.tokens
+
+
+def context_of(task: str, inputs: Inputs) -> int:
+    """How many tokens of one sequence a task gives a model, those in its cache too."""
+    return inputs.decode_from + DECODED_TOKENS if task == "decode" else inputs.tokens
+
+
+#: Name, the work of one round, and how many tokens it handles.
+WORKLOADS: dict[str, tuple[Callable[[PreTrainedModel, Inputs], Work], Callable[[Inputs], int]]] = {
+    **{task: (partial(training_step, task), _tokens_of_batch) for task in TRAINS},
+    "forward": (forward, _tokens_of_batch),
+    "decode": (decoding, lambda inputs: DECODED_TOKENS),
+}
+#: Those that mean something without attached routers.
+NATIVE_WORKLOADS = [name for name in WORKLOADS if name != "train-routers"]

@@ -17,23 +17,23 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
     """Write `out/bench.json`, one CSV per table, and the figures of those that have one, over what was there.
 
     Args:
-        facts: how it was measured.
+        facts: how it was measured; `baseline`, what the ratios are to.
         tables: records by name: "times", "memory", "depths", "pruning".
     """
     write_text(out / "bench.json", json.dumps({**facts, **tables}, indent=1) + "\n")
     for name, records in tables.items():
         write_csv(out / f"{name}.csv", records)
         if name in FIGURES:
-            save_figure(FIGURES[name](records), out / name)
+            save_figure(FIGURES[name](records, facts["baseline"]), out / name)
 
 
-def as_text(tables: dict[str, Records]) -> str:
-    """All tables as lines of text."""
-    return "\n\n".join(TEXTS[name](records) for name, records in tables.items())
+def as_text(tables: dict[str, Records], baseline: str) -> str:
+    """All tables as lines of text; `baseline` is what the ratios are to."""
+    return "\n\n".join([f"Ratios are to {baseline}.", *(TEXTS[name](records) for name, records in tables.items())])
 
 
-def ratio_of_cases(records: Records) -> Figure:
-    """Each case's times as ratios to LLaMA's, a bar per task; whiskers span the quartiles."""
+def ratio_of_cases(records: Records, baseline: str) -> Figure:
+    """Each case's times as ratios to the baseline's, a bar per task; whiskers span the quartiles."""
     cases, tasks = (list(dict.fromkeys(row[key] for row in records)) for key in ("case", "task"))
     palette = Palette(tasks)
     thickness = 0.8 / len(tasks)
@@ -43,42 +43,42 @@ def ratio_of_cases(records: Records) -> Figure:
             places = [cases.index(row["case"]) + (position - (len(tasks) - 1) / 2) * thickness for row in rows]
             bars = {"xerr": _quartiles(rows), "color": palette[task], "capsize": 2, "ecolor": "#222222"}
             axes.barh(places, [row["ratio"] for row in rows], thickness, label=task, **bars)
-        axes.axvline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.axvline(1, color="#666666", linestyle=":", label=baseline)
         axes.set_yticks(range(len(cases)), cases)
         axes.margins(y=0.02)
         axes.invert_yaxis()
-        axes.set_xlabel("time, ratio to LLaMA")
+        axes.set_xlabel(f"time, ratio to {baseline}")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def ratio_against_depth(records: Records) -> Figure:
-    """Training step as a ratio to LLaMA's, against the number of layers; bars span the quartiles."""
+def ratio_against_depth(records: Records, baseline: str) -> Figure:
+    """Training step as a ratio to the baseline's, against the number of layers; bars span the quartiles."""
     palette = Palette(sorted({row["case"] for row in records}))
     with new_figure(figsize=(7, 4.2)) as (figure, axes):
         for case in dict.fromkeys(row["case"] for row in records):
             rows = [row for row in records if row["case"] == case]
             _curve(axes, [row["layers"] for row in rows], rows, palette[case], case)
-        axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.axhline(1, color="#666666", linestyle=":", label=baseline)
         axes.set_xscale("log", base=2)
         depths = sorted({row["layers"] for row in records})
         axes.set_xticks(depths, [str(depth) for depth in depths])
         axes.set_xlabel("layers")
-        axes.set_ylabel("training step, ratio to LLaMA")
+        axes.set_ylabel(f"training step, ratio to {baseline}")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def time_against_pruning(records: Records) -> Figure:
-    """Inference time as a ratio to LLaMA's, against the pruned share of routing weights; bars span the quartiles."""
+def time_against_pruning(records: Records, baseline: str) -> Figure:
+    """Inference time as a ratio to the baseline's, against the pruned share; bars span the quartiles."""
     palette = Palette(sorted({row["task"] for row in records}))
     with new_figure(figsize=(6, 4)) as (figure, axes):
         for task in dict.fromkeys(row["task"] for row in records):
             rows = [row for row in records if row["task"] == task]
             _curve(axes, [100 * row["pruned_share"] for row in rows], rows, palette[task], task)
-        axes.axhline(1, color="#666666", linestyle=":", label="LLaMA")
+        axes.axhline(1, color="#666666", linestyle=":", label=baseline)
         axes.set_xlabel("pruned routing weights, %")
-        axes.set_ylabel("time, ratio to LLaMA")
+        axes.set_ylabel(f"time, ratio to {baseline}")
         axes.legend()
     return figure
 
@@ -99,9 +99,9 @@ def _quartiles(rows: Records) -> list[list[float]]:
 
 def times_table(records: Records) -> str:
     """The times as lines of text."""
-    lines = [f"{'case':<18}{'task':<9}{'ms':>10}{'LLaMA ms':>10}{'ratio':>8}{'quartiles':>15}{'tokens/s':>12}"]
+    lines = [f"{'case':<18}{'task':<14}{'ms':>10}{'base ms':>10}{'ratio':>8}{'quartiles':>15}{'tokens/s':>12}"]
     lines += [
-        f"{row['case']:<18}{row['task']:<9}{row['milliseconds']:>10.1f}{row['llama_milliseconds']:>10.1f}"
+        f"{row['case']:<18}{row['task']:<14}{row['milliseconds']:>10.1f}{row['baseline_milliseconds']:>10.1f}"
         f"{row['ratio']:>8.3f}{row['ratio_lower_quartile']:>8.3f}-{row['ratio_upper_quartile']:.3f}"
         f"{row['tokens_per_second']:>13,.0f}"
         for row in records
@@ -110,14 +110,15 @@ def times_table(records: Records) -> str:
 
 
 def memory_table(records: Records) -> str:
-    """Memory and bandwidth as lines of text."""
-    copy = records[0]["copy_bytes_per_second"] / 1e9
-    header = f"{'case':<18}{'peak MiB':>10}{'ratio':>8}{'saved MiB':>11}{'ratio':>8}{'routing GB/s':>14}"
-    lines = [f"{header}   (copy: {copy:.1f} GB/s)"]
+    """Memory and, where it was measured, bandwidth as lines of text."""
+    header = f"{'case':<18}{'task':<14}{'trained':>13}{'peak MiB':>10}{'ratio':>8}{'saved MiB':>11}{'ratio':>8}"
+    copy = records[0].get("copy_bytes_per_second")
+    lines = [header + ("" if copy is None else f"{'routing GB/s':>14}   (copy: {copy / 1e9:.1f} GB/s)")]
     for row in records:
-        bandwidth = row["routing_bytes_per_second"]
+        bandwidth = row.get("routing_bytes_per_second")
         lines.append(
-            f"{row['case']:<18}{row['peak_training_bytes'] / 2**20:>10.1f}{row['peak_training_bytes_ratio']:>8.3f}"
+            f"{row['case']:<18}{row['task']:<14}{row['trained_parameters']:>13,}"
+            f"{row['peak_training_bytes'] / 2**20:>10.1f}{row['peak_training_bytes_ratio']:>8.3f}"
             f"{row['saved_for_backward_bytes'] / 2**20:>11.1f}{row['saved_for_backward_bytes_ratio']:>8.3f}"
             + ("" if bandwidth is None else f"{bandwidth / 1e9:>14.1f}")
         )

@@ -1,0 +1,74 @@
+"""What is compared with a model that is there already: the same with routers attached."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from limelm.adapters import attach, detach
+from limelm.adapters.checkpoint import context_length
+from limelm.adapters.config import AdapterConfig
+from limelm.benchmark.cases import BOUNDED
+from limelm.benchmark.shape import Inputs
+from limelm.benchmark.workloads import context_of
+from limelm.errors import UserError
+
+#: How routers are attached, and what is compared unless cases are named.
+ATTACHED_CASES = {
+    **{routing: AdapterConfig(routing) for routing in ("kv", "static", "dynamic")},
+    **{f"{routing}-separate": AdapterConfig(routing, share_kv=False) for routing in ("kv", "static", "dynamic")},
+    **{
+        f"{routing}-bounded": AdapterConfig(routing, routing_sources=BOUNDED) for routing in ("kv", "static", "dynamic")
+    },
+    "scale": AdapterConfig("scale"),
+}
+DEFAULT_ATTACHED_CASES = ["kv", "static", "dynamic"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttachedCase:
+    """Routers in a pretrained model, or that model alone.
+
+    Attributes:
+        base: it stays as it is, on its device: what is measured are copies.
+        config: None for the base alone.
+    """
+
+    name: str
+    base: PreTrainedModel
+    inputs: Inputs
+    config: AdapterConfig | None
+
+    @property
+    def baseline(self) -> "AttachedCase":
+        """The base alone."""
+        return AttachedCase("base", self.base, self.inputs, None)
+
+    def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+        """A copy of the base, with routers that are not trained."""
+        model = copy.deepcopy(self.base).to(device=device, dtype=dtype)
+        return model if self.config is None else attach(model, **asdict(self.config))
+
+    def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
+        """Nothing: attached routing is not one operation."""
+        return {}
+
+
+def attached_cases(
+    base: PreTrainedModel, names: Sequence[str], tasks: Sequence[str], inputs: Inputs
+) -> list[AttachedCase]:
+    """Cases of `ATTACHED_CASES` for a base that can do these tasks.
+
+    Raises:
+        UserError: for more tokens than the base reads at once, or a base to which the routers cannot be attached.
+    """
+    bound = context_length(base.config)
+    for task in tasks:
+        tokens = context_of(task, inputs)
+        if bound is not None and tokens > bound:
+            raise UserError(f"--tasks: {task!r}: {tokens} tokens are more than the {bound} that the model reads")
+    for name in names:  # now, and not when the cases before have been measured
+        detach(attach(base, **asdict(ATTACHED_CASES[name])))
+    return [AttachedCase(name, base, inputs, ATTACHED_CASES[name]) for name in names]
