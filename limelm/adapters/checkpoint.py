@@ -117,7 +117,7 @@ def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
     base = read_description(folder)["base_model"]
     if base is None:
         raise UserError(f"{folder / DESCRIPTION}: names no base_model; write its folder or hub name there")
-    return folder, base
+    return folder, str(folder / base) if (folder / base).is_dir() else base
 
 
 def _is_folder(checkpoint: str | Path) -> bool:

@@ -6,13 +6,13 @@ import traceback
 from typing import NoReturn
 
 from limelm._version import __version__
-from limelm.cli import analyze, bench, data, eval, generate, plan, reproduce, train
+from limelm.cli import analyze, bench, convert, data, eval, generate, plan, reproduce, train
 from limelm.cli.recipe_fields import split_fields
 from limelm.errors import Stopped, UserError
 
 # These take any field of their recipe as --key value.
 RECIPE_COMMANDS = {"reproduce": reproduce, "train": train, "plan": plan}
-SUBCOMMANDS = (*RECIPE_COMMANDS.values(), data, generate, eval, analyze, bench)
+SUBCOMMANDS = (*RECIPE_COMMANDS.values(), convert, data, generate, eval, analyze, bench)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,199 @@
+"""From a Llama with attached routers to a native LIMe model with equal logits, and back.
+
+Letters as in `limelm.adapters.routers`. What is attached starts from the layer's own keys and values and adds to them;
+a native layer has only the mix, so the layer's own part becomes a weight of it.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from limelm.adapters.attachment import attach, required_attachment
+from limelm.adapters.base import base_parameters
+from limelm.adapters.families import AttentionLayer, find_attention_layers
+from limelm.adapters.files import router_parameters
+from limelm.errors import UserError
+from limelm.models import LimeConfig, LimeForCausalLM
+
+#: Families that are Llama but for biases, and for sliding windows, which may not be used.
+LLAMAS = ("llama", "mistral", "qwen2")
+SMALLEST_WEIGHT = 1e-30  # of a source that is not read: its logarithm is finite, and it rounds away
+VERIFIED_TOKENS = (2, 24)
+
+State = dict[str, Tensor]
+
+
+def to_native(model: PreTrainedModel) -> LimeForCausalLM:
+    """A native model with the logits of a Llama with attached routers; a LoRA in it is merged.
+
+    kv: `R = I + W`. static: `w' = log((1 - gate) e_i + gate softmax(w))`, with the gain of the layer's own norm.
+    dynamic: only where every gate is one, as a distribution per token mixed with the layer's own input is none of that
+    kind.
+
+    Raises:
+        UserError: for a model without routers, of another family, with routers that are apart for keys and values, or
+            with gates that no native layer can have.
+    """
+    config = required_attachment(model).config
+    routing = "none" if config.routing == "scale" else config.routing
+    if routing != "none" and not config.share_kv:
+        raise UserError("share_kv=False: native layers have one router for keys and values")
+    _merge_lora(model)
+    state: State = {name: parameter.detach() for name, parameter in base_parameters(model)}
+    native_config = LimeConfig(
+        **_llama_fields(model), routing=routing, routing_sources=config.routing_sources if routing != "none" else None
+    )
+    _add_missing_biases(state, native_config)
+    routers: State = {name: parameter.detach().float() for name, parameter in router_parameters(model).items()}
+    for index, layer in enumerate(find_attention_layers(model)):
+        prefix = f"model.layers.{index}"
+        own = {
+            name.rpartition(".")[2]: value
+            for name, value in routers.items()
+            if name.startswith(f"{prefix}.self_attn.router.")
+        }
+        if config.routing == "scale":
+            _scale(state, f"{prefix}.self_attn", own["weight"], layer)
+        elif index > 0:
+            state |= _native_router(routing, prefix, index, own, layer)
+            if routing != "kv":
+                state[f"{prefix}.routing_layernorm.weight"] = state[f"{prefix}.input_layernorm.weight"]
+    return _filled(LimeForCausalLM(native_config), state, model)
+
+
+def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
+    """A Llama with attached routers and the logits of a native model.
+
+    kv: `W = R - I`. static and dynamic: open gates; the gain of `routing_layernorm` goes into the projections, as an
+    attached layer has that of `input_layernorm` only.
+
+    Raises:
+        UserError: for a model without routing, with top-p, or with a gain of zero in an `input_layernorm`.
+    """
+    config = model.config
+    if config.routing == "none":
+        raise UserError("routing='none': it is a Llama already, without routers")
+    if config.routing_top_p is not None:
+        raise UserError(f"routing_top_p={config.routing_top_p}: attached routers read every source")
+    native = {name: value.detach() for name, value in model.state_dict().items()}
+    state = {
+        name: value for name, value in native.items() if ".router." not in name and "routing_layernorm" not in name
+    }
+    ratios = {} if config.routing == "kv" else _gain_ratios(native, config.num_hidden_layers)
+    for index, ratio in ratios.items():
+        for projection in ("k_proj", "v_proj"):
+            name = f"model.layers.{index}.self_attn.{projection}.weight"
+            state[name] = (state[name].float() * ratio).to(state[name].dtype)
+    base = _filled(LlamaForCausalLM(LlamaConfig(**_llama_fields(model))), state, model)
+    attach(base, config.routing, routing_sources=config.routing_sources)
+    with torch.no_grad():
+        for name, parameter in router_parameters(base).items():
+            prefix, _, which = name.rpartition(".router.")
+            index = int(prefix.split(".")[2])
+            if which == "gate":
+                parameter.fill_(1)
+            elif config.routing == "dynamic":
+                parameter[0] = native[f"{prefix}.router.proj.weight"].float() * ratios[index]
+            else:
+                parameter[0] = native[f"{prefix}.router.weight"].float()
+                if config.routing == "kv":
+                    parameter[0, :, -parameter.shape[1] :] -= torch.eye(parameter.shape[1], device=parameter.device)
+    return base
+
+
+@torch.no_grad()
+def largest_difference(first: PreTrainedModel, second: PreTrainedModel) -> tuple[float, float]:
+    """Of two models' logits on random tokens, in float32; and the largest logit."""
+    tokens = torch.randint(first.config.vocab_size, VERIFIED_TOKENS, generator=torch.Generator().manual_seed(0))
+    logits = [copy.deepcopy(model).float().eval()(tokens.to(model.device)).logits.cpu() for model in (first, second)]
+    return float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())
+
+
+def _llama_fields(model: PreTrainedModel) -> dict:
+    """What a Llama's configuration says of the model.
+
+    Raises:
+        UserError: for a model that is no Llama, or reads through sliding windows.
+    """
+    config = model.config
+    if config.model_type not in (*LLAMAS, LimeConfig.model_type):
+        raise UserError(f"model_type={config.model_type!r}: native models are Llamas; allowed: {', '.join(LLAMAS)}")
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
+        config.model_type == "mistral" and config.sliding_window is not None
+    ):
+        raise UserError(f"sliding_window={config.sliding_window}: native layers read all earlier tokens")
+    known = LlamaConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version", "dtype"}
+    fields = {key: value for key, value in config.to_dict().items() if key in known}
+    return fields | ({"attention_bias": True} if config.model_type == "qwen2" else {})
+
+
+def _add_missing_biases(state: State, config: LimeConfig) -> None:
+    """A Llama with biases has one in `o_proj` too; Qwen2 has none there."""
+    for index in range(config.num_hidden_layers if config.attention_bias else 0):
+        name = f"model.layers.{index}.self_attn.o_proj"
+        weight = state[f"{name}.weight"]
+        state.setdefault(f"{name}.bias", weight.new_zeros(weight.shape[0]))
+
+
+def _filled(made: PreTrainedModel, state: State, like: PreTrainedModel) -> PreTrainedModel:
+    made = made.to(device=like.device, dtype=like.dtype)
+    loaded = made.load_state_dict(state, strict=False)
+    missing = set(loaded.missing_keys) - set(made._tied_weights_keys if made.config.tie_word_embeddings else ())
+    if missing or loaded.unexpected_keys:
+        raise UserError(f"{sorted(missing | set(loaded.unexpected_keys))[0]}: no such weight on both sides")
+    made.generation_config = like.generation_config
+    return made.eval()
+
+
+def _merge_lora(model: PreTrainedModel) -> None:
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+
+
+def _scale(state: State, prefix: str, scales: Tensor, layer: AttentionLayer) -> None:
+    for which, projection in enumerate(("k_proj", "v_proj")):
+        rows = (1 + scales[min(which, len(scales) - 1)]).repeat_interleave(layer.head_dim)
+        for name in (f"{prefix}.{projection}.weight", f"{prefix}.{projection}.bias"):
+            if name in state:
+                value = state[name]
+                state[name] = (value.float() * rows.view(-1, *[1] * (value.ndim - 1))).to(value.dtype)
+
+
+def _native_router(routing: str, prefix: str, index: int, own: State, layer: AttentionLayer) -> State:
+    name, weight = f"{prefix}.self_attn.router", own["weight"][0]
+    if routing == "kv":
+        R = weight.clone()
+        R[:, -layer.heads :] += torch.eye(layer.heads, device=R.device)
+        return {f"{name}.weight": R}
+    gate = own["gate"][0].double()
+    if routing == "dynamic":
+        if not bool((gate == 1).all()):
+            raise UserError(
+                f"layer {index}: its gates are not all one; a dynamic router mixed with the layer's own input is no "
+                "native one"
+            )
+        return {f"{name}.proj.weight": weight}
+    for head, value in enumerate(gate.tolist()):
+        if not 0 <= value <= 1:
+            raise UserError(f"layer {index}, head {head}: its gate of {value:.4g} is outside [0, 1]: no native mix")
+    A = gate[:, None] * weight.double().softmax(dim=-1)
+    A[:, -1] += 1 - gate
+    return {f"{name}.weight": A.clamp_min(SMALLEST_WEIGHT).log().float()}
+
+
+def _gain_ratios(native: State, layers: int) -> dict[int, Tensor]:
+    """Of each routing layer `routing_layernorm`'s gain over `input_layernorm`'s, `[D]`."""
+    ratios = {}
+    for index in range(1, layers):
+        own = native[f"model.layers.{index}.input_layernorm.weight"].float()
+        if bool((own == 0).any()):
+            raise UserError(f"layer {index}: a gain of zero in input_layernorm cannot be taken out again")
+        ratios[index] = native[f"model.layers.{index}.routing_layernorm.weight"].float() / own
+    return ratios
