@@ -87,8 +87,7 @@ def attach(
     behind a closed gate. Their parameters, float32, are called `...ATTENTION.router.*`.
 
     Args:
-        model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused `qkv_proj`, `c_attn` or
-            `query_key_value`.
+        model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused projection of a family that is known.
         routing: "kv" (project first, then mix the keys and values of all layers' heads), or "static" or "dynamic" (mix
             the representations of all layers, then project); or "scale", which routes nothing and scales each head's
             keys and values, for comparison.
@@ -107,15 +106,15 @@ def attach(
     if any(name.split(".")[-1] == ROUTER for name, _ in model.named_modules()):
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     layers, decoder = find_attention_layers(model), find_decoder(model)
-    hidden_size = model.config.get_text_config().hidden_size
+    text_config = model.config.get_text_config()
     if ROUTERS[routing].mixes_representations:
         for layer in layers:
-            check_input_norm(layer.layer, hidden_size)
+            check_input_norm(layer.layer, text_config)
     attachment = Attachment(config, digest_parameters(model))
     attachment.handles.append(decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True))
     for index, layer in enumerate(layers):
         sources = sources_of_layer(index, routing_sources)
-        router = ROUTERS[routing](AttachedSpec(index, sources, hidden_size, layer.heads, share_kv))
+        router = ROUTERS[routing](AttachedSpec(index, sources, text_config.hidden_size, layer.heads, share_kv))
         _attach_layer(layer, router, attachment)
     decoder.__dict__[_ATTACHMENT] = attachment
     return model

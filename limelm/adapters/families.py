@@ -3,20 +3,24 @@
 Keys and values are *raw* here: what the projection gives, before any norm of theirs and before position embeddings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from limelm.errors import UserError
 
-LAYERS = ("layers", "h")
-ATTENTIONS = ("self_attn", "attention", "attn")
+ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
+# What lies where in the output of a fused projection its name and size do not tell: CodeGen's `qkv_proj` and
+# GPTBigCode's `c_attn` are as wide as these, and in another order.
+QUERIES_KEYS_VALUES = {"gpt2": "c_attn", "phi3": "qkv_proj"}  # all queries, then all keys, then all values
+HEAD_BY_HEAD = {"bloom": "query_key_value", "gpt_neox": "query_key_value", "persimmon": "query_key_value"}
+# These do not hand on to attention the keywords that the decoder is given.
+WITHOUT_KEYWORDS = ("bloom", "gpt_neo", "gptj")
 
 #: Keys and values `[..., G, d]` by "key" and "value", as they stand in a projection's output.
 Heads = dict[str, Tensor]
@@ -80,26 +84,41 @@ def find_decoder(model: PreTrainedModel) -> nn.Module:
     """The module that runs the layers.
 
     Raises:
-        UserError: where there is none.
+        UserError: where no list of modules has as many entries as the config names layers.
     """
+    count = model.config.get_text_config().num_hidden_layers
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    if _child(decoder, LAYERS, nn.ModuleList) is None:
-        raise UserError(
-            f"{type(model).__name__}: no list of layers found in {type(decoder).__name__}; looked for "
-            f"{', '.join(LAYERS)}"
-        )
-    return decoder
+    for module in decoder.modules():
+        if _list_of(count, module) is not None:
+            return module
+    raise UserError(f"{type(model).__name__}: no list of {count} decoder layers found in {type(decoder).__name__}")
+
+
+def find_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers.
+
+    Raises:
+        UserError: where they are not found.
+    """
+    layers = _list_of(model.config.get_text_config().num_hidden_layers, find_decoder(model))
+    assert layers is not None
+    return layers
 
 
 def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
-    """The attention modules of a decoder, the first layer's first.
+    """The attention modules of a decoder to which routers can be attached, the first layer's first.
 
     Raises:
-        UserError: where they, or their keys and values, are not found; or where they differ in shape.
+        UserError: where they, or their keys and values, are not found; where they differ in shape; or where they are
+            not given what the decoder was given.
     """
-    layers = _child(find_decoder(model), LAYERS, nn.ModuleList)
     config = model.config.get_text_config()
-    found = [_attention_layer(layer, config) for layer in layers]
+    if config.model_type in WITHOUT_KEYWORDS:
+        raise UserError(
+            f"{type(model).__name__}: its layers do not hand keywords on to attention, by which routers are given "
+            "what earlier layers left"
+        )
+    found = [attention_layer(layer, config) for layer in find_layers(model)]
     shapes = {(layer.heads, layer.head_dim) for layer in found}
     if len(shapes) > 1:
         raise UserError(
@@ -109,38 +128,60 @@ def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
     return found
 
 
-def _child(parent: nn.Module, names: tuple[str, ...], kind: type[nn.Module] = nn.Module) -> Any:
-    """The first of these attributes that is such a module; None where there is none."""
-    return next((child for name in names if isinstance(child := getattr(parent, name, None), kind)), None)
+def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLayer:
+    """The attention module of one decoder layer.
 
+    Args:
+        config: of the model.
 
-def _attention_layer(layer: nn.Module, config) -> AttentionLayer:
-    module = _child(layer, ATTENTIONS)
-    if module is None:
+    Raises:
+        UserError: where it, or its keys and values, are not found.
+    """
+    config = config.get_text_config()
+    modules = list(_attentions(layer))
+    if not modules:
         raise UserError(f"{type(layer).__name__}: no attention found; looked for {', '.join(ATTENTIONS)}")
-    queries = config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or queries
-    head_dim = getattr(module, "head_dim", None) or config.hidden_size // queries
-    if all(isinstance(getattr(module, name, None), nn.Module) for name in ("k_proj", "v_proj")):
-        projections: tuple[Projection, ...] = tuple(
-            Projection(name, partial(_split_alone, which, head_dim), partial(_join_alone, which))
-            for name, which in (("k_proj", "key"), ("v_proj", "value"))
-        )
-    elif any(hasattr(module, name) for name in ("qkv_proj", "c_attn")):
-        name = "qkv_proj" if hasattr(module, "qkv_proj") else "c_attn"
-        sizes = (queries * head_dim, heads * head_dim, heads * head_dim)
-        projections = (Projection(name, partial(_split_blocks, sizes, head_dim), partial(_join_blocks, sizes)),)
-    elif hasattr(module, "query_key_value"):
-        heads = queries
-        projections = (
-            Projection("query_key_value", partial(_split_interleaved, head_dim), partial(_join_interleaved, head_dim)),
-        )
-    else:
-        raise UserError(
-            f"{type(module).__name__}: no keys and values found; looked for k_proj and v_proj, qkv_proj, c_attn, "
-            "query_key_value"
-        )
-    return AttentionLayer(layer, module, heads, head_dim, projections)
+    for module in modules:
+        queries = config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or queries
+        head_dim = getattr(module, "head_dim", None) or config.hidden_size // queries
+        if all(isinstance(getattr(module, name, None), nn.Module) for name in ("k_proj", "v_proj")):
+            projections = tuple(
+                Projection(name, partial(_split_alone, which, head_dim), partial(_join_alone, which))
+                for name, which in (("k_proj", "key"), ("v_proj", "value"))
+            )
+            return AttentionLayer(layer, module, heads, head_dim, projections)
+        if name := _fused(module, QUERIES_KEYS_VALUES, config):
+            sizes = (queries * head_dim, heads * head_dim, heads * head_dim)
+            split, join = partial(_split_blocks, sizes, head_dim), partial(_join_blocks, sizes)
+            return AttentionLayer(layer, module, heads, head_dim, (Projection(name, split, join),))
+        if name := _fused(module, HEAD_BY_HEAD, config):
+            split, join = partial(_split_interleaved, head_dim), partial(_join_interleaved, head_dim)
+            return AttentionLayer(layer, module, queries, head_dim, (Projection(name, split, join),))
+    known = (f"{name} ({family})" for family, name in (QUERIES_KEYS_VALUES | HEAD_BY_HEAD).items())
+    raise UserError(
+        f"{type(modules[0]).__name__} of model_type {config.model_type!r}: no keys and values found; looked for k_proj "
+        f"and v_proj, {', '.join(known)}"
+    )
+
+
+def _list_of(count: int, parent: nn.Module) -> nn.ModuleList | None:
+    lists = (child for child in parent.children() if isinstance(child, nn.ModuleList))
+    return next((child for child in lists if len(child) == count), None)
+
+
+def _attentions(layer: nn.Module) -> Iterator[nn.Module]:
+    """The layer's attention, and one that it wraps (GPT-Neo)."""
+    module = layer
+    while children := [child for name in ATTENTIONS if isinstance(child := getattr(module, name, None), nn.Module)]:
+        module = children[0]
+        yield module
+
+
+def _fused(module: nn.Module, layouts: dict[str, str], config: PreTrainedConfig) -> str | None:
+    """The name of the projection that lies as in a table; None where there is none."""
+    name = layouts.get(config.model_type)
+    return name if name is not None and hasattr(module, name) else None
 
 
 def _split_alone(which: str, head_dim: int, output: Tensor) -> Heads:

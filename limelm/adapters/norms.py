@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from limelm.errors import UserError
 from limelm.routing import normalize
 
 NORMS = ("input_layernorm", "ln_1")
+# Attention reads X itself. Of other families it is not guessed: their norm may have another name.
+WITHOUT_NORM = ("olmo2", "olmo3")
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,28 @@ def input_norm(layer: nn.Module) -> InputNorm:
     return InputNorm(next((getattr(layer, name) for name in NORMS if hasattr(layer, name)), None))
 
 
-def check_input_norm(layer: nn.Module, hidden_size: int) -> None:
+def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
     """Try whether a layer's norm is what `InputNorm` takes it for.
 
+    Args:
+        config: of the decoder.
+
     Raises:
-        UserError: where it is not.
+        UserError: where it is not, or where there seems to be none.
     """
     norm = input_norm(layer)
     module = norm.module
     if module is None:
-        return
+        if config.model_type in WITHOUT_NORM:
+            return
+        raise UserError(
+            f"{type(layer).__name__}: no norm before attention found; looked for {', '.join(NORMS)}; routing='kv' does "
+            "not need it"
+        )
     weight = next(layer.parameters())
     if weight.is_meta:
         return  # no values to try it with
-    X = torch.linspace(-1, 2, hidden_size, device=weight.device, dtype=weight.dtype)[None]
+    X = torch.linspace(-1, 2, config.hidden_size, device=weight.device, dtype=weight.dtype)[None]
     try:
         with torch.no_grad():
             is_known = torch.allclose(norm.scale(norm.unit(X)), module(X), rtol=0.05, atol=1e-3)

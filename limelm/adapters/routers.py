@@ -20,12 +20,14 @@ class ForwardHistory:
         heads: keys or values by "key" or "value" and layer, `[G, N d]`.
         units: normalised representations by layer, `[..., D]`.
         norms: by layer, the norm before its attention.
+        mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
     """
 
     def __init__(self) -> None:
         self.heads: dict[tuple[str, int], Tensor] = {}
         self.units: dict[int, Tensor] = {}
         self.norms: dict[int, InputNorm] = {}
+        self.mixed: dict[int, tuple[str, Tensor | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class AttachedSpec:
         return 1 if self.share_kv else 2
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+FEW = 2**15  # numbers of a source: measured, by one and 64 tokens of SmolLM2-135M it gains, at 256 no more
+
 #: From one input per key/value head `[..., G, D]` to keys or values `[..., G, d]`.
 Project = Callable[[Tensor], Tensor]
 
@@ -67,6 +76,21 @@ class AttachedRouter(nn.Module):
     def __init__(self, spec: AttachedSpec):
         super().__init__()
         self.spec = spec
+
+    def effective_weights(self, history: ForwardHistory | None = None) -> Tensor:
+        """How much of each source there is in what the layer's heads read, their own way past the router included.
+
+        Args:
+            history: of a forward; only weights that depend on tokens need it.
+
+        Returns:
+            `[S G, n]`, the keys' heads first where keys and values have weights of their own (S = 2). Of "kv" R,
+            `[S G, n, G]`, by the sources' heads; of "dynamic" `[B, T, S G, n]`. The last source is the layer itself.
+
+        Raises:
+            TypeError: for a router that reads no sources, and in layer 0.
+        """
+        raise TypeError(f"{type(self).__name__} of layer {self.spec.layer_idx} has no choice of sources")
 
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
         """Route this layer's keys or values.
@@ -97,12 +121,22 @@ class AttachedKeyValueRouter(AttachedRouter):
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.zeros(spec.sets, spec.heads, len(spec.sources) * spec.heads))
 
+    @torch.no_grad()
+    def effective_weights(self, history: ForwardHistory | None = None) -> Tensor:
+        if self.spec.layer_idx == 0:
+            return super().effective_weights(history)
+        heads = self.spec.heads
+        R = whole(self.weight).float().unflatten(-1, (-1, heads)).flatten(0, 1).clone()
+        R[:, -1] += torch.eye(heads, device=R.device).repeat(self.spec.sets, 1)
+        return R
+
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
         history.heads[which, self.spec.layer_idx] = own.movedim(-2, 0).flatten(1)
         if self.spec.layer_idx == 0:
             return own
         sources = [history.heads[which, layer].to(own.device) for layer in self.spec.sources]
-        mixed = mix_heads(sources, self.weight[self.place(which)].to(own.dtype))
+        W = self.weight[self.place(which)].to(own.dtype)
+        mixed = W @ torch.cat(sources) if _are_few(sources[-1]) else mix_heads(sources, W)
         return own + mixed.unflatten(1, (*own.shape[:-2], own.shape[-1])).movedim(0, -2)
 
 
@@ -119,18 +153,40 @@ class AttachedRepresentationRouter(AttachedRouter):
         if spec.layer_idx > 0:
             self.gate = nn.Parameter(torch.zeros(spec.sets, spec.heads))
 
-    def routing_weights(self, place: int, attention_input: Tensor) -> Tensor:
-        """A, `[G, n]` or `[B, T, G, n]`, from the layer's normalised input `[B, T, D]`."""
+    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
+        """A, `[G, n]`, or `[B, T, G, n]` where it depends on what the forward has in its history."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def effective_weights(self, history: ForwardHistory | None = None) -> Tensor:
+        """`(1 - gate_h) e_i + gate_h A_h`, which sums to one; with a gate beyond 0 and 1 some of it is negative."""
+        if self.spec.layer_idx == 0:
+            return super().effective_weights(history)
+        A = torch.cat([self.routing_weights(place, history) for place in range(self.spec.sets)], dim=-2)
+        gate = whole(self.gate).flatten()
+        weights = gate.unsqueeze(-1) * whole(A)
+        weights[..., -1] += 1 - gate
+        return weights
 
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
         if self.spec.layer_idx == 0:
             return own
-        norm, place = history.norms[self.spec.layer_idx], self.place(which)
+        gate = self.gate[self.place(which)].to(own.dtype).unsqueeze(-1)
+        return own + gate * (project(self._mixed_input(which, history)) - own)
+
+    def _mixed_input(self, which: str, history: ForwardHistory) -> Tensor:
+        """Z `[..., G, D]` with the layer's own norm; made once where keys and values share their weights."""
+        layer_idx = self.spec.layer_idx
+        made_for, Z = history.mixed.pop(layer_idx, (which, None))
+        if Z is not None and made_for != which and self.spec.share_kv:
+            return Z
+        own = history.units[layer_idx]
         units = [history.units[layer].to(own.device) for layer in self.spec.sources]
-        A = self.routing_weights(place, norm.scale(units[-1])).to(units[-1].dtype)
-        routed = project(norm.scale(mix_representations(units, A)))
-        return own + self.gate[place].to(own.dtype).unsqueeze(-1) * (routed - own)
+        A = self.routing_weights(self.place(which), history).to(own.dtype)
+        Z = A @ torch.stack(units, dim=-2) if _are_few(own) else mix_representations(units, A)
+        Z = history.norms[layer_idx].scale(Z)
+        history.mixed[layer_idx] = which, Z
+        return Z
 
 
 class AttachedStaticRouter(AttachedRepresentationRouter):
@@ -141,7 +197,7 @@ class AttachedStaticRouter(AttachedRepresentationRouter):
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(0.1 * torch.randn(spec.sets, spec.heads, len(spec.sources)))
 
-    def routing_weights(self, place: int, attention_input: Tensor) -> Tensor:
+    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
         return self.weight[place].float().softmax(dim=-1)
 
 
@@ -154,7 +210,10 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
             rows = spec.heads * len(spec.sources)
             self.weight = nn.Parameter(0.02 * torch.randn(spec.sets, rows, spec.hidden_size))
 
-    def routing_weights(self, place: int, attention_input: Tensor) -> Tensor:
+    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
+        if history is None:
+            raise ValueError("dynamic routing depends on the tokens: give the history of a forward")
+        attention_input = history.norms[self.spec.layer_idx].scale(history.units[self.spec.layer_idx])
         logits = attention_input @ self.weight[place].to(attention_input.dtype).T
         return logits.unflatten(-1, (self.spec.heads, -1)).float().softmax(dim=-1)
 
@@ -170,6 +229,14 @@ class AttachedScale(AttachedRouter):
 
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
         return own + self.weight[self.place(which)].to(own.dtype).unsqueeze(-1) * own
+
+
+def _are_few(states: Tensor) -> bool:
+    """Whether one product of all sources together is faster than one for each, as in decoding.
+
+    Never for training, where what is put together would be kept for the backward, of each layer anew.
+    """
+    return not torch.is_grad_enabled() and states.numel() <= FEW
 
 
 ROUTERS: dict[str, type[AttachedRouter]] = {

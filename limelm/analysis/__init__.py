@@ -1,5 +1,6 @@
 """Measurements on a model: what its routers retrieve, and what becomes of its representations with depth."""
 
+from limelm.adapters.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.checkpoints import Analysis, analyze
 from limelm.analysis.circuits import circuit_records, tokens_of_routes, vocabulary_directions
@@ -19,7 +20,6 @@ from limelm.analysis.separability import Separability, clouds, separability
 from limelm.analysis.similarity import any_pair_cosine, cka, neighbour_cosine
 from limelm.analysis.spectrum import effective_rank, gram_spectrum, matrix_entropy
 from limelm.analysis.study import ANALYSES, Settings
-from limelm.models.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
 
 __all__ = [
     "ANALYSES",

@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from limelm.adapters.families import attention_layer, find_layers
+from limelm.adapters.retrieval import (
+    AnyRouter,
+    all_routers,
+    is_dynamic,
+    own_representation,
+    routers_of,
+    routing_weights_of_call,
+)
+from limelm.adapters.routers import AttachedRouter
 from limelm.errors import UserError
 from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnectionDecoderLayer
-from limelm.models.retrieval import own_representation, routing_weights_of_call
-from limelm.routing import DynamicRouter, HeadwiseLinear, Router
+from limelm.routing import HeadwiseLinear
 
 HIDDEN, VALUES, OWN_VALUES = "hidden states", "values", "values before routing"
 
@@ -31,7 +40,8 @@ class Activations:
         values: of each layer `[B, T, G d]`, after routing; empty where they cannot be had.
         own_values: the values before routing: the layer's value projection applied to its own input alone; empty for a
             model that does not route.
-        routing: of each dynamically routing layer A `[B, T, G, i + 1]`.
+        routing: of each dynamically routing layer its weights `[B, T, G, i + 1]`; see `RetrievalWeights` for those of
+            attached routers.
     """
 
     input_ids: Tensor
@@ -59,14 +69,17 @@ class ActivationReader:
 
     def __init__(self, model: PreTrainedModel, label: str):
         self.model, self.label = model, label
-        self.layers = decoder_layers(model, label)
-        self.routers = [next((m for m in layer.modules() if isinstance(m, Router)), None) for layer in self.layers]
+        try:
+            self.layers = find_layers(model)
+        except UserError as error:
+            raise UserError(f"{label}: {error}") from error
+        self.routers = [next(all_routers(layer), None) for layer in self.layers]
         self.values_missing: str | None = None
         self._value_parts: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
         if not all(self.routers):
             try:
-                self._value_parts = [value_projection(layer, model.config) for layer in self.layers]
-            except LookupError as error:
+                self._value_parts = [_value_projection(layer, model) for layer in self.layers]
+            except UserError as error:
                 self.values_missing = str(error)
 
     @torch.no_grad()
@@ -83,11 +96,12 @@ class ActivationReader:
                     hooks.callback(layer.register_forward_pre_hook(_keep_input(seen), with_kwargs=True).remove)
                 hooks.callback(layer.register_forward_hook(_keep_output(seen)).remove)
             for router in filter(None, self.routers):
-                hooks.callback(router.register_forward_hook(_keep_routed(seen)).remove)
+                keep = _keep_attached if isinstance(router, AttachedRouter) else _keep_routed
+                hooks.callback(router.register_forward_hook(keep(seen)).remove)
             for projection, part in self._value_parts:
                 hooks.callback(projection.register_forward_hook(_keep_values(seen, part)).remove)
             self.model.base_model(input_ids=input_ids.to(self.model.device), use_cache=False)
-        if not any(router is not None and router.reads for router in self.routers):
+        if not routers_of(self.model):
             seen.own_values.clear()  # the model does not route: they are the values
         self._check_finite(seen)
         return seen
@@ -102,42 +116,15 @@ class ActivationReader:
                     )
 
 
-def decoder_layers(model: PreTrainedModel, label: str) -> nn.ModuleList:
-    """The stack of decoder layers.
-
-    Raises:
-        UserError: where no list of modules has as many entries as the config names layers.
-    """
-    count = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UserError(f"{label}: {type(model).__name__} has no list of {count} decoder layers that could be read")
-
-
-def value_projection(layer: nn.Module, config: PreTrainedConfig) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def _value_projection(layer: nn.Module, model: PreTrainedModel) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """The module that makes a layer's values, and how to take them out of its output: `[B, T, any]` to `[B, T, G d]`.
 
     Raises:
-        LookupError: where none of the known forms is there; it says what was looked for.
+        UserError: where it is not found; it says what was looked for.
     """
-    config = config.get_text_config()
-    heads = config.num_attention_heads
-    modules = {name.rpartition(".")[2]: module for name, module in reversed(list(layer.named_modules()))}
-    if "v_proj" in modules:  # Llama, Qwen, Mistral, Gemma, OLMo, OPT, ...
-        return modules["v_proj"], lambda output: output
-    if "qkv_proj" in modules:  # Phi-3: queries, keys, values
-        groups = getattr(config, "num_key_value_heads", None) or heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return modules["qkv_proj"], lambda output: output[..., -groups * head_dim :]
-    if "c_attn" in modules and config.model_type == "gpt2":  # queries, keys, values
-        return modules["c_attn"], lambda output: output.chunk(3, dim=-1)[2]
-    if "query_key_value" in modules and config.model_type in ("gpt_neox", "bloom"):  # the three of each head together
-        return modules["query_key_value"], lambda output: output.unflatten(-1, (heads, 3, -1))[..., 2, :].flatten(-2)
-    raise LookupError(
-        f"no value projection known for model_type {config.model_type!r}: looked for v_proj, qkv_proj, GPT-2's c_attn "
-        "and GPT-NeoX's query_key_value"
-    )
+    attention = attention_layer(layer, model.config)
+    projection = attention.projections[-1]  # keys come first, or with them
+    return getattr(attention.module, projection.name), lambda output: projection.split(output)["value"].flatten(-2)
 
 
 def _keep_input(seen: Activations):
@@ -173,7 +160,24 @@ def _keep_routed(seen: Activations):
         if isinstance(v_proj, HeadwiseLinear):  # it projects mixes of representations that have the routing's gain
             own_input = gain * own_representation(args)
         seen.own_values.append(nn.functional.linear(own_input, v_proj.weight, v_proj.bias).float())
-        if isinstance(router, DynamicRouter) and router.reads:
-            seen.routing[router.spec.layer_idx] = routing_weights_of_call(router, args)
+        _keep_weights(seen, router, args)
 
     return hook
+
+
+def _keep_attached(seen: Activations):
+    """Where the router is called, not its projection, which others may have put hooks or modules of theirs on."""
+
+    def hook(router, args, output):
+        which, own = args[:2]
+        if which == "value":
+            seen.values.append(output.flatten(-2).float())
+            seen.own_values.append(own.flatten(-2).float())
+            _keep_weights(seen, router, args)
+
+    return hook
+
+
+def _keep_weights(seen: Activations, router: AnyRouter, args: tuple) -> None:
+    if is_dynamic(router) and router.spec.layer_idx > 0:
+        seen.routing[router.spec.layer_idx] = routing_weights_of_call(router, args)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from limelm.adapters.checkpoint import context_length, load_checkpoint, load_config
+from limelm.adapters.checkpoint import context_length, load_adapter_config, load_checkpoint, load_config
+from limelm.adapters.retrieval import Records
+from limelm.adapters.routers import ROUTERS
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS
 from limelm.environment import environment
 from limelm.errors import UserError
-from limelm.models.retrieval import Records
 from limelm.training.result import read_result
 
 LONGEST_DEFAULT = 512
@@ -40,7 +41,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
     """Analyse checkpoints, one after the other; yields all that is known after each.
 
     Args:
-        checkpoints: folders, or names of the Hugging Face hub, of causal language models.
+        checkpoints: folders, or names of the Hugging Face hub, of causal language models, or of adapters.
         data: a folder of token shards, or files and folders of text.
 
     Raises:
@@ -88,13 +89,19 @@ def model_labels(checkpoints: list[str]) -> list[str]:
 
 def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
     """Refuse what was asked for by name and no checkpoint allows; and checkpoints that are not there."""
-    configs = [load_config(checkpoint) for checkpoint in checkpoints]
-    routings = {getattr(config, "routing", "none") for config in configs}
+    routings = {_routing(checkpoint) for checkpoint in checkpoints}
     named = ", ".join(checkpoints)
     if "retrieval" in (settings.analyses or ()) and routings == {"none"}:
-        raise UserError(f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe models")
+        raise UserError(f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe")
     if "circuits" in (settings.analyses or ()) and "dynamic" not in routings:
         raise UserError(f'--only circuits: {named} has no dynamic routers (routing="dynamic"), whose tokens choose')
+
+
+def _routing(checkpoint: str) -> str:
+    config, adapter = load_config(checkpoint), load_adapter_config(checkpoint)
+    if adapter is None:
+        return getattr(config, "routing", "none")
+    return adapter.routing if ROUTERS[adapter.routing].routes else "none"
 
 
 def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:

@@ -7,19 +7,21 @@ every route. As any direction has tokens that lie along it, random routes are pu
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm.adapters.families import find_layers
+from limelm.adapters.norms import InputNorm, input_norm
+from limelm.adapters.retrieval import AnyRouter, Records, all_routers, is_dynamic, routers_of, set_label, sets_of
+from limelm.adapters.routers import AttachedRouter, whole
 from limelm.analysis.activations import Activations
 from limelm.analysis.logit_lens import final_norm_and_head
-from limelm.models.lime.modeling_lime import LimeDecoderLayer
-from limelm.models.retrieval import Records
-from limelm.routing import DynamicRouter
 
 TOP_TOKENS = 10
 EXAMPLES = 5
@@ -53,37 +55,71 @@ def vocabulary_directions(model: PreTrainedModel) -> Tensor:
         `[vocabulary, D]`, up to scale.
 
     Raises:
-        LookupError: where the final norm or the head is not to be found.
+        LookupError: where the final norm or the head is not to be found, or the norm does more than to scale.
     """
-    norm, head = final_norm_and_head(model)
-    gain: Tensor = norm.weight.detach().float()  # type: ignore[operator]
+    gain, head = _final_gain(model)
     tiny = torch.finfo(torch.float32).eps * gain.abs().max()
     embedding: Tensor = head.weight.detach().float()  # type: ignore[operator]
     return embedding / torch.where(gain.abs() < tiny, tiny.copysign(gain), gain)
 
 
+def _final_gain(model: PreTrainedModel) -> tuple[Tensor, nn.Module]:
+    norm, head = final_norm_and_head(model)
+    if isinstance(norm, nn.LayerNorm):
+        raise LookupError("its final norm is a LayerNorm, from which a token's direction cannot be told")
+    weight: Tensor = norm.weight.detach()  # type: ignore[operator]
+    return InputNorm(norm).scale(torch.ones_like(weight, dtype=torch.float32)).detach(), head
+
+
+def check_circuits(model: PreTrainedModel) -> None:
+    """Whether a model's circuits can be read.
+
+    Raises:
+        LookupError: where they cannot; it says why.
+    """
+    routers = routers_of(model)
+    if not any(is_dynamic(router) for router in routers.values()):
+        raise LookupError("it has no dynamic routers")
+    _final_gain(model)
+    for index in routers:
+        _route_projection(find_layers(model)[index])
+
+
+def _route_projection(layer: nn.Module) -> tuple[AnyRouter, Callable[[Tensor], Tensor], Tensor]:
+    """A layer's router, the norm before it, and its projection P, by head and source `[G n, D]`."""
+    router = next(all_routers(layer))
+    if not isinstance(router, AttachedRouter):
+        return router, layer.routing_layernorm, router.proj.weight.detach().float()  # type: ignore
+    norm = input_norm(layer)
+    if norm.module is None:
+        raise LookupError("its attention reads representations without a norm, so a token's direction has no scale")
+    P: Tensor = whole(router.weight)  # type: ignore[arg-type]
+    return router, lambda X: norm.scale(norm.unit(X)), P.detach().float().flatten(0, 1)
+
+
 @torch.no_grad()
-def tokens_of_routes(layer: LimeDecoderLayer, directions: Tensor, k: int = TOP_TOKENS) -> tuple[TopTokens, TopTokens]:
+def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) -> tuple[TopTokens, TopTokens]:
     """The tokens that open each route of a dynamically routing layer most, and the same for random routes.
 
     Args:
         directions: `[vocabulary, D]`, see `vocabulary_directions`.
 
     Returns:
-        Of the routes, head by head (row h n + s is source s of head h), and of CONTROLS random routes: Gaussian
-        directions with the routes' mean norm.
+        Of the routes, head by head (row h n + s is source s of head h; where keys and values have routers of their own,
+        the keys' heads come first), and of CONTROLS random routes: Gaussian directions with the routes' mean norm.
+
+    Raises:
+        LookupError: where there is no norm before attention.
     """
-    router: DynamicRouter = layer.self_attn.router  # type: ignore[assignment]
-    heads, sources = router.spec.num_heads, router.spec.num_sources
-    norm = layer.routing_layernorm
-    N = norm(directions.to(norm.weight.dtype)).float()
-    P = router.proj.weight.detach().float()
+    router, norm, P = _route_projection(layer)
+    sources = len(router.spec.sources)
+    N = norm(directions.to(next(layer.parameters()).dtype)).float()
     generator = torch.Generator().manual_seed(router.spec.layer_idx)
     noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
     controls = normalize(noise, dim=-1) * P.norm(dim=-1).mean()
     embedding = normalize(directions - directions.mean(dim=0), dim=-1)
     found = []
-    for head in range(heads):
+    for head in range(len(P) // sources):
         logits = N @ P[head * sources : (head + 1) * sources].T  # [vocabulary, n]
         found.append(_top(logits, logits.softmax(dim=-1), embedding, k))
     fields = (torch.cat([getattr(top, name) for top in found]) for name in TopTokens.__annotations__)
@@ -132,10 +168,13 @@ def circuit_records(
     usage: dict[int, np.ndarray],
     examples: OpenRoutes,
 ) -> Records:
-    """One record per route of a dynamic LIMe model.
+    """One record per route of a model with dynamic routers.
 
     Args:
         usage: of each layer `[G, i + 1]`, the routes' mean weight on data.
+
+    Raises:
+        LookupError: where they cannot be read; see `check_circuits`.
 
     Returns:
         Records of `layer`, `source`, `head`; `is_own`, whether the source is the layer's own input; `usage` and its
@@ -146,23 +185,22 @@ def circuit_records(
     directions = vocabulary_directions(model)
     names = TokenNames(tokenizer)
     records: Records = []
-    for layer in model.base_model.layers:
-        router = layer.self_attn.router
-        if not isinstance(router, DynamicRouter) or not router.reads:
-            continue
-        index = router.spec.layer_idx
-        top, control = tokens_of_routes(layer, directions)
-        for head in range(router.spec.num_heads):
-            for slot, source in enumerate(router.spec.sources):
-                row = head * router.spec.num_sources + slot
+    layers = find_layers(model)
+    for index, router in routers_of(model).items():
+        top, control = tokens_of_routes(layers[index], directions)
+        sets, sources = sets_of(router), router.spec.sources
+        num_heads = len(usage[index]) // max(1, len(sets))
+        for head in range(len(usage[index])):
+            for slot, source in enumerate(sources):
+                row = head * len(sources) + slot
                 random = row % CONTROLS
                 used = float(usage[index][head, source])
                 records.append(
                     {
-                        "model": label,
+                        "model": set_label(label, sets[head // num_heads]) if sets else label,
                         "layer": index,
                         "source": source,
-                        "head": head,
+                        "head": head % num_heads,
                         "is_own": source == index,
                         "usage": used,
                         "usage_bin": USAGE_BINS[min(4, int(used * 5))],

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
+from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.statistics import Mean
-from limelm.models.retrieval import Records
 
 POSITIONS = 16  # of a sequence: the head is the dearest part
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")

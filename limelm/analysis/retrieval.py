@@ -1,5 +1,5 @@
 """Statistics of retrieval weights: the paper's Figures 3, 4, 9, 10, 13 and 14 and Table 5. Figure 2's is in
-`limelm.models.retrieval`.
+`limelm.adapters.retrieval`.
 
 Layers and sources count from zero: layer r reads the representations 0 (the token embedding) to r (its own input).
 Statistics are lists of records, one a row of the CSV that stands beside the figure.
@@ -7,12 +7,23 @@ Statistics are lists of records, one a row of the CSV that stands beside the fig
 
 import numpy as np
 
-from limelm.models.retrieval import Records, RetrievalWeights, mean_by_source
+from limelm.adapters.retrieval import Records, RetrievalWeights, mean_by_source
 from limelm.training.router_statistics import layer_statistics, pruning_totals
 
 
 def retrieval_records(weights: RetrievalWeights) -> dict[str, Records]:
-    """All of them, by the name of their figure or table; those of top-p only for a model that prunes."""
+    """All of them, by the name of their figure or table; those of top-p only for a model that prunes.
+
+    Where keys and values have routers of their own, each of the two is a model in them.
+    """
+    records: dict[str, Records] = {}
+    for part in weights.split():
+        for name, rows in _records(part).items():
+            records.setdefault(name, []).extend(rows)
+    return records
+
+
+def _records(weights: RetrievalWeights) -> dict[str, Records]:
     records = {
         "mean_retrieval": mean_by_source(weights),
         "self_retrieval": self_retrieval(weights),

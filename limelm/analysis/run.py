@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from limelm.adapters.checkpoint import load_model
+from limelm.adapters.retrieval import Records, retrieval_weights
 from limelm.analysis.retrieval import retrieval_records
 from limelm.data import TokenDataset
-from limelm.models.retrieval import Records, retrieval_weights
 
 BATCH_SIZE = 8
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import OWN_VALUES
 from limelm.analysis.words import WordStates
 from limelm.extras import import_extra
-from limelm.models.retrieval import Records
 
 FOLDS = 5
 SEED = 42  # the authors'

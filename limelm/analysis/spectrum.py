@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import Activations
 from limelm.analysis.statistics import Mean
-from limelm.models.retrieval import Records
 
 DEFAULT_ALPHA = 0.5  # the authors' default; the paper does not name it
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm.adapters.attachment import attachment_of
+from limelm.adapters.retrieval import DynamicPriors, Records, is_dynamic, routers_of, weights_of_routers
 from limelm.analysis.activations import ActivationReader, Activations
-from limelm.analysis.circuits import OpenRoutes, circuit_records
+from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import retrieval_records
 from limelm.analysis.separability import clouds, separability_records
@@ -25,8 +27,6 @@ from limelm.analysis.similarity import LayerAlignment, NeighbourCosine
 from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
 from limelm.analysis.words import DEFAULT_WORDS, Occurrence, collect_states, find_occurrences, token_of_word
 from limelm.errors import UserError
-from limelm.models.retrieval import DynamicPriors, Records, routers_of, weights_of_routers
-from limelm.routing import DynamicRouter
 
 ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
 BATCH_TOKENS = 2048
@@ -85,19 +85,28 @@ class Measure(Protocol):
 
 
 class Routing:
-    """Retrieval weights and circuits, which share the mean weights of dynamic routers over the sample."""
+    """Retrieval weights and circuits, which share the mean weights of dynamic routers over the sample.
+
+    Attributes:
+        circuits_missing: why there are no circuits; None where there are.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.routers = routers_of(model)
-        self.is_dynamic = any(isinstance(router, DynamicRouter) for router in self.routers.values())
+        self.is_dynamic = any(is_dynamic(router) for router in self.routers.values())
         self._priors, self._routes = DynamicPriors(), OpenRoutes()
+        self.circuits_missing: str | None = None
+        try:
+            check_circuits(model)
+        except LookupError as error:
+            self.circuits_missing = str(error)
 
     def update(self, seen: Activations) -> None:
         """Take in a batch; only dynamic routers depend on it."""
         for layer, A in seen.routing.items():
             self._priors.add(layer, A)
-        if self.settings.wants("circuits"):
+        if self._wants_circuits():
             self._routes.update(seen)
 
     def records(self, model: str) -> dict[str, Records]:
@@ -106,9 +115,12 @@ class Routing:
         priors = self._priors.means() if self.is_dynamic else None
         if self.settings.wants("retrieval"):
             records |= retrieval_records(weights_of_routers(self.routers, model, priors))
-        if self.settings.wants("circuits") and priors:
+        if priors and self._wants_circuits():
             records["circuits"] = circuit_records(model, self.model, self.tokenizer, priors, self._routes)
         return records
+
+    def _wants_circuits(self) -> bool:
+        return self.settings.wants("circuits") and self.circuits_missing is None
 
 
 class ModelStudy:
@@ -137,9 +149,11 @@ class ModelStudy:
     def facts(self) -> dict[str, Any]:
         """What the report says of the model."""
         config = self.model.config.get_text_config()
+        attachment = attachment_of(self.model)
+        routing = config.routing if attachment is None and self.routing.routers else None
         return {
             "model_type": config.model_type,
-            "routing": config.routing if self.routing.routers else None,
+            "routing": routing if attachment is None else attachment.config.routing,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "num_layers": len(self.reader.layers),
             "hidden_size": config.hidden_size,
@@ -230,8 +244,8 @@ class ModelStudy:
         """Say what this model does not have."""
         if self.settings.wants("retrieval") and not self.routing.routers:
             self._note("retrieval", "it has no routers")
-        if self.settings.wants("circuits") and not self.routing.is_dynamic:
-            self._note("circuits", "it has no dynamic routers")
+        if self.settings.wants("circuits") and self.routing.circuits_missing is not None:
+            self._note("circuits", self.routing.circuits_missing)
         if self.settings.wants("entropy", "separability", "tsne", "collapse") and self.reader.values_missing:
             self._note("values", self.reader.values_missing)
 

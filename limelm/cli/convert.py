@@ -7,8 +7,8 @@ from limelm.cli.resources import check_out
 
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
-logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter is
-merged. Both models are compared on random tokens before anything is written. docs/attach.md says what cannot be
+logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter
+is merged. Both models are compared on random tokens before anything is written. docs/attach.md says what cannot be
 converted.
 """
 

@@ -9,6 +9,9 @@ from limelm.report.html import Column, Records, Section, file_names, share
 
 def routing_sections(records: dict[str, Records], palette: Palette) -> list[Section]:
     """A section for each kind of records that is there, in the order of the page."""
+    # Keys and values that have routers of their own stand in the records as two models.
+    named = (row["model"] for row in records.get("mean_retrieval", []))
+    palette = Palette(list(dict.fromkeys((*palette.places, *named))))
     sections = {
         "mean_retrieval": _mean_retrieval,
         "self_retrieval": _self_retrieval,
@@ -29,7 +32,8 @@ def _mean_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
         [
             "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
             "without preferences would give. Dynamic weights are averaged over the data; for LIMe KV the "
-            "share of absolute weight is shown. The last representations are read by few layers: their means are of "
+            "share of absolute weight is shown, and for attached routers that in what a head reads in all, its own way "
+            "past the router included. The last representations are read by few layers: their means are of "
             "few weights."
         ],
         records,

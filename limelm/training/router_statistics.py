@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
-from limelm.models.retrieval import Records, RetrievalWeights, mean_by_source, retrieval_weights
+from limelm.adapters.retrieval import Records, RetrievalWeights, mean_by_source, retrieval_weights
 from limelm.training.jsonl import append_line, drop_lines_after
 
 ROUTERS_LOG = "routers.jsonl"

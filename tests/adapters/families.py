@@ -10,6 +10,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    PersimmonConfig,
     Phi3Config,
     PreTrainedModel,
     Qwen2Config,
@@ -38,6 +39,7 @@ CONFIGS = {
     "gemma3": Gemma3TextConfig(**GROUPED, head_dim=12, sliding_window=4),
     "olmo2": Olmo2Config(**GROUPED),
     "phi3": Phi3Config(**GROUPED),
+    "persimmon": PersimmonConfig(**MULTI_HEAD),
     "gpt_neox": GPTNeoXConfig(**MULTI_HEAD),
     "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=64, **NO_DROPOUT, **IDS),
 }

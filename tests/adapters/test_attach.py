@@ -5,7 +5,16 @@ import threading
 
 import pytest
 import torch
-from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.adapters import attach, detach
@@ -244,8 +253,33 @@ def test_bad_input():
         attach(attach(family_model("llama")))
     with pytest.raises(UserError, match="has no attached routers"):
         detach(family_model("llama"))
-    with pytest.raises(UserError, match="BloomBlock: no attention found; looked for self_attn, attention, attn"):
+    with pytest.raises(UserError, match="BloomForCausalLM: its layers do not hand keywords on to attention"):
         attach(BloomForCausalLM(BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)))
+    falcon = FalconConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    with pytest.raises(UserError, match="FalconAttention of model_type 'falcon': no keys and values found"):
+        attach(FalconForCausalLM(falcon))
+    opt = OPTConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=32)
+    with pytest.raises(UserError, match="OPTDecoderLayer: no norm before attention found; looked for input_layernorm"):
+        attach(OPTForCausalLM(opt), "static")
+
+
+@families
+@pytest.mark.parametrize("routing", ["static", "dynamic"])
+@pytest.mark.parametrize("share_kv", [True, False])
+def test_behind_an_open_gate_the_own_input_alone_changes_nothing(family, routing, share_kv):
+    """Where the norm before attention were taken for another than it is, it would."""
+    model = family_model(family)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    before = model(tokens()).logits
+    attach(model, routing, share_kv=share_kv, routing_sources={"first": 0, "last": 1})
+    with torch.no_grad():
+        for name, parameter in router_parameters(model).items():
+            if name.endswith("gate"):
+                parameter.fill_(1)
+    torch.testing.assert_close(model(tokens()).logits, before, atol=1e-5, rtol=1e-5)
 
 
 def test_a_norm_that_is_not_known_is_refused_where_it_would_be_needed():

@@ -3,12 +3,21 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, FalconConfig, FalconForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CodeGenConfig,
+    DynamicCache,
+    FalconConfig,
+    GPTBigCodeConfig,
+    MambaConfig,
+)
 
 from limelm.analysis import ActivationReader
 from limelm.errors import UserError
 from tests.analysis.families import CONFIGS, family_model
 from tests.models.variants import LIME_VARIANTS, VARIANTS, all_variants, tiny_model, token_ids
+
+TINY = {"vocab_size": 61, "hidden_size": 32, "bos_token_id": 0, "eos_token_id": 0}
 
 
 def expected(model, ids):
@@ -77,10 +86,22 @@ def test_dynamic_weights_are_distributions_over_what_is_read(backend):
     torch.testing.assert_close(A.sum(-1), torch.ones(2, 9, 4))
 
 
-def test_values_that_cannot_be_found_are_said_to_be_missing():
-    config = FalconConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    reader = ActivationReader(FalconForCausalLM(config).eval(), "falcon")
-    assert "no value projection known for model_type 'falcon'" in reader.values_missing
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [
+        (FalconConfig(num_hidden_layers=2, num_attention_heads=4, **TINY), "FalconAttention of model_type 'falcon'"),
+        # As wide as GPT-2's and Phi-3's, and in another order.
+        (GPTBigCodeConfig(n_layer=2, n_head=4, multi_query=False, **TINY), "GPTBigCodeAttention of model_type"),
+        (
+            CodeGenConfig(n_layer=2, n_head=4, rotary_dim=4, n_ctx=64, **TINY),
+            "CodeGenAttention of model_type 'codegen'",
+        ),
+        (MambaConfig(num_hidden_layers=2, **TINY), "MambaBlock: no attention found"),
+    ],
+)
+def test_values_that_cannot_be_found_are_said_to_be_missing(config, missing):
+    reader = ActivationReader(AutoModelForCausalLM.from_config(config).eval(), "m")
+    assert missing in reader.values_missing
     seen = reader(token_ids() % 61)
     assert len(seen.hidden) == 3 and seen.values == []
 
@@ -88,7 +109,7 @@ def test_values_that_cannot_be_found_are_said_to_be_missing():
 def test_a_model_whose_layers_are_not_to_be_found_is_refused():
     model = family_model("llama")
     model.config.num_hidden_layers = 17
-    with pytest.raises(UserError, match="m: LlamaForCausalLM has no list of 17 decoder layers"):
+    with pytest.raises(UserError, match="m: LlamaForCausalLM: no list of 17 decoder layers found in LlamaModel"):
         ActivationReader(model, "m")
 
 

@@ -10,7 +10,9 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM
-from limelm.models.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
+from limelm.adapters import attach
+from limelm.adapters.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
+from tests.adapters.families import train_routers
 from tests.models.variants import tiny_model, token_ids
 
 SHAPE = {
@@ -149,7 +151,15 @@ def test_measuring_leaves_the_model_as_it_was(variant):
     assert model.model.layers[3].self_attn.router.__dict__.get("pruning") is None
 
 
-SHARDED = ("static", "static_top_p", "dynamic", "kv_gqa")
+ATTACHED = ("attached static", "attached dynamic", "attached kv")
+SHARDED = ("static", "static_top_p", "dynamic", "kv_gqa", *ATTACHED)
+
+
+def model_to_shard(variant: str):
+    if variant not in ATTACHED:
+        return tiny_model(variant)
+    torch.manual_seed(0)
+    return train_routers(attach(LlamaForCausalLM(LlamaConfig(**SHAPE)), variant.split()[1], share_kv=False))
 
 
 def measure_sharded(rank: int, rendezvous: str, folder: str) -> None:
@@ -158,10 +168,10 @@ def measure_sharded(rank: int, rendezvous: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timeout)
     try:
         for variant in SHARDED:
-            model = tiny_model(variant).train()
+            model = model_to_shard(variant).train()
             for layer in model.model.layers:
                 fully_shard(layer)
-            weights = retrieval_weights(fully_shard(model), variant, [token_ids()])
+            weights = retrieval_weights(fully_shard(model), variant, [token_ids() % 40])
             np.savez(f"{folder}/{variant}.{rank}.npz", *weights.layers.values())
     finally:
         dist.destroy_process_group()
@@ -174,7 +184,7 @@ def test_sharded_models_have_the_same_weights_on_every_rank(tmp_path):
         measure_sharded, args=(str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2, start_method="spawn"
     )
     for variant in SHARDED:
-        expected = retrieval_weights(tiny_model(variant), variant, [token_ids()]).layers
+        expected = retrieval_weights(model_to_shard(variant), variant, [token_ids() % 40]).layers
         for rank in range(2):
             found = np.load(tmp_path / f"{variant}.{rank}.npz")
             assert len(found.files) == len(expected) == 3

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from limelm.adapters.base import ROUTER
+from limelm.adapters.routers import AttachedDynamicRouter, AttachedKeyValueRouter, AttachedRouter, whole
 from limelm.routing import DynamicRouter, KeyValueRouter, Router, StaticRouter, prune, top_p_mask
 
 Records = list[dict[str, Any]]
+AnyRouter = Router | AttachedRouter
+
+#: What a router with two sets of weights has them for, in their order.
+SETS = ("keys", "values")
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,14 @@ class RetrievalWeights:
         model: its label.
         layers: for each routing layer r its weights `[G, r + 1]`; every row sums to 1. For static routing the softmax
             weights (pruned ones zero), for dynamic routing their mean over tokens (the "prior"), for kv routing each
-            layer's share of a head's absolute weights, as their signs are arbitrary.
+            layer's share of a head's absolute weights, as their signs are arbitrary. Of attached routers it is the
+            share, in absolute terms, in what a head reads, its own way past the router included.
         sources: for each routing layer the representations that it reads; its weights on others are zero.
         top_p: the mass that pruning keeps; None where nothing is pruned.
         head_mixes: of kv routing R of each layer, `[G, r + 1, G]` (head, source, its head), signed, zero where it does
             not read; empty for the others.
+        sets: SETS where keys and values have routers of their own; then the first half of every layer's rows, 2G in
+            all, is for keys, the second for values. Else empty.
     """
 
     model: str
@@ -40,10 +49,11 @@ class RetrievalWeights:
     sources: dict[int, tuple[int, ...]]
     top_p: float | None = None
     head_mixes: dict[int, np.ndarray] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
 
     @property
     def num_heads(self) -> int:
-        """G, the key/value heads."""
+        """G, the key/value heads; 2G where keys and values have routers of their own."""
         return len(next(iter(self.layers.values())))
 
     @property
@@ -51,9 +61,27 @@ class RetrievalWeights:
         """L of the decoder, layer 0, which does not route, included."""
         return max(self.layers) + 1
 
+    def split(self) -> "list[RetrievalWeights]":
+        """Those for keys and those for values, labelled so, where they differ; else these alone."""
+        if not self.sets:
+            return [self]
+        parts = []
+        for place, name in enumerate(self.sets):
+            layers, mixes = (
+                {layer: np.split(rows, len(self.sets))[place] for layer, rows in arrays.items()}
+                for arrays in (self.layers, self.head_mixes)
+            )
+            parts.append(RetrievalWeights(set_label(self.model, name), layers, self.sources, self.top_p, mixes))
+        return parts
+
+
+def set_label(model: str, name: str) -> str:
+    """What a model is called where only its routers for keys, or for values, are meant."""
+    return f"{model} ({name})"
+
 
 def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Tensor] = ()) -> RetrievalWeights | None:
-    """Collect a model's retrieval weights.
+    """Collect the retrieval weights of a model, a native one or one with attached routers.
 
     The model, in training or evaluation mode, is left as it was, and no random number is drawn. Where its parameters
     are sharded, every rank calls this, with the same sequences, and gets the same weights.
@@ -70,21 +98,40 @@ def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Te
     routers = routers_of(model)
     if not routers:
         return None
-    dynamic = {layer: router for layer, router in routers.items() if isinstance(router, DynamicRouter)}
+    dynamic = {layer: router for layer, router in routers.items() if is_dynamic(router)}
     return weights_of_routers(routers, label, _dynamic_priors(model, dynamic, sequences) if dynamic else None)
 
 
-def routers_of(model: nn.Module) -> dict[int, Router]:
+def routers_of(model: nn.Module) -> dict[int, AnyRouter]:
     """The routers that have a choice, by layer; none for a model that does not route."""
     return {
-        module.spec.layer_idx: module
-        for module in model.modules()
-        if isinstance(module, Router) and module.spec.layer_idx > 0 and type(module) is not Router
+        router.spec.layer_idx: router
+        for router in all_routers(model)
+        if router.spec.layer_idx > 0 and type(router) is not Router and getattr(router, "routes", True)
     }
 
 
+def all_routers(model: nn.Module) -> Iterator[AnyRouter]:
+    """The routers of a model or of a layer, those without a choice too; where PEFT has put others there, these."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == ROUTER:
+            active = _active(module)
+            if isinstance(active, (Router, AttachedRouter)):
+                yield active
+
+
+def is_dynamic(router: AnyRouter) -> bool:
+    """Whether its weights depend on tokens."""
+    return isinstance(router, (DynamicRouter, AttachedDynamicRouter))
+
+
+def sets_of(router: AnyRouter) -> tuple[str, ...]:
+    """SETS where keys and values have weights of their own; else nothing."""
+    return () if isinstance(router, Router) or router.spec.share_kv else SETS
+
+
 def weights_of_routers(
-    routers: dict[int, Router], label: str, priors: dict[int, np.ndarray] | None = None
+    routers: dict[int, AnyRouter], label: str, priors: dict[int, np.ndarray] | None = None
 ) -> RetrievalWeights:
     """The retrieval weights of a model's routers.
 
@@ -93,8 +140,10 @@ def weights_of_routers(
     """
     layers = priors or {layer: _constant_weights(router) for layer, router in routers.items()}
     sources = {layer: router.spec.sources for layer, router in routers.items()}
-    mixes = {layer: _head_mix(router) for layer, router in routers.items() if isinstance(router, KeyValueRouter)}
-    return RetrievalWeights(label, layers, sources, next(iter(routers.values())).spec.top_p, mixes)
+    mixing = (KeyValueRouter, AttachedKeyValueRouter)
+    mixes = {layer: _head_mix(router) for layer, router in routers.items() if isinstance(router, mixing)}
+    first = next(iter(routers.values()))
+    return RetrievalWeights(label, layers, sources, getattr(first.spec, "top_p", None), mixes, sets_of(first))
 
 
 class DynamicPriors:
@@ -115,24 +164,24 @@ class DynamicPriors:
         return {layer: (total / self._tokens[layer]).numpy() for layer, total in self._totals.items()}
 
 
-def routing_weights_of_call(router: DynamicRouter, arguments: tuple) -> Tensor:
-    """A `[B, T, G, r + 1]` of one call of a router, zero where it does not read.
+def routing_weights_of_call(router: AnyRouter, arguments: tuple) -> Tensor:
+    """The weights `[B, T, G, r + 1]` of one call of a dynamic router, zero where it does not read.
 
     Args:
         arguments: what the router's forward was called with, as its hooks see it.
     """
-    gain = arguments[1]
-    A = router.routing_weights(gain * own_representation(arguments))
-    layer_idx = router.spec.layer_idx
-    if router.spec.num_sources == layer_idx + 1:
-        return A
-    over_all = A.new_zeros(*A.shape[:-1], layer_idx + 1)
-    over_all[..., list(router.spec.sources)] = A
-    return over_all
+    if isinstance(router, AttachedRouter):
+        history = arguments[2]
+        A = _shares(router.effective_weights(history))
+    else:
+        assert isinstance(router, DynamicRouter)
+        gain = arguments[1]
+        A = router.routing_weights(gain * own_representation(arguments))
+    return _spread(A, router, dim=-1)
 
 
 def own_representation(arguments: tuple) -> Tensor:
-    """X_i / rms(X_i) `[B, T, D]`, the last source of one call of a router of representations; arguments as above."""
+    """X_i / rms(X_i) `[B, T, D]`, the last source of one call of a native router; arguments as above."""
     attention_input, sources = arguments[0], arguments[5]
     last = sources[-1]
     return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
@@ -161,44 +210,68 @@ def mean_by_source(weights: RetrievalWeights) -> Records:
     ]
 
 
-def _constant_weights(router: Router) -> np.ndarray:
-    if isinstance(router, KeyValueRouter):
+def _active(module: nn.Module) -> nn.Module:
+    """The module itself, or what PEFT's ModulesToSaveWrapper calls instead."""
+    if not hasattr(module, "modules_to_save"):
+        return module
+    if module.disable_adapters or not module.active_adapters:
+        return module.original_module  # type: ignore[return-value]
+    return module.modules_to_save[module.active_adapters[0]]  # type: ignore[index, return-value]
+
+
+def _constant_weights(router: AnyRouter) -> np.ndarray:
+    if isinstance(router, (KeyValueRouter, AttachedKeyValueRouter)):
         mass = np.abs(_head_mix(router)).sum(axis=-1)
         return mass / mass.sum(axis=-1, keepdims=True)
-    if not isinstance(router, StaticRouter):
+    if isinstance(router, AttachedRouter):
+        A = _shares(router.effective_weights())
+    elif isinstance(router, StaticRouter):
+        A = whole(router.weight).detach().float().softmax(dim=-1)
+        if router.spec.top_p is not None:  # in training mode the mask follows the weights
+            A = prune(A, top_p_mask(A, router.spec.top_p) if router.frozen_mask is None else router.frozen_mask)
+    else:
         raise TypeError(f"{type(router).__name__} has no constant weights")
-    A = _whole(router.weight).float().softmax(dim=-1)
-    if router.spec.top_p is not None:  # in training mode the mask follows the weights
-        A = prune(A, top_p_mask(A, router.spec.top_p) if router.frozen_mask is None else router.frozen_mask)
     return _over_all(A, router)
 
 
-def _head_mix(router: KeyValueRouter) -> np.ndarray:
+def _head_mix(router: KeyValueRouter | AttachedKeyValueRouter) -> np.ndarray:
     """R `[G, r + 1, G]`."""
-    return _over_all(_whole(router.weight).unflatten(1, (-1, router.spec.num_heads)), router)
+    if isinstance(router, AttachedKeyValueRouter):
+        return _over_all(router.effective_weights(), router)
+    return _over_all(whole(router.weight).detach().unflatten(1, (-1, router.spec.num_heads)), router)
 
 
-def _over_all(weights: Tensor, router: Router) -> np.ndarray:
+def _shares(weights: Tensor) -> Tensor:
+    """Of the absolute weights of each row; distributions stay what they are."""
+    weights = weights.abs()
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _over_all(weights: Tensor, router: AnyRouter) -> np.ndarray:
     """Weights `[G, n, ...]` of the n sources that the layer reads, as `[G, r + 1, ...]`, zero at the others."""
-    over_all = weights.new_zeros(len(weights), router.spec.layer_idx + 1, *weights.shape[2:], dtype=torch.float64)
-    over_all[:, list(router.spec.sources)] = weights.double()
-    return over_all.cpu().numpy()
+    return _spread(weights.double(), router, dim=1).cpu().numpy()
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    """Of a parameter that is sharded over ranks (a DTensor) the whole, on every rank."""
-    parameter = parameter.detach()
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+def _spread(weights: Tensor, router: AnyRouter, dim: int) -> Tensor:
+    """Put the n entries along a dimension to the r + 1 places of the representations, zero at those not read."""
+    count = router.spec.layer_idx + 1
+    if weights.shape[dim] == count:
+        return weights
+    shape = list(weights.shape)
+    shape[dim] = count
+    places = torch.tensor(router.spec.sources, device=weights.device)
+    return weights.new_zeros(shape).index_copy(dim, places, weights)
 
 
 @torch.no_grad()
 def _dynamic_priors(
-    model: PreTrainedModel, routers: dict[int, DynamicRouter], sequences: Iterable[Tensor]
+    model: PreTrainedModel, routers: dict[int, AnyRouter], sequences: Iterable[Tensor]
 ) -> dict[int, np.ndarray]:
     priors = DynamicPriors()
 
     def observe(layer: int):
         def hook(router, inputs):
+            # An attached router is called for keys and for values: twice with the same weights, as a mean forgives.
             priors.add(layer, routing_weights_of_call(router, inputs))
 
         return hook
