@@ -8,6 +8,7 @@
 # make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
 # make gpu-small     on such a machine: the recipe small on GPU_DATA for nine minutes; started again, it goes on
 # make gpu-synthetic on such a machine: 5 and 6 operands and ProsQA, three minutes each; started again, it goes on
+# make gpu-attach    on such a machine: continued training of GPU_BASE on GPU_DATA with and without LIMe, and its cost
 #
 # Each sets up .venv first, with the exact versions of constraints.txt; later calls need no network.
 
@@ -28,10 +29,15 @@ GPU_SMALL ?= --models all --steps 600
 # make gpu-synthetic: the tasks, and changes to their recipes.
 GPU_TASKS ?= arithmetic-5 arithmetic-6 prosqa
 GPU_SYNTHETIC ?= --seeds 3
+# make gpu-attach: a pretrained model, and data prepared with its tokenizer.
+GPU_BASE ?= base
+GPU_ATTACH_DATA ?= $(GPU_BASE)-tokens
+GPU_ATTACH ?= --models base,full,kv-full,static-full --seeds 3 --steps 1000 --batch-size 16 --micro-batch-size 16 \
+	--sequence-length 1024 --precision bf16 --eval-steps 1000 --save-steps 1000 --warmup-steps 50
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo seeds arithmetic test lint test-oldest chaos gpu gpu-small gpu-synthetic clean
+.PHONY: demo seeds arithmetic test lint test-oldest chaos gpu gpu-small gpu-synthetic gpu-attach clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
@@ -99,3 +105,12 @@ gpu-synthetic:
 	done
 	mkdir -p $(GPU_RESULTS)/synthetic
 	-cp -r .gpu-synthetic/report.html .gpu-synthetic/figures $(GPU_RESULTS)/synthetic
+
+gpu-attach:
+	mkdir -p $(GPU_RESULTS)
+	cd $(GPU_RESULTS) && rm -rf attach-cost
+	-timeout 120 $(GPU_BENCH) --attach $(GPU_BASE) --batch 8 --tokens 1024 --rounds 5 --out $(GPU_RESULTS)/attach-cost
+	-timeout 540 $(GPU_PYTHON) -m limelm reproduce --scale attach --from $(GPU_BASE) --data $(GPU_ATTACH_DATA) \
+		--out .gpu-attach $(GPU_ATTACH)
+	mkdir -p $(GPU_RESULTS)/attach
+	-cp -r .gpu-attach/adaptation.json .gpu-attach/report.html .gpu-attach/figures $(GPU_RESULTS)/attach
