@@ -230,3 +230,17 @@ def test_bad_commands(arguments, message, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_in_bf16_frozen_weights_keep_their_type(setting, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(setting[0]).to(torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    load_prepared_tokenizer(setting[1]).save_pretrained(tmp_path / "base")
+    recipe, model = recipe_of((str(tmp_path / "base"), None), "static", precision="bf16", steps="3")
+    built = build_adapted(recipe.base, recipe.adapted(model), "bf16")
+    kinds = {parameter.dtype for name, parameter in built.named_parameters() if "router" not in name}
+    assert kinds == {torch.bfloat16}
+    train_model(recipe, model, setting[1], tmp_path / "run")
+    loaded = load_model(tmp_path / "run")
+    routers = [parameter for name, parameter in loaded.named_parameters() if "router" in name]
+    assert all(parameter.dtype == torch.float32 for parameter in routers) and any(p.any() for p in routers)
