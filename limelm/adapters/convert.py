@@ -26,21 +26,28 @@ State = dict[str, Tensor]
 
 
 def to_native(model: PreTrainedModel) -> LimeForCausalLM:
-    """A native model with the logits of a Llama with attached routers; a LoRA in it is merged.
+    """A native model with the logits of a Llama with attached routers, which stays as it is.
 
     kv: `R = I + W`. static: `w' = log((1 - gate) e_i + gate softmax(w))`, with the gain of the layer's own norm.
     dynamic: only where every gate is one, as a distribution per token mixed with the layer's own input is none of that
-    kind.
+    kind. scale: goes into the projections, and leaves nothing to route. A LoRA is merged.
+
+    Args:
+        model: a Llama, Mistral or Qwen2 without sliding windows; or PEFT's model around one.
+
+    Returns:
+        The native model, in the model's dtype and on its device. R of kv holds the identity: in bfloat16 what is small
+        beside one is rounded away.
 
     Raises:
-        UserError: for a model without routers, of another family, with routers that are apart for keys and values, or
-            with gates that no native layer can have.
+        UserError: for a model without routers, of another family, quantised, with routers that are apart for keys and
+            values, with gates that no native layer can have, or with a LoRA that cannot be merged.
     """
     config = required_attachment(model).config
     routing = "none" if config.routing == "scale" else config.routing
     if routing != "none" and not config.share_kv:
         raise UserError("share_kv=False: native layers have one router for keys and values")
-    _merge_lora(model)
+    model = _without_peft(model)
     state: State = {name: parameter.detach() for name, parameter in base_parameters(model)}
     native_config = LimeConfig(
         **_llama_fields(model), routing=routing, routing_sources=config.routing_sources if routing != "none" else None
@@ -67,12 +74,24 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
     """A Llama with attached routers and the logits of a native model.
 
     kv: `W = R - I`. static and dynamic: open gates; the gain of `routing_layernorm` goes into the projections, as an
-    attached layer has that of `input_layernorm` only.
+    attached layer has that of `input_layernorm` only. A LoRA is merged.
+
+    Args:
+        model: stays as it is.
+
+    Returns:
+        A Llama in the model's dtype and on its device; its routers are float32.
 
     Raises:
-        UserError: for a model without routing, with top-p, or with a gain of zero in an `input_layernorm`.
+        UserError: for a model that is not native, without routing, with top-p, with a gain of zero in an
+            `input_layernorm`, or with a LoRA that cannot be merged.
     """
+    model = _without_peft(model)
     config = model.config
+    if not isinstance(model, LimeForCausalLM):
+        raise UserError(
+            f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type!r}"
+        )
     if config.routing == "none":
         raise UserError("routing='none': it is a Llama already, without routers")
     if config.routing_top_p is not None:
@@ -115,9 +134,11 @@ def _llama_fields(model: PreTrainedModel) -> dict:
     """What a Llama's configuration says of the model.
 
     Raises:
-        UserError: for a model that is no Llama, or reads through sliding windows.
+        UserError: for a model that is no Llama, reads through sliding windows, or is quantised.
     """
     config = model.config
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UserError("quantised weights: convert the model that they were made from")
     if config.model_type not in (*LLAMAS, LimeConfig.model_type):
         raise UserError(f"model_type={config.model_type!r}: native models are Llamas; allowed: {', '.join(LLAMAS)}")
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
@@ -143,18 +164,42 @@ def _filled(made: PreTrainedModel, state: State, like: PreTrainedModel) -> PreTr
     missing = set(loaded.missing_keys) - set(made._tied_weights_keys if made.config.tie_word_embeddings else ())
     if missing or loaded.unexpected_keys:
         raise UserError(f"{sorted(missing | set(loaded.unexpected_keys))[0]}: no such weight on both sides")
-    made.generation_config = like.generation_config
+    made.generation_config = copy.deepcopy(like.generation_config)
     return made.eval()
 
 
-def _merge_lora(model: PreTrainedModel) -> None:
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def _without_peft(model: PreTrainedModel) -> PreTrainedModel:
+    """The model; where PEFT has put something in, a copy with that merged: the original may be trained on, and saved.
 
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+    Raises:
+        UserError: for what cannot be merged.
+    """
+    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
+    if not any({"base_layer", "original_module"} & set(name.split(".")) for name, _ in plain.named_modules()):
+        return plain
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    merged = copy.deepcopy(plain)
+    embeddings = (merged.get_input_embeddings(), merged.get_output_embeddings())
+    if merged.config.tie_word_embeddings and any(
+        isinstance(it, BaseTunerLayer | ModulesToSaveWrapper) for it in embeddings
+    ):
+        raise UserError("tie_word_embeddings: what PEFT has put into one of two tied embeddings cannot be merged")
+    for name, module in list(merged.named_modules()):
+        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            continue
+        if module.disable_adapters:
+            raise UserError(f"{name}: what PEFT has put in is disabled; enable it, or take it out")
+        if isinstance(module, ModulesToSaveWrapper):
+            merged.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+            continue
+        try:
             module.merge()
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise UserError(f"{name}: what PEFT has put in cannot be merged ({error})") from error
+        merged.set_submodule(name, module.get_base_layer())
+    return merged
 
 
 def _scale(state: State, prefix: str, scales: Tensor, layer: AttentionLayer) -> None:

@@ -1,6 +1,10 @@
 """`limelm convert`: from an adapter to a native checkpoint, and back."""
 
 import argparse
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from limelm.cli.resources import check_out
@@ -8,8 +12,8 @@ from limelm.cli.resources import check_out
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
 logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter
-is merged. Both models are compared on random tokens before anything is written. docs/attach.md says what cannot be
-converted.
+is merged. Both models are compared on random tokens, in float32, before anything is written. docs/attach.md says what
+cannot be converted.
 """
 
 EPILOG = """\
@@ -18,9 +22,8 @@ examples:
   limelm convert native --out attached
 """
 
-# Of the largest logit; weights of less precision round the routers.
-TOLERANCES = {"float32": 1e-4, "float64": 1e-4}
-COARSE_TOLERANCE = 5e-2
+# Of the largest logit. A conversion is right if it is in float32; weights of less precision then round it.
+TOLERANCE, ROUNDING = 1e-4, 5e-2
 
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
@@ -40,9 +43,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert, compare, write."""
-    import shutil
-
-    from limelm.adapters import attachment_of, detach, save_adapter
+    from limelm.adapters import attachment_of
     from limelm.adapters.checkpoint import load_model, load_tokenizer
     from limelm.adapters.convert import largest_difference, to_attached, to_native
     from limelm.cli.quiet import quieten
@@ -50,6 +51,9 @@ def run(options: argparse.Namespace) -> None:
 
     quieten()
     check_out(options.out)
+    out = options.out.resolve()
+    if out == Path.cwd():
+        raise UserError(f"--out: {options.out} is the folder that you are in, and would be replaced; name a new folder")
     model, tokenizer = load_model(options.source), load_tokenizer(options.source)
     is_adapter = attachment_of(model) is not None
     if not is_adapter and model.config.model_type != "lime":
@@ -57,31 +61,59 @@ def run(options: argparse.Namespace) -> None:
             f"{options.source}: neither an adapter nor a native LIMe checkpoint (model_type="
             f"{model.config.model_type!r})"
         )
+    convert = to_native if is_adapter else to_attached
     try:
-        converted = to_native(model) if is_adapter else to_attached(model)
+        converted = convert(model)  # type: ignore[arg-type]  # it is native where it is no adapter
+        difference, largest = largest_difference(model, converted)
+        worst = difference
+        if converted.dtype.itemsize < 4:
+            # What rounding does would hide what is wrong: the conversion itself is tried without.
+            precise = copy.deepcopy(model).float()
+            worst, _ = largest_difference(precise, convert(precise))  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"{options.source}: cannot be converted: {error}") from error
-    difference, largest = largest_difference(model, converted)
-    allowed = TOLERANCES.get(str(model.dtype).removeprefix("torch."), COARSE_TOLERANCE)
-    if not difference <= allowed * largest:
-        raise UserError(f"{options.source}: the logits would differ by {difference:.2g} (the largest is {largest:.3g})")
-    partial = options.out.with_name(f".{options.out.name}.partial")
+    if not (worst <= TOLERANCE * largest and difference <= ROUNDING * largest):
+        raise UserError(
+            f"{options.source}: the logits would differ by {difference:.2g} (the largest is {largest:.3g}), and by "
+            f"{worst:.2g} in float32; allowed are {ROUNDING * largest:.2g} and {TOLERANCE * largest:.2g}"
+        )
+    with _folder_beside(out) as partial:
+        _write(converted, tokenizer, partial)
+    what = f"native, routing={converted.config.routing!r}" if is_adapter else "a Llama in base/ and its adapter"
+    print(f"{options.out}: {what}; the largest difference between logits is {difference:.2g} (of {largest:.3g})")
+
+
+def _write(converted, tokenizer, folder: Path) -> None:
+    """A native model, or a Llama in `base/` and its adapter."""
+    from safetensors import SafetensorError
+
+    from limelm.adapters import attachment_of, detach, save_adapter
+    from limelm.errors import UserError
+
+    try:
+        tokenizer.save_pretrained(folder)
+        if attachment_of(converted) is None:
+            converted.save_pretrained(folder)
+            return
+        converted.config._name_or_path = "base"
+        save_adapter(converted, folder)
+        detach(converted).save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+    except SafetensorError as error:  # a full disk
+        raise UserError(f"{folder}: cannot be written ({error})") from error
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of another when all has gone well, and is removed when not."""
+    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        if is_adapter:
-            converted.save_pretrained(partial)
-        else:
-            converted.config._name_or_path = "base"
-            save_adapter(converted, partial)
-            detach(converted).save_pretrained(partial / "base")
-            tokenizer.save_pretrained(partial / "base")
-        tokenizer.save_pretrained(partial)
-        if options.out.exists():
-            options.out.rmdir()  # empty
-        partial.rename(options.out)
+        yield partial
+        if out.exists():
+            out.rmdir()  # empty
+        partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    what = f"native, routing={converted.config.routing!r}" if is_adapter else "a Llama in base/ and its adapter"
-    print(f"{options.out}: {what}; the largest difference between logits is {difference:.2g} (of {largest:.3g})")

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
@@ -179,6 +180,9 @@ def _check_names(recipe: Recipe, where: str) -> None:
     for name, model in recipe.models.items():
         if not isinstance(model, dict):
             raise UserError(f"{where}: models.{name}={model!r} must be a table")
+        if recipe.base is not None:
+            own = {key: value for key, value in model.items() if key != "label"}
+            _check_types(AdaptedModel, own, f"{where} [models.{name}]")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "all":
             raise UserError(
                 f"{where}: models.{name!r} is no name; use letters, digits, '-', '_' and '.', and not 'all'"
@@ -209,18 +213,29 @@ _TOML_NAMES = {
 
 def _build(kind: type[T], values: Any, where: str) -> T:
     """`kind(**values)` after a check of every key and type."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: must be a table, not {values!r}")
-    known: dict[str, Any] = {field.name: get_origin(field.type) or field.type for field in fields(kind)}  # type: ignore[arg-type]
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{where}: {unknown_key(key, known)}")
-        if known[key] in _TOML_TYPES and type(value) not in _TOML_TYPES[known[key]]:
-            raise UserError(f"{where}: {key}={value!r} must be {_TOML_NAMES[known[key]]}")
+    known = _check_types(kind, values, where)
     missing = known.keys() - values
     if missing:
         raise UserError(f"{where}: no value for {', '.join(sorted(missing))}")
     return kind(**values)
+
+
+def _check_types(kind: type, values: Any, where: str) -> dict[str, Any]:
+    """Refuse an unknown key or a value of another type; gives the type of each known key, None aside."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: must be a table, not {values!r}")
+    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
+    known: dict[str, Any] = {
+        name: get_args(of)[0] if type(of) is UnionType else get_origin(of) or of for name, of in types.items()
+    }
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: {unknown_key(key, known)}")
+        if value is None and type(types[key]) is UnionType:
+            continue
+        if known[key] in _TOML_TYPES and type(value) not in _TOML_TYPES[known[key]]:
+            raise UserError(f"{where}: {key}={value!r} must be {_TOML_NAMES[known[key]]}")
+    return known
 
 
 def _recipe_folder():

@@ -164,6 +164,23 @@ def test_bad_input_is_refused_before_any_work(setting, model, changes, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_rank": "x"}, "lora_rank='x' must be an integer"),
+        ({"adapter_learning_rate": "fast"}, "adapter_learning_rate='fast' must be a number"),
+        ({"share_kv": "no"}, "share_kv='no' must be true or false"),
+        ({"lora_targets": "v_proj"}, "lora_targets='v_proj' must be a list"),
+        ({"routing_sources": "2"}, "routing_sources=2 must be a table"),
+        ({"hidden_size": "64"}, "unknown key 'hidden_size'"),
+    ],
+)
+def test_values_of_another_type_are_refused(setting, changes, message):
+    with pytest.raises(UserError, match="recipe attach") as error:
+        recipe_of(setting, "kv", **changes)
+    assert message in str(error.value)
+
+
 def test_data_of_another_tokenizer_is_refused(setting, tmp_path):
     recipe, model = recipe_of(setting, "kv")
     other = prepared(tmp_path / "other", corpus(31), vocab_size=290)
