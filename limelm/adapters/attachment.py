@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from limelm.adapters.base import ROUTER, Digests, digest_parameters
+from limelm.adapters.base import ROUTER, Digests, digest_parameters, plain_model
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.families import AttentionLayer, Projection, find_attention_layers, find_decoder, project_heads
 from limelm.adapters.norms import check_input_norm, input_norm
 from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec, ForwardHistory
 from limelm.errors import UserError
+from limelm.routing import Router
 from limelm.routing.bounds import sources_of_layer
 
 HISTORY = "routing_history"
@@ -103,7 +104,11 @@ def attach(
         ValueError: for `routing_sources` that are not understood.
     """
     config = AdapterConfig(routing, share_kv, routing_sources)
-    if any(name.split(".")[-1] == ROUTER for name, _ in model.named_modules()):
+    if not isinstance(plain_model(model), PreTrainedModel):
+        raise UserError(f"{type(model).__name__}: not a Hugging Face model")
+    if any(isinstance(module, Router) for module in model.modules()):
+        raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
+    if attachment_of(model) is not None:
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     layers, decoder = find_attention_layers(model), find_decoder(model)
     text_config = model.config.get_text_config()
@@ -195,7 +200,13 @@ def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keyword
 
 
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    _reading.router, _reading.history = attention.router, _history(keywords)  # type: ignore[assignment]
+    history = _history(keywords)
+    if history.has_gradients and not torch.is_grad_enabled():
+        raise RuntimeError(
+            "reentrant gradient checkpointing cuts the gradients to earlier layers off; use "
+            "model.gradient_checkpointing_enable({'use_reentrant': False})"
+        )
+    _reading.router, _reading.history = attention.router, history  # type: ignore[assignment]
     return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
 
 

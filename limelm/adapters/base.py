@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 ROUTER = "router"
+ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
 SAMPLED = 2**16  # entries of each parameter, evenly spread
 
 
@@ -48,11 +51,26 @@ class BaseIdentity:
     sha256: str
 
 
+def plain_model(model: nn.Module) -> Any:
+    """The Hugging Face model itself, where PEFT has put a model of its own around it."""
+    return model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]
+
+
+def is_peft_model(model: nn.Module) -> bool:
+    """Whether it is PEFT's model around another."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def is_of_router(parts: list[str]) -> bool:
+    """Whether a name, in its parts, is of an attention's router; a mixture of experts has others."""
+    return any(part == ROUTER and before in ATTENTIONS for before, part in pairwise(parts))
+
+
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The model's own parameters under the names that they have without routers and PEFT's modules."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in plain_model(model).named_parameters():
         parts = name.split(".")
-        if ROUTER in parts or "modules_to_save" in parts or any(part.startswith("lora_") for part in parts):
+        if is_of_router(parts) or "modules_to_save" in parts or any(part.startswith("lora_") for part in parts):
             continue
         yield ".".join(part for part in parts if part not in ("base_layer", "original_module")), parameter
 

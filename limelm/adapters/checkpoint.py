@@ -56,7 +56,10 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
     """
     folder, base = _base_of(checkpoint)
     if folder is not None:
-        model = load_model(base)
+        try:
+            model = load_model(base)
+        except UserError as error:
+            raise UserError(f"{checkpoint}: its base cannot be read: {error}; {DESCRIPTION} names it") from error
         if (folder / DESCRIPTION).exists():
             return load_adapter(model, folder).eval()
         import_extra("peft", "lora")
@@ -117,7 +120,10 @@ def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
     base = read_description(folder)["base_model"]
     if base is None:
         raise UserError(f"{folder / DESCRIPTION}: names no base_model; write its folder or hub name there")
-    return folder, str(folder / base) if (folder / base).is_dir() else base
+    base = str(folder / base) if (folder / base).is_dir() else base
+    if Path(base).is_dir() and Path(base).resolve() == folder.resolve():
+        raise UserError(f"{folder / DESCRIPTION}: names itself as its base_model")
+    return folder, base
 
 
 def _is_folder(checkpoint: str | Path) -> bool:

@@ -89,9 +89,7 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
     model = _without_peft(model)
     config = model.config
     if not isinstance(model, LimeForCausalLM):
-        raise UserError(
-            f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type!r}"
-        )
+        raise UserError(f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type}")
     if config.routing == "none":
         raise UserError("routing='none': it is a Llama already, without routers")
     if config.routing_top_p is not None:
@@ -180,14 +178,13 @@ def _without_peft(model: PreTrainedModel) -> PreTrainedModel:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
+    kinds = BaseTunerLayer | ModulesToSaveWrapper
     merged = copy.deepcopy(plain)
     embeddings = (merged.get_input_embeddings(), merged.get_output_embeddings())
-    if merged.config.tie_word_embeddings and any(
-        isinstance(it, BaseTunerLayer | ModulesToSaveWrapper) for it in embeddings
-    ):
+    if merged.config.tie_word_embeddings and any(isinstance(module, kinds) for module in embeddings):
         raise UserError("tie_word_embeddings: what PEFT has put into one of two tied embeddings cannot be merged")
     for name, module in list(merged.named_modules()):
-        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+        if not isinstance(module, kinds):
             continue
         if module.disable_adapters:
             raise UserError(f"{name}: what PEFT has put in is disabled; enable it, or take it out")

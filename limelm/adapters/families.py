@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from limelm.adapters.base import ATTENTIONS
 from limelm.errors import UserError
 
-ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
 # What lies where in the output of a fused projection its name and size do not tell: CodeGen's `qkv_proj` and
 # GPTBigCode's `c_attn` are as wide as these, and in another order.
 QUERIES_KEYS_VALUES = {"gpt2": "c_attn", "phi3": "qkv_proj"}  # all queries, then all keys, then all values

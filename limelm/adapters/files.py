@@ -26,7 +26,15 @@ from limelm.adapters.attachment import (
     detach,
     required_attachment,
 )
-from limelm.adapters.base import ROUTER, BaseIdentity, base_parameters, digest_parameters, identify_base
+from limelm.adapters.base import (
+    BaseIdentity,
+    base_parameters,
+    digest_parameters,
+    identify_base,
+    is_of_router,
+    is_peft_model,
+    plain_model,
+)
 from limelm.adapters.config import AdapterConfig
 from limelm.errors import UserError
 from limelm.extras import import_extra
@@ -72,7 +80,7 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     attachment = required_attachment(model)
-    plain = model.get_base_model() if _is_peft_model(model) else model
+    plain = plain_model(model)
     if not attachment.digests:
         raise UserError(
             f"{type(plain).__name__}: it had no weights when the routers were attached, so the adapter's base is not "
@@ -81,7 +89,11 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
     changed = changed_parameters(plain, attachment)
     own = dict(base_parameters(plain))
     tensors = {**router_parameters(plain), **{name: own[name] for name in changed}}
-    has_lora = _is_peft_model(model) or bool(getattr(plain, "_hf_peft_config_loaded", False))
+    has_lora = is_peft_model(model) or bool(getattr(plain, "_hf_peft_config_loaded", False))
+    if not has_lora and any(".lora_" in name for name, _ in plain.named_parameters()):
+        raise UserError(f"{type(plain).__name__}: has a LoRA of a PEFT model around it; save that model's adapter")
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder}: holds a model; name another folder")
     description = {
         "format_version": FORMAT_VERSION,
         "limelm": __version__,
@@ -130,6 +142,10 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
             "the others first"
         )
     description = read_description(folder)
+    if description["lora"] and not (folder / LORA).is_dir():
+        raise UserError(f"{folder / LORA}: missing")
+    if description["lora"] and any(".lora_" in name for name, _ in model.named_parameters()):
+        raise UserError(f"{adapter}: has a LoRA, and so has the model; a model takes one adapter at a time")
     if check_base:
         _check_base(model, BaseIdentity(**description["base"]), adapter)
     attach(model, **description["config"])
@@ -184,11 +200,16 @@ def read_description(folder: Path) -> dict[str, Any]:
                 f"{path}: format_version={content['format_version']!r} is unknown; this limelm reads {FORMAT_VERSION}"
             )
         config = AdapterConfig(content["routing"], content["share_kv"], content["routing_sources"])
-        BaseIdentity(**content["base"])
         known = {key: content[key] for key in ("base", "base_model", "replaces", "lora")}
+        if [type(value) for value in BaseIdentity(**content["base"]).__dict__.values()] != [str, int, str]:
+            raise UserError(f"{path}: broken (base={content['base']!r})")
+        if not isinstance(content["base_model"], str | None):
+            raise UserError(f"{path}: base_model={content['base_model']!r} must be a folder or a name on the hub")
         return {"config": asdict(config), **known}
     except OSError as error:
         raise UserError.from_os_error(path, error) from error
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: broken ({error!r})") from error
 
@@ -196,16 +217,12 @@ def read_description(folder: Path) -> dict[str, Any]:
 def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The routers' parameters, by their names without PEFT's modules."""
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in plain_model(model).named_parameters():
         parts = name.split(".")
-        if ROUTER in parts and "original_module" not in parts:
+        if is_of_router(parts) and "original_module" not in parts:
             skipped = parts.index("modules_to_save") if "modules_to_save" in parts else len(parts)
             found[".".join(parts[:skipped] + parts[skipped + 2 :])] = parameter
     return found
-
-
-def _is_peft_model(model: nn.Module) -> bool:
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def _save_tensors(path: Path, tensors: dict[str, nn.Parameter]) -> None:

@@ -17,6 +17,7 @@ class ForwardHistory:
     """What the layers so far have left, of one forward.
 
     Attributes:
+        has_gradients: whether the forward began with gradients.
         heads: keys or values by "key" or "value" and layer, `[G, N d]`.
         units: normalised representations by layer, `[..., D]`.
         norms: by layer, the norm before its attention.
@@ -24,6 +25,7 @@ class ForwardHistory:
     """
 
     def __init__(self) -> None:
+        self.has_gradients = torch.is_grad_enabled()
         self.heads: dict[tuple[str, int], Tensor] = {}
         self.units: dict[int, Tensor] = {}
         self.norms: dict[int, InputNorm] = {}

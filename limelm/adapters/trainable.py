@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from limelm.adapters.attachment import required_attachment
+from limelm.adapters.base import plain_model
 from limelm.adapters.families import find_attention_layers
 from limelm.adapters.files import router_parameters
 from limelm.errors import UserError
@@ -30,7 +31,7 @@ def set_trainable(model: PreTrainedModel, trains: str = "routers") -> list[nn.Pa
     required_attachment(model)
     trained = list(router_parameters(model).values())
     if trains == "kv":
-        for layer in find_attention_layers(model):
+        for layer in find_attention_layers(plain_model(model)):
             for projection in layer.projections:
                 trained += getattr(layer.module, projection.name).parameters()
     elif trains == "lora":

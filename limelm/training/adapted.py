@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
 from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
 from limelm.adapters.config import AdapterConfig
+from limelm.adapters.files import find_adapter
 from limelm.adapters.routers import ROUTERS
 from limelm.adapters.trainable import TRAINABLE
 from limelm.errors import UserError
@@ -107,6 +108,8 @@ def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
     """
     if not base:
         raise UserError("names no pretrained model to start from; give --from MODEL")
+    if find_adapter(base) is not None:
+        raise UserError(f"{base}: an adapter; start from the model that it is for")
     config = load_config(base)
     context = context_length(config)
     if context is not None and context < sequence_length:

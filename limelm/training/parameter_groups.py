@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from limelm.adapters.files import router_parameters
 from limelm.training.adapted import AdaptedModel
 from limelm.training.recipe import TrainingRecipe
 
@@ -64,8 +65,9 @@ def adapted_groups(model: nn.Module, recipe: TrainingRecipe, spec: AdaptedModel)
         "norms_and_biases": {"lr": recipe.learning_rate, "weight_decay": 0.0},
     }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
+    routers = {id(parameter) for parameter in router_parameters(model).values()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             own = "matrices" if parameter.ndim > 1 else "norms_and_biases"
-            members["router" if ".router." in name else "lora" if ".lora_" in name else own].append(parameter)
+            members["router" if id(parameter) in routers else "lora" if ".lora_" in name else own].append(parameter)
     return [{"name": name, "params": members[name], **group} for name, group in groups.items() if members[name]]

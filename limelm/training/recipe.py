@@ -202,9 +202,9 @@ class Recipe:
 
     def _check_adapted(self, name: str) -> None:
         assert self.base is not None
-        length = self.data.sequence_length
+        length, adapted = self.data.sequence_length, self.adapted(name)
         try:
-            adapted_cost(check_adapted(self.base, length), self.adapted(name), length)
+            adapted_cost(check_adapted(self.base, length), adapted, length)
         except UserError as error:
             raise UserError(f"recipe {self.name}, model {name}: {error}") from error
 

@@ -18,6 +18,7 @@ from transformers import (
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.adapters import attach, detach
+from limelm.adapters.files import router_parameters as adapter_parameters
 from limelm.errors import UserError
 from limelm.training.trainer import checkpoint_activations
 from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
@@ -253,6 +254,10 @@ def test_bad_input():
         attach(attach(family_model("llama")))
     with pytest.raises(UserError, match="has no attached routers"):
         detach(family_model("llama"))
+    with pytest.raises(UserError, match="share_kv='no' must be true or false"):
+        attach(family_model("llama"), share_kv="no")
+    with pytest.raises(UserError, match="Linear: not a Hugging Face model"):
+        attach(torch.nn.Linear(3, 3))
     with pytest.raises(UserError, match="BloomForCausalLM: its layers do not hand keywords on to attention"):
         attach(BloomForCausalLM(BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)))
     falcon = FalconConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
@@ -291,9 +296,29 @@ def test_a_norm_that_is_not_known_is_refused_where_it_would_be_needed():
         attach(detach(model), "static")
 
 
+@pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
+def test_reentrant_checkpointing_is_refused(routing):
+    """It runs the layers without gradients first, and what they leave would have none."""
+    model = train_routers(attach(family_model("llama"), routing)).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    with pytest.raises(RuntimeError, match="reentrant gradient checkpointing cuts the gradients"):
+        model(tokens(), labels=tokens(), use_cache=False)
+    with torch.no_grad():
+        model(tokens(), use_cache=False)
+
+
+def test_a_router_of_experts_is_not_ours():
+    model = family_model("llama")
+    model.model.layers[0].mlp.router = torch.nn.Linear(32, 4)
+    attach(model)
+    assert all("self_attn.router" in name for name in adapter_parameters(model))
+    detach(model)
+
+
 def test_a_native_model_is_refused():
     shape = {**MULTI_HEAD, "num_key_value_heads": 2}
-    with pytest.raises(UserError, match="LimeForCausalLM: has routers already"):
+    with pytest.raises(UserError, match="LimeForCausalLM: a native LIMe model, which routes already"):
         attach(LimeForCausalLM(LimeConfig(**shape, routing="kv")))
 
 

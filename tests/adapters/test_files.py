@@ -203,6 +203,64 @@ def test_every_reader_of_checkpoints_reads_adapters(tmp_path):
         load_model(tmp_path / "adapter")
 
 
+def set_base(**changes):
+    def damage(folder):
+        edit(folder, base={**json.loads((folder / DESCRIPTION).read_text())["base"], **changes})
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (set_base(sha256=4), "broken"),
+        (lambda folder: edit(folder, base_model=5), "base_model=5 must be a folder or a name on the hub"),
+        (lambda folder: edit(folder, base_model=str(folder)), "names itself as its base_model"),
+        (lambda folder: edit(folder, lora=True), "lora: missing"),
+        (lambda folder: edit(folder, share_kv="False"), "share_kv='False' must be true or false"),
+        (
+            lambda folder: edit(folder, base_model="/nowhere/at/all"),
+            "its base cannot be read: /nowhere/at/all",
+        ),
+    ],
+)
+def test_a_description_that_says_nonsense_is_named(damage, message, tmp_path):
+    family_model("llama").save_pretrained(tmp_path / "base")
+    save_adapter(attach(load_model(tmp_path / "base")), tmp_path / "adapter")
+    damage(tmp_path / "adapter")
+    with pytest.raises(UserError, match=message) as error:
+        load_model(tmp_path / "adapter")
+    assert str(tmp_path / "adapter") in str(error.value)
+
+
+def test_a_model_folder_is_no_place_for_an_adapter(tmp_path):
+    family_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds a model; name another folder"):
+        save_adapter(trained(), tmp_path)
+
+
+def test_the_model_within_pefts_is_not_saved_without_its_lora(tmp_path):
+    model = trained()
+    get_peft_model(model, LoraConfig(**LORA))
+    with pytest.raises(UserError, match="has a LoRA of a PEFT model around it; save that model's adapter"):
+        save_adapter(model, tmp_path)
+
+
+def test_routers_around_a_peft_model(tmp_path):
+    model = get_peft_model(family_model("llama"), LoraConfig(**LORA))
+    attach(model)
+    set_trainable(model, "lora")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".router." in name:
+                parameter.fill_(0.1)
+    save_adapter(model, tmp_path)
+    loaded = load_adapter(family_model("llama"), tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    with pytest.raises(UserError, match="has a LoRA, and so has the model"):
+        load_adapter(detach(loaded), tmp_path)
+
+
 LORA = {"r": 2, "target_modules": ["k_proj", "v_proj", "q_proj"], "init_lora_weights": False}
 
 
