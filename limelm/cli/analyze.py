@@ -12,8 +12,8 @@ Measure what becomes of a model's representations with depth, and what LIMe's ro
 over each other. Writes OUT/report.html, and every figure as PNG, SVG and CSV under OUT/figures.
 
 CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model: LIMe, Hyper-Connections, Llama,
-GPT-2, Qwen, GPT-NeoX, ... What a model does not have is left out, and the report says why. docs/analysis.md defines
-every measure and says how to misread it.
+GPT-2, Qwen, GPT-NeoX, ..., or of an adapter upon one. What a model does not have is left out, and the report says why.
+docs/analysis.md defines every measure and says how to misread it.
 """
 
 EPILOG = """\

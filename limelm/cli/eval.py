@@ -12,8 +12,9 @@ say what the results are worth: standard errors, chance, what a constant answer 
 differences between the models, the first being the reference. Writes OUT/report.html, evaluation.json, table.md,
 table.tex, figures, and every item and document below OUT/items.
 
-CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model. Started again, an interrupted
-evaluation goes on with the next task or domain. docs/evaluation.md defines every number and says how to misread it.
+CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model, or of an adapter upon one.
+Started again, an interrupted evaluation goes on with the next task or domain. docs/evaluation.md defines every number
+and says how to misread it.
 """
 
 EPILOG = """\

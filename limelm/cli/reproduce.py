@@ -25,6 +25,9 @@ Started again with the same OUT, it goes on where it was broken off, and adds mo
 EPILOG = """\
 models of the scales "tiny" and "small": llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
+The scale "attach" starts from a pretrained model, --from MODEL: base (nothing is trained), scale and lora (baselines as
+small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained). It needs --data.
+
 The scale "synthetic" is reasoning from scratch: arithmetic of 3 to 6 operands, and ProsQA; each is trained with several
 seeds, and asked problems that it has not seen. --worked-steps false leaves the steps before the answer out,
 --test-file FILE tests ProsQA on published problems.
