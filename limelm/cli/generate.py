@@ -6,8 +6,8 @@ from pathlib import Path
 from limelm.cli.types import positive_int, seed
 
 DESCRIPTION = """\
-Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language model
-and its tokenizer, such as those under OUT/models/ of `limelm reproduce`, an adapter, or either's name on the hub.
+Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
+model and its tokenizer, such as those under OUT/models/ of `limelm reproduce`, an adapter, or either's name on the hub.
 """
 
 EPILOG = """\
