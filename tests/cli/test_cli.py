@@ -125,7 +125,10 @@ def test_data_prepare_from_a_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "--scale", "huge", "--out", "run"], "--scale huge: unknown scale; allowed: attach, deep, deep-32"),
+        (
+            ["reproduce", "--scale", "huge", "--out", "run"],
+            "--scale huge: unknown scale; allowed: attach, deep, deep-32",
+        ),
         (["reproduce", "--scale", "tiny", "--out", "run", "--models", "mamba"], "unknown model; allowed: llama"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--steps", "0"], "training.steps=0 must be at least 1"),
         (
