@@ -66,6 +66,16 @@ def is_of_router(parts: list[str]) -> bool:
     return any(part == ROUTER and before in ATTENTIONS for before, part in pairwise(parts))
 
 
+def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What PEFT has put in as LoRA; empty where there is none."""
+    return [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The model's own parameters under the names that they have without routers and PEFT's modules."""
     for name, parameter in plain_model(model).named_parameters():
@@ -88,8 +98,7 @@ def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
 
 
 def _digest(parameter: Tensor) -> Digest:
-    values = parameter.detach()
-    values = (values.full_tensor() if hasattr(values, "full_tensor") else values).flatten()
+    values = whole(parameter.detach()).flatten()
     stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
     sample = values[::stride].cpu()
     rounded, exact = (

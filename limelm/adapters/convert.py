@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from limelm.adapters.attachment import attach, required_attachment
-from limelm.adapters.base import base_parameters
+from limelm.adapters.base import base_parameters, plain_model
 from limelm.adapters.families import AttentionLayer, find_attention_layers
 from limelm.adapters.files import router_parameters
 from limelm.errors import UserError
@@ -172,7 +172,7 @@ def _without_peft(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         UserError: for what cannot be merged.
     """
-    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
+    plain: PreTrainedModel = plain_model(model)
     if not any({"base_layer", "original_module"} & set(name.split(".")) for name, _ in plain.named_modules()):
         return plain
     from peft.tuners.tuners_utils import BaseTunerLayer

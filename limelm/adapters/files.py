@@ -33,7 +33,9 @@ from limelm.adapters.base import (
     identify_base,
     is_of_router,
     is_peft_model,
+    lora_parameters,
     plain_model,
+    whole,
 )
 from limelm.adapters.config import AdapterConfig
 from limelm.errors import UserError
@@ -90,7 +92,7 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
     own = dict(base_parameters(plain))
     tensors = {**router_parameters(plain), **{name: own[name] for name in changed}}
     has_lora = is_peft_model(model) or bool(getattr(plain, "_hf_peft_config_loaded", False))
-    if not has_lora and any(".lora_" in name for name, _ in plain.named_parameters()):
+    if not has_lora and lora_parameters(plain):
         raise UserError(f"{type(plain).__name__}: has a LoRA of a PEFT model around it; save that model's adapter")
     if (folder / "config.json").exists():
         raise UserError(f"{folder}: holds a model; name another folder")
@@ -144,7 +146,7 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
     description = read_description(folder)
     if description["lora"] and not (folder / LORA).is_dir():
         raise UserError(f"{folder / LORA}: missing")
-    if description["lora"] and any(".lora_" in name for name, _ in model.named_parameters()):
+    if description["lora"] and lora_parameters(model):
         raise UserError(f"{adapter}: has a LoRA, and so has the model; a model takes one adapter at a time")
     if check_base:
         _check_base(model, BaseIdentity(**description["base"]), adapter)
@@ -226,12 +228,9 @@ def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _save_tensors(path: Path, tensors: dict[str, nn.Parameter]) -> None:
-    whole = {
-        name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu().contiguous()
-        for name, tensor in tensors.items()
-    }
+    content = {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.partial")
-    save_file(whole, partial, metadata={"format": "pt"})
+    save_file(content, partial, metadata={"format": "pt"})
     partial.replace(path)
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.base import ROUTER
-from limelm.adapters.routers import AttachedDynamicRouter, AttachedKeyValueRouter, AttachedRouter, whole
+from limelm.adapters.base import ROUTER, whole
+from limelm.adapters.routers import AttachedDynamicRouter, AttachedKeyValueRouter, AttachedRouter
 from limelm.routing import DynamicRouter, KeyValueRouter, Router, StaticRouter, prune, top_p_mask
 
 Records = list[dict[str, Any]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limelm.adapters.base import whole
 from limelm.adapters.norms import InputNorm
 from limelm.routing.reference import mix_heads, mix_representations
 
@@ -54,11 +55,6 @@ class AttachedSpec:
     def sets(self) -> int:
         """Of weights: for keys and values together, or each."""
         return 1 if self.share_kv else 2
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 FEW = 2**15  # numbers of a source: measured, by one and 64 tokens of SmolLM2-135M it gains, at 256 no more

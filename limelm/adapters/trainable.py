@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from limelm.adapters.attachment import required_attachment
-from limelm.adapters.base import plain_model
+from limelm.adapters.base import lora_parameters, plain_model
 from limelm.adapters.families import find_attention_layers
 from limelm.adapters.files import router_parameters
 from limelm.errors import UserError
@@ -35,7 +35,7 @@ def set_trainable(model: PreTrainedModel, trains: str = "routers") -> list[nn.Pa
             for projection in layer.projections:
                 trained += getattr(layer.module, projection.name).parameters()
     elif trains == "lora":
-        lora = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+        lora = lora_parameters(model)
         if not lora:
             raise UserError(f"{type(model).__name__}: has no LoRA; put one in with model.add_adapter(LoraConfig(...))")
         trained += lora

@@ -129,12 +129,9 @@ def _reproduce_adapted(
     recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
 ) -> None:
     """Train in a pretrained model, with one seed or several, and compare."""
-    from limelm.errors import UserError
     from limelm.report import write_adaptation
     from limelm.training.processes import this_process
 
-    if data is None:
-        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
     summaries = _train_seeds(recipe, out, count, models, data, report_to)
     if not this_process().is_main_process:
         return

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
+from limelm.adapters.base import lora_parameters
 from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.files import find_adapter
@@ -178,8 +179,8 @@ def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:
         set_trainable(model, spec.trains)
     elif spec.trains == "lora":
         model.requires_grad_(False)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(".lora_" in name)
+        for parameter in lora_parameters(model):
+            parameter.requires_grad_(True)
 
 
 def _add_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:

@@ -32,8 +32,11 @@ def prepare_data(recipe: Recipe, folder: Path) -> Path:
     """Prepare the recipe's own data in `folder`, or go on with what is there.
 
     Raises:
-        UserError: where it cannot be had; or for text among several processes, which would wait for one for too long.
+        UserError: where it cannot be had, as for a pretrained model, which has its own tokenizer; or for text among
+            several processes, which would wait for one for too long.
     """
+    if recipe.base is not None:
+        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
     if isinstance(recipe.data, ProblemRecipe):
         if this_process().is_main_process:
             _prepare_problems(recipe.data, folder)

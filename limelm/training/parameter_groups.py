@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from limelm.adapters.base import lora_parameters
 from limelm.adapters.files import router_parameters
 from limelm.training.adapted import AdaptedModel
 from limelm.training.recipe import TrainingRecipe
@@ -66,8 +67,10 @@ def adapted_groups(model: nn.Module, recipe: TrainingRecipe, spec: AdaptedModel)
     }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
     routers = {id(parameter) for parameter in router_parameters(model).values()}
-    for name, parameter in model.named_parameters():
+    lora = {id(parameter) for parameter in lora_parameters(model)}
+    for parameter in model.parameters():
         if parameter.requires_grad:
             own = "matrices" if parameter.ndim > 1 else "norms_and_biases"
-            members["router" if id(parameter) in routers else "lora" if ".lora_" in name else own].append(parameter)
+            group = "router" if id(parameter) in routers else "lora" if id(parameter) in lora else own
+            members[group].append(parameter)
     return [{"name": name, "params": members[name], **group} for name, group in groups.items() if members[name]]

@@ -58,8 +58,6 @@ def train_model(
         Stopped: when a signal asked for it, after a checkpoint.
     """
     _check_trackers(report_to)
-    if recipe.base is not None and data is None:
-        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
     arguments = training_arguments(recipe, folder / CHECKPOINTS, report_to, name)
     recorded = read_run(folder)
     data = data or prepare_data(recipe, folder / DATA)
