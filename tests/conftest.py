@@ -16,3 +16,9 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    """A model's class may be compiled a few times per process only; the next test would be refused."""
+    torch._dynamo.reset()

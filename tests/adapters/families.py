@@ -1,5 +1,7 @@
 """Small random models of every family that routers can be attached to, as unlike each other as they come."""
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -47,7 +49,7 @@ CONFIGS = {
 
 def family_model(name: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
 
 
 def router_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:

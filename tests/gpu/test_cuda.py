@@ -122,7 +122,6 @@ def test_kernels_equal_the_products(dtype, heads, n, D, exact_products):
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_compiled_step_equals_the_eager_one(routing, ids):
-    torch._dynamo.reset()
     model = lime(routing, "chunked", num_hidden_layers=3)
     loss, expected = loss_and_gradients(model, ids)
     compiled = torch.compile(model, fullgraph=True)

@@ -23,12 +23,11 @@ main = pytest.mark.parametrize("variant", MAIN)
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    """What is cached per process must not outlive a test that changes the environment or the compiler's state."""
+    """What is cached per process must not outlive a test that changes the environment."""
 
     def forget():
         backends.why_not_triton.cache_clear()
         backends._announce.cache_clear()
-        torch._dynamo.reset()
 
     forget()
     yield

@@ -6,13 +6,6 @@ import torch
 from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("variant", ["none", "static_top_p", "hc_dynamic"])
 @torch.no_grad()
 def test_one_graph_in_evaluation(variant):

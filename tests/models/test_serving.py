@@ -236,7 +236,6 @@ def test_the_attention_is_found_in_the_source(variant):
 @torch.no_grad()
 def test_one_graph_serves_any_number_of_tokens(case):
     """vLLM compiles once, with the number of tokens unknown, and drops the compiler's guards."""
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     variant, changes = CASES[case]
     decoder = tiny_model(variant, num_hidden_layers=3, **changes).model
@@ -249,7 +248,6 @@ def test_one_graph_serves_any_number_of_tokens(case):
         arguments = {"input_ids": ids, "position_ids": positions, "use_cache": False, "return_dict": False}
         torch.testing.assert_close(compiled(**arguments)[0], decoder(**arguments)[0], atol=1e-5, rtol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    torch._dynamo.reset()
 
 
 # How they find a model
