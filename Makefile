@@ -19,6 +19,8 @@ DEMO := demo
 SEEDS := seeds
 ARITHMETIC := arithmetic
 CHAOS := .chaos
+# Tests of one file stay together: some share what a file has made once.
+IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 # make gpu takes the Python that has the machine's CUDA build of PyTorch, and limelm from this folder.
 GPU_PYTHON ?= python3
 GPU_RESULTS ?= results/gpu
@@ -50,7 +52,7 @@ arithmetic: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale synthetic-arithmetic-4 --out $(ARITHMETIC) --models llama,static,dynamic,kv
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -58,7 +60,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/mypy
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL)
 
 chaos: $(VENV)/.installed
 	rm -rf $(CHAOS)
