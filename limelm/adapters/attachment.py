@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from limelm.adapters.base import ROUTER, Digests, digest_parameters, plain_model
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.families import AttentionLayer, Projection, find_attention_layers, find_decoder, project_heads
+from limelm.adapters.history import ForwardHistory
 from limelm.adapters.norms import check_input_norm, input_norm
-from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec, ForwardHistory
+from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec
 from limelm.errors import UserError
 from limelm.routing import Router
 from limelm.routing.bounds import sources_of_layer
@@ -68,10 +69,12 @@ class Attachment:
     Attributes:
         config: what it was told.
         digests: of the model's parameters as they were.
+        layers: the decoder's.
     """
 
     config: AdapterConfig
     digests: Digests
+    layers: int
     handles: list[RemovableHandle] = field(default_factory=list)
     projections: list[_RoutedProjection] = field(default_factory=list)
 
@@ -115,7 +118,7 @@ def attach(
     if ROUTERS[routing].mixes_representations:
         for layer in layers:
             check_input_norm(layer.layer, text_config)
-    attachment = Attachment(config, digest_parameters(model))
+    attachment = Attachment(config, digest_parameters(model), len(layers))
     attachment.handles.append(decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True))
     for index, layer in enumerate(layers):
         sources = sources_of_layer(index, routing_sources)
@@ -186,17 +189,18 @@ def changed_parameters(model: nn.Module, attachment: Attachment) -> list[str]:
 
 
 def _begin_forward(decoder: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    attachment: Attachment = decoder.__dict__[_ATTACHMENT]
     if not torch.compiler.is_compiling():
-        for projection in decoder.__dict__[_ATTACHMENT].projections:
+        for projection in attachment.projections:
             projection.follow()
-    return arguments, {**keywords, HISTORY: ForwardHistory()}
+    return arguments, {**keywords, HISTORY: ForwardHistory(attachment.layers)}
 
 
 def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
     X = arguments[0] if arguments else keywords["hidden_states"]
     history = _history(keywords)
     norm = history.norms[index] = input_norm(layer)
-    history.units[index] = norm.unit(X)
+    history.units.keep(index, norm.unit(X))
 
 
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

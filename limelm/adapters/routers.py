@@ -1,4 +1,4 @@
-"""Routers for layers of a model that was trained without them, and the history that they read.
+"""Routers for layers of a model that was trained without them.
 
 A router starts as the identity: at attach time a model computes what it did. Letters as in `limelm.routing.routers`.
 """
@@ -10,27 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limelm.adapters.base import whole
-from limelm.adapters.norms import InputNorm
+from limelm.adapters.history import ForwardHistory
 from limelm.routing.reference import mix_heads, mix_representations
-
-
-class ForwardHistory:
-    """What the layers so far have left, of one forward.
-
-    Attributes:
-        has_gradients: whether the forward began with gradients.
-        heads: keys or values by "key" or "value" and layer, `[G, N d]`.
-        units: normalised representations by layer, `[..., D]`.
-        norms: by layer, the norm before its attention.
-        mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
-    """
-
-    def __init__(self) -> None:
-        self.has_gradients = torch.is_grad_enabled()
-        self.heads: dict[tuple[str, int], Tensor] = {}
-        self.units: dict[int, Tensor] = {}
-        self.norms: dict[int, InputNorm] = {}
-        self.mixed: dict[int, tuple[str, Tensor | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -56,8 +37,6 @@ class AttachedSpec:
         """Of weights: for keys and values together, or each."""
         return 1 if self.share_kv else 2
 
-
-FEW = 2**15  # numbers of a source: measured, by one and 64 tokens of SmolLM2-135M it gains, at 256 no more
 
 #: From one input per key/value head `[..., G, D]` to keys or values `[..., G, d]`.
 Project = Callable[[Tensor], Tensor]
@@ -129,12 +108,15 @@ class AttachedKeyValueRouter(AttachedRouter):
         return R
 
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
-        history.heads[which, self.spec.layer_idx] = own.movedim(-2, 0).flatten(1)
+        states, layers = history.heads[which], self.spec.sources
+        states.keep(self.spec.layer_idx, own.movedim(-2, 0))
         if self.spec.layer_idx == 0:
             return own
-        sources = [history.heads[which, layer].to(own.device) for layer in self.spec.sources]
         W = self.weight[self.place(which)].to(own.dtype)
-        mixed = W @ torch.cat(sources) if _are_few(sources[-1]) else mix_heads(sources, W)
+        if history.has_gradients:
+            mixed = mix_heads([states.of(layer, own.device).flatten(1) for layer in layers], W)
+        else:
+            mixed = W @ states.together(layers, own.device).flatten(0, 1).flatten(1)
         return own + mixed.unflatten(1, (*own.shape[:-2], own.shape[-1])).movedim(0, -2)
 
 
@@ -178,10 +160,13 @@ class AttachedRepresentationRouter(AttachedRouter):
         made_for, Z = history.mixed.pop(layer_idx, (which, None))
         if Z is not None and made_for != which and self.spec.share_kv:
             return Z
-        own = history.units[layer_idx]
-        units = [history.units[layer].to(own.device) for layer in self.spec.sources]
-        A = self.routing_weights(self.place(which), history).to(own.dtype)
-        Z = A @ torch.stack(units, dim=-2) if _are_few(own) else mix_representations(units, A)
+        A = self.routing_weights(self.place(which), history)
+        if history.has_gradients:
+            units = [history.units.of(layer, A.device) for layer in self.spec.sources]
+            Z = mix_representations(units, A.to(units[-1].dtype))
+        else:
+            together = history.units.together(self.spec.sources, A.device)
+            Z = A.to(together.dtype) @ together
         Z = history.norms[layer_idx].scale(Z)
         history.mixed[layer_idx] = which, Z
         return Z
@@ -211,8 +196,9 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
     def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
         if history is None:
             raise ValueError("dynamic routing depends on the tokens: give the history of a forward")
-        attention_input = history.norms[self.spec.layer_idx].scale(history.units[self.spec.layer_idx])
-        logits = attention_input @ self.weight[place].to(attention_input.dtype).T
+        layer_idx, P = self.spec.layer_idx, self.weight[place]
+        attention_input = history.norms[layer_idx].scale(history.units.of(layer_idx, P.device))
+        logits = attention_input @ P.to(attention_input.dtype).T
         return logits.unflatten(-1, (self.spec.heads, -1)).float().softmax(dim=-1)
 
 
@@ -227,14 +213,6 @@ class AttachedScale(AttachedRouter):
 
     def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
         return own + self.weight[self.place(which)].to(own.dtype).unsqueeze(-1) * own
-
-
-def _are_few(states: Tensor) -> bool:
-    """Whether one product of all sources together is faster than one for each, as in decoding.
-
-    Never for training, where what is put together would be kept for the backward, of each layer anew.
-    """
-    return not torch.is_grad_enabled() and states.numel() <= FEW
 
 
 ROUTERS: dict[str, type[AttachedRouter]] = {

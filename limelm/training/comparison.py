@@ -12,11 +12,11 @@ from typing import Any
 
 from limelm.environment import environment
 from limelm.files import write_text
-from limelm.training.data import DATA, describe_data, open_data, prepare_data
+from limelm.training.data import DATA, describe_data, open_data, own_data, prepare_data
 from limelm.training.identity import refuse_other_run
 from limelm.training.models import check_data
 from limelm.training.processes import this_process
-from limelm.training.recipe import DataRecipe, Recipe
+from limelm.training.recipe import Recipe
 from limelm.training.result import read_result
 from limelm.training.run import train_model
 from limelm.training.run_folder import RUN, read_run
@@ -50,7 +50,7 @@ def reproduce(
         recipe.check_model(name)
     if data is not None:
         check_data(recipe, open_data(recipe, data)[0], data)  # so that bad data is refused before any work
-    run = {"data": _own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
+    run = {"data": own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
     _check_same_run(out, run)
     if data is None:
         _write_json(out / RUN, {"run": run})  # before the data, which it has made its own
@@ -89,10 +89,6 @@ def _check_same_run(out: Path, wanted: dict[str, Any]) -> None:
     if not ("data_sha256" in recorded and "data_sha256" in wanted):
         may_differ.append(("data_sha256",))
     refuse_other_run(out, recorded, wanted, may_differ)
-
-
-def _own_data(recipe: Recipe) -> str:
-    return recipe.data.preset if isinstance(recipe.data, DataRecipe) else recipe.data.task
 
 
 def _summary(recipe: Recipe, out: Path, data: Path, described: dict[str, Any]) -> dict[str, Any]:

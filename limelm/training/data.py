@@ -28,15 +28,25 @@ DATA = "data"
 Sequences = TokenDataset | ProblemDataset
 
 
+def own_data(recipe: Recipe) -> str:
+    """The text or task that a recipe has of its own.
+
+    Raises:
+        UserError: for a pretrained model, which has its own tokenizer.
+    """
+    if recipe.base is not None:
+        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
+    return recipe.data.preset if isinstance(recipe.data, DataRecipe) else recipe.data.task
+
+
 def prepare_data(recipe: Recipe, folder: Path) -> Path:
     """Prepare the recipe's own data in `folder`, or go on with what is there.
 
     Raises:
-        UserError: where it cannot be had, as for a pretrained model, which has its own tokenizer; or for text among
-            several processes, which would wait for one for too long.
+        UserError: where it has none (see `own_data`); or for text among several processes, which would wait for one for
+            too long.
     """
-    if recipe.base is not None:
-        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
+    own_data(recipe)
     if isinstance(recipe.data, ProblemRecipe):
         if this_process().is_main_process:
             _prepare_problems(recipe.data, folder)

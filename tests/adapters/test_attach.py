@@ -37,6 +37,18 @@ def test_a_model_computes_what_it_did(family, dtype, routing, options):
     before = model(tokens()).logits
     assert attach(model, routing, **options) is model
     assert torch.equal(model(tokens()).logits, before)
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, before)
+
+
+@families
+@routings
+@pytest.mark.parametrize("options", OPTIONS)
+def test_without_gradients_it_computes_the_same(family, routing, options):
+    model = train_routers(attach(family_model(family), routing, **options))
+    with torch.no_grad():
+        without = model(tokens()).logits
+    torch.testing.assert_close(without, model(tokens()).logits, atol=1e-5, rtol=1e-5)
 
 
 @families
