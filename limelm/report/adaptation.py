@@ -110,7 +110,7 @@ def _sections(
             Section(
                 "adaptation_against",
                 "Routers against the baselines",
-                ["The same budget of tokens spent on something as small, seed by seed. Below zero the routers won."],
+                ["The same tokens spent without routers, seed by seed. Below zero the routers won."],
                 against,
                 columns=[
                     Column("model", "model", unbroken),
