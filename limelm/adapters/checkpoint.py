@@ -65,7 +65,7 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
         import_extra("peft", "lora")
         model.load_adapter(str(folder))
         return model.eval()
-    load_config(checkpoint)
+    _read_config(checkpoint)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
@@ -88,14 +88,7 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
         UserError: where there is none.
     """
     folder, base = _base_of(checkpoint)
-    if folder is not None:
-        return load_config(base)
-    if _is_folder(checkpoint):
-        _check_config(Path(checkpoint))
-    try:
-        return AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise _unreadable(checkpoint, error) from error
+    return _read_config(checkpoint) if folder is None else load_config(base)
 
 
 def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
@@ -124,6 +117,16 @@ def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
     if Path(base).is_dir() and Path(base).resolve() == folder.resolve():
         raise UserError(f"{folder / DESCRIPTION}: names itself as its base_model")
     return folder, base
+
+
+def _read_config(checkpoint: str | Path) -> PreTrainedConfig:
+    """The configuration of what is no adapter."""
+    if _is_folder(checkpoint):
+        _check_config(Path(checkpoint))
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _unreadable(checkpoint, error) from error
 
 
 def _is_folder(checkpoint: str | Path) -> bool:

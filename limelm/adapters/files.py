@@ -199,19 +199,19 @@ def read_description(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION:
             raise UserError(
-                f"{path}: format_version={content['format_version']!r} is unknown; this limelm reads {FORMAT_VERSION}"
+                f"format_version={content['format_version']!r} is unknown; this limelm reads {FORMAT_VERSION}"
             )
         config = AdapterConfig(content["routing"], content["share_kv"], content["routing_sources"])
         known = {key: content[key] for key in ("base", "base_model", "replaces", "lora")}
         if [type(value) for value in BaseIdentity(**content["base"]).__dict__.values()] != [str, int, str]:
-            raise UserError(f"{path}: broken (base={content['base']!r})")
+            raise UserError(f"broken (base={content['base']!r})")
         if not isinstance(content["base_model"], str | None):
-            raise UserError(f"{path}: base_model={content['base_model']!r} must be a folder or a name on the hub")
+            raise UserError(f"base_model={content['base_model']!r} must be a folder or a name on the hub")
         return {"config": asdict(config), **known}
     except OSError as error:
         raise UserError.from_os_error(path, error) from error
     except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: broken ({error!r})") from error
 

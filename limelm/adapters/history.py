@@ -29,8 +29,8 @@ class LayerStates:
             self._each[layer] = state.contiguous()
             return
         if self._one is None:
-            shape = list(state.shape)
-            shape.insert(self._dim % (state.dim() + 1), self._layers)
+            shape = list(state.unsqueeze(self._dim).shape)
+            shape[self._dim] = self._layers
             self._one = state.new_empty(shape)
         self._each[layer] = self._one.select(self._dim, layer).copy_(state)
 

@@ -46,7 +46,7 @@ def prepare_data(recipe: Recipe, folder: Path) -> Path:
         UserError: where it has none (see `own_data`); or for text among several processes, which would wait for one for
             too long.
     """
-    own_data(recipe)
+    own_data(recipe)  # refused where there is none
     if isinstance(recipe.data, ProblemRecipe):
         if this_process().is_main_process:
             _prepare_problems(recipe.data, folder)
