@@ -1,4 +1,4 @@
-"""Files that are never half-written, and folders that one process at a time works in."""
+"""Files that are never half-written, folders that one process at a time works in, and links that nobody follows."""
 
 import importlib.util
 import os
@@ -10,21 +10,57 @@ from limelm.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and rename.
+    """Write a UTF-8 file beside its place and rename it, so that there is the old file or the new one, never a half.
 
     Raises:
         UserError: where it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
+        partial.unlink(missing_ok=True)  # what a kill left, or a link that somebody put there
+        with partial.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())  # a name that outlives a power cut must not outlive its content
         partial.replace(path)
     except OSError as error:
         raise UserError.from_os_error(path, error) from error
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file or folder is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text at the end of a UTF-8 file, which is made where it is missing.
+
+    Raises:
+        UserError: where it cannot be written, or is a symbolic link.
+    """
+    try:
+        with open(path, "a", encoding="utf-8", opener=_no_follow) as stream:
+            stream.write(text)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Refuse a folder in which results would be written through a symbolic link, to a place that nobody named.
+
+    Args:
+        folder: of results, with all that is below it; one that is missing has no links.
+        but: names in `folder` that are only read, and may be links.
+
+    Raises:
+        UserError: for the first link.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not (parent == str(folder) and name in but):
+                raise UserError(f"{path}: a symbolic link, through which results would be written; remove it")
 
 
 @contextmanager
@@ -40,9 +76,9 @@ def lock(path: Path, taken: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
+        stream = open(path, "a", opener=_no_follow)  # noqa: SIM115
     except OSError as error:
-        raise UserError.from_os_error(path.parent, error) from error
+        raise _refused(path, error) from error
     with stream:
         if importlib.util.find_spec("fcntl"):  # not on Windows
             import fcntl
@@ -52,3 +88,14 @@ def lock(path: Path, taken: str) -> Iterator[None]:
             except BlockingIOError:
                 raise UserError(taken) from None
         yield
+
+
+def _no_follow(path: str, flags: int) -> int:
+    """An opener for `open` (`Path.open` takes none) that refuses a symbolic link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    if path.is_symlink():
+        return UserError(f"{path}: a symbolic link, which is not written through; remove it")
+    return UserError.from_os_error(path, error)

@@ -10,8 +10,8 @@ import limelm
 ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
-    {"errors", "_version"},
-    {"extras", "files", "environment"},
+    {"errors", "_version", "text"},
+    {"extras", "files", "records", "environment"},
     {"routing"},
     {"models"},
     {"adapters"},
