@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from limelm.data.shards import TOKENIZER, Manifest, open_shard, verify_tokenizer
-from limelm.data.tokenization import load_tokenizer
+from limelm.data.tokenization import load_document_tokenizer
 from limelm.errors import UserError
 
 
@@ -67,7 +67,7 @@ def load_prepared_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     manifest = Manifest.load(folder)
     verify_tokenizer(folder, manifest)
-    tokenizer = load_tokenizer(str(folder / TOKENIZER))
+    tokenizer = load_document_tokenizer(str(folder / TOKENIZER))
     if len(tokenizer) != manifest.vocab_size:
         raise UserError(
             f"{folder}: vocab_size={manifest.vocab_size} in the manifest, {len(tokenizer)} in the tokenizer"

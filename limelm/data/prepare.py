@@ -16,7 +16,7 @@ from limelm.data.journal import Journal, Preparation, preparation
 from limelm.data.progress import Progress
 from limelm.data.shards import SPLITS, TOKENIZER, Manifest, SplitWriter, token_dtype
 from limelm.data.sources import Repeatable, Source
-from limelm.data.tokenization import load_tokenizer, tokenizer_sha256, train_tokenizer
+from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256, train_tokenizer
 from limelm.errors import UserError
 
 VOCAB_SIZE = 4096
@@ -95,11 +95,11 @@ def _tokenizer(work: Preparation, documents: Source, progress: Progress) -> PreT
             texts = _training_text(islice(documents.open(), settings["max_documents"]), work.journal.hold_out)
             trained = train_tokenizer(progress.training(texts), settings["vocab_size"])
         else:
-            trained = load_tokenizer(settings["tokenizer"])
+            trained = load_document_tokenizer(settings["tokenizer"])
         beside = work.folder / TOKENIZER
         trained.save_pretrained(beside)
         beside.rename(folder)
-    return load_tokenizer(str(folder))
+    return load_document_tokenizer(str(folder))
 
 
 def _training_text(documents: Iterable[str], hold_out: HoldOut) -> Iterator[str]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from limelm.data.shards import TOKENIZER
 from limelm.data.synthetic import SPLITS, Problem, TextFormat, draw_task, word_tokenizer
-from limelm.data.tokenization import load_tokenizer, tokenizer_sha256
+from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
 from limelm.files import write_text
 
@@ -109,7 +109,7 @@ def read_problems(folder: Path, split: str) -> list[Problem]:
 
 def load_problem_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder's problems."""
-    return load_tokenizer(str(folder / TOKENIZER))
+    return load_document_tokenizer(str(folder / TOKENIZER))
 
 
 class ProblemDataset(Dataset):

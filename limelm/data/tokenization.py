@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from limelm.errors import UserError
+from limelm.tokenizers import load_tokenizer
 
 BOS, EOS = "<bos>", "<eos>"
 
@@ -42,23 +43,19 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS)
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
+def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """A tokenizer from a folder or the hub, with BOS and EOS (one may stand for the other, as in GPT-2).
 
     Raises:
-        UserError: where there is none, it has no tokenizer.json, or neither BOS nor EOS.
+        UserError: where there is none that can be read, it has no tokenizer.json, or neither BOS nor EOS.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"tokenizer {name_or_path!r}: {reason}") from error
+    tokenizer = load_tokenizer(name_or_path)
     if not tokenizer.is_fast:
-        raise UserError(f"tokenizer {name_or_path!r}: it has no tokenizer.json (a slow tokenizer)")
+        raise UserError(f"{name_or_path}: its tokenizer has no tokenizer.json (a slow tokenizer)")
     if tokenizer.vocab_size == 0:
-        raise UserError(f"tokenizer {name_or_path!r}: its vocabulary is empty")
+        raise UserError(f"{name_or_path}: its tokenizer has an empty vocabulary")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {name_or_path!r}: it has neither a BOS nor an EOS token")
+        raise UserError(f"{name_or_path}: its tokenizer has neither a BOS nor an EOS token")
     if tokenizer.bos_token_id is None:
         tokenizer.bos_token = tokenizer.eos_token
     if tokenizer.eos_token_id is None:

@@ -1,0 +1,61 @@
+"""Tokenizers as they are found: read without running code of theirs, and held against a model's vocabulary."""
+
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from limelm.errors import UserError
+
+FILES = ("tokenizer_config.json", "tokenizer.json")
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Read a tokenizer from a folder or the Hugging Face hub.
+
+    Raises:
+        UserError: where there is none, it is broken, or it needs Python code of its own, which is never run.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:  # whatever a broken file may raise in transformers, or in its Rust part
+        raise UserError(f"{name_or_path}: no readable tokenizer ({_reason(Path(name_or_path), error)})") from error
+    length = tokenizer.model_max_length
+    if type(length) not in (int, float) or not length >= 1:
+        raise UserError(f"{name_or_path}: no readable tokenizer (model_max_length={length!r} must be 1 or more)")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, tokenizer_name: str, model_name: str) -> None:
+    """Refuse a tokenizer that makes token ids for which a model has no embedding.
+
+    Args:
+        vocab_size: rows of the model's embedding.
+
+    Raises:
+        UserError: where it does.
+    """
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= vocab_size:
+        raise UserError(
+            f"{tokenizer_name}: its tokenizer has token ids up to {largest}, but {model_name} has "
+            f"vocab_size={vocab_size}; allowed: the tokenizer that the model was trained with"
+        )
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    """What is wrong in a few words, with the file's name where that can be told."""
+    if "trust_remote_code" in str(error):
+        return "it needs Python code of its own, which limelm does not run"
+    for path in (folder / name for name in FILES):
+        if path.is_file() and not _is_object(path):
+            return f"{path.name} is not a JSON object"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[0].strip() if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {lines[0]}"
+
+
+def _is_object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8-sig")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
