@@ -104,6 +104,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
     from limelm.report import write_evaluation
+    from limelm.report.evaluation import scores_as_text
     from limelm.report.perplexity import as_text
 
     quieten()
@@ -126,6 +127,7 @@ def run(options: argparse.Namespace) -> None:
     if not (evaluation.scores or evaluation.perplexity):
         raise UserError("no task could be scored")
     page = write_evaluation(options.out, asdict(evaluation))
-    if evaluation.perplexity:
-        print(as_text(evaluation.perplexity))
+    tables = [scores_as_text(evaluation.scores, evaluation.averages)] if evaluation.scores else []
+    tables += [as_text(evaluation.perplexity)] if evaluation.perplexity else []
+    print("\n\n".join(tables))
     print(f"Report: {page}")

@@ -152,7 +152,7 @@ def perplexity_rows(scores: dict[str, dict[str, TextScore]], reading: Reading) -
 
     Returns:
         Rows as of `text_record`, with the `difference` in bits per byte to the first model, paired over documents, its
-        bounds, and a `verdict`: None for the first model; bounds and verdict None for a single document.
+        bounds, and a `verdict`: None for the first model; bounds are None for a single document.
     """
     first = next(iter(scores.values()))
     rows = []
@@ -169,9 +169,10 @@ _NOT_COMPARED: Record = dict.fromkeys(_COMPARED)
 
 def _comparison(first: TextScore, second: TextScore) -> Record:
     bits = difference(first, second)
-    if len(first.nats) < 2:
-        return _NOT_COMPARED | {"difference": bits.mean}
-    return dict(zip(_COMPARED, (bits.mean, bits.low, bits.high, loss_verdict(bits, UNIT)), strict=True))
+    documents = sum(size > 0 for size in first.bytes)
+    low, high = (bits.low, bits.high) if documents > 1 else (None, None)
+    said = loss_verdict(bits, UNIT, sample=documents)
+    return dict(zip(_COMPARED, (bits.mean, low, high, said), strict=True))
 
 
 def _stem(path: Path) -> str:

@@ -171,7 +171,7 @@ def summarise_accuracies(scores: Records, baseline: str) -> Records:
                 "difference_low": compared.low,
                 "difference_high": compared.high,
                 "better_in": int((differences > 0).sum()),
-                "verdict": verdict(compared),
+                "verdict": verdict(compared, sample=None),
             }
         records.append(record)
     return records

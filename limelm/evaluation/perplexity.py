@@ -26,6 +26,7 @@ from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
 
 BATCH_TOKENS = 4096
+LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> Interval:
-        """Of all documents together, with a 95 % interval over documents (NaN for a single one)."""
+        """Bits per byte of all documents together, with Student's 95 % interval over them (NaN for a single one)."""
         return ratio_interval(np.array(self.nats) / math.log(2), self.bytes)
 
 
@@ -164,11 +165,12 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
     """What a model's score on a domain comes to.
 
     Returns:
-        `model`, `domain`, `documents`, `tokens`, `bytes`, `loss` (nats per token), `perplexity`, `bits_per_byte` with
-        its interval `low` and `high` (None for a single document), `window` and `stride`.
+        `model`, `domain`, `documents`, `tokens`, `bytes`, `loss` (nats per token), `perplexity` (None above e to
+        LARGEST_LOSS), `bits_per_byte` with its interval `low` and `high` (None for a single document), `window` and
+        `stride`.
     """
     bits = score.bits_per_byte
-    several = len(score.nats) > 1
+    several = sum(size > 0 for size in score.bytes) > 1
     return {
         "model": label,
         "domain": domain,
@@ -176,7 +178,7 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
         "tokens": sum(score.tokens),
         "bytes": sum(score.bytes),
         "loss": score.loss,
-        "perplexity": math.exp(score.loss),
+        "perplexity": math.exp(score.loss) if score.loss < LARGEST_LOSS else None,
         "bits_per_byte": bits.mean,
         "low": bits.low if several else None,
         "high": bits.high if several else None,
@@ -186,7 +188,7 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
 
 
 def difference(first: TextScore, second: TextScore) -> Interval:
-    """Second minus first in bits per byte on the same documents, with a 95 % interval over documents.
+    """Second minus first in bits per byte on the same documents, with Student's 95 % interval over them.
 
     Raises:
         ValueError: for scores of different documents.

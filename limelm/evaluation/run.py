@@ -14,6 +14,7 @@ from limelm.evaluation.items import Record
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, are_shards
 from limelm.evaluation.scores import average_rows, headline, score_rows
+from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import load_tasks
 
@@ -128,11 +129,12 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
         "result moves from one training seed to the next is not in them, and is often as much."
     ]
     rows = evaluation.scores + evaluation.averages + evaluation.perplexity
-    compared = sum(row["verdict"] is not None for row in rows)
+    compared = sum(is_verdict(row["verdict"]) for row in rows)
     if compared:
+        tested = "1 difference was tested" if compared == 1 else f"{compared} differences were tested"
         cautions.append(
-            f"{compared} differences were tested, each with a 95 % interval, some of them on the same items: "
-            f"were all models equally good, about {0.05 * compared:.1f} of them would still be called a difference."
+            f"{tested}, each with a 95 % interval, some of them on the same items: were all models equally good, about "
+            f"{0.05 * compared:.2g} of them would still be called a difference."
         )
     small = _names(f"{row['task']} ({row['items']})" for row in evaluation.scores if row["items"] < FEW_ITEMS)
     if small:
@@ -147,7 +149,13 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
     )
     if few:
         cautions.append(
-            f"{few}: so few documents that the intervals are too narrow; they are those of the normal approximation."
+            f"{few}: so few documents that the intervals are rough. They are Student's, which expects bell-shaped "
+            "scatter, and a single document that is out of the ordinary moves all of them."
+        )
+    if any(row["verdict"] == TOO_FEW for row in rows):
+        cautions.append(
+            f"Of fewer than {FEWEST_FOR_VERDICT} items, passages or documents no verdict is given, whatever the "
+            "interval: among so few a single one decides."
         )
     trivial = _trivial(headline(evaluation.scores))
     if trivial:

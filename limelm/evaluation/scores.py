@@ -7,14 +7,19 @@ import numpy as np
 
 from limelm.evaluation.items import Record, correct
 from limelm.evaluation.statistics import (
+    CONFIDENCE,
+    FEWEST_FOR_VERDICT,
     Interval,
     Sample,
     bootstrap_of_average,
     chance_level,
     constant_rate,
     error_of_average,
-    normal_interval_of_average,
+    sample_size,
     standard_error,
+    t_interval,
+    t_interval_of_average,
+    t_quantile,
     verdict,
 )
 from limelm.evaluation.suites import SuiteTask, paper_kind
@@ -114,17 +119,17 @@ def average_rows(models: list[Record], records: dict[str, list[Record]], rows: l
     return averages
 
 
-_COMPARED = ("difference", "difference_low", "difference_high", "normal_low", "normal_high", "verdict")
+_COMPARED = ("difference", "difference_low", "difference_high", "t_low", "t_high", "verdict")
 
 
 def _row(model: Record, record: Record, metric: str) -> Record:
     items = record["items"]
-    accuracies = correct(items, metric)
+    accuracies, groups = correct(items, metric), _groups(items)
     golds = [item.get("gold") for item in items]
     has_gold = all(gold is not None for gold in golds)
     chance = chance_level([len(item["log_likelihoods"]) for item in items]) if has_gold else None
     constant = constant_rate(golds) if has_gold else None
-    accuracy, error = sum(accuracies) / len(accuracies), standard_error(accuracies, _groups(items))
+    accuracy, error = sum(accuracies) / len(accuracies), standard_error(accuracies, groups)
     return {
         "task": record["task"],
         "shots": record["shots"],
@@ -134,17 +139,34 @@ def _row(model: Record, record: Record, metric: str) -> Record:
         "items_cut": record["items_cut"],
         "accuracy": accuracy,
         "standard_error": _known(error),
+        **_bounds_of_mean(accuracies, groups),
         "chance": chance,
         "constant_rate": constant,
-        "above_trivial": _above_trivial(accuracy, error, chance, constant),
+        "above_trivial": _above_trivial(accuracy, error, chance, constant, sample_size(accuracies, groups)),
     }
 
 
-def _above_trivial(accuracy: float, error: float, chance: float | None, constant: float | None) -> str | None:
-    """Whether a score tells more than guessing and than always answering the same, by two standard errors."""
-    if chance is None or constant is None or math.isnan(error):
+def _bounds_of_mean(accuracies: list[float], groups: list[Any] | None) -> Record:
+    """Student's 95 % interval of an accuracy, within 0 and 1."""
+    if sample_size(accuracies, groups) < 2:
+        return {"low": None, "high": None}
+    interval = t_interval(accuracies, groups)
+    return {"low": max(interval.low, 0.0), "high": min(interval.high, 1.0)}
+
+
+def _above_trivial(
+    accuracy: float, error: float, chance: float | None, constant: float | None, sample: int
+) -> str | None:
+    """Whether a score tells more than guessing and than always answering the same; None where that cannot be said.
+
+    The margin is that of Student's 95 % interval. Its standard error is not taken below the one that a score at the
+    trivial level would have: where all answers are right, the items' own scatter is zero.
+    """
+    if chance is None or constant is None or math.isnan(error) or sample < FEWEST_FOR_VERDICT:
         return None
-    return "yes" if accuracy - max(chance, constant) > 2 * error else "no"
+    trivial = max(chance, constant)
+    error = max(error, math.sqrt(trivial * (1 - trivial) / sample))
+    return "yes" if accuracy - trivial > t_quantile(CONFIDENCE, sample - 1) * error else "no"
 
 
 def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) -> Record:
@@ -166,14 +188,15 @@ def _differences(record: Record, first: Record, metric: str) -> Sample:
 
 
 def _comparison(differences: list[Sample], seed: int) -> Record:
-    """Of the mean over one task's items, or of the average over several tasks.
+    """The difference of two models' means over one task's items, or of their averages over several tasks.
 
-    Where all items of a task belong together, nothing can be said of how much it scatters: no interval, no verdict.
+    Where all items of a task belong together, nothing can be said of how much it scatters: there is no interval.
     """
-    bootstrap, normal = bootstrap_of_average(differences, seed=seed), normal_interval_of_average(differences)
-    if any(math.isnan(standard_error(*sample)) for sample in differences):
-        return dict.fromkeys(_COMPARED) | {"difference": bootstrap.mean}
-    values = [*_bounds(bootstrap), _known(normal.low), _known(normal.high), verdict(bootstrap, normal)]
+    bootstrap, student = bootstrap_of_average(differences, seed=seed), t_interval_of_average(differences)
+    said = verdict(bootstrap, student, sample=min(sample_size(*sample) for sample in differences))
+    if math.isnan(student.low):
+        return dict.fromkeys(_COMPARED) | {"difference": bootstrap.mean, "verdict": said}
+    values = [*_bounds(bootstrap), student.low, student.high, said]
     return dict(zip(_COMPARED, values, strict=True))
 
 

@@ -169,7 +169,7 @@ def _comparison(differences: np.ndarray) -> dict[str, Any]:
         "bootstrap_low": bootstrap.low,
         "bootstrap_high": bootstrap.high,
         "lower_in": int((differences < 0).sum()),
-        "verdict": loss_verdict(student, "nats"),
+        "verdict": loss_verdict(student, "nats", sample=None),
     }
 
 

@@ -3,6 +3,7 @@
 Plain arrays in, plain numbers out; the same functions serve items of a benchmark and losses of several seeds.
 """
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ from numpy.typing import ArrayLike
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 NOT_DISTINGUISHABLE = "not distinguishable"
+#: Items or documents (or groups of them) below which no verdict is given, whatever the interval. Student's t expects
+#: means that scatter normally. A document's bits per byte have long tails, and an item's score is 0 or 1: of fewer
+#: than ten, one that is out of the ordinary decides alone, or all are equal by luck and the interval is a point.
+FEWEST_FOR_VERDICT = 10
+TOO_FEW = f"no verdict: fewer than {FEWEST_FOR_VERDICT}"
+MANY_DEGREES = 1000  # of freedom: above, an expansion replaces the sum over all of them
 _CHUNK = 2**22  # entries of the count matrix that is drawn at once
 
 
@@ -36,7 +43,7 @@ class Interval:
 
 
 def standard_error(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> float:
-    """Of the mean, from the values' own spread.
+    """The standard error of the mean, from the values' own spread.
 
     Args:
         values: one number per item; 0 and 1 for accuracies.
@@ -70,7 +77,7 @@ def paired_bootstrap(
     """The mean of paired differences with the percentile interval of its bootstrap distribution.
 
     Items (or whole groups of them) are drawn with replacement, as many as there are; the same seed gives the same
-    interval. With a handful of values it is too narrow: use `t_interval` for seeds.
+    interval. With a handful of values it is too narrow: `t_interval` is not.
 
     Args:
         differences: per item (or seed), second minus first.
@@ -97,18 +104,40 @@ def bootstrap_of_average(
     return Interval(float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals])), float(low), float(high))
 
 
-def normal_interval(
+def t_interval(
     values: ArrayLike, groups: Sequence[Hashable] | None = None, *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """The mean with the interval of the normal approximation; arguments as in `standard_error`."""
-    return normal_interval_of_average([(values, groups)], confidence=confidence)
+    """The mean with Student's interval; arguments as in `standard_error`.
+
+    Raises:
+        ValueError: for fewer than two values, or groups of them.
+    """
+    sums, sizes = _totals(values, groups)
+    if len(sums) < 2:
+        raise ValueError(f"an interval needs at least two values, got {len(sums)}")
+    return ratio_interval(sums, sizes, confidence=confidence)
 
 
-def normal_interval_of_average(samples: Sequence[Sample], *, confidence: float = CONFIDENCE) -> Interval:
-    """The average of several samples' means, as in `bootstrap_of_average`, by the normal approximation."""
-    mean = float(np.mean([np.mean(np.asarray(values, dtype=float)) for values, _ in samples]))
-    error = error_of_average([standard_error(*sample) for sample in samples])
-    margin = NormalDist().inv_cdf((1 + confidence) / 2) * error
+def t_interval_of_average(samples: Sequence[Sample], *, confidence: float = CONFIDENCE) -> Interval:
+    """The average of several independent samples' means, as in `bootstrap_of_average`, with Student's interval.
+
+    Its degrees of freedom are those of Welch and Satterthwaite, rounded down. The bounds are NaN where a sample has
+    fewer than two groups.
+    """
+    totals = [_totals(*sample) for sample in samples]
+    errors = [_ratio_error(*total) for total in totals]
+    mean = float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals]))
+    degrees = _welch_satterthwaite(errors, [len(sums) - 1 for sums, _ in totals])
+    return student_interval(mean, error_of_average(errors), degrees, confidence)
+
+
+def student_interval(mean: float, error: float, degrees: int, confidence: float = CONFIDENCE) -> Interval:
+    """Student's interval of a mean with this standard error: what every interval over items, documents or seeds is.
+
+    Args:
+        degrees: of freedom; with fewer than one the bounds are NaN.
+    """
+    margin = t_quantile(confidence, degrees) * error if degrees >= 1 else math.nan
     return Interval(mean, mean - margin, mean + margin)
 
 
@@ -118,33 +147,26 @@ def error_of_average(errors: Sequence[float]) -> float:
 
 
 def ratio_interval(sums: ArrayLike, sizes: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
-    """A ratio of totals, such as bits per byte over documents, with the interval of the normal approximation.
+    """A ratio of totals, such as bits per byte over documents, with Student's interval over groups.
 
     Args:
-        sums: of each group; sizes: what they are per. The interval is over groups.
+        sums: of each group.
+        sizes: what they are per, of each group; groups of size 0 (empty documents) say nothing and do not count.
+
+    Returns:
+        Bounds are NaN for fewer than two groups.
     """
     numerators, denominators = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    numerators, denominators = numerators[denominators > 0], denominators[denominators > 0]
     mean = float(numerators.sum() / denominators.sum())
-    margin = NormalDist().inv_cdf((1 + confidence) / 2) * _ratio_error(numerators, denominators)
-    return Interval(mean, mean - margin, mean + margin)
+    return student_interval(mean, _ratio_error(numerators, denominators), len(numerators) - 1, confidence)
 
 
-def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
-    """The mean with Student's interval, which is right for few values (seeds) that scatter normally.
-
-    Raises:
-        ValueError: for fewer than two values.
-    """
-    array = np.asarray(values, dtype=float)
-    if array.size < 2:
-        raise ValueError(f"an interval needs at least two values, got {array.size}")
-    mean = float(array.mean())
-    margin = t_quantile(confidence, array.size - 1) * standard_error(array)
-    return Interval(mean, mean - margin, mean + margin)
-
-
+@functools.cache
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = confidence, by bisection of `_central_t_probability`."""
+    """The t with P(|T| <= t) = confidence."""
+    if degrees > MANY_DEGREES:
+        return _t_of_many(NormalDist().inv_cdf((1 + confidence) / 2), degrees)
     low, high = 0.0, 1.0
     while _central_t_probability(high, degrees) < confidence:
         high *= 2
@@ -154,25 +176,45 @@ def t_quantile(confidence: float, degrees: int) -> float:
     return high
 
 
-def verdict(*intervals: Interval) -> str:
+def verdict(*intervals: Interval, sample: int | None) -> str:
     """In words, for a difference of accuracies: by how many points, or that the data do not tell.
 
     Args:
         intervals: one or more of the same difference, made in different ways; each must exclude zero.
+        sample: how many items, or groups of them, the intervals are over: below FEWEST_FOR_VERDICT there is no verdict.
+            None for intervals over seeds, whose means scatter normally enough for Student's t.
     """
+    if sample is not None and sample < FEWEST_FOR_VERDICT:
+        return TOO_FEW
     if not all(interval.excludes_zero for interval in intervals):
         return NOT_DISTINGUISHABLE
     difference = intervals[0].mean
     return f"{'better' if difference > 0 else 'worse'} by {100 * abs(difference):.1f} points"
 
 
-def loss_verdict(difference: Interval, unit: str) -> str:
-    """In words, for a difference of losses in `unit`: by how much, or that the data do not tell."""
+def loss_verdict(difference: Interval, unit: str, *, sample: int | None) -> str:
+    """In words, for a difference of losses in `unit`: by how much, or that the data do not tell.
+
+    Args:
+        sample: how many documents the interval is over, or None for seeds; as in `verdict`.
+    """
+    if sample is not None and sample < FEWEST_FOR_VERDICT:
+        return TOO_FEW
     if not difference.excludes_zero:
         return NOT_DISTINGUISHABLE
     size = abs(difference.mean)
     amount = f"{size:.3f}" if size >= 0.001 else "less than 0.001"
     return f"{'lower' if difference.mean < 0 else 'higher'} by {amount} {unit}"
+
+
+def is_verdict(text: str | None) -> bool:
+    """Whether a table's verdict is one: neither missing nor withheld for want of items."""
+    return text is not None and text != TOO_FEW
+
+
+def sample_size(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> int:
+    """How many items, or where they belong together, groups of them, there are."""
+    return len(_totals(values, groups)[0])
 
 
 def _resampled_means(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
@@ -187,11 +229,22 @@ def _resampled_means(sums: np.ndarray, sizes: np.ndarray, generator: np.random.G
 
 
 def _ratio_error(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """Of the ratio of the totals, by the scatter of the groups around it; NaN for fewer than two groups."""
+    """The standard error of the ratio of totals, by the groups' scatter around it; NaN for fewer than two groups."""
     if len(sums) < 2:
         return math.nan
     residuals = sums - sizes * (sums.sum() / sizes.sum())
     return float(math.sqrt(len(sums) / (len(sums) - 1) * np.square(residuals).sum()) / sizes.sum())
+
+
+def _welch_satterthwaite(errors: Sequence[float], degrees: Sequence[int]) -> int:
+    """The degrees of freedom of an average of independent means, from their standard errors and degrees."""
+    if min(degrees) < 1:
+        return 0
+    variances = np.square(np.asarray(errors, dtype=float))
+    if not variances.any():  # no scatter at all: the smallest sample says how much that is worth
+        return min(degrees)
+    variances = variances / variances.max()  # so that no square is lost to rounding
+    return math.floor(variances.sum() ** 2 / (variances**2 / np.asarray(degrees)).sum() + 1e-9)
 
 
 def _totals(values: ArrayLike, groups: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +259,16 @@ def _totals(values: ArrayLike, groups: Sequence[Hashable] | None) -> tuple[np.nd
     numbers: dict[Hashable, int] = {}
     places = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
     return np.bincount(places, weights=array), np.bincount(places).astype(float)
+
+
+def _t_of_many(z: float, degrees: int) -> float:
+    """Student's quantile from the normal one, by its expansion for many degrees: Abramowitz & Stegun, 26.7.5."""
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
 def _central_t_probability(t: float, degrees: int) -> float:

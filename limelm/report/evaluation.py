@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from limelm.evaluation.scores import headline
+from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.files import write_text
 from limelm.report.cells import count, in_one_line, optional, percent, points
 from limelm.report.figures.points import grouped_points
@@ -15,10 +16,9 @@ from limelm.report.figures.style import REFERENCE, Palette, by_model
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
 from limelm.report.perplexity import latex_bits, perplexity_section
-from limelm.report.plain_tables import booktabs, latex, markdown
+from limelm.report.plain_tables import aligned, booktabs, latex, markdown
 
 EVALUATION = "evaluation.json"
-CONFIDENCE_Z = 1.96
 
 
 def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
@@ -63,8 +63,8 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             "accuracy",
             "Accuracy by task",
             [
-                "Points are accuracies with 95 % intervals. A grey line is what guessing scores, a dotted one what "
-                "always giving the most frequent answer scores; a model at or below either has shown nothing.",
+                "Points are accuracies with Student's 95 % intervals. A grey line is what guessing scores, a dotted "
+                "one what always giving the most frequent answer scores; a model at or below either has shown nothing.",
                 "acc_norm (log-likelihood per character) where the harness gives one, acc elsewhere.",
             ],
             headline(scores),
@@ -76,9 +76,9 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             [
                 f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
                 "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
-                "distinguishable” means that zero is inside it or the normal interval. Where a task's items belong "
-                "together (one passage) there is neither. The paper's value is that of its 1.2 B model of this kind, "
-                "for orientation.",
+                "distinguishable” means that zero is inside it or inside Student's interval. Of fewer than "
+                f"{FEWEST_FOR_VERDICT} items (or passages, where items belong together) no verdict is given: a single "
+                "one decides. The paper's value is that of its 1.2 B model of this kind, for orientation.",
             ],
             scores,
             columns=COLUMNS,
@@ -107,8 +107,7 @@ def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
     """The models beside each other for each task, with intervals and marks for trivial answers."""
     points = []
     for row in rows:
-        error = math.nan if row["standard_error"] is None else CONFIDENCE_Z * row["standard_error"]
-        low, high = (100 * min(max(row["accuracy"] + side * error, 0), 1) for side in (-1, 1))
+        low, high = (math.nan if row[key] is None else 100 * row[key] for key in ("low", "high"))
         group = f"{row['task']}, {row['shots']}-shot"
         points.append({**row, "group": group, "value": 100 * row["accuracy"], "low": low, "high": high})
     one_each = {point["group"]: point for point in points}
@@ -123,6 +122,20 @@ def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
             guessing.set_label("guessing")
             constant.set_label("constant answer")
     return figure
+
+
+def scores_as_text(scores: Records, averages: Records) -> str:
+    """The figure's accuracies as lines of text, at most 80 columns: task, model, accuracy ± error, trivial answers."""
+    rows = [
+        *(row | {"task": f"{row['task']}, {row['shots']}-shot"} for row in headline(scores)),
+        *(row | {"task": f"average of {row['tasks']} tasks", "accuracy": row["average"]} for row in averages),
+    ]
+    body, last = [], None
+    for row in rows:
+        shown = (percent(row[key]) or "-" for key in ("accuracy", "standard_error", "chance", "constant_rate"))
+        body.append(["" if row["task"] == last else row["task"], row["model"], *shown])
+        last = row["task"]
+    return aligned([["task", "model", "acc., %", "±", "chance", "constant"], *body], texts=2)
 
 
 def markdown_tables(scores: Records, averages: Records, perplexity: Records) -> str:

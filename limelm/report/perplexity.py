@@ -4,11 +4,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.report.cells import count, in_one_line, signed_thousandths, thousandths
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import Palette, by_model
 from limelm.report.html import Column, Records, Section, unbroken
-from limelm.report.plain_tables import booktabs, latex
+from limelm.report.plain_tables import aligned, booktabs, latex
 
 
 def perplexity_section(rows: Records, palette: Palette) -> Section:
@@ -19,8 +20,8 @@ def perplexity_section(rows: Records, palette: Palette) -> Section:
     """
     first = rows[0]
     text = [
-        "Points are bits per byte with 95 % intervals over documents; lower is better. Each document is read by "
-        f"itself, in windows of {first['window']:,} tokens that begin {first['stride']:,} tokens apart, and each of "
+        "Points are bits per byte with Student's 95 % intervals over documents; lower is better. Each document is read "
+        f"by itself, in windows of {first['window']:,} tokens that begin {first['stride']:,} tokens apart, and each of "
         "its tokens is scored once, in the first window that holds it. BOS and EOS are not scored.",
         "Bits per byte can be compared between tokenizers. Loss (nats per token) and perplexity are per token: compare "
         "them only between models that have the same tokenizer. A longer window or a shorter stride lowers all three.",
@@ -28,7 +29,8 @@ def perplexity_section(rows: Records, palette: Palette) -> Section:
     if len(palette.places) > 1:
         text.append(
             f"The difference is to {first['model']} in bits per byte, document by document, with its 95 % interval; "
-            "“not distinguishable” means that zero is inside. One document has no interval and no verdict."
+            f"“not distinguishable” means that zero is inside. Of fewer than {FEWEST_FOR_VERDICT} documents no verdict "
+            "is given: a single one decides."
         )
     return Section(
         "perplexity", "Bits per byte and perplexity by domain", text, rows, bits_by_domain(rows, palette), COLUMNS
@@ -47,12 +49,7 @@ def as_text(rows: Records) -> str:
     """Bits per byte as lines of text, models by domains."""
     head = ["bits per byte", *_domains(rows)]
     body = [[model, *(thousandths(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    lines = [
-        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))])
-        for cells in (head, *body)
-    ]
-    return "\n".join(lines)
+    return aligned([head, *body], texts=1)
 
 
 def latex_bits(rows: Records) -> str:

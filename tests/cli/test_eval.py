@@ -41,7 +41,11 @@ def perplexity(folder, *names, text, out):
 def test_several_models_in_one_report(folder, capsys):
     assert main(evaluate(folder, "llama_a", "static", "hc")) == 0
     out = folder / "out"
-    assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Report: {out / 'report.html'}" in printed
+    table = printed.splitlines()[: 1 + 3 * (5 + 1)]
+    assert table[0].startswith("task") and "induction, 1-shot" in printed and "average of 5 tasks" in printed
+    assert max(map(len, table)) <= 80
     page = (out / "report.html").read_text()
     assert "One checkpoint of each model" in page and "pairs SuperGLUE&#39;s label 0" in page
     assert "qnli: no training items" in page and "Wikipedia" in page
@@ -56,7 +60,7 @@ def test_several_models_in_one_report(folder, capsys):
     for row in rows:
         assert row["items"] == 8 and row["chance"] <= row["constant_rate"] <= 1
     markdown = (out / "table.md").read_text().splitlines()
-    assert len(markdown) == len(rows) + 3 + 2 and "not distinguishable" in "".join(markdown)
+    assert len(markdown) == len(rows) + 3 + 2 and "no verdict: fewer than 10" in "".join(markdown)
     latex = (out / "table.tex").read_text()
     averages = evaluation["averages"]
     assert [row["model"] for row in averages] == ["llama_a", "static", "hc"]
@@ -168,7 +172,9 @@ def test_text_alone_needs_no_tasks(folder, capsys, monkeypatch):
 def test_tasks_and_text_share_a_report(folder, capsys):
     command = [*evaluate(folder, "static", "hc", out="both", tasks="copa,rte"), "--text", str(folder / "words.jsonl")]
     assert main(command) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["bits", "static", "hc", "Report:"]
+    scores, bits = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in scores.splitlines()] == ["task", "copa,", "hc", "rte,", "hc", "average", "hc"]
+    assert [line.split()[0] for line in bits.splitlines()] == ["bits", "static", "hc", "Report:"]
     page = (folder / "both" / "report.html").read_text()
     assert "<h1>Benchmarks and perplexity: static, hc</h1>" in page and "bits per byte on words" in page
     assert "a sample of items or documents" in page and "all items" not in page

@@ -15,6 +15,7 @@ from limelm.evaluation.domains import TextRequest, check_text, named_paths, perp
 from limelm.evaluation.generated import WORDS
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, score_path
+from limelm.evaluation.statistics import TOO_FEW
 from tests.evaluation.benchmarks import write_checkpoint
 
 TEXTS = [" ".join(WORDS[i : i + 4 + 3 * i]) for i in range(12)]
@@ -200,19 +201,40 @@ def test_rows_by_hand(folder, tmp_path):
     per_document = (np.array(second["words"].nats) - np.array(first["words"].nats)) / math.log(2)
     mean = per_document.sum() / sizes.sum()
     # The delta method: the scatter of each document's own part in the ratio.
-    margin = stats.norm.ppf(0.975) * len(sizes) ** 0.5 * np.std(per_document - mean * sizes, ddof=1) / sizes.sum()
+    margin = (
+        stats.t.ppf(0.975, len(sizes) - 1)
+        * len(sizes) ** 0.5
+        * np.std(per_document - mean * sizes, ddof=1)
+        / sizes.sum()
+    )
     assert (
         of_kv["difference"] == pytest.approx(mean) == pytest.approx(of_kv["bits_per_byte"] - of_static["bits_per_byte"])
     )
     assert [of_kv["difference_low"], of_kv["difference_high"]] == pytest.approx([mean - margin, mean + margin])
     assert alone["documents"] == 1 and alone["difference"] is not None
-    assert [alone[key] for key in ("low", "high", "difference_low", "difference_high", "verdict")] == [None] * 5
+    assert [alone[key] for key in ("low", "high", "difference_low", "difference_high")] == [None] * 4
+    assert alone["verdict"] == TOO_FEW
+
+
+def three_models(documents):
+    """Scores of models of which the second is lower in every document by nearly the same, the third now and then."""
+    tokens, sizes = [10] * documents, [40] * documents
+    base = np.linspace(20, 23, documents)
+    small = np.resize([0.1, -0.1], documents)
+    score = lambda nats: {"x": TextScore(nats.tolist(), tokens, sizes)}  # noqa: E731
+    return {"a": score(base), "b": score(base - 1 + small), "c": score(base + 20 * small)}
 
 
 def test_verdicts_say_which_way_and_by_how_much(folder):
     reading = check_text(TextRequest({"x": folder / "words.jsonl"}), [str(folder / "static")], None)
-    score = lambda nats: {"x": TextScore(nats, [10] * 4, [40] * 4)}  # noqa: E731
-    scores = {"a": score([20.0, 21, 22, 23]), "b": score([19.0, 20, 21.2, 22]), "c": score([19.0, 22, 21, 24])}
-    _, lower, same = perplexity_rows(scores, reading)
-    assert lower["verdict"] == f"lower by {3.8 / 160 / math.log(2):.3f} bits per byte"
+    _, lower, same = perplexity_rows(three_models(12), reading)
+    assert lower["verdict"] == f"lower by {1 / 40 / math.log(2):.3f} bits per byte"
     assert same["verdict"] == "not distinguishable"
+
+
+@pytest.mark.parametrize("documents", [1, 2, 4, 9])
+def test_of_fewer_than_ten_documents_there_is_no_verdict(folder, documents):
+    reading = check_text(TextRequest({"x": folder / "words.jsonl"}), [str(folder / "static")], None)
+    first, lower, same = perplexity_rows(three_models(documents), reading)
+    assert lower["verdict"] == same["verdict"] == TOO_FEW and first["verdict"] is None
+    assert (lower["difference_low"] is None) == (documents == 1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from limelm.evaluation.scores import average_rows, headline, score_rows
+from limelm.evaluation.statistics import TOO_FEW
 from limelm.evaluation.suites import SuiteTask
 
 TASKS = [SuiteTask("long", 0, {"llama": 60.0, "kv": 70.0}, "Table"), SuiteTask("short", 0, {"llama": 40.0}, "Table")]
@@ -60,7 +61,7 @@ def test_differences_are_bootstrapped_within_each_task(two):
     assert row["difference"] == pytest.approx(np.mean([values.mean() for values in differences]))
     bounds = [row["difference_low"], row["difference_high"]]
     assert bounds == pytest.approx(np.quantile(naive, [0.025, 0.975]).tolist(), abs=0.01)
-    assert bounds == pytest.approx([row["normal_low"], row["normal_high"]], abs=0.01)
+    assert bounds == pytest.approx([row["t_low"], row["t_high"]], abs=0.01)
     assert row["verdict"] == f"better by {100 * row['difference']:.1f} points"
     assert averages(asked, records) == averages(asked, records) != averages(asked, records, seed=1)
 
@@ -101,7 +102,44 @@ def test_items_of_one_passage_give_no_interval_and_no_verdict(two):
     rows = score_rows(asked, records, TASKS, 0)
     alone = next(row for row in rows if (row["task"], row["model"]) == ("short", "second"))
     assert alone["difference"] == pytest.approx(two[3][1].mean() - two[3][0].mean())
-    bounds = ("difference_low", "difference_high", "normal_low", "normal_high", "verdict", "standard_error")
-    assert all(alone[key] is None for key in bounds)
+    bounds = ("difference_low", "difference_high", "t_low", "t_high", "standard_error")
+    assert all(alone[key] is None for key in bounds) and alone["verdict"] == TOO_FEW
     _, average = averages(asked, records)
     assert average["difference"] is not None and all(average[key] is None for key in bounds)
+    assert average["verdict"] == TOO_FEW
+
+
+@pytest.mark.parametrize("items", [1, 2, 9, 10])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_verdict_needs_ten_items_or_passages(items, grouped):
+    """However clear: the second model has every answer right, the first none."""
+    records = {}
+    for label, right in (("first", 0), ("second", 1)):
+        records[label] = [record(task, [right] * (3 * items if grouped else items)) for task in ("long", "short")]
+        for place, item in enumerate(item for own in records[label] for item in own["items"]):
+            if grouped:
+                item["group"] = place % items
+    rows = score_rows(models(first="none", second="kv"), records, TASKS, 0)
+    rows += averages(models(first="none", second="kv"), records)
+    told = {row["verdict"] for row in rows if row["model"] == "second"}
+    assert told == ({"better by 100.0 points"} if items >= 10 else {TOO_FEW})
+    above = {row["above_trivial"] for row in rows if row.get("task") and row["model"] == "second"}
+    assert above == ({"no"} if items >= 10 else {None})  # the constant answer is right every time here, too
+
+
+@pytest.mark.parametrize(("right", "above"), [(1.0, "yes"), (0.5, "yes"), (0.3, "no"), (0.0, "no")])
+def test_above_trivial_answers(right, above):
+    items = [record("long", [place < right * 40 for place in range(40)])]
+    for place, item in enumerate(items[0]["items"]):
+        item["gold"] = place % 4
+    [row] = score_rows(models(one="none"), {"one": items}, TASKS, 0)
+    assert (row["chance"], row["constant_rate"], row["above_trivial"]) == (0.25, 0.25, above)
+    assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+
+
+def test_all_right_is_no_certainty_where_a_constant_answer_is_nearly_as_good():
+    items = [record("long", [True] * 12)]
+    items[0]["items"][0]["gold"] = 1  # 11 of 12 are choice 0
+    [row] = score_rows(models(one="none"), {"one": items}, TASKS, 0)
+    assert (row["accuracy"], row["constant_rate"], row["standard_error"]) == (1, pytest.approx(11 / 12), 0)
+    assert row["above_trivial"] == "no"

@@ -1,21 +1,27 @@
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import limelm
 from limelm.evaluation.statistics import (
+    FEWEST_FOR_VERDICT,
+    TOO_FEW,
     Interval,
     bootstrap_of_average,
     chance_level,
     constant_rate,
     error_of_average,
+    is_verdict,
     loss_verdict,
-    normal_interval,
-    normal_interval_of_average,
     paired_bootstrap,
+    ratio_interval,
     standard_error,
     t_interval,
+    t_interval_of_average,
     t_quantile,
     verdict,
 )
@@ -65,9 +71,9 @@ def test_the_same_seed_gives_the_same_interval():
     assert paired_bootstrap(VALUES, seed=5) == paired_bootstrap(VALUES, seed=5) != paired_bootstrap(VALUES, seed=6)
 
 
-def test_with_many_items_the_bootstrap_and_the_normal_interval_agree():
-    bootstrap, normal = paired_bootstrap(VALUES), normal_interval(VALUES)
-    assert [bootstrap.low, bootstrap.high] == pytest.approx([normal.low, normal.high], abs=0.01)
+def test_with_many_items_the_bootstrap_and_student_s_interval_agree():
+    bootstrap, student = paired_bootstrap(VALUES), t_interval(VALUES)
+    assert [bootstrap.low, bootstrap.high] == pytest.approx([student.low, student.high], abs=0.01)
 
 
 def test_an_average_is_of_samples_that_are_drawn_apart():
@@ -94,8 +100,10 @@ def test_the_error_of_an_average_is_that_of_independent_means():
     assert error_of_average([1 / 40**0.5, 3 / 25**0.5, 0.5 / 10**0.5]) == pytest.approx(scatter, rel=0.02)
     one_each = [(sample[0], None) for sample in samples]
     expected = error_of_average([stats.sem(values) for values, _ in one_each])
-    interval = normal_interval_of_average(one_each)
-    assert interval.high - interval.mean == pytest.approx(stats.norm.ppf(0.975) * expected)
+    variances = [stats.sem(values) ** 2 for values, _ in one_each]
+    degrees = sum(variances) ** 2 / sum(v**2 / (len(s) - 1) for v, (s, _) in zip(variances, one_each, strict=True))
+    interval = t_interval_of_average(one_each)
+    assert interval.high - interval.mean == pytest.approx(stats.t.ppf(0.975, math.floor(degrees)) * expected)
     assert interval.mean == pytest.approx(np.mean([values.mean() for values, _ in one_each]))
 
 
@@ -108,13 +116,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(0)
     many = [generator.choice([-1, 0, 1], 200, p=[0.2, 0.5, 0.3]) for _ in range(400)]
     assert 0.91 <= covered(lambda values: paired_bootstrap(values, resamples=1000), many, 0.1) <= 0.98
-    assert 0.91 <= covered(normal_interval, many, 0.1) <= 0.98
+    assert 0.91 <= covered(t_interval, many, 0.1) <= 0.98
     few = [generator.normal(1, 2, 5) for _ in range(400)]
     assert 0.91 <= covered(t_interval, few, 1) <= 0.98
     assert covered(lambda values: paired_bootstrap(values, resamples=1000), few, 1) < 0.9  # why there is t_interval
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 31, 200])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 31, 200, 1000, 1001, 10**6])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
 def test_student_s_quantiles(degrees, confidence):
     assert t_quantile(confidence, degrees) == pytest.approx(stats.t.ppf((1 + confidence) / 2, degrees), rel=1e-9)
@@ -129,23 +137,76 @@ def test_student_s_interval():
         t_interval([1.0])
 
 
+@pytest.mark.parametrize("documents", [2, 3, 5, 9])
+def test_intervals_over_few_documents_cover_the_truth_too(documents):
+    """Bits per byte of documents of unequal length; the normal interval of two covers it in two thirds only."""
+    generator = np.random.default_rng(documents)
+    samples = [generator.integers(200, 300, documents) for _ in range(400)]
+    samples = [(sizes * generator.normal(1, 0.2, documents), sizes) for sizes in samples]
+    assert 0.91 <= covered(lambda sample: ratio_interval(*sample), samples, 1) <= 0.98
+    narrow = covered(lambda sample: ratio_interval(*sample, confidence=_same_width(documents)), samples, 1)
+    assert narrow < 0.93
+
+
+def _same_width(documents):
+    """The confidence at which Student's interval is as wide as the normal one at 95 %."""
+    return 1 - 2 * stats.t.sf(stats.norm.ppf(0.975), documents - 1)
+
+
+def test_empty_documents_say_nothing():
+    assert ratio_interval([3.0, 0, 5, 0], [2, 0, 4, 0]) == ratio_interval([3.0, 5], [2, 4])
+    assert math.isnan(ratio_interval([3.0, 0], [2, 0]).low)
+
+
+def test_groups_count_once_for_student_s_interval():
+    copies, groups = np.repeat([0.1, 0.3, 0.2], 4), list("aaaabbbbcccc")
+    assert t_interval(copies, groups).high == pytest.approx(t_interval([0.1, 0.3, 0.2]).high)
+    with pytest.raises(ValueError, match="at least two"):
+        t_interval(copies, ["a"] * 12)
+
+
+def test_an_average_without_scatter_has_the_degrees_of_its_smallest_sample():
+    equal = t_interval_of_average([(np.ones(3), None), (np.zeros(40), None)])
+    assert (equal.mean, equal.low, equal.high) == (0.5, 0.5, 0.5)
+    assert math.isnan(t_interval_of_average([(np.ones(3), None), ([1.0], None)]).low)
+
+
+def test_no_other_file_makes_intervals_of_its_own():
+    """A normal quantile elsewhere is an interval that is too narrow for few values."""
+    for path in Path(limelm.__file__).parent.rglob("*.py"):
+        if path.name != "statistics.py":
+            assert not re.search(r"1\.96|NormalDist|norm\.ppf", path.read_text(encoding="utf-8")), path
+
+
 def test_chance_and_constant_answers():
     assert chance_level([4, 4, 2]) == pytest.approx((0.25 + 0.25 + 0.5) / 3)
     assert constant_rate([0, 1, 1, 3]) == 0.5
 
 
-def test_verdicts():
+@pytest.mark.parametrize("sample", [None, FEWEST_FOR_VERDICT, 500])
+def test_verdicts(sample):
     better, worse, neither = Interval(0.031, 0.01, 0.05), Interval(-0.02, -0.03, -0.01), Interval(0.02, -0.01, 0.05)
-    assert verdict(better) == "better by 3.1 points" and verdict(worse) == "worse by 2.0 points"
-    assert verdict(neither) == verdict(better, neither) == "not distinguishable"
-    assert verdict(better, Interval(0.031, math.nan, math.nan)) == "not distinguishable"
+    assert verdict(better, sample=sample) == "better by 3.1 points"
+    assert verdict(worse, sample=sample) == "worse by 2.0 points"
+    assert verdict(neither, sample=sample) == verdict(better, neither, sample=sample) == "not distinguishable"
+    assert verdict(better, Interval(0.031, math.nan, math.nan), sample=sample) == "not distinguishable"
 
 
-def test_verdicts_on_losses():
-    assert loss_verdict(Interval(-0.0123, -0.02, -0.01), "nats") == "lower by 0.012 nats"
-    assert loss_verdict(Interval(0.5, 0.4, 0.6), "nats") == "higher by 0.500 nats"
-    assert loss_verdict(Interval(-0.0004, -0.0006, -0.0002), "nats") == "lower by less than 0.001 nats"
-    assert loss_verdict(Interval(0.1, -0.1, 0.3), "nats") == "not distinguishable"
+@pytest.mark.parametrize("sample", [None, FEWEST_FOR_VERDICT, 500])
+def test_verdicts_on_losses(sample):
+    assert loss_verdict(Interval(-0.0123, -0.02, -0.01), "nats", sample=sample) == "lower by 0.012 nats"
+    assert loss_verdict(Interval(0.5, 0.4, 0.6), "nats", sample=sample) == "higher by 0.500 nats"
+    tiny = Interval(-0.0004, -0.0006, -0.0002)
+    assert loss_verdict(tiny, "nats", sample=sample) == "lower by less than 0.001 nats"
+    assert loss_verdict(Interval(0.1, -0.1, 0.3), "nats", sample=sample) == "not distinguishable"
+
+
+@pytest.mark.parametrize("sample", [1, 2, FEWEST_FOR_VERDICT - 1])
+def test_of_few_there_is_no_verdict_however_clear_it_looks(sample):
+    clear = Interval(0.5, 0.49, 0.51)
+    assert verdict(clear, sample=sample) == loss_verdict(clear, "nats", sample=sample) == TOO_FEW
+    assert "10" in TOO_FEW and not is_verdict(TOO_FEW) and not is_verdict(None)
+    assert is_verdict(verdict(clear, sample=FEWEST_FOR_VERDICT)) and is_verdict("not distinguishable")
 
 
 def test_nothing_is_no_sample():
