@@ -1,5 +1,6 @@
 """Prepared token shards as a map-style data set of equally long sequences."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from limelm.data.shards import TOKENIZER, Manifest, open_shard, verify_tokenizer
-from limelm.data.tokenization import load_document_tokenizer
+from limelm.data.mapped import MappedShard
+from limelm.data.shards import TOKENIZER, Manifest
+from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
+
+CHUNK = 2**20  # tokens
 
 
 class TokenDataset(Dataset):
@@ -19,10 +23,11 @@ class TokenDataset(Dataset):
     the model shifts them.
 
     Args:
-        verify: compare the shards with their hashes, which reads all of them once.
+        verify: compare the shards with their hashes, and their ids with the vocabulary, which reads all of them once.
 
     Raises:
-        UserError: where a shard is missing or not what the manifest says, or the split has no full sequence.
+        UserError: where a shard is missing or not what the manifest says, or the split has no full sequence. Also when
+            an item is read, where a shard has been changed meanwhile.
     """
 
     def __init__(self, folder: Path, split: str, sequence_length: int, verify: bool = True):
@@ -34,8 +39,8 @@ class TokenDataset(Dataset):
                 f"{folder}: the {split} split has {self.tokens} tokens, fewer than one sequence of {sequence_length}; "
                 "give more text or a shorter sequence_length"
             )
-        self.shards = [open_shard(folder, shard, manifest.dtype, verify) for shard in manifest.splits[split].shards]
-        self.shard_ends = np.cumsum([len(shard) for shard in self.shards])
+        self._shards = [MappedShard(folder, shard, manifest, verify) for shard in manifest.splits[split].shards]
+        self._shard_ends = np.cumsum([len(shard) for shard in self._shards])
 
     def __len__(self) -> int:
         return self.tokens // self.sequence_length
@@ -47,14 +52,19 @@ class TokenDataset(Dataset):
         ids = torch.from_numpy(self._read(start, start + self.sequence_length).astype(np.int64))
         return {"input_ids": ids, "labels": ids}
 
+    def chunks(self, tokens: int = CHUNK) -> Iterator[np.ndarray]:
+        """All token ids of the split in order, at most `tokens` at a time; they do not end where a document does."""
+        for start in range(0, self.tokens, tokens):
+            yield self._read(start, min(start + tokens, self.tokens))
+
     def _read(self, start: int, end: int) -> np.ndarray:
         """Tokens `start ... end - 1` of the split, from as many shards as they lie in."""
         parts = []
         while start < end:
-            number = int(np.searchsorted(self.shard_ends, start, side="right"))
-            shard, shard_end = self.shards[number], int(self.shard_ends[number])
+            number = int(np.searchsorted(self._shard_ends, start, side="right"))
+            shard, shard_end = self._shards[number], int(self._shard_ends[number])
             stop = min(end, shard_end)
-            parts.append(shard[len(shard) - (shard_end - start) : len(shard) - (shard_end - stop)])
+            parts.append(shard.read(len(shard) - (shard_end - start), len(shard) - (shard_end - stop)))
             start = stop
         return np.concatenate(parts)
 
@@ -66,10 +76,18 @@ def load_prepared_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         UserError: where it is missing or another one.
     """
     manifest = Manifest.load(folder)
-    verify_tokenizer(folder, manifest)
+    if tokenizer_sha256(folder / TOKENIZER) != manifest.tokenizer_sha256:
+        raise UserError(f"{folder / TOKENIZER}: not the tokenizer that the shards were made with")
     tokenizer = load_document_tokenizer(str(folder / TOKENIZER))
-    if len(tokenizer) != manifest.vocab_size:
-        raise UserError(
-            f"{folder}: vocab_size={manifest.vocab_size} in the manifest, {len(tokenizer)} in the tokenizer"
-        )
+    found = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    for field, value in found.items():
+        if value != getattr(manifest, field):
+            raise UserError(
+                f"{folder}: {field}={getattr(manifest, field)} in the manifest, {value} in the tokenizer; prepare the "
+                "data again"
+            )
     return tokenizer

@@ -3,8 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from limelm.errors import UserError
+from limelm.records import Unrestricted, at_least, less_than, more_than
+
+Digest = Annotated[int, Unrestricted, at_least(0), less_than(2**64)]
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,9 @@ class HoldOut:
     (or copies of it), its end is held out.
     """
 
-    fraction: float
-    first: int  # digest of the first document
-    other: int | None  # digest of the first other document
+    fraction: Annotated[float, more_than(0), less_than(1)]
+    first: Digest  # of the first document
+    other: Digest | None  # of the first other document
 
     @classmethod
     def find(cls, documents: Iterable[str], fraction: float, source: str) -> "HoldOut":

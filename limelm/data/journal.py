@@ -16,8 +16,10 @@ from typing import Any
 
 from limelm.data.errors import Interruption
 from limelm.data.holdout import HoldOut
+from limelm.data.writer import WriterState
 from limelm.errors import UserError
 from limelm.files import lock, write_text
+from limelm.records import Count, build, load_json
 
 JOURNAL, LOCK, PREPARED = "journal.json", "lock", "prepared"
 FORMAT_VERSION = 1
@@ -29,9 +31,9 @@ class Journal:
 
     settings: dict[str, Any]
     hold_out: HoldOut
-    documents: int = 0  # read, tokenised and written
+    documents: Count = 0  # read, tokenised and written
     position: Any = None  # in the source, after these documents
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # the writers' states
+    splits: dict[str, WriterState] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `journal.json`.
@@ -53,13 +55,13 @@ class Journal:
         """
         path = folder / JOURNAL
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise UserError(f"{path}: {version=}, this limelm reads {FORMAT_VERSION}; remove {folder}")
-            return cls(**{**content, "hold_out": HoldOut(**content["hold_out"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: broken ({error}); remove {folder} to begin anew") from error
+            content = load_json(path)
+            if isinstance(content, dict) and content.pop("format_version", None) != FORMAT_VERSION:
+                raise UserError(f"{path}: of another format_version than this limelm's {FORMAT_VERSION}")
+            journal: Journal = build(cls, content, str(path))
+        except UserError as error:
+            raise UserError(f"{error}; remove {folder} to begin anew") from error
+        return journal
 
 
 @dataclass

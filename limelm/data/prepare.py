@@ -14,9 +14,10 @@ from limelm.data.encode import Encoded, Encoder, Mark, encode_batches, read_batc
 from limelm.data.holdout import HoldOut
 from limelm.data.journal import Journal, Preparation, preparation
 from limelm.data.progress import Progress
-from limelm.data.shards import SPLITS, TOKENIZER, Manifest, SplitWriter, token_dtype
+from limelm.data.shards import SPLITS, TOKENIZER, Manifest, token_dtype
 from limelm.data.sources import Repeatable, Source
 from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256, train_tokenizer
+from limelm.data.writer import SplitWriter
 from limelm.errors import UserError
 
 VOCAB_SIZE = 4096

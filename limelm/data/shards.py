@@ -1,25 +1,21 @@
-"""Token shards on disk: flat files of token ids that are memory-mapped, and the manifest that describes them.
+"""Token shards on disk: `manifest.json`, `tokenizer/`, and the flat files of token ids that the manifest names.
 
-A prepared folder holds `manifest.json`, `tokenizer/`, and the shards `train-00000.bin`, `validation-00000.bin`, ...
+Folders come from other people too, so the manifest is read strictly: nothing in it decides more than how many tokens,
+in one of two types, lie in which file of the same folder.
 """
 
-import functools
 import hashlib
 import json
-import os
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Literal
 
-import numpy as np
-
-from limelm.data.tokenization import tokenizer_sha256
 from limelm.errors import UserError
+from limelm.files import write_text
+from limelm.records import Count, FileName, Positive, Sha256, at_most, build, load_json
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
-FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
 
 
@@ -27,38 +23,50 @@ SPLITS = ("train", "validation")
 class Shard:
     """One file of token ids."""
 
-    file: str
-    tokens: int
-    sha256: str
+    file: FileName
+    tokens: Positive
+    sha256: Sha256
 
 
 @dataclass
 class Split:
-    """The shards of one split, in order."""
+    """The shards of one split, in order; `bytes` counts its text in UTF-8."""
 
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0  # of UTF-8 text
-    shards: list[Shard] = field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Split":
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
+    documents: Count
+    tokens: Count
+    bytes: Count
+    shards: list[Shard]
 
 
 @dataclass
 class Manifest:
-    """What a prepared folder holds."""
+    """What a prepared folder holds.
+
+    Raises:
+        ValueError: for values that contradict each other.
+    """
 
     source: str
-    vocab_size: int
-    bos_token_id: int
-    eos_token_id: int
-    tokenizer_sha256: str
-    dtype: str
+    vocab_size: Annotated[Positive, at_most(2**32)]
+    bos_token_id: Count
+    eos_token_id: Count
+    tokenizer_sha256: Sha256
+    dtype: Literal["uint16", "uint32"]
     splits: dict[str, Split]
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if sorted(self.splits) != sorted(SPLITS):
+            raise ValueError(f"splits must be {' and '.join(SPLITS)}, not {', '.join(self.splits) or 'none'}")
+        for field in ("bos_token_id", "eos_token_id"):
+            if getattr(self, field) >= self.vocab_size:
+                raise ValueError(f"{field}={getattr(self, field)} must be less than vocab_size={self.vocab_size}")
+        if self.dtype == "uint16" and token_dtype(self.vocab_size) != "uint16":
+            raise ValueError(f"dtype='uint16' has no room for vocab_size={self.vocab_size}; allowed: 'uint32'")
+        for name, split in self.splits.items():
+            in_shards = sum(shard.tokens for shard in split.shards)
+            if split.tokens != in_shards:
+                raise ValueError(f"splits.{name}.tokens={split.tokens} must be the sum of its shards, {in_shards}")
 
     @property
     def content_sha256(self) -> str:
@@ -70,153 +78,42 @@ class Manifest:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json`."""
+        """Write `manifest.json`.
+
+        Raises:
+            UserError: where it cannot be written.
+        """
         content = {**asdict(self), "content_sha256": self.content_sha256}
-        (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read `manifest.json`.
 
         Raises:
-            UserError: where `folder` was not made by `limelm data prepare`, or by a later version of it.
+            UserError: where `folder` was not made by `limelm data prepare`, or by another version of it.
         """
         path = folder / MANIFEST
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format_version"] != FORMAT_VERSION:
-                raise UserError(
-                    f"{path}: format_version={content['format_version']}; this limelm reads {FORMAT_VERSION}"
-                )
-            recorded = content.pop("content_sha256")
-            content["splits"] = {name: Split.from_dict(split) for name, split in content["splits"].items()}
-            manifest = cls(**content)
-            if manifest.content_sha256 != recorded:
-                raise UserError(f"{path}: content_sha256 does not match what the manifest says; prepare the data again")
-        except OSError as error:
-            raise UserError(f"{folder}: not a folder made by `limelm data prepare` (no readable {MANIFEST})") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: broken manifest ({type(error).__name__}: {error})") from error
+        if not path.exists():
+            raise UserError(f"{folder}: not a folder made by `limelm data prepare` (no {MANIFEST})")
+        content = load_json(path)
+        if isinstance(content, dict):
+            version = content.get("format_version")
+            if version != 1:
+                raise UserError(f"{path}: format_version={version!r}; this limelm reads 1")
+            recorded = build(Sha256, content.pop("content_sha256", None), str(path), "content_sha256")
+        manifest: Manifest = build(cls, content, str(path))
+        if manifest.content_sha256 != recorded:
+            raise UserError(f"{path}: content_sha256 does not match what the manifest says; prepare the data again")
         return manifest
 
 
-def token_dtype(vocab_size: int) -> str:
+def token_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
     """The smallest unsigned type that holds every token id."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-def open_shard(folder: Path, shard: Shard, dtype: str, verify: bool = True) -> np.ndarray:
-    """Memory-map one shard, `[tokens]`.
-
-    Args:
-        verify: compare its hash, which reads all of it.
-
-    Raises:
-        UserError: where the file is missing, or has another size or hash than in the manifest.
-    """
-    path = folder / shard.file
-    try:
-        size = path.stat().st_size
-        if size != shard.tokens * np.dtype(dtype).itemsize:
-            raise UserError(f"{path}: {size} bytes, but the manifest says {shard.tokens} tokens of {dtype}")
-        if verify and _sha256_once(path, size, path.stat().st_mtime_ns) != shard.sha256:
-            raise UserError(f"{path}: its hash is not the manifest's {shard.sha256[:12]}…; prepare the data again")
-        return np.memmap(path, dtype=dtype, mode="r")
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
-
-
-def verify_tokenizer(folder: Path, manifest: Manifest) -> None:
-    """Check the saved tokenizer against the manifest.
-
-    Raises:
-        UserError: where it is missing or not the one that the shards were made with.
-    """
-    try:
-        found = tokenizer_sha256(folder / TOKENIZER)
-    except OSError as error:
-        raise UserError.from_os_error(folder / TOKENIZER, error) from error
-    if found != manifest.tokenizer_sha256:
-        raise UserError(f"{folder / TOKENIZER}: not the tokenizer that the shards were made with")
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256_once(path: Path, size: int, changed: int) -> str:
-    """The hash of a shard that several trainings of one process open; computed again when the file has changed."""
-    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class SplitWriter:
-    """Writes one split's shards, one after the other.
-
-    Args:
-        state: where an earlier writer's `flush` stood; what it wrote later is dropped.
-
-    Raises:
-        UserError: where the shards that `state` knows are not there.
-    """
-
-    def __init__(self, folder: Path, name: str, dtype: str, tokens_per_shard: int, state: dict[str, Any] | None = None):
-        self.folder, self.name, self.itemsize = folder, name, np.dtype(dtype).itemsize
-        self.tokens_per_shard = tokens_per_shard
-        self.split = Split.from_dict(state["split"]) if state else Split()
-        self._tokens: int = state["open_tokens"] if state else 0  # in the open shard
-        self._stream: BinaryIO | None = None
-        self._drop_what_came_later()
-
-    def add(self, document: np.ndarray, text_bytes: int) -> None:
-        """Append one document's token ids `[tokens]`, BOS and EOS included, in the shards' dtype."""
-        if self._stream is None:
-            self._stream = self._path(len(self.split.shards)).open("ab")
-        self._stream.write(document.data)
-        self._tokens += len(document)
-        self.split.documents += 1
-        self.split.tokens += len(document)
-        self.split.bytes += text_bytes
-        if self._tokens >= self.tokens_per_shard:
-            self.close()
-
-    def flush(self) -> dict[str, Any]:
-        """Bring all that was added to the disk; returns the state to go on from."""
-        if self._stream is not None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        return {"split": asdict(self.split), "open_tokens": self._tokens}
-
-    def close(self) -> None:
-        """Finish the open shard."""
-        if self._tokens:
-            self.flush()
-            if self._stream is not None:
-                self._stream.close()
-            path = self._path(len(self.split.shards))
-            self.split.shards.append(Shard(path.name, self._tokens, file_sha256(path)))
-            self._stream, self._tokens = None, 0
-
-    def abandon(self) -> None:
-        """Let go of the open shard; what `flush` did not bring to the disk may be there or not."""
-        if self._stream is not None:
-            with suppress(OSError):
-                self._stream.close()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{self.name}-{number:05d}.bin"
-
-    def _drop_what_came_later(self) -> None:
-        lengths = {self.folder / shard.file: shard.tokens * self.itemsize for shard in self.split.shards}
-        if self._tokens:
-            lengths[self._path(len(lengths))] = self._tokens * self.itemsize
-        for path in self.folder.glob(f"{self.name}-*.bin"):
-            if path not in lengths:
-                path.unlink()
-        for path, length in lengths.items():
-            size = path.stat().st_size if path.exists() else 0
-            if size < length:
-                raise UserError(f"{path}: {size} bytes, but {length} were written; remove this folder to begin anew")
-            os.truncate(path, length)

@@ -1,12 +1,12 @@
 """Tokenizers: train a byte-level BPE on documents, load one, and tell whether two are the same."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from limelm.data.shards import file_sha256
 from limelm.errors import UserError
 from limelm.tokenizers import load_tokenizer
 
@@ -64,5 +64,15 @@ def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """The hash of a saved tokenizer's `tokenizer.json`, which holds all that encoding depends on."""
-    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    """The hash of a saved tokenizer's `tokenizer.json`, which holds all that encoding depends on.
+
+    Raises:
+        UserError: where there is no such file.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file")
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error

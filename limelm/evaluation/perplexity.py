@@ -204,8 +204,8 @@ def _shard_documents(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterat
     manifest = Manifest.load(folder)
     ends = (manifest.bos_token_id, manifest.eos_token_id)
     ids: list[int] = []
-    for shard in TokenDataset(folder, "validation", 1).shards:
-        for token in shard.tolist():
+    for chunk in TokenDataset(folder, "validation", 1).chunks():
+        for token in chunk.tolist():
             if token not in ends:
                 ids.append(token)
             elif ids:

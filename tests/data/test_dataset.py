@@ -52,13 +52,13 @@ def test_a_changed_or_broken_manifest_is_noticed(folder):
     for change, message in (
         ({"dtype": "uint32"}, "content_sha256 does not match"),
         ({"format_version": 99}, "format_version=99"),
-        ({"splits": {}}, "broken manifest"),
+        ({"splits": {}}, "splits must be train and validation, not none"),
     ):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(UserError, match=message):
             Manifest.load(folder)
     path.write_text("{")
-    with pytest.raises(UserError, match="broken manifest"):
+    with pytest.raises(UserError, match="not JSON"):
         Manifest.load(folder)
     path.unlink()
     with pytest.raises(UserError, match="not a folder made by"):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from limelm.cli import main
 from limelm.data import LocalFiles, encode, list_files, prepare, prepare_preset
 from limelm.data.journal import preparation
-from limelm.data.shards import SplitWriter
+from limelm.data.writer import SplitWriter
 from limelm.errors import UserError
 from tests.data.test_encode import contents
 from tests.recipes import corpus, prepared

@@ -1,0 +1,97 @@
+"""Token shards that are mapped into memory.
+
+A map reads zeros, or ends the process, where its file has been cut off since: every reading looks at the file's size.
+"""
+
+import functools
+import hashlib
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from limelm.data.shards import Manifest, Shard
+from limelm.errors import UserError
+
+_CHUNK = 2**20  # bytes, a multiple of the size of a token
+
+
+class MappedShard:
+    """The token ids of one shard, `[tokens]`.
+
+    Args:
+        manifest: of the folder; says the type of the ids, and their bound.
+        verify: read all of the file once, and compare its hash, and its largest id with the vocabulary.
+
+    Raises:
+        UserError: where the file is missing, lies elsewhere, or is not what the manifest says.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, manifest: Manifest, verify: bool = True):
+        self.path, self.tokens, self.vocab_size = folder / shard.file, shard.tokens, manifest.vocab_size
+        self._bytes = shard.tokens * np.dtype(manifest.dtype).itemsize
+        try:
+            if self.path.resolve().parent != folder.resolve():
+                raise UserError(f"{self.path}: a link to another folder; allowed: a file in the folder itself")
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise UserError(f"{self.path}: not a file")
+            with self.path.open("rb") as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_size != self._bytes:
+                    raise UserError(
+                        f"{self.path}: {found.st_size} bytes, but the manifest says {shard.tokens} tokens of "
+                        f"{manifest.dtype}"
+                    )
+                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            if verify:
+                self._verify(shard, manifest.dtype, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        except OSError as error:
+            raise UserError.from_os_error(self.path, error) from error
+        self._ids = np.frombuffer(self._map, manifest.dtype)
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """A copy of the ids `start ... stop - 1`.
+
+        Raises:
+            UserError: where the file has been changed since it was opened.
+        """
+        self._check_size()
+        ids = self._ids[start:stop].copy()
+        self._check_size()
+        if ids.size and ids.max() >= self.vocab_size:
+            raise self._beyond(int(ids.max()))
+        return ids
+
+    def _verify(self, shard: Shard, dtype: str, identity: tuple[int, ...]) -> None:
+        sha256, largest = _measure(self.path, dtype, identity)
+        if sha256 != shard.sha256:
+            raise UserError(f"{self.path}: its hash is not the manifest's {shard.sha256[:12]}…; prepare the data again")
+        if largest >= self.vocab_size:
+            raise self._beyond(largest)
+
+    def _check_size(self) -> None:
+        if self._map.size() != self._bytes:
+            raise UserError(
+                f"{self.path}: {self._map.size()} bytes, but {self._bytes} when it was opened; prepare the data again"
+            )
+
+    def _beyond(self, largest: int) -> UserError:
+        return UserError(
+            f"{self.path}: holds token id {largest}; allowed: less than the manifest's vocab_size={self.vocab_size}"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _measure(path: Path, dtype: str, identity: tuple[int, ...]) -> tuple[str, int]:
+    """The hash and the largest id of a shard; once for the several trainings of a process, unless the file changes."""
+    digest, largest = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            largest = max(largest, int(np.frombuffer(chunk, dtype).max()))
+    return digest.hexdigest(), largest
