@@ -1,17 +1,12 @@
-"""The models, registered with the Auto classes on import."""
-
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+"""The models, registered on import with the Auto classes and with who else knows models by name."""
 
 from limelm.models.hyper_connection import HyperConnectionConfig, HyperConnectionForCausalLM, HyperConnectionModel
 from limelm.models.lime import LimeConfig, LimeForCausalLM, LimeModel
+from limelm.models.registration import register, register_with_peft
 
-for _config, _model, _causal_lm in (
-    (LimeConfig, LimeModel, LimeForCausalLM),
-    (HyperConnectionConfig, HyperConnectionModel, HyperConnectionForCausalLM),
-):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoModelForCausalLM.register(_config, _causal_lm)
+register(LimeConfig, LimeModel, LimeForCausalLM)
+register(HyperConnectionConfig, HyperConnectionModel, HyperConnectionForCausalLM)
+register_with_peft()
 
 #: The model types that this project trains and reads.
 MODEL_TYPES = ("llama", LimeConfig.model_type, HyperConnectionConfig.model_type)
