@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from transformers import LlamaConfig, PreTrainedConfig
 
+from limelm.models.field_checks import check_fields, check_head_dim, check_rope, warn_of_names
+
 HUB_MODULE = "modeling_limelm"
 _HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
 
@@ -24,10 +26,7 @@ class DecoderConfig(LlamaConfig):
     auto_classes: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs):
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_fields(self, kwargs)
         super().__post_init__(**kwargs)
         self.auto_map = {auto: f"{HUB_MODULE}.{name}" for auto, name in self.auto_classes.items()}
         if self.hidden_size % self.num_attention_heads:
@@ -39,6 +38,9 @@ class DecoderConfig(LlamaConfig):
                 f"num_attention_heads={self.num_attention_heads} is not divisible by "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
+        check_head_dim(self.head_dim)
+        check_rope(self)
+        warn_of_names(type(self), kwargs, DecoderConfig.__subclasses__())
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -49,6 +51,8 @@ class DecoderConfig(LlamaConfig):
         # HF sets overrides after construction, where nothing checks them; ours go in with the rest.
         own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
         overrides = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        if not kwargs.get("return_unused_kwargs"):  # else whoever gets them refuses what nobody knows
+            warn_of_names(cls, kwargs, DecoderConfig.__subclasses__())
         return super().from_dict({**config_dict, **overrides, "model_type": cls.model_type}, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):

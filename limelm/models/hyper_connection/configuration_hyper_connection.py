@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from limelm.models.configuration import DecoderConfig
+from limelm.models.field_checks import strict_in_one_line
 
 
-@strict
+@strict_in_one_line
 class HyperConnectionConfig(DecoderConfig):
     """Llama's fields and the hyper-connections (Zhu et al. 2024, arXiv 2409.19606).
 
@@ -16,7 +15,7 @@ class HyperConnectionConfig(DecoderConfig):
         dynamic: whether the connections depend on the token (DHC) or are learned constants (SHC).
 
     Raises:
-        ValueError: for an `expansion_rate` below 1.
+        ValueError: for a value that no model can be built with, such as an `expansion_rate` below 1.
     """
 
     model_type = "hyper_connection"
@@ -33,8 +32,3 @@ class HyperConnectionConfig(DecoderConfig):
     def num_hidden_states(self) -> int:
         """How many hidden states a forward returns: the embedding's and every layer's."""
         return self.num_hidden_layers + 1
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        if self.expansion_rate < 1:
-            raise ValueError(f"expansion_rate={self.expansion_rate} must be at least 1")

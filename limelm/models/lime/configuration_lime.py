@@ -2,15 +2,14 @@
 
 from typing import Any, ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from limelm.models.configuration import DecoderConfig
+from limelm.models.field_checks import strict_in_one_line
 from limelm.routing import BACKENDS, ROUTERS, check_routing_sources
 
 ROUTING_INITS = ("paper", "identity")
 
 
-@strict
+@strict_in_one_line
 class LimeConfig(DecoderConfig):
     """Llama's fields and how the layers route (Gerasimov et al. 2025, arXiv 2502.09245).
 
@@ -50,11 +49,8 @@ class LimeConfig(DecoderConfig):
             raise ValueError(f"routing_init={self.routing_init!r} is unknown; allowed: {', '.join(ROUTING_INITS)}")
         if self.routing_init != "paper" and self.routing != "kv":
             raise ValueError(f"routing_init={self.routing_init!r} needs routing='kv', not {self.routing!r}")
-        if self.routing_top_p is not None:
-            if self.routing != "static":
-                raise ValueError(f"routing_top_p={self.routing_top_p} needs routing='static', not {self.routing!r}")
-            if not 0 < self.routing_top_p <= 1:
-                raise ValueError(f"routing_top_p={self.routing_top_p} is outside (0, 1]")
+        if self.routing_top_p is not None and self.routing != "static":
+            raise ValueError(f"routing_top_p={self.routing_top_p} needs routing='static', not {self.routing!r}")
         check_routing_sources(self.routing_sources)
         if self.routing_sources is not None and self.routing == "none":
             raise ValueError(f"routing_sources={self.routing_sources} needs a routing, not 'none'")

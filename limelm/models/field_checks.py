@@ -1,0 +1,202 @@
+"""What a configuration's fields may hold, and a word about names that are nearly those of a field.
+
+Hugging Face checks types, some ranges, and takes any name: a misspelt option would be kept and do nothing.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Collection
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, is_typeddict
+
+import torch
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GenerationConfig, LlamaConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from limelm.records import Check, at_least, at_most, less_than, more_than
+
+ConfigClass = TypeVar("ConfigClass", bound=type[PreTrainedConfig])
+
+_SIZE = (at_least(1), at_most(2**31 - 1))
+_LAYERS = (at_least(1), at_most(2**16))
+_TOKEN_ID = (at_least(-1), at_most(2**31 - 1))  # some checkpoints say "none" by -1
+MOST_LABELS = 2**20  # Hugging Face makes a name for each
+#: What a number must be, by field; None and lists of numbers are looked into where a field takes them.
+RANGES: dict[str, tuple[Check, ...]] = {
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": _SIZE,
+    "num_key_value_heads": _SIZE,
+    "head_dim": _SIZE,
+    "max_position_embeddings": _SIZE,
+    "pretraining_tp": _SIZE,
+    "expansion_rate": _SIZE,
+    "pad_token_id": _TOKEN_ID,
+    "bos_token_id": _TOKEN_ID,
+    "eos_token_id": _TOKEN_ID,
+    "initializer_range": (at_least(0), at_most(1)),
+    "rms_norm_eps": (more_than(0), at_most(1)),
+    "attention_dropout": (at_least(0), less_than(1)),
+    "routing_top_p": (Check(lambda value: 0 < value <= 1, "in (0, 1]"),),
+}
+#: The same for the entries of `rope_parameters`; all others need only be finite.
+ROPE_RANGES: dict[str, tuple[Check, ...]] = {
+    "rope_theta": (more_than(0),),
+    "factor": (more_than(0),),
+    "original_max_position_embeddings": _SIZE,
+    "low_freq_factor": (more_than(0),),
+    "high_freq_factor": (more_than(0),),
+    "attention_factor": (more_than(0),),
+}
+
+
+def strict_in_one_line(cls: ConfigClass) -> ConfigClass:
+    """Hugging Face's `strict`, whose errors are a `ValueError` of one line, as those of these classes are."""
+    cls = strict(cls)
+    initialise = cls.__init__
+    types = {field.name: field.type for field in fields(cls)}
+
+    @wraps(initialise)
+    def __init__(self, *args, **kwargs):
+        try:
+            initialise(self, *args, **kwargs)
+        except StrictDataclassError as error:
+            found = re.match(r"Validation error for field '(\w+)':\s+TypeError", str(error))
+            if found and (name := found[1]) in kwargs:
+                raise ValueError(f"{name}={kwargs[name]!r} must be {_in_words(types[name])}") from error
+            raise ValueError(" ".join(str(error).split())) from error
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls
+
+
+def _in_words(annotation: Any) -> str:
+    """`int | list[int] | None` as "int, list[int] or None"."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) or get_origin(annotation) is Union else ()
+    kinds = [kind for kind in options or (annotation,) if not is_typeddict(kind)]
+    names = ["None" if kind is NoneType else str(kind) if get_origin(kind) else kind.__name__ for kind in kinds]
+    return " or ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
+
+
+def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
+    """Refuse what no model can be built with.
+
+    Args:
+        config: its fields have the right types.
+        others: what it was given beside its fields.
+
+    Raises:
+        ValueError: with the field's name, its value and what is allowed.
+    """
+    for name, checks in RANGES.items():
+        _check_numbers(name, getattr(config, name, None), checks)
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act={config.hidden_act!r} is unknown; allowed: {', '.join(ACT2FN)}")
+    dtype = getattr(torch, config.dtype, None) if isinstance(config.dtype, str) else config.dtype
+    if config.dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={config.dtype!r} is unknown; allowed: float32, bfloat16, float16 or torch's others")
+    num_labels = others.get("num_labels")
+    if num_labels is not None and (type(num_labels) is not int or not 0 <= num_labels <= MOST_LABELS):
+        raise ValueError(f"num_labels={num_labels!r} must be an integer from 0 to {MOST_LABELS}")
+    for name in ("id2label", "label2id"):
+        if not isinstance(getattr(config, name), dict | None):
+            raise ValueError(f"{name}={getattr(config, name)!r} must be dict or None")
+
+
+def check_head_dim(head_dim: int) -> None:
+    """Refuse a head that cannot be rotated.
+
+    Raises:
+        ValueError: if its size is odd.
+    """
+    if head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} is odd; rotary embeddings turn pairs, so it must be even")
+
+
+def check_rope(config: PreTrainedConfig) -> None:
+    """Refuse rotary embeddings that cannot be computed, once they are complete.
+
+    Raises:
+        ValueError: with the entry's name, its value and what is allowed.
+    """
+    rope = config.rope_parameters
+    allowed = ("default", *ROPE_INIT_FUNCTIONS)
+    if rope["rope_type"] not in allowed:
+        raise ValueError(
+            f"rope_parameters: rope_type={rope['rope_type']!r} is unknown; allowed: {', '.join(dict.fromkeys(allowed))}"
+        )
+    for name, value in rope.items():
+        numeric = isinstance(value, int | float | list | tuple | type(None))
+        if name in ROPE_RANGES and not numeric:
+            raise ValueError(f"rope_parameters: {name}={value!r} must be a number")
+        _check_numbers(f"rope_parameters: {name}", value, ROPE_RANGES.get(name, ()))
+    try:
+        config.validate_rope()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"rope_parameters={rope!r}: {error.args[0]}") from error
+
+
+def _check_numbers(name: str, value: Any, checks: tuple[Check, ...]) -> None:
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number) or not all(check.holds(number) for check in checks):
+            says = " and ".join(check.says for check in checks) or "finite"
+            raise ValueError(f"{name}={value!r} must be {says}")
+
+
+# Names
+
+
+#: Fields of other Hugging Face configurations, and of older ones, that are near one here and yet none of it.
+_ELSEWHERE = ("original_max_position_embeddings", "attention_probs_dropout_prob")
+_SPECIAL_TOKENS = ("_token", "_token_id")
+
+
+def warn_of_names(cls: type[PreTrainedConfig], names: Collection[str], siblings: Collection[type]) -> None:
+    """Warn, once, of names that a configuration class does not know and that look as if they were meant for it.
+
+    Other names are none of its business: Hugging Face and other tools leave theirs in a configuration.
+
+    Args:
+        cls: the configuration's class.
+        names: what it was given beside its fields.
+        siblings: classes whose fields are known too.
+    """
+    hints = {name: _hint(cls, name, siblings) for name in sorted(names) if not _is_elsewhere(cls, name)}
+    unknown = ", ".join(f"{name!r} ({hint})" for name, hint in hints.items() if hint)
+    if unknown:
+        warnings.warn(f"{cls.__name__} has no field {unknown}: what is given by this name has no effect", stacklevel=3)
+
+
+def _is_elsewhere(cls: type[PreTrainedConfig], name: str) -> bool:
+    if name.startswith("_") or name in _ELSEWHERE or name.endswith(_SPECIAL_TOKENS):
+        return True
+    return hasattr(cls, name) or name in vars(GenerationConfig())
+
+
+def _hint(cls: type[PreTrainedConfig], name: str, siblings: Collection[type]) -> str | None:
+    """What a name may have been meant to be."""
+    own = sorted(_field_names(cls) - _field_names(LlamaConfig))
+    llamas = sorted(_field_names(LlamaConfig) - _field_names(PreTrainedConfig))
+    if near := get_close_matches(name, own, 1, 0.6) or get_close_matches(name, llamas, 1, 0.8):
+        return f"did you mean {near[0]!r}?"
+    for sibling in siblings:
+        if near := get_close_matches(name, sorted(_field_names(sibling) - _field_names(LlamaConfig)), 1, 0.6):
+            return f"{near[0]!r} is one of {sibling.__name__}"
+    if set(name.split("_")) & set(cls.model_type.split("_")):
+        return f"its own are {', '.join(own)}"
+    return None
+
+
+def _field_names(cls: type) -> set[str]:
+    return {field.name for field in fields(cls)}
