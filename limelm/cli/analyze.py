@@ -4,6 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
+from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, positive_int
 
@@ -36,13 +37,15 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "analyze",
+        run,
         help="look inside models: routing, entropy, probes, circuits",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--tokens, --sequence-length or --occurrences",
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
     parser.add_argument(
@@ -64,7 +67,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (100)")
     parser.add_argument("--probe", choices=["logistic", "paper"], help="standardised to convergence, or the authors'")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, positive_int
 
@@ -63,13 +64,15 @@ INPUTS = {
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "bench",
+        run,
         help="time the models beside LLaMA, or routers beside the model they are attached to, turn about",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--batch, --tokens, --layers or --hidden",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or empty")
     parser.add_argument(
@@ -95,7 +98,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")
     parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.set_defaults(run=run)
 
 
 #: An option, one that it leaves no use for, and why.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out
 
 DESCRIPTION = """\
@@ -28,17 +29,17 @@ TOLERANCE, ROUNDING = 1e-4, 5e-2
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "convert",
+        run,
         help="an adapter to a native checkpoint, or back",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
     )
     parser.add_argument("source", metavar="SOURCE", help="an adapter, or a native checkpoint; a folder or hub name")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

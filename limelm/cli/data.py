@@ -4,16 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from limelm.cli.parser import add_command
 from limelm.cli.types import positive_int
-from limelm.data import (
-    PRESETS,
-    LocalFiles,
-    Progress,
-    available_processes,
-    list_files,
-    prepare,
-    prepare_preset,
-)
 from limelm.errors import UserError
 
 DESCRIPTION = """\
@@ -39,23 +31,28 @@ examples:
 """
 
 PLAIN_PRESET = "python-library"  # where nothing else is named
+PRESET_NAMES = (PLAIN_PRESET, "fineweb-edu", "fineweb-edu-small")  # of limelm.data, which takes seconds to import
 
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser("data", help="prepare training data")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    prepare = actions.add_parser(
+    prepare = add_command(
+        actions,
+        common,
         "prepare",
+        run,
         help="tokenise text into shards",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--processes or --vocab-size",
     )
     prepare.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="files or folders of text")
     prepare.add_argument("--out", type=Path, required=True, help="new folder for shards, tokenizer and manifest")
-    prepare.add_argument("--preset", choices=PRESETS, help="a data set and the settings it is used with")
+    prepare.add_argument(
+        "--preset", choices=PRESET_NAMES, metavar="NAME", help=f"text and its settings: {', '.join(PRESET_NAMES)}"
+    )
     prepare.add_argument(
         "--dataset", metavar="NAME", help="Hugging Face data set, a hub name or local folder; streamed"
     )
@@ -67,12 +64,20 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     prepare.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
     prepare.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
     prepare.add_argument("--processes", type=positive_int, help="how many tokenise (default: all cores)")
-    prepare.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data and say what came out."""
     from limelm.cli.quiet import quieten
+    from limelm.data import (
+        PRESETS,
+        LocalFiles,
+        Progress,
+        available_processes,
+        list_files,
+        prepare,
+        prepare_preset,
+    )
 
     quieten()
     if options.sources and (options.dataset or options.preset):

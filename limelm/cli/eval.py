@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import at_least_two, listed, positive_int, seed
 
@@ -33,13 +34,15 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "eval",
+        run,
         help="score models on benchmarks, with errors and comparisons",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--batch-size or --window",
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
     parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
@@ -74,7 +77,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="prompts per forward (16)")
     parser.add_argument("--seed", type=seed, help="of the examples in prompts (1234, the harness's)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    parser.set_defaults(run=run)
 
 
 def shots(text: str) -> int:

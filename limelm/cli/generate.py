@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.types import positive_int, seed
+from limelm.cli.parser import add_command
+from limelm.cli.types import any_float, any_text, positive_int, seed
 
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
@@ -19,21 +20,22 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "generate",
+        run,
         help="continue a prompt with a checkpoint",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--max-new-tokens, or use a shorter PROMPT",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a model and its tokenizer")
-    parser.add_argument("prompt", metavar="PROMPT", help="text to continue; may be empty")
+    parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
     parser.add_argument("--max-new-tokens", type=positive_int, default=100, metavar="N", help="at most N tokens (100)")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
-    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
+    parser.add_argument("--temperature", type=any_float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
+    parser.add_argument("--top-p", type=any_float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the sampling (0)")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -50,10 +52,6 @@ def run(options: argparse.Namespace) -> None:
     if not 0 < options.top_p <= 1:
         raise UserError(f"--top-p {options.top_p} is outside (0, 1]")
     model, tokenizer = load_checkpoint(options.checkpoint)
-    try:
-        options.prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UserError("PROMPT: not valid UTF-8") from error
     # In training every document starts with BOS.
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     text = options.prompt if options.prompt.startswith(bos) else bos + options.prompt

@@ -3,27 +3,28 @@
 import argparse
 import sys
 import traceback
-from typing import NoReturn
 
 from limelm._version import __version__
 from limelm.cli import analyze, bench, convert, data, eval, generate, plan, reproduce, train
+from limelm.cli.failures import explain
+from limelm.cli.parser import Parser
 from limelm.cli.recipe_fields import split_fields
-from limelm.errors import Stopped, UserError
+from limelm.cli.streams import discard_stdout, print_error, safe_streams
+from limelm.errors import UserError
 
 # These take any field of their recipe as --key value.
 RECIPE_COMMANDS = {"reproduce": reproduce, "train": train, "plan": plan}
 SUBCOMMANDS = (*RECIPE_COMMANDS.values(), convert, data, generate, eval, analyze, bench)
 
 
-class Parser(argparse.ArgumentParser):
-    """Argument errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 1 for a bug, 128 + n when signal n ended it."""
+    with safe_streams():
+        return _run(_parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; ends the process where they are wrong."""
     parser = Parser(
         prog="limelm",
         description="Layer-Integrated Memory language models: train them side by side, and look inside.",
@@ -35,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers, common)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    for argument in arguments:
+        _check_encoding(parser, argument)
     fields: dict[str, str] = {}
     if arguments and arguments[0] in RECIPE_COMMANDS:
         command = subparsers.choices[arguments[0]]
@@ -44,26 +46,28 @@ def main(arguments: list[str] | None = None) -> int:
         except UserError as error:
             command.error(str(error))
         arguments = [arguments[0], *left]
-    options = parser.parse_args(arguments, argparse.Namespace(fields=fields))
+    return parser.parse_args(arguments, argparse.Namespace(fields=fields))
+
+
+def _check_encoding(parser: Parser, argument: str) -> None:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        parser.error(f"argument {argument!a}: not UTF-8 text in this locale ({sys.getfilesystemencoding()})")
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
-    except UserError as error:
-        return _fail(options, str(error), 2)
-    except Stopped as stop:
-        return _fail(options, str(stop), 128 + stop.signal_number)
-    except KeyboardInterrupt:
-        return _fail(options, "interrupted; what was finished is kept, and the same command goes on from there", 130)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
+        discard_stdout()
         return 0
-    except OSError as error:  # a full disk, a file where a folder should be, ...
-        return _fail(options, str(UserError.from_os_error(error.filename or options.command, error)), 2)
-    except Exception as error:
-        return _fail(options, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = explain(error, options.command, options.memory_settings)
+        if options.debug:
+            traceback.print_exc()
+        print_error(f"limelm: error: {message}")
+        return code
     return 0
-
-
-def _fail(options: argparse.Namespace, message: str, code: int) -> int:
-    if options.debug:
-        traceback.print_exc()
-    print(f"limelm: error: {' '.join(message.split())}", file=sys.stderr)
-    return code

@@ -2,6 +2,7 @@
 
 import argparse
 
+from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
 from limelm.cli.types import positive_int
 
@@ -22,13 +23,15 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "plan",
+        run,
         help="memory, FLOPs, disk and time of a training, before it starts",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--num-hidden-layers or --hidden-size",
     )
     add_model_of_recipe(parser)
     parser.add_argument("--gpus", type=positive_int, default=1, metavar="N", help="how many GPUs (1)")
@@ -42,7 +45,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peak-tflops", type=_positive, default=989, metavar="N", help="of one GPU (989: an H100's, dense bfloat16)"
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

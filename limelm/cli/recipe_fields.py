@@ -65,6 +65,8 @@ def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple
             if value.startswith("--"):
                 near = difflib.get_close_matches(name, own, n=1)
                 raise UserError(f"{name}: needs a value" + (f"; did you mean {near[0]}?" if near else ""))
+        if not value.strip():
+            raise UserError(f"{name}: is empty")
         if key in fields:
             raise UserError(f"{name}: given twice")
         fields[key] = value

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
-from limelm.cli.types import at_least_two, listed
+from limelm.cli.types import listed, number_of_seeds
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
@@ -45,13 +46,15 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "reproduce",
+        run,
         help="train the models side by side and write a report",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--micro-batch-size or --sequence-length, or set --activation-checkpointing true",
     )
     parser.add_argument(
         "--scale",
@@ -68,12 +71,11 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=at_least_two,
+        type=number_of_seeds,
         metavar="N",
         help="train with N seeds, 2 or more, and say which models differ (default: the recipe's one; for synthetic 5)",
     )
     add_training_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

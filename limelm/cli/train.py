@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options, all_fields
 
 DESCRIPTION = f"""\
@@ -31,13 +32,15 @@ examples:
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     """Declare the subcommand."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
+        common,
         "train",
+        run,
         help="train one model, resumably, on one GPU or many",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        memory_settings="--micro-batch-size or --sequence-length, or set --activation-checkpointing true",
     )
     add_model_of_recipe(parser, nargs="?")
     parser.add_argument(
@@ -45,7 +48,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     add_training_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

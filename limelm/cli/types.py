@@ -2,36 +2,61 @@
 
 import argparse
 
+LARGEST = 2**31 - 1  # no size on the command line means more
+
+
+def any_text(text: str) -> str:
+    """Any text, even an empty one; all other types are for texts that name something (limelm.cli.parser)."""
+    return text
+
+
+def any_float(text: str) -> float:
+    """Any number, even NaN, for an option whose range the command checks itself."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not a number") from None
+
 
 def positive_int(text: str) -> int:
-    """An integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value
+    """An integer from 1 to 2,147,483,647."""
+    return _integer(text, 1)
 
 
 def at_least_two(text: str) -> int:
-    """An integer of at least 2."""
-    value = positive_int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 2")
-    return value
+    """An integer from 2 to 2,147,483,647."""
+    return _integer(text, 2)
+
+
+def number_of_seeds(text: str) -> int:
+    """An integer from 2 to 1,000."""
+    return _integer(text, 2, 1000)
 
 
 def seed(text: str) -> int:
     """An integer that every random generator takes."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to {2**32 - 1}")
-    return int(text)
+    return _integer(text, 0, 2**32 - 1)
 
 
 def listed(text: str) -> list[str]:
     """One or more different names, separated by commas."""
-    names = list(dict.fromkeys(name for name in text.split(",") if name))
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names
+
+
+def _integer(text: str, least: int, most: int = LARGEST) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{_short(text)} must be at least {least}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{_short(text)} must be at most {most}")
+    return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."

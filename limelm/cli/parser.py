@@ -1,0 +1,128 @@
+"""The argument parser of all subcommands: one-line errors, checks of every value, help that fits the window."""
+
+import argparse
+import functools
+import math
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from limelm.cli.streams import print_error
+from limelm.cli.types import any_float, any_text
+
+LONGEST_ARGUMENT = 4096  # characters; the longest path that Linux takes
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs to the window's width; an indented line stays a line, and goes on below where it is too long."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = re.split(r"\n{2,}", text.strip("\n"))
+        return "\n\n".join("\n".join(_fill(paragraph, width)) for paragraph in paragraphs)
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses, for every argument of the command line, what no argument can mean; errors take one line.
+
+    Refused are empty texts (a shell variable that is not set), overlong ones, and numbers that are not finite. Only the
+    type `any_text` takes everything.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        kind = options.get("type", str)
+        takes_value = options.get("action", "store") in ("store", "append")
+        if takes_value and kind is not any_text:
+            options["type"] = _checked(kind)
+        return super().add_argument(*names, **options)
+
+    def error(self, message: str) -> NoReturn:
+        print_error(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        self.exit(2)
+
+
+def add_command(
+    subparsers: Any,
+    common: argparse.ArgumentParser,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    help: str,
+    description: str,
+    epilog: str,
+    memory_settings: str | None = None,
+) -> Parser:
+    """Declare a subcommand.
+
+    Args:
+        subparsers: what `add_subparsers` gave.
+        common: options of every subcommand.
+        name: the word on the command line.
+        run: what does the work, with the parsed options.
+        help: one line for the list of commands.
+        description: what the command does.
+        epilog: lists and examples.
+        memory_settings: options that make it need less memory, for the error when that is short.
+    """
+    parser = subparsers.add_parser(name, help=help, description=description, epilog=epilog, parents=[common])
+    parser.set_defaults(run=run, memory_settings=memory_settings)
+    return parser
+
+
+def check_text(text: str) -> str:
+    """A text that can name something.
+
+    Raises:
+        argparse.ArgumentTypeError: where it is empty or overlong.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    if len(text) > LONGEST_ARGUMENT:
+        raise argparse.ArgumentTypeError(f"has {len(text):,} characters; at most {LONGEST_ARGUMENT:,} are allowed")
+    return text
+
+
+def _checked(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type, applied to texts that can mean something, and giving finite numbers."""
+
+    @functools.wraps(kind, updated=())
+    def convert(text: str) -> Any:
+        value = kind(check_text(text))
+        if isinstance(value, float) and kind is not any_float and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        return value
+
+    return convert
+
+
+def _fill(paragraph: str, width: int) -> list[str]:
+    lines: list[str] = []
+    flowing: list[str] = []
+    for line in [*paragraph.splitlines(), ""]:
+        if line and not line.startswith(" ") and not line.endswith(":"):
+            flowing.append(line)
+            continue
+        lines += textwrap.wrap(" ".join(flowing), width)
+        flowing = []
+        if line:
+            lines += _fill_line(line, width)
+    return lines
+
+
+def _fill_line(line: str, width: int) -> list[str]:
+    """An indented line: a name and what it means, or a command and what it is an example of."""
+    if len(line) <= width:
+        return [line]
+    left, gap, right = re.fullmatch(r"(\s*\S.*?)(?:(\s{2,})(.*))?", line).groups(default="")  # type: ignore[union-attr]
+    if re.match(r"\s*(limelm|torchrun) ", line):
+        together = re.sub(r"( --\S+) (?!-)", "\\1\0", left)  # an option stays with its value
+        parts = textwrap.wrap(
+            together, width - 2, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+        )
+        command = " \\\n".join(parts).replace("\0", " ").splitlines()
+        return command + ([f"{' ' * 6}({right})"] if right else [])
+    hanging = " " * (len(left + gap) if gap else 4)
+    return textwrap.wrap(line, width, subsequent_indent=hanging, break_on_hyphens=False)

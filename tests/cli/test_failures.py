@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from limelm.cli import main
+from limelm.cli.failures import explain
+
+
+def raised(function):
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        raised(lambda: np.zeros(2**57)),
+        raised(lambda: torch.empty(2**58)),
+        raised(lambda: torch.empty(2**62, 2**62)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("CUDA error: out of memory"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_out_of_memory_names_the_settings_and_is_no_bug(error):
+    line, code = explain(error, "train", "--micro-batch-size")
+    assert code == 2 and line.startswith("train: out of memory; lower --micro-batch-size (") and "bug" not in line
+
+
+def test_other_errors_are_not_taken_for_it():
+    assert explain(RuntimeError("shape mismatch"), "train", "--x")[1] == 1
+    assert explain(RecursionError("maximum recursion depth exceeded"), "train") == (
+        "train: an input file is nested too deeply; --debug shows where it was read",
+        2,
+    )
+
+
+def test_out_of_memory_in_a_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("limelm.benchmark.compare", lambda *arguments: torch.empty(2**58))
+    assert main(["bench", "--out", str(tmp_path / "o"), "--tasks", "forward"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert error.startswith("limelm: error: bench: out of memory; lower --batch, --tokens, --layers or --hidden (")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_full_disk_behind_stdout_ends_in_one_line():
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "limelm", "plan", "tiny-static"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert finished.returncode == 2
+    assert finished.stderr == "limelm: error: plan: No space left on device\n"
