@@ -8,7 +8,7 @@ from limelm.evaluation.seeds import compare_final_losses
 from limelm.files import write_text
 from limelm.report.cells import count, in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
 
 ADAPTATION = "adaptation.json"
@@ -45,7 +45,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
     write_text(out / ADAPTATION, json.dumps(results, indent=1) + "\n")
     first = next(iter(summaries.values()))
     base = Path(first["base"]).name if Path(first["base"]).exists() else first["base"]
-    palette = Palette(labels)
+    palette = Palette(labels, {label: kind_of(label) or kind_of(runs[0][label]["name"]) for label in labels})
     page = write_page(
         out,
         _sections(losses, summary, against, labels[0], palette),

@@ -6,7 +6,7 @@ from typing import Any
 
 from limelm.files import write_text
 from limelm.report.circuits import circuit_sections
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import write_page
 from limelm.report.representations import representation_sections
 from limelm.report.routing import routing_sections
@@ -24,7 +24,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         The page's path.
     """
     models, facts, records = analysis["models"], analysis["facts"], analysis["records"]
-    palette = Palette([entry["label"] for entry in models])
+    palette = palette_of(models)
     told = {key: analysis[key] for key in ("models", "facts", "notes", "cautions")}
     write_text(out / ANALYSIS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return write_page(

@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
-from limelm.report.figures.style import Palette, new_figure
+from limelm.report.figures.palette import Palette, kind_of
+from limelm.report.figures.style import legend_beside, new_figure, shown
 from limelm.report.output import save_figure, write_csv
 
 Records = list[dict[str, Any]]
@@ -42,30 +43,31 @@ def ratio_of_cases(records: Records, baseline: str) -> Figure:
             rows = [row for row in records if row["task"] == task]
             places = [cases.index(row["case"]) + (position - (len(tasks) - 1) / 2) * thickness for row in rows]
             bars = {"xerr": _quartiles(rows), "color": palette[task], "capsize": 2, "ecolor": "#222222"}
-            axes.barh(places, [row["ratio"] for row in rows], thickness, label=task, **bars)
-        axes.axvline(1, color="#666666", linestyle=":", label=baseline)
-        axes.set_yticks(range(len(cases)), cases)
+            axes.barh(places, [row["ratio"] for row in rows], thickness, label=shown(task), **bars)
+        axes.axvline(1, color="#666666", linestyle=":", label=shown(baseline))
+        axes.set_yticks(range(len(cases)), [shown(case) for case in cases])
         axes.margins(y=0.02)
         axes.invert_yaxis()
-        axes.set_xlabel(f"time, ratio to {baseline}")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_xlabel(f"time, ratio to {shown(baseline)}")
+        legend_beside(axes)
     return figure
 
 
 def ratio_against_depth(records: Records, baseline: str) -> Figure:
     """Training step as a ratio to the baseline's, against the number of layers; bars span the quartiles."""
-    palette = Palette(sorted({row["case"] for row in records}))
+    cases = dict.fromkeys(row["case"] for row in records)
+    palette = Palette(cases, {case: kind_of(case) or kind_of(case.split("-")[0]) for case in cases})
     with new_figure(figsize=(7, 4.2)) as (figure, axes):
-        for case in dict.fromkeys(row["case"] for row in records):
+        for case in cases:
             rows = [row for row in records if row["case"] == case]
-            _curve(axes, [row["layers"] for row in rows], rows, palette[case], case)
-        axes.axhline(1, color="#666666", linestyle=":", label=baseline)
+            _curve(axes, [row["layers"] for row in rows], rows, palette, case)
+        axes.axhline(1, color="#666666", linestyle=":", label=shown(baseline))
         axes.set_xscale("log", base=2)
         depths = sorted({row["layers"] for row in records})
         axes.set_xticks(depths, [str(depth) for depth in depths])
         axes.set_xlabel("layers")
-        axes.set_ylabel(f"training step, ratio to {baseline}")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_ylabel(f"training step, ratio to {shown(baseline)}")
+        legend_beside(axes)
     return figure
 
 
@@ -75,18 +77,18 @@ def time_against_pruning(records: Records, baseline: str) -> Figure:
     with new_figure(figsize=(6, 4)) as (figure, axes):
         for task in dict.fromkeys(row["task"] for row in records):
             rows = [row for row in records if row["task"] == task]
-            _curve(axes, [100 * row["pruned_share"] for row in rows], rows, palette[task], task)
-        axes.axhline(1, color="#666666", linestyle=":", label=baseline)
+            _curve(axes, [100 * row["pruned_share"] for row in rows], rows, palette, task)
+        axes.axhline(1, color="#666666", linestyle=":", label=shown(baseline))
         axes.set_xlabel("pruned routing weights, %")
-        axes.set_ylabel(f"time, ratio to {baseline}")
+        axes.set_ylabel(f"time, ratio to {shown(baseline)}")
         axes.legend()
     return figure
 
 
-def _curve(axes: Any, x: list[float], rows: Records, color: str, label: str) -> None:
+def _curve(axes: Any, x: list[float], rows: Records, palette: Palette, name: str) -> None:
     """The ratios of `rows` with their quartiles at `x`."""
     ratios = [row["ratio"] for row in rows]
-    axes.errorbar(x, ratios, _quartiles(rows), fmt="o-", color=color, capsize=3, label=label)
+    axes.errorbar(x, ratios, _quartiles(rows), capsize=3, label=shown(name), **palette.line(name, len(x)))
 
 
 def _quartiles(rows: Records) -> list[list[float]]:

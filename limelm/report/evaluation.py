@@ -11,8 +11,9 @@ from limelm.evaluation.scores import headline
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.files import write_text
 from limelm.report.cells import count, in_one_line, optional, percent, points
+from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.figures.points import grouped_points
-from limelm.report.figures.style import REFERENCE, Palette, by_model
+from limelm.report.figures.style import REFERENCE, by_model
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
 from limelm.report.perplexity import latex_bits, perplexity_section
@@ -32,7 +33,7 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
     """
     models = evaluation["models"]
     scores, averages, perplexity = (evaluation[key] for key in ("scores", "averages", "perplexity"))
-    palette = Palette([model["label"] for model in models])
+    palette = palette_of(models)
     write_text(out / EVALUATION, json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "table.md", markdown_tables(scores, averages, perplexity))
     write_text(out / "table.tex", latex_tables(scores, averages, perplexity))

@@ -10,7 +10,7 @@ from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarise_accuracies
 from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
 
 

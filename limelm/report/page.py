@@ -5,7 +5,7 @@ from typing import Any
 
 from limelm.report import tables
 from limelm.report.figures import training
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import Records, Section, write_page
 from limelm.report.routing import routing_sections
 
@@ -23,7 +23,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
     Returns:
         The page's path.
     """
-    palette = Palette([entry["label"] for entry in summary["models"]])
+    palette = palette_of(summary["models"])
     return write_page(
         out,
         _sections(summary, retrieval, palette),
@@ -57,14 +57,16 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
     data = summary["data"]
     tokens = summary["models"][0]["train_tokens"]
     parameters = max(entry["parameters"] for entry in summary["models"])
-    environments = [entry["environment"] for entry in summary["models"]]
-    mixed = ["The models were not all trained in the same environment: do not compare their speed."]
+    mixed = [
+        "The models were not all trained in the same environment: do not compare their speed and memory, whose ratios "
+        "are left blank."
+    ]
     smaller = [
         f"Small scale: {parameters:,} parameters and {tokens:,} tokens are far from the paper's 1.2 billion and 41.9 "
         "billion. Early in training a faster start shows, not a better end."
     ]
     return [
-        *(mixed if any(other != environments[0] for other in environments) else []),
+        *([] if tables.is_one_environment(summary) else mixed),
         "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
         *(smaller if parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS else []),
         f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
@@ -77,7 +79,7 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
 
 def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: Palette) -> list[Section]:
     curves = tables.loss_curves(summary)
-    results, results_columns = tables.results(summary)
+    results, results_columns = tables.results(summary, curves)
     efficiency, efficiency_columns = tables.efficiency(summary)
     paper, paper_columns = tables.paper_scale()
     return [

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.report.cells import count, in_one_line, signed_thousandths, thousandths
+from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
-from limelm.report.figures.style import Palette, by_model
+from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section, unbroken
 from limelm.report.plain_tables import aligned, booktabs, latex
 
@@ -26,7 +27,7 @@ def perplexity_section(rows: Records, palette: Palette) -> Section:
         "Bits per byte can be compared between tokenizers. Loss (nats per token) and perplexity are per token: compare "
         "them only between models that have the same tokenizer. A longer window or a shorter stride lowers all three.",
     ]
-    if len(palette.places) > 1:
+    if len(palette) > 1:
         text.append(
             f"The difference is to {first['model']} in bits per byte, document by document, with its 95 % interval; "
             f"“not distinguishable” means that zero is inside. Of fewer than {FEWEST_FOR_VERDICT} documents no verdict "

@@ -2,7 +2,7 @@
 
 from limelm.report.figures import clouds, curves, heatmaps
 from limelm.report.figures.curves import BEFORE_ROUTING, HIDDEN_STATES
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette
 from limelm.report.html import Records, Section
 
 BEFORE = (

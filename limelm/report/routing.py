@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from limelm.adapters.retrieval import SETS, set_label
 from limelm.report.figures import heatmaps, routing
-from limelm.report.figures.style import Palette, by_model
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section, file_names, share
 
 
@@ -11,7 +13,8 @@ def routing_sections(records: dict[str, Records], palette: Palette) -> list[Sect
     """A section for each kind of records that is there, in the order of the page."""
     # Keys and values that have routers of their own stand in the records as two models.
     named = (row["model"] for row in records.get("mean_retrieval", []))
-    palette = Palette(list(dict.fromkeys((*palette.places, *named))))
+    kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in SETS}
+    palette = Palette([*palette.kinds, *named], palette.kinds | kinds)
     sections = {
         "mean_retrieval": _mean_retrieval,
         "self_retrieval": _self_retrieval,

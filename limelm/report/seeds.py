@@ -16,7 +16,7 @@ from limelm.evaluation.seeds import (
 from limelm.files import write_text
 from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
 from limelm.report.tables import loss_curves
 
@@ -48,7 +48,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
     summary, sooner = summarise_losses(losses, baseline), how_much_sooner(curves, baseline)
     results = {"baseline": baseline, "seeds": list(summaries), "losses": summary, "sooner": sooner}
     write_text(out / SEEDS, json.dumps(results, indent=1) + "\n")
-    palette = Palette(labels)
+    palette = palette_of(entry for entry in first["models"] if entry["label"] in labels)
     at_end = {row["model"]: row for row in summary if row["axis"] == "tokens"}
     page = write_page(
         out,

@@ -1,61 +1,60 @@
 """The tables: records with plain numbers for the CSV, and how a column is shown to people."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from limelm.errors import UserError
 from limelm.models.flops import TRAINING_TO_FORWARD
+from limelm.report.cells import signed_thousandths, thousandths
 from limelm.report.html import Column, Records, share, unbroken
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 from limelm.training.jsonl import read_lines
+from limelm.training.result import FINAL_LOSS_STEPS
 from limelm.training.router_statistics import ROUTERS_LOG
+from limelm.training.run import METRICS
 
-SMOOTHING_STEPS = 5
+MOST_SMOOTHED = 11  # steps
+SMOOTHED_PART = 10  # a tenth of a run, where that is less
 
 
 def loss_curves(summary: dict[str, Any]) -> Records:
     """Losses by step, training FLOPs (Figure 1) and seconds of training, from each model's `metrics.jsonl`.
 
-    `smoothed_loss` is the mean over the five steps before and after.
+    `smoothed_loss` is the mean over up to eleven steps around, at most a tenth of the run. Of a step that was only
+    evaluated, as of a model that is not trained, there is the held-out loss alone.
     """
     records: Records = []
     for entry in summary["models"]:
         flops_per_token = TRAINING_TO_FORWARD * entry["flops_per_token_forward"]
-        lines = _metrics(Path(entry["checkpoint"]) / "metrics.jsonl")
-        rows: dict[int, dict[str, Any]] = {}
-        for line in lines:
-            if "loss" not in line:  # an evaluation with a line of its own
-                rows[line["step"]]["eval_loss"] = line["eval_loss"]
-                continue
-            rows[line["step"]] = {
+        lines = read_lines(Path(entry["checkpoint"]) / METRICS)
+        smoothed = _smoothed([line.get("loss") for line in lines])
+        records += [
+            {
                 "model": entry["label"],
                 "step": line["step"],
                 "train_tokens": line["tokens"],
                 "train_flops": line["tokens"] * flops_per_token,
                 "train_seconds": line["seconds"],
-                "loss": line["loss"],
-                "smoothed_loss": math.nan,
+                "loss": line.get("loss"),
+                "smoothed_loss": mean,
                 "eval_loss": line.get("eval_loss"),
             }
-        losses = [row["loss"] for row in rows.values()]
-        for number, row in enumerate(rows.values()):
-            window = losses[max(0, number - SMOOTHING_STEPS) : number + SMOOTHING_STEPS + 1]
-            row["smoothed_loss"] = sum(window) / len(window)
-        records += rows.values()
+            for line, mean in zip(lines, smoothed, strict=True)
+        ]
     return records
 
 
-def _metrics(path: Path) -> Records:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: broken ({error}); remove {path.parent} to train this model again") from error
+def _smoothed(losses: list[float | None]) -> list[float | None]:
+    """The running mean over a window that shrinks with the run, and towards its ends."""
+    half = min(MOST_SMOOTHED, len(losses) // SMOOTHED_PART) // 2
+    windows = (
+        [loss for loss in losses[max(0, i - half) : i + half + 1] if loss is not None] for i in range(len(losses))
+    )
+    return [sum(window) / len(window) if window else None for window in windows]
 
 
-def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
-    """Losses and perplexity, with the difference to LLaMA where it was trained too."""
+def results(summary: dict[str, Any], curves: Records) -> tuple[Records, list[Column]]:
+    """Losses and perplexity, with the difference to LLaMA where it was trained too; `curves` are its `loss_curves`."""
     baseline = _baseline(summary)
     records = [
         {
@@ -71,12 +70,20 @@ def results(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     columns = [
         Column("model", "model"),
         Column("train_tokens", "training tokens", lambda n: f"{n:,}"),
-        Column("final_train_loss", "training loss, last 10 steps", lambda x: f"{x:.3f}"),
-        Column("eval_loss", "held-out loss", lambda x: f"{x:.3f}"),
+        Column("final_train_loss", f"training loss, {_last_steps(curves)}", thousandths),
+        Column("eval_loss", "held-out loss", thousandths),
         Column("eval_perplexity", "held-out perplexity", lambda x: f"{x:.1f}"),
-        Column("eval_loss_difference", "held-out loss, minus LLaMA's", lambda x: "" if x is None else f"{x:+.3f}"),
+        Column("eval_loss_difference", "held-out loss, minus LLaMA's", signed_thousandths),
     ]
     return records, columns
+
+
+def _last_steps(curves: Records) -> str:
+    """Over which steps the final training loss is a mean."""
+    steps = max((row["step"] for row in curves), default=0)
+    if steps > FINAL_LOSS_STEPS:
+        return f"last {FINAL_LOSS_STEPS} steps"
+    return "the only step" if steps == 1 else f"mean of all {steps} steps"
 
 
 def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
@@ -96,7 +103,9 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     baseline = _baseline(summary)
     llama = dict(records[summary["models"].index(baseline)]) if baseline else dict.fromkeys(measures, math.nan)
     for row in records:
-        row |= {f"{key}_ratio": row[key] / llama[key] for key in measures}
+        row |= {f"{key}_ratio": row[key] / llama[key] if llama[key] else math.nan for key in measures}
+        if not is_one_environment(summary):  # of speed and memory a ratio would compare machines
+            row |= dict.fromkeys(("peak_memory_bytes_ratio", "tokens_per_second_ratio"), math.nan)
     for row, entry in zip(records, summary["models"], strict=True):
         row["mfu"] = entry["mfu"]
     columns = [
@@ -169,6 +178,12 @@ def router_entropy(summary: dict[str, Any]) -> Records:
         for line in read_lines(Path(entry["checkpoint"]) / ROUTERS_LOG)
         for layer in line["layers"]
     ]
+
+
+def is_one_environment(summary: dict[str, Any]) -> bool:
+    """Whether all models were trained with the same versions, device and threads."""
+    environments = [entry["environment"] for entry in summary["models"]]
+    return all(other == environments[0] for other in environments)
 
 
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:

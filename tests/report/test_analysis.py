@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from limelm.report import write_analysis
 from limelm.report.circuits import visible_token
 from limelm.report.figures import curves, heatmaps, routing
-from limelm.report.figures.style import Palette
+from limelm.report.figures.palette import Palette
 from limelm.report.html import file_names
 from limelm.report.output import save_figure
 from tests.report.synthetic import Study
@@ -185,11 +185,6 @@ def test_figure_9_shows_both_curves_of_every_model():
     assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     own = [row["self_retrieval"] for row in records if row["model"] == "b" and row["self_retrieval"] is not None]
     assert list(figure.axes[1].lines[1].get_ydata()) == own and len(own) == 3
-
-
-def test_models_look_different_though_there_are_more_than_colours():
-    palette = Palette([str(i) for i in range(20)])
-    assert len({(palette[str(i)], palette.marker(str(i))) for i in range(20)}) == 20
 
 
 def test_values_before_routing_are_dashed_in_the_colour_of_their_model():

@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from limelm.report.figures.style import PAGE_WIDTH, Palette, Records, by_model, new_figure, numbers, shown
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, new_figure, numbers, shown
 
 
 def tsne(records: Records) -> Figure:

@@ -7,27 +7,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     PAGE_WIDTH,
     REFERENCE,
-    Palette,
+    WIDE,
     Records,
+    band,
     by_model,
     depth_axis,
     legend_beside,
     new_figure,
     numbers,
     shown,
+    single_mark,
 )
 
 BEFORE_ROUTING, HIDDEN_STATES = "values before routing", "hidden states"
 FAR_ABOVE_CHANCE = 0.3  # from here on the axis leaves out the chance level, which would flatten the curves
-SIZE = (8.6, 4)
 
 
 def matrix_entropy(records: Records, palette: Palette) -> Figure:
     """Matrix entropy per layer, with its standard error over sequences (Figures 5 and 11)."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "entropy", "standard_error")
         axes.set_ylabel("matrix entropy (nats)")
         legend_beside(axes)
@@ -36,7 +38,7 @@ def matrix_entropy(records: Records, palette: Palette) -> Figure:
 
 def effective_rank(records: Records, palette: Palette) -> Figure:
     """Effective rank per layer, with its standard error over sequences."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "effective_rank", "standard_error")
         axes.set_ylabel("effective rank")
         legend_beside(axes)
@@ -45,7 +47,7 @@ def effective_rank(records: Records, palette: Palette) -> Figure:
 
 def separability(records: Records, palette: Palette) -> Figure:
     """Accuracy of a linear probe per layer, with its standard deviation over folds (Figures 7 and 12)."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "accuracy", "deviation")
         lowest = np.nanmin(numbers(records, "accuracy") - numbers(records, "deviation"))
         limits = axes.get_ylim()
@@ -61,10 +63,11 @@ def separability(records: Records, palette: Palette) -> Figure:
 
 def cosine(records: Records, palette: Palette) -> Figure:
     """Cosine similarity of neighbouring tokens' hidden states, and of any two, per representation."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             _line(axes, rows, "neighbours", palette.line(model, len(rows)), shown(model), "standard_error")
-            axes.plot(numbers(rows, "layer"), numbers(rows, "any_pair"), "--", color=palette[model])
+            look = {"color": palette[model], **single_mark(rows)}
+            axes.plot(numbers(rows, "layer"), numbers(rows, "any_pair"), "--", **look)
         depth_axis(axes, "representation m (0: token embedding)")
         axes.set_ylabel("mean cosine similarity")
         kinds = {"neighbouring tokens": "-", "any two tokens": "--"}
@@ -110,5 +113,5 @@ def _line(axes: Axes, rows: Records, key: str, look: dict[str, Any], label: str,
     layers, values = numbers(rows, "layer"), numbers(rows, key)
     axes.plot(layers, values, label=label, **look)
     if error is not None:
-        band = np.nan_to_num(numbers(rows, error))
-        axes.fill_between(layers, values - band, values + band, color=look["color"], alpha=0.15, linewidth=0)
+        errors = np.nan_to_num(numbers(rows, error))
+        band(axes, layers, values - errors, values + errors, look["color"], 0.15)

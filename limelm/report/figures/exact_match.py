@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from limelm.report.figures.style import REFERENCE, Palette, Records, by_model, legend_beside, new_figure, numbers, shown
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import REFERENCE, WIDE, Records, by_model, legend_beside, new_figure, numbers, shown
 
 SPREAD = 0.35  # of a seed's marks within their model's share of a task's width
 
@@ -18,12 +19,12 @@ def accuracies(scores: Records, summary: Records, chance: dict[str, float], pale
     tasks = list(chance)
     models = list(dict.fromkeys(row["model"] for row in scores))
     step = 0.8 / len(models)
-    with new_figure(figsize=(2.6 + 2.2 * len(tasks), 4.2)) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for place, task in enumerate(tasks):
             line = axes.hlines(100 * chance[task], place - 0.45, place + 0.45, color=REFERENCE, linestyle=":")
         line.set_label("guessing")
         for number, (model, rows) in enumerate(by_model(scores)):
-            look = {"color": palette[model], "marker": palette.marker(model), "markersize": 5, "linestyle": ""}
+            look = palette.mark(model)
             for task in dict.fromkeys(row["task"] for row in rows):
                 middle = tasks.index(task) + (number - (len(models) - 1) / 2) * step
                 own = [row for row in rows if row["task"] == task]
@@ -34,7 +35,7 @@ def accuracies(scores: Records, summary: Records, chance: dict[str, float], pale
                 axes.plot([middle, middle], [low, high], color=palette[model], linewidth=2)
                 axes.hlines(mean, middle - step / 2.5, middle + step / 2.5, color=palette[model], linewidth=2.5)
             axes.plot([], [], label=shown(model), **look)
-        axes.set_xticks(range(len(tasks)), tasks)
+        axes.set_xticks(range(len(tasks)), [shown(task) for task in tasks])
         axes.grid(axis="x", visible=False)
         axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.set_ylim(-3, 103)

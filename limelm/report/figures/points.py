@@ -6,7 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from limelm.report.figures.style import Palette, Records, by_model, legend_beside, new_figure, numbers, shown
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, legend_beside, new_figure, numbers, shown
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def grouped_points(points: Records, palette: Palette, label: str) -> Iterator[tu
     groups = list(dict.fromkeys(point["group"] for point in points))
     models = list(dict.fromkeys(point["model"] for point in points))
     step = 0.7 / len(models)
-    with new_figure(figsize=(9, 1 + len(groups) * (0.3 + 0.16 * len(models)))) as (figure, axes):
+    with new_figure(figsize=(PAGE_WIDTH, 1 + len(groups) * (0.3 + 0.16 * len(models)))) as (figure, axes):
         yield figure, axes
         for number, (model, own) in enumerate(by_model(points)):
             shift = (number - (len(models) - 1) / 2) * step

@@ -3,11 +3,12 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
-    PALETTE,
     REFERENCE,
-    Palette,
+    WIDE,
     Records,
+    band,
     by_model,
     depth_axis,
     label_edges,
@@ -18,15 +19,17 @@ from limelm.report.figures.style import (
     shown,
     signed_root,
     signed_square,
+    single_mark,
 )
 
 UNIFORM = "no preference (uniform)"
-SIZE = (8.6, 4)
+#: Colours of Figure 9 in the paper.
+GREEN, ORANGE = "#009e73", "#d55e00"
 
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
     """Mean retrieval weight of each representation among the layers that read it (Figure 2)."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             sources, weights = numbers(rows, "source"), numbers(rows, "mean_weight")
             axes.plot(sources, weights, label=shown(model), **palette.line(model, len(rows)))
@@ -42,15 +45,17 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
 def self_retrieval(records: Records, palette: Palette) -> Figure:
     """Each head's weight on its layer's own input, a panel per model (Figure 3)."""
     models = list(by_model(records))
-    with new_panels(len(models), (3.6, 3), 3, sharey=True) as (figure, panels):
+    with new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             layers = sorted({row["layer"] for row in rows})
             heads = sorted({row["head"] for row in rows})
             weights = np.array([[row["weight"] for row in rows if row["head"] == head] for head in heads])
             for head in weights:
-                axes.plot(layers, head, color=palette[model], alpha=0.35, linewidth=1)
+                axes.plot(layers, head, color=palette[model], alpha=0.35, linewidth=1, **single_mark(layers))
             axes.plot(layers, weights.mean(axis=0), linewidth=2, **palette.line(model, len(layers)))
-            axes.plot(layers, [1 / (layer + 1) for layer in layers], "--", color=REFERENCE, linewidth=1)
+            axes.plot(
+                layers, [1 / (layer + 1) for layer in layers], "--", color=REFERENCE, linewidth=1, **single_mark(layers)
+            )
             axes.set_title(shown(model))
             depth_axis(axes, "layer r")
         label_edges(panels, "layer r", "weight on own input")
@@ -60,12 +65,12 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
 
 def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
     """The weight on the layer's own input, mean over heads, the models over each other (Figure 10)."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             layers, weights = numbers(rows, "layer"), numbers(rows, "weight")
             axes.plot(layers, weights, label=shown(model), **palette.line(model, len(rows)))
         layers = np.unique(numbers(records, "layer"))
-        axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, label=UNIFORM)
+        axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
         depth_axis(axes, "layer r")
         axes.set_ylabel("weight on own input, mean over heads")
         axes.set_ylim(bottom=0)
@@ -75,16 +80,16 @@ def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
 
 def expected_source(records: Records, palette: Palette) -> Figure:
     """The expected retrieved representation per layer, with the range over heads (Figure 4)."""
-    with new_figure(figsize=SIZE) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             layers = numbers(rows, "layer")
             heads = numbers(rows, "lowest_head"), numbers(rows, "highest_head")
-            axes.fill_between(layers, *heads, color=palette[model], alpha=0.12, linewidth=0)
+            band(axes, layers, *heads, palette[model], 0.12)
             expected = numbers(rows, "expected_source")
             axes.plot(layers, expected, label=shown(model), **palette.line(model, len(rows)))
         layers = np.unique(numbers(records, "layer"))
-        axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)")
-        axes.plot(layers, layers / 2, "--", color=REFERENCE, label=UNIFORM)
+        axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)", **single_mark(layers))
+        axes.plot(layers, layers / 2, "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
         depth_axis(axes, "layer r")
         axes.set_ylabel("expected representation")
         legend_beside(axes)
@@ -95,10 +100,10 @@ def retrieval_under_top_p(records: Records) -> Figure:
     """Mean retrieval of each representation and mean self-retrieval of each layer, a panel per model (Figure 9)."""
     models = list(by_model(records))
     curves = {  # the colours are the paper's
-        "mean_retrieval": (PALETTE[3], "o", "representation n, from subsequent layers"),
-        "self_retrieval": (PALETTE[1], "s", "layer n, its own input (self-retrieval)"),
+        "mean_retrieval": (GREEN, "o", "representation n, from subsequent layers"),
+        "self_retrieval": (ORANGE, "s", "layer n, its own input (self-retrieval)"),
     }
-    with new_panels(len(models), (7.6, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
+    with new_panels(len(models), (None, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for key, (color, marker, label) in curves.items():
                 drawn = [row for row in rows if row[key] is not None]

@@ -1,4 +1,4 @@
-"""What all figures share: colours and marks, the house style, panels, axes."""
+"""What all figures share: the style, panels, axes, names, and marks that show where there is a single point."""
 
 import math
 import textwrap
@@ -8,17 +8,17 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from limelm.text import printable
+
 Records = list[dict[str, Any]]
 
-# Okabe & Ito's colours, which colour-blind readers tell apart.
-PALETTE = ("#4d4d4d", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 REFERENCE = "#999999"
 PAGE_WIDTH = 11.6  # inches at which a figure fills the page
-MARKS_PER_LINE = 20
+WIDE = (PAGE_WIDTH, 4.4)
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "axes.spines.top": False,
@@ -42,32 +42,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Palette:
-    """One colour and marker per model, the same in every figure; beyond seven, colours return with other markers."""
-
-    def __init__(self, models: list[str]):
-        self.places = {model: place for place, model in enumerate(models)}
-
-    def __getitem__(self, model: str) -> str:
-        return PALETTE[self.places[model] % len(PALETTE)]
-
-    def marker(self, model: str) -> str:
-        """The model's marker."""
-        turn, place = divmod(self.places[model], len(MARKERS))
-        return MARKERS[(place + turn) % len(MARKERS)]
-
-    def line(self, model: str, points: int) -> dict[str, Any]:
-        """How a line through so many points is drawn."""
-        return {
-            "color": self[model],
-            "marker": self.marker(model),
-            "markersize": 6,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.5,
-            "markevery": math.ceil(points / MARKS_PER_LINE),
-        }
-
-
 @contextmanager
 def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A figure in the house style. No pyplot: the reader's own backend and figures are left alone."""
@@ -78,17 +52,23 @@ def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Ite
 
 @contextmanager
 def new_panels(
-    count: int, panel: tuple[float, float], columns: int, margin: tuple[float, float] = (0.6, 0.3), **options: Any
+    count: int,
+    panel: tuple[float | None, float],
+    columns: int,
+    margin: tuple[float, float] = (0.6, 0.3),
+    **options: Any,
 ) -> Iterator[tuple[Figure, list[Any]]]:
     """A figure with so many panels, in even rows of at most `columns`.
 
     Args:
-        panel: width and height of each in inches; narrower where the page would overflow.
+        panel: width and height of each in inches, narrower where the page would overflow; without a width the panels
+            of a row share the page's.
         margin: what is added to the width and to the height.
     """
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)  # rows of about the same length
-    size = (min(PAGE_WIDTH, margin[0] + columns * panel[0]), margin[1] + rows * panel[1])
+    width = PAGE_WIDTH if panel[0] is None else min(PAGE_WIDTH, margin[0] + columns * panel[0])
+    size = (width, margin[1] + rows * panel[1])
     with new_figure(rows, columns, figsize=size, squeeze=False, **options) as (figure, grid):
         panels = list(grid.flat)
         for unused in panels[count:]:
@@ -110,11 +90,24 @@ def numbers(rows: Records, key: str) -> np.ndarray:
 
 
 def shown(label: str, width: int = 30) -> str:
-    """A name as matplotlib shows it unchanged, in lines of at most so many characters."""
-    literal = label.replace("$", r"\$")  # no mathematics
+    """A name as matplotlib draws it: unchanged but for control characters, in lines of at most so many characters."""
+    literal = printable(label).replace("$", r"\$")  # no mathematics
     if literal.startswith("_"):  # legends leave such names out
         literal = "\u200b" + literal
     return "\n".join(textwrap.wrap(literal, width)) or literal
+
+
+def single_mark(points: Any, marker: str = "_") -> dict[str, Any]:
+    """A marker for a line without markers that has one point only, and would not be seen."""
+    return {"marker": marker, "markersize": 12} if len(points) == 1 else {}
+
+
+def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float) -> None:
+    """A shade from `low` to `high` along `x`; at a single point a broad line."""
+    if len(x) == 1:
+        axes.vlines(x, low, high, color=color, alpha=2 * alpha, linewidth=8)
+    else:
+        axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
 
 
 def depth_axis(axes: Any, label: str) -> None:

@@ -5,7 +5,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from limelm.report.figures.style import Palette, Records, by_model, label_edges, new_figure, new_panels, shown
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import (
+    WIDE,
+    Records,
+    by_model,
+    label_edges,
+    legend_beside,
+    new_figure,
+    new_panels,
+    numbers,
+    shown,
+    single_mark,
+)
 
 
 def loss_against_flops(curves: Records, palette: Palette) -> Figure:
@@ -14,26 +26,19 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
     Args:
         curves: per model and step `train_flops`, `loss`, `smoothed_loss`, and `eval_loss` where it was measured.
     """
-    with new_figure(figsize=(7.6, 4.6)) as (figure, axes):
+    with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(curves):
-            x = [row["train_flops"] for row in rows]
-            axes.plot(x, [row["loss"] for row in rows], color=palette[model], alpha=0.18, linewidth=0.8)
-            smoothed = [row["smoothed_loss"] for row in rows]
-            axes.plot(x, smoothed, color=palette[model], linewidth=1.8, label=shown(model))
-            held_out = [row for row in rows if row.get("eval_loss") is not None]
-            axes.plot(
-                [row["train_flops"] for row in held_out],
-                [row["eval_loss"] for row in held_out],
-                palette.marker(model),
-                color=palette[model],
-                markersize=5,
-                markeredgecolor="white",
-            )
-        losses = [row["smoothed_loss"] for row in curves]
-        axes.set_ylim(min(losses) - 0.15, max(losses) + 0.15)
+            x, single = numbers(rows, "train_flops"), single_mark(rows)
+            axes.plot(x, numbers(rows, "loss"), color=palette[model], alpha=0.18, linewidth=0.8, **single)
+            look = palette.line(model, len(rows)) | {"linewidth": 1.8}
+            axes.plot(x, numbers(rows, "smoothed_loss"), **look | {"marker": ""} | single)
+            held_out = [row for row in rows if row["eval_loss"] is not None]
+            marks = look | {"linestyle": "", "markevery": 1}
+            axes.plot(numbers(held_out, "train_flops"), numbers(held_out, "eval_loss"), **marks)
+            axes.plot([], [], label=shown(model), **look)  # the legend shows both
         axes.set_xlabel("training FLOPs (3 × forward)")
         axes.set_ylabel("loss (nats per token)")
-        axes.legend(title="lines: training, smoothed\nmarks: held out", title_fontsize=8, alignment="left")
+        legend_beside(axes, title="lines: training, smoothed\nmarks: held out", title_fontsize=8, alignment="left")
     return figure
 
 
@@ -41,7 +46,7 @@ def router_entropy(records: Records) -> Figure:
     """Normalised entropy of the routing weights over training, a line per layer, a panel per model."""
     models = list(by_model(records))
     layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
-    with new_panels(len(models), (3.5, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
+    with new_panels(len(models), (None, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for layer in sorted({row["layer"] for row in rows}):
                 line = [row for row in rows if row["layer"] == layer]

@@ -1,0 +1,156 @@
+"""How each model is drawn: known models always alike, in every figure of every report.
+
+Colours of known models are Okabe and Ito's with three more, and those of other models are chosen so that readers with
+any kind of colour blindness tell all of them apart (tests/report/test_palette.py measures it).
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Line = str | tuple[int, tuple[int, ...]]
+
+#: Markers and lines of further models of one colour, in this order. Dashes and dots are left to references.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h", ">")
+LINES: tuple[Line, ...] = ("-", (0, (6, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
+MARKS_PER_LINE = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """A colour, a marker and a line style."""
+
+    color: str
+    marker: str
+    line: Line = "-"
+
+    def other(self, number: int) -> "Look":
+        """The same colour with another marker and line, for the further models of one kind; 0 is this look itself."""
+        markers, lines = MARKERS.index(self.marker) + number, LINES.index(self.line) + number
+        return Look(self.color, MARKERS[markers % len(MARKERS)], LINES[lines % len(LINES)])
+
+
+#: By kind: the models of the recipes, native or attached to a pretrained model.
+KNOWN = {
+    "llama": Look("#4d4d4d", "o"),
+    "hyper_connection": Look("#d55e00", "s"),
+    "static": Look("#0072b2", "^"),
+    "dynamic": Look("#009e73", "D"),
+    "kv": Look("#cc79a7", "v"),
+    "top-p": Look("#56b4e9", "P"),
+    "none": Look("#e69f00", "X"),
+    "scale": Look("#ddcc77", "<"),
+    "lora": Look("#661100", "h"),
+    "full": Look("#000000", ">"),
+    "llama-grouped": Look("#4d4d4d", "o").other(1),
+    "kv-grouped": Look("#cc79a7", "v").other(1),
+    "kv-full": Look("#cc79a7", "v").other(2),
+    "static-full": Look("#0072b2", "^").other(1),
+}
+
+#: Colours of other models, none of them a known model's.
+OTHERS = ("#9900ee", "#993300", "#330099", "#99cc99", "#660066")
+
+#: What the recipes call their models, beside the names of the kinds themselves.
+LABELS = {
+    "LLaMA": "llama",
+    "LLaMA, 8 key/value heads": "llama-grouped",
+    "Hyper-Connections": "hyper_connection",
+    "hc": "hyper_connection",
+    "LIMe static": "static",
+    "LIMe static, top-p 0.9": "top-p",
+    "LIMe dynamic": "dynamic",
+    "LIMe KV": "kv",
+    "LIMe KV, 8 key/value heads": "kv-grouped",
+    "base": "none",
+    "no training": "none",
+    "K/V scale per head": "scale",
+    "LoRA, rank 1": "lora",
+    "everything": "full",
+    "LIMe KV and everything": "kv-full",
+    "LIMe static and everything": "static-full",
+}
+
+
+def kind_of(label: str, model_type: str | None = None, routing: str | None = None) -> str | None:
+    """Which known model this is, by its label, else by its type and routing; None for another one.
+
+    A part in brackets after a label, such as the folder's name or "keys", does not count.
+    """
+    plain = re.sub(r"( \([^()]*\))+$", "", label)
+    for name in (label, plain):
+        if name in KNOWN or name in LABELS:
+            return name if name in KNOWN else LABELS[name]
+    return next((name for name in (routing, model_type) if name in KNOWN), None)
+
+
+class Palette:
+    """The look of each model of a report: the same colour, marker and line in all of its figures.
+
+    A known model looks the same in all reports. Where a report has several of one kind, the further ones have its
+    colour with other markers and lines. Any other model has a colour that follows from its label, unless another such
+    model of the report has that already.
+    """
+
+    def __init__(self, models: Iterable[str], kinds: Mapping[str, str | None] | None = None):
+        """`kinds` says which known model a label means (see `kind_of`), where the label alone does not."""
+        self.kinds = {model: (kinds or {}).get(model) or kind_of(model) for model in models}
+        self.looks: dict[str, Look] = {}
+        # Those that bear a known model's very name come first, so that it is they who look as it always does.
+        for model in sorted(self.kinds, key=lambda name: name not in KNOWN and name not in LABELS):
+            kind = self.kinds[model]
+            self.looks[model] = self._free([KNOWN[kind]] if kind else _in_turn(model))
+
+    def _free(self, wished: list[Look]) -> Look:
+        """The first that no model has."""
+        taken = set(self.looks.values())
+        rounds = len(MARKERS) * len(LINES)
+        looks = (look.other(number) for number in range(rounds) for look in wished)
+        return next((look for look in looks if look not in taken), wished[0])
+
+    def __getitem__(self, model: str) -> str:
+        """The model's colour."""
+        return self.looks[model].color
+
+    def __len__(self) -> int:
+        return len(self.looks)
+
+    def marker(self, model: str) -> str:
+        """The model's marker."""
+        return self.looks[model].marker
+
+    def mark(self, model: str) -> dict[str, Any]:
+        """How single points are drawn."""
+        return {"color": self[model], "marker": self.marker(model), "markersize": 5, "linestyle": ""}
+
+    def line(self, model: str, points: int) -> dict[str, Any]:
+        """How a line through so many points is drawn."""
+        return {
+            "color": self[model],
+            "marker": self.marker(model),
+            "linestyle": self.looks[model].line,
+            "markersize": 6,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.5,
+            "markevery": math.ceil(points / MARKS_PER_LINE),
+        }
+
+
+def palette_of(models: Iterable[Mapping[str, Any]]) -> Palette:
+    """The palette of records with `label`, and where known `name` (in a recipe), `model_type` and `routing`."""
+    kinds = {}
+    for model in models:
+        routing = model.get("routing")
+        named = kind_of(model["label"]) or kind_of(model.get("name", ""))
+        kinds[model["label"]] = named or kind_of("", model.get("model_type"), routing if type(routing) is str else None)
+    return Palette(kinds, kinds)
+
+
+def _in_turn(label: str) -> list[Look]:
+    """The looks of models that are not known, beginning where the label says."""
+    start = zlib.crc32(label.encode())
+    colors = [OTHERS[(start + turn) % len(OTHERS)] for turn in range(len(OTHERS))]
+    return [Look(color, MARKERS[OTHERS.index(color)]) for color in colors]
