@@ -5,16 +5,28 @@ from typing import Any
 
 from limelm.errors import UserError
 
+#: Packages whose name is not their module's.
+PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
+
 
 def import_extra(module: str, extra: str) -> Any:
-    """A module that comes with `pip install 'limelm[extra]'`.
+    """A module of an optional package.
+
+    Args:
+        module: its dotted name.
+        extra: the extra of limelm that brings it.
 
     Raises:
-        UserError: where it is not installed.
+        UserError: where it is not installed, with both ways to install it, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        top = module.split(".")[0]
+        package = PACKAGES.get(top, top)
+        if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != top:
+            raise UserError(f"{package} cannot be imported ({error}); install what it needs") from error
         raise UserError(
-            f"{module.split('.')[0]} is not installed; install it with: pip install 'limelm[{extra}]'"
+            f"{package} is not installed; install it with: pip install 'limelm[{extra}]' (in a clone of limelm: pip "
+            f"install -e '.[{extra}]')"
         ) from error

@@ -43,6 +43,25 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, tokeni
         )
 
 
+def check_tokenizer(
+    data: Path, made_with: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, model_name: str, instead: str
+) -> None:
+    """Refuse data that were tokenised with another tokenizer than a model's.
+
+    Args:
+        data: the folder, said in the error.
+        made_with: the data's tokenizer.
+        own: the model's.
+        model_name: the model, said in the error.
+        instead: what to do about it.
+
+    Raises:
+        UserError: where the two have different vocabularies.
+    """
+    if made_with.get_vocab() != own.get_vocab():
+        raise UserError(f"{data}: its tokens were made with another tokenizer than {model_name}'s; {instead}")
+
+
 def _reason(folder: Path, error: Exception) -> str:
     """What is wrong in a few words, with the file's name where that can be told."""
     if "trust_remote_code" in str(error):

@@ -1,5 +1,6 @@
 """Every analysis of every checkpoint: the work behind `limelm analyze`."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,14 +8,17 @@ from typing import Any
 
 import torch
 
-from limelm.adapters.checkpoint import context_length, load_adapter_config, load_checkpoint, load_config
+from limelm.adapters.checkpoint import load_adapter_config, load_checkpoint, load_config
 from limelm.adapters.retrieval import Records
 from limelm.adapters.routers import ROUTERS
 from limelm.analysis.sequences import Sequences
-from limelm.analysis.study import ModelStudy, Settings
-from limelm.analysis.words import DEFAULT_WORDS
+from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
+from limelm.analysis.words import DEFAULT_WORDS, token_of_word
 from limelm.environment import environment
 from limelm.errors import UserError
+from limelm.evaluation.loading import Found, find_checkpoints
+from limelm.extras import import_extra
+from limelm.text import printable
 from limelm.training.result import read_result
 
 LONGEST_DEFAULT = 512
@@ -22,7 +26,7 @@ LONGEST_DEFAULT = 512
 
 @dataclass
 class Analysis:
-    """What came out: `models`, `facts`, `notes` on what could not be had, `cautions`, and the `records` by name."""
+    """The results: `models`, `facts`, `notes` on what could not be had, `cautions`, and the `records` by name."""
 
     models: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -45,28 +49,30 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
         data: a folder of token shards, or files and folders of text.
 
     Raises:
-        UserError: for bad input; what each model allows is checked before the model runs.
+        UserError: for bad input; all that can be known before a model runs is checked before the first one does.
     """
-    _refuse_impossible(checkpoints, settings)
     analysis = Analysis()
     labels = model_labels(checkpoints)
-    vocabularies: list[dict[str, int]] = []
-    length = settings.sequence_length
-    for checkpoint, label in zip(checkpoints, labels, strict=True):
+    possible, missing = _without_missing(settings)
+    _refuse_impossible(checkpoints, settings)
+    settings = possible
+    found = find_checkpoints(checkpoints)
+    length = _choose_length(found, settings)
+    _check_words(found, settings)
+    readings = [
+        Sequences(data, each.tokenizer, length, each.checkpoint, verify=place == 0) for place, each in enumerate(found)
+    ]
+    for checkpoint, label, sequences in zip(checkpoints, labels, readings, strict=True):
         model, tokenizer = load_checkpoint(checkpoint)
         model = model.to(device) if device.type != "cpu" else model.float()
-        context = context_length(model.config) or LONGEST_DEFAULT
-        length = length or min(LONGEST_DEFAULT, context)
-        if length > context:
-            raise UserError(f"{checkpoint}: its context of {context} tokens is shorter than --sequence-length {length}")
-        sequences = Sequences(data, tokenizer, length)
         study = ModelStudy(label, model, tokenizer, sequences, settings)
         analysis.add(study.run())
         analysis.notes += study.notes
+        if missing is not None:
+            analysis.notes.append({"model": label, "analysis": ", ".join(ON_WORDS), "reason": missing})
         analysis.models.append({"label": label, "checkpoint": str(checkpoint), **study.facts()})
-        vocabularies.append(tokenizer.get_vocab())
         analysis.facts = _facts(sequences, settings, study.sampled)
-        analysis.cautions = _cautions(vocabularies, sequences)
+        analysis.cautions = _cautions([each.tokenizer.get_vocab() for each in found], sequences)
         yield analysis
 
 
@@ -78,13 +84,53 @@ def model_labels(checkpoints: list[str]) -> list[str]:
     """
     paths = [Path(checkpoint).absolute() for checkpoint in checkpoints]
     results = [read_result(path) for path in paths]
-    labels = [path.name if result is None else result.label for path, result in zip(paths, results, strict=True)]
+    labels = [
+        printable(path.name or str(path)) if result is None else result.label
+        for path, result in zip(paths, results, strict=True)
+    ]
     for more in ([path.parent.name for path in paths], checkpoints):
         if len(set(labels)) < len(labels):
             labels = [f"{label} ({part})" for label, part in zip(labels, more, strict=True)]
     if len(set(labels)) < len(labels):
         raise UserError(f"{next(c for c in checkpoints if checkpoints.count(c) > 1)}: named twice")
     return labels
+
+
+def _without_missing(settings: Settings) -> tuple[Settings, str | None]:
+    """The settings without what needs scikit-learn where that is missing; and how to get it, None where it is there.
+
+    Raises:
+        UserError: where it is missing, and an analysis that needs it, or an option of one, was asked for by name.
+    """
+    if not settings.wants(*ON_WORDS):
+        return settings, None
+    try:
+        import_extra("sklearn", "analysis")
+        return settings, None
+    except UserError as error:
+        if settings.analyses is not None or settings.words is not None:
+            named = next((name for name in ON_WORDS if name in (settings.analyses or ())), None)
+            raise UserError(f"{f'--only {named}' if named else '--words'}: {error}") from error
+        analyses = tuple(name for name in ANALYSES if name not in ON_WORDS)
+        return dataclasses.replace(settings, analyses=analyses), str(error)
+
+
+def _choose_length(found: list[Found], settings: Settings) -> int:
+    """Tokens per sequence, the same for all models: as asked for, or the smallest context, at most LONGEST_DEFAULT."""
+    bounds = {each.checkpoint: each.context for each in found if each.context is not None}
+    length = settings.sequence_length or min([LONGEST_DEFAULT, *bounds.values()])
+    for checkpoint, context in bounds.items():
+        if length > context:
+            raise UserError(f"{checkpoint}: its context of {context} tokens is shorter than --sequence-length {length}")
+    return length
+
+
+def _check_words(found: list[Found], settings: Settings) -> None:
+    """Refuse words that are no single token of every model."""
+    if settings.words is not None and settings.wants(*ON_WORDS):
+        for each in found:
+            for word in settings.words:
+                token_of_word(word, each.tokenizer)
 
 
 def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:

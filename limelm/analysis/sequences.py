@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limelm.data import LocalFiles, TokenDataset, list_files, load_prepared_tokenizer
-from limelm.data.shards import MANIFEST
+from limelm.data import LocalFiles, TokenDataset, list_files
 from limelm.errors import UserError
+from limelm.evaluation.perplexity import are_shards, check_shards
 
 ORDER_SEED = 0
 
@@ -22,17 +22,27 @@ class Sequences:
         data: folders of token shards (one), or files and folders of text.
         tokenizer: the model's.
         length: T.
+        model: its name, for errors.
+        verify: whether shards are compared with their manifest, which reads all of the held-out split.
 
     Raises:
         UserError: for data that cannot be read, shards made with another tokenizer, or less than one sequence.
     """
 
-    def __init__(self, data: list[Path], tokenizer: PreTrainedTokenizerBase, length: int):
+    def __init__(
+        self,
+        data: list[Path],
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        model: str = "the model",
+        verify: bool = True,
+    ):
         self.length = length
         self.name = ", ".join(str(path) for path in data)
         self._shards: list[TokenDataset] = []
-        if len(data) == 1 and (data[0] / MANIFEST).exists():
-            self._open_shards(data[0], tokenizer)
+        if len(data) == 1 and are_shards(data[0]):
+            check_shards(data[0], tokenizer, model)
+            self._open_shards(data[0], verify)
         else:
             self._source = LocalFiles(list_files(data))
             self._tokenizer = tokenizer
@@ -55,12 +65,8 @@ class Sequences:
         for split in self._shards:
             yield from self._shuffled(split)
 
-    def _open_shards(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        if load_prepared_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"{folder}: its shards were made with another tokenizer than the model's; give text instead"
-            )
-        self._shards.append(TokenDataset(folder, "validation", self.length))
+    def _open_shards(self, folder: Path, verify: bool) -> None:
+        self._shards.append(TokenDataset(folder, "validation", self.length, verify=verify))
         try:
             self._shards.append(TokenDataset(folder, "train", self.length, verify=False))
         except UserError:  # too short for one sequence: there is the other

@@ -15,6 +15,7 @@ from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import Activations
 from limelm.analysis.statistics import Mean
 
+NEAR_ONE = 1e-9  # alphas so near to 1 are taken for it: the formula would divide rounding errors by nearly nothing
 DEFAULT_ALPHA = 0.5  # the authors' default; the paper does not name it
 
 
@@ -63,10 +64,10 @@ def renyi_entropy(spectrum: Tensor, alpha: float) -> Tensor:
     """Renyi entropy in nats of distributions `[..., n]`; at alpha = 1 Shannon's."""
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha} must be a positive number")
-    if alpha == 1:
+    if abs(alpha - 1) < NEAR_ONE:
         return -torch.xlogy(spectrum, spectrum).sum(dim=-1)
-    powers = torch.where(spectrum > 0, spectrum.log().mul(alpha).exp(), 0.0)
-    return powers.sum(dim=-1).log() / (1 - alpha)
+    # In logarithms: to a large power all eigenvalues would be zero.
+    return (alpha * spectrum.clamp(min=0).log()).logsumexp(dim=-1) / (1 - alpha)
 
 
 def effective_rank(states: Tensor) -> Tensor:

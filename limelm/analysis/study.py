@@ -25,17 +25,18 @@ from limelm.analysis.separability import clouds, separability_records
 from limelm.analysis.sequences import Sequences, batches
 from limelm.analysis.similarity import LayerAlignment, NeighbourCosine
 from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
-from limelm.analysis.words import DEFAULT_WORDS, Occurrence, collect_states, find_occurrences, token_of_word
+from limelm.analysis.words import DEFAULT_WORDS, LEAST, Occurrence, collect_states, find_occurrences, token_of_word
 from limelm.errors import UserError
 
 ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
+ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn
 BATCH_TOKENS = 2048
 SHORTEST = 8  # tokens of a sequence
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and on how much.
+    """Which analyses are made, and on how much text.
 
     Attributes:
         analyses: some of ANALYSES; None: all that each model allows.
@@ -66,6 +67,8 @@ class Settings:
             raise UserError(f"--sequence-length: {self.sequence_length} must be at least {SHORTEST}")
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise UserError(f"--alpha: {self.alpha} must be a positive number")
+        if self.occurrences < LEAST:
+            raise UserError(f"--occurrences: {self.occurrences} must be at least {LEAST}, two in each of five folds")
         if self.words is not None and len(self.words) < 2:
             raise UserError(f"--words: {', '.join(self.words)} is one word; give two or more to tell apart")
 
@@ -75,13 +78,13 @@ class Settings:
 
 
 class Measure(Protocol):
-    """What is taken from the batches of one pass."""
+    """A measurement that is made batch by batch in one pass."""
 
     def update(self, seen: Activations) -> None:
         """Take in a batch."""
 
     def records(self, model: str) -> dict[str, Records]:
-        """What came out, by name."""
+        """The results, by name."""
 
 
 class Routing:
@@ -147,7 +150,7 @@ class ModelStudy:
         self.sampled = 0
 
     def facts(self) -> dict[str, Any]:
-        """What the report says of the model."""
+        """Facts about the model, for the report."""
         config = self.model.config.get_text_config()
         attachment = attachment_of(self.model)
         routing = config.routing if attachment is None and self.routing.routers else None
@@ -160,7 +163,7 @@ class ModelStudy:
         }
 
     def run(self) -> dict[str, Records]:
-        """All that was asked for and can be had.
+        """Every requested analysis that this model supports.
 
         Raises:
             UserError: where the words that were asked for are not in the data, or activations are not finite.
@@ -181,7 +184,7 @@ class ModelStudy:
         return records
 
     def _measures(self) -> Iterator[Measure]:
-        """Those that one pass suffices for."""
+        """Measures that need a single pass."""
         if self.routing.is_dynamic and self.settings.wants("retrieval", "circuits"):
             yield self.routing
         if self.settings.wants("collapse"):
@@ -211,8 +214,8 @@ class ModelStudy:
         return records
 
     def _find_words(self) -> tuple[list[Occurrence], list[Tensor]] | None:
-        """Where the words stand, and the sequences; None where they are not wanted, or too few of the default ones."""
-        if not self.settings.wants("separability", "tsne"):
+        """The words' occurrences and their sequences; None where not wanted, or too few of the default words."""
+        if not self.settings.wants(*ON_WORDS):
             return None
         if self.settings.words is not None:
             tokens = {word: token_of_word(word, self.tokenizer) for word in self.settings.words}
@@ -221,7 +224,7 @@ class ModelStudy:
             tokens = {word: token_of_word(word, self.tokenizer) for word in DEFAULT_WORDS}
             return find_occurrences(self.sequences.everything(), tokens, self.settings.occurrences)
         except UserError as error:
-            self._note("separability, tsne", str(error))
+            self._note(", ".join(ON_WORDS), str(error))
             return None
 
     def _word_records(self, occurrences: list[Occurrence], sequences: list[Tensor]) -> dict[str, Records]:
@@ -241,7 +244,7 @@ class ModelStudy:
                 bar.update(len(batch))
 
     def _note_missing(self) -> None:
-        """Say what this model does not have."""
+        """Note the analyses that this model does not allow."""
         if self.settings.wants("retrieval") and not self.routing.routers:
             self._note("retrieval", "it has no routers")
         if self.settings.wants("circuits") and self.routing.circuits_missing is not None:

@@ -6,22 +6,23 @@ from itertools import islice
 from pathlib import Path
 
 from limelm._version import __version__
-from limelm.adapters.checkpoint import context_length, load_config, load_tokenizer
 from limelm.data import Manifest, TokenDataset
 from limelm.data.formats import SUFFIXES
 from limelm.errors import UserError
 from limelm.evaluation.items import FOLDER, Record, digest, file_name, read_record, write_record
-from limelm.evaluation.loading import LoadedModel
+from limelm.evaluation.kept import KeptText
+from limelm.evaluation.loading import Found, LoadedModel
 from limelm.evaluation.perplexity import (
     TextScore,
     are_shards,
-    check_tokenizer,
+    check_shards,
     difference,
     read_texts,
     score_path,
     text_record,
 )
 from limelm.evaluation.statistics import loss_verdict
+from limelm.text import has_control_characters, printable
 
 LONGEST_DEFAULT = 1024
 UNIT = "bits per byte"
@@ -31,7 +32,7 @@ _COMPARED = ("difference", "difference_low", "difference_high", "verdict")
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What text is to be scored.
+    """Text to score.
 
     Attributes:
         paths: by the domains' names, files or folders of text, or folders of token shards.
@@ -72,7 +73,7 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
     """Domains from `NAME=PATH` or `PATH`, which takes the file's or folder's stem as its name.
 
     Raises:
-        UserError: for two equal names, or an empty one.
+        UserError: for two equal names, an empty one, or one with control characters.
     """
     paths: dict[str, Path] = {}
     for argument in arguments:
@@ -81,24 +82,46 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
             name, path = _stem(Path(argument)), argument
         if not name or not path:
             raise UserError(f"--text: {argument!r} is not NAME=PATH or PATH")
+        if has_control_characters(name):
+            raise UserError(f"--text: the name {printable(name)} must be a text without control characters")
         if name in paths:
             raise UserError(f"--text: two domains are called {name!r}; name them apart, as NAME=PATH")
         paths[name] = Path(path)
     return paths
 
 
-def check_text(request: TextRequest, checkpoints: list[str], limit: int | None) -> Reading:
-    """All that can be known before a model runs: windows, readable text, shards of the models' tokenizer.
+def choose_window(request: TextRequest, models: list[Found]) -> tuple[int, int]:
+    """The window and the stride with which all models read text, both in tokens; no text is read.
 
     Raises:
-        UserError: for a window or stride that cannot be, text that cannot be read, and none.
+        UserError: for a window or stride that cannot be, or a path where there is nothing.
     """
-    window, stride = _choose_window(request, checkpoints)
+    bounds = {found.checkpoint: found.context for found in models if found.context is not None}
+    window = request.window or min([LONGEST_DEFAULT, *bounds.values()])
+    for checkpoint, context in bounds.items():
+        if window > context:
+            raise UserError(f"--window: {window} tokens, but the context of {checkpoint} holds {context}")
+    stride = request.stride or window // 2
+    if not 1 <= stride < window:
+        raise UserError(f"--stride: {stride} must be from 1 to {window - 1}, less than the window of {window} tokens")
+    for path in request.paths.values():
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    return window, stride
+
+
+def check_text(request: TextRequest, models: list[Found], limit: int | None) -> Reading:
+    """How all models read the text, after all of it has been read once: shards must be of the models' tokenizer.
+
+    Raises:
+        UserError: as `choose_window` does, and for text that cannot be read, and none.
+    """
+    window, stride = choose_window(request, models)
     domains = []
     for name, path in request.paths.items():
         if are_shards(path):
-            for checkpoint in checkpoints:
-                check_tokenizer(path, load_tokenizer(checkpoint), checkpoint)
+            for found in models:
+                check_shards(path, found.tokenizer, found.checkpoint)
             text_hash = _shards_hash(path)
         else:
             text_hash = _text_hash(path, limit)
@@ -125,7 +148,7 @@ def score_domains(loaded: LoadedModel, reading: Reading, out: Path) -> dict[str,
             "limit": reading.limit,
         }
         path = out / FOLDER / file_name(loaded.label, f"{domain.name}-perplexity")
-        record = read_record(path, identity)
+        record = read_record(path, identity, KeptText)
         if record is None:
             score = score_path(
                 loaded.model,
@@ -182,19 +205,6 @@ def _stem(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _choose_window(request: TextRequest, checkpoints: list[str]) -> tuple[int, int]:
-    contexts = {checkpoint: context_length(load_config(checkpoint)) for checkpoint in checkpoints}
-    bounds = {checkpoint: context for checkpoint, context in contexts.items() if context is not None}
-    window = request.window or min([LONGEST_DEFAULT, *bounds.values()])
-    for checkpoint, context in bounds.items():
-        if window > context:
-            raise UserError(f"--window: {window} tokens, but the context of {checkpoint} holds {context}")
-    stride = request.stride or window // 2
-    if not 1 <= stride < window:
-        raise UserError(f"--stride: {stride} must be from 1 to {window - 1}, less than the window of {window} tokens")
-    return window, stride
-
-
 def _text_hash(path: Path, limit: int | None) -> str:
     total, size = hashlib.sha256(), 0
     for text in islice(read_texts(path), limit):
@@ -207,7 +217,7 @@ def _text_hash(path: Path, limit: int | None) -> str:
 
 
 def _shards_hash(folder: Path) -> str:
-    """Of the held-out split, whose shards are compared with their manifest."""
+    """A hash of the held-out split, whose shards are compared with their manifest."""
     TokenDataset(folder, "validation", 1)
     manifest = Manifest.load(folder)
     shards = [(shard.tokens, shard.sha256) for shard in manifest.splits["validation"].shards]

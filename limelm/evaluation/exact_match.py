@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import ProblemFolder, read_problems
+from limelm.evaluation.finite import FiniteLogits
+from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict
 from limelm.files import write_text
 
@@ -36,7 +38,10 @@ def write_continuations(
 
     Args:
         longest: tokens of prompt, continuation and EOS together, at most.
-        label: of the progress bar.
+        label: the model's, for the progress bar.
+
+    Raises:
+        UserError: for logits that are no numbers.
     """
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
@@ -55,6 +60,7 @@ def write_continuations(
                     max_new_tokens=longest - length,
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.pad_token_id,
+                    logits_processor=LogitsProcessorList([FiniteLogits(label or "the model")]),
                 )[:, length:].tolist()
                 for number, continuation in zip(numbers, made, strict=True):
                     if tokenizer.eos_token_id in continuation:
@@ -76,10 +82,9 @@ def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = ""
     """
     folder = ProblemFolder.load(data)
     path = checkpoint / EXACT_MATCH
-    if path.exists():
-        earlier = dict(json.loads(path.read_text(encoding="utf-8")))
-        if earlier["data_sha256"] == folder.content_sha256:
-            return earlier
+    earlier = read_kept(path, KeptAnswers)
+    if earlier is not None and earlier["data_sha256"] == folder.content_sha256:
+        return earlier
     problems, written_as = read_problems(data, "test"), folder.text_format
     model, tokenizer = load_checkpoint(str(checkpoint))
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")

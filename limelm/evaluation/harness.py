@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.errors import UserError
+from limelm.evaluation.finite import check_finite
 from limelm.evaluation.items import (
     FOLDER,
     Record,
@@ -23,6 +24,7 @@ from limelm.evaluation.items import (
     read_record,
     write_record,
 )
+from limelm.evaluation.kept import KeptTask
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.tasks import LoadedTask
 
@@ -45,6 +47,10 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
+class TooLong(UserError):
+    """A task whose answers do not fit into a model's context; it is left out of that model's results."""
+
+
 def run_tasks(
     loaded: LoadedModel, tasks: list[LoadedTask], settings: Settings, out: Path
 ) -> tuple[list[Record], list[Record]]:
@@ -52,17 +58,20 @@ def run_tasks(
 
     Returns:
         A record per task, with its items; a note on each task that could not be run.
+
+    Raises:
+        UserError: for scores that are no numbers.
     """
-    lm = language_model(loaded.model, loaded.tokenizer, settings.batch_size)
+    lm = language_model(loaded.model, loaded.tokenizer, settings.batch_size, loaded.label)
     records, notes = [], []
     for task in tasks:
         identity = loaded.identity | _identity(task, settings)
         path = out / FOLDER / file_name(loaded.label, f"{task.name}-{identity['shots']}-shot")
-        record = read_record(path, identity)
+        record = read_record(path, identity, KeptTask)
         if record is None:
             try:
                 record = {"identity": identity, **run_task(lm, task, settings, loaded.label)}
-            except UserError as error:
+            except TooLong as error:
                 notes.append({"model": loaded.label, "task": task.name, "reason": str(error)})
                 continue
             write_record(path, record)
@@ -70,11 +79,13 @@ def run_tasks(
     return records, notes
 
 
-def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
+def language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, label: str = "the model"
+) -> Any:
     """The harness's view of a model: a `limelm.evaluation.language_model.CountingLM`."""
     from limelm.evaluation.language_model import CountingLM
 
-    return CountingLM(model, tokenizer, batch_size)
+    return CountingLM(model, tokenizer, batch_size, label)
 
 
 def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model") -> Record:
@@ -87,7 +98,8 @@ def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model"
         `task`, `version`, `shots`, the harness's `results`, how many `items_cut` and all `items`.
 
     Raises:
-        UserError: where the model's context cannot hold an answer.
+        TooLong: where the model's context cannot hold an answer.
+        UserError: for scores that are no numbers.
     """
     import lm_eval
 
@@ -100,6 +112,7 @@ def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model"
             # No bootstrap: the intervals are ours.
             results = lm_eval.evaluate(lm, {"tasks": {task.name: task.task}}, limit=settings.limit, bootstrap_iters=0)
     items = items_of(results["samples"][task.name], task.task, lm.cut)
+    check_finite((score for item in items for score in item["scores"].values()), label, f"a score on {task.name}")
     return {
         "task": task.name,
         "version": task.task.VERSION,

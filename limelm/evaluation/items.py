@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm.evaluation.kept import HasItems, read_kept
 from limelm.files import write_text
 
 Record = dict[str, Any]
 
 FOLDER = "items"
+LONGEST_NAME = 100  # bytes; file systems allow 255, and an ending and a hash are added
 #: The field of a task's rows whose equal values belong together: one passage, one situation.
 GROUPS = {"multirc": "paragraph", "logical_deduction_three_objects": "situation"}
 
@@ -48,7 +50,7 @@ def items_of(samples: list[Record], task: Any, cut: set[tuple[str, str]]) -> lis
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of a checkpoint: its configuration, its weights and its tokenizer."""
+    """A hash of a checkpoint: its configuration, its weights and its tokenizer."""
     total = hashlib.sha256()
     config = {
         key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "architectures")
@@ -65,7 +67,7 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def data_fingerprint(task: Any, limit: int | None) -> str:
-    """Of the rows that a task scores and takes its examples from."""
+    """A hash of the rows that a task scores and takes its examples from."""
     scored = task.eval_docs
     examples = getattr(task, "sampler", None)
     rows = [*(scored.select(range(min(limit, len(scored)))) if limit else scored), *(examples.df if examples else ())]
@@ -73,7 +75,7 @@ def data_fingerprint(task: Any, limit: int | None) -> str:
 
 
 def definition_fingerprint(task: Any) -> str:
-    """Of how a task asks and scores; its version says so too, where its authors remember to raise it."""
+    """A hash of a task's prompt and scoring definition (its version number is not always raised)."""
     apart = ("custom_dataset", "fewshot_config", "metadata", "num_fewshot")  # functions by address, paths, the shots
     return digest({key: value for key, value in task.dump_config().items() if key not in apart})
 
@@ -83,24 +85,21 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def read_record(path: Path, identity: Record) -> Record | None:
-    """What an earlier run left, if it was the same run."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("identity") == identity else None
+def read_record(path: Path, identity: Record, kind: type[HasItems]) -> Record | None:
+    """What an earlier run left, if it was the same run, and is a whole record of this kind."""
+    record = read_kept(path, kind)
+    return record if record is not None and record["identity"] == identity else None
 
 
 def write_record(path: Path, record: Record) -> None:
-    """One line per item, so that two runs can be compared with `diff`."""
+    """Write a record with one line per item, so that two runs can be compared with `diff`."""
     head = json.dumps({key: value for key, value in record.items() if key != "items"}, indent=1)
     lines = ",\n".join(json.dumps(item) for item in record["items"])
     write_text(path, f'{head[:-2]},\n "items": [\n{lines}\n]\n}}\n')
 
 
 def _scores(sample: Record, task: Any) -> dict[str, float]:
-    """Those of a named filter carry its name."""
+    """A sample's scores by metric; those of a named filter carry its name."""
     suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
     return {f"{name}{suffix}": float(sample[name]) for name in mean_metrics(task) if name in sample["metrics"]}
 
@@ -114,8 +113,12 @@ def _gold(sample: Record, task: Any, choices: list[str]) -> int | None:
 
 
 def _safe(name: str) -> str:
-    """A file's name; what was changed for that is told apart by a hash."""
-    safe = re.sub(r"[^\w.() -]", "_", name)
+    """The name of one file or folder for any text; a hash tells apart what had to be changed for that.
+
+    It has no separator, no control character and no point at its beginning (so it is neither hidden nor "..").
+    """
+    safe = re.sub(r"[^\w.() -]|^[. ]|[. ]$", "_", name) or "_"
+    safe = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
     return safe if safe == name else f"{safe}-{digest(name)[:6]}"
 
 
@@ -124,7 +127,7 @@ def _text(argument: Any) -> str:
 
 
 def file_name(label: str, what: str) -> str:
-    """Of what a model did on a task or a domain, below the items' folder."""
+    """The file of what a model did on a task or a domain, below the items' folder."""
     return f"{_safe(label)}/{_safe(what)}.json"
 
 

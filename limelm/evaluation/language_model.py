@@ -4,31 +4,34 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.errors import UserError
+from limelm.evaluation.finite import FiniteLogits, check_finite
+from limelm.evaluation.harness import TooLong
 
 
 class CountingLM(HFLM):
     """`HFLM` around a model, which scores as it does, and tells how many requests did not fit into the context.
 
     Attributes:
+        label: the model's, for errors.
         cut: (context, continuation) of the requests whose beginning was cut off since `begin`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, label: str):
+        self.label = label
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
         self.cut: set[tuple[str, str]] = set()
         self.set_cache_hook(self)
         self._bar: tqdm | None = None
 
     def begin(self, bar: tqdm) -> None:
-        """Before a task; `bar` shows how many of its requests are answered."""
+        """Start a task; `bar` shows how many of its requests are answered."""
         self.cut = set()
         self._bar = bar
 
     def add_partial(self, *_: Any) -> None:
-        """As the hook that the harness hands each answer to."""
+        """Count an answer: the harness hands each to this hook."""
         if self._bar is not None:
             self._bar.update()
 
@@ -37,12 +40,16 @@ class CountingLM(HFLM):
             self._bar.total = len(requests)
         for texts, context, continuation in requests:
             if len(continuation) > self.max_length:
-                raise UserError(
-                    f"an answer has {len(continuation)} tokens, the model's context holds {self.max_length}"
-                )
+                raise TooLong(f"an answer has {len(continuation)} tokens, the model's context holds {self.max_length}")
             if texts is not None and len(context) + len(continuation) > self.max_length + 1:
                 self.cut.add(texts)
-        return super()._loglikelihood_tokens(requests, *arguments, **options)
+        answers = super()._loglikelihood_tokens(requests, *arguments, **options)
+        check_finite((likelihood for likelihood, _ in answers), self.label, "the log-likelihood of an answer")
+        return answers
+
+    def _model_generate(self, *arguments: Any, **options: Any) -> Any:
+        options["logits_processor"] = LogitsProcessorList([FiniteLogits(self.label)])
+        return super()._model_generate(*arguments, **options)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Generate, as `HFLM` does; prompts that leave no room are counted."""
@@ -52,7 +59,7 @@ class CountingLM(HFLM):
             context, options = request.args
             room = self.max_length - options.get("max_gen_toks", self.max_gen_toks)
             if room <= 0:
-                raise UserError(f"no room for a prompt: the model's context holds {self.max_length} tokens")
+                raise TooLong(f"no room for a prompt: the model's context holds {self.max_length} tokens")
             if len(self.tok_encode(context)) > room:
                 self.cut.add((context, ""))
         return super().generate_until(requests, disable_tqdm)

@@ -1,13 +1,17 @@
 """A checkpoint that is evaluated: its model, its tokenizer, and what tells its results from another's."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ADAPTER_CONFIG_NAME
 
-from limelm.adapters.checkpoint import context_length, load_checkpoint
+from limelm.adapters.checkpoint import context_length, load_checkpoint, load_config, load_tokenizer
+from limelm.adapters.files import LORA, find_adapter
 from limelm.evaluation.items import Record, fingerprint
+from limelm.extras import import_extra
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class LoadedModel:
     identity: Record
 
     def facts(self) -> Record:
-        """What the report says of it."""
+        """Facts about the model, for the report."""
         config = self.model.config
         return {
             "label": self.label,
@@ -37,6 +41,39 @@ class LoadedModel:
             "context": context_length(config),
             "begins_with_bos": self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id],
         }
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that can be read, before its weights are.
+
+    Attributes:
+        context: tokens that its model reads at once; None where its configuration sets no bound.
+    """
+
+    checkpoint: str
+    context: int | None
+    tokenizer: PreTrainedTokenizerBase
+
+
+def find_checkpoints(checkpoints: list[str]) -> list[Found]:
+    """All that can be known of checkpoints before any of their models is read.
+
+    Raises:
+        UserError: for one without a readable configuration or tokenizer, and a LoRA where PEFT is not installed.
+    """
+    for checkpoint in checkpoints:
+        if _has_lora(checkpoint):
+            import_extra("peft", "lora")
+    return [
+        Found(checkpoint, context_length(load_config(checkpoint)), load_tokenizer(checkpoint))
+        for checkpoint in checkpoints
+    ]
+
+
+def _has_lora(checkpoint: str) -> bool:
+    adapter = find_adapter(checkpoint)
+    return (adapter is not None and (adapter / LORA).is_dir()) or (Path(checkpoint) / ADAPTER_CONFIG_NAME).is_file()
 
 
 def load_for_evaluation(checkpoint: str, label: str, device: torch.device) -> LoadedModel:

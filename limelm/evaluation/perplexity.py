@@ -24,6 +24,7 @@ from limelm.data import LocalFiles, Manifest, TokenDataset, list_files, load_pre
 from limelm.data.shards import MANIFEST
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
+from limelm.tokenizers import check_tokenizer
 
 BATCH_TOKENS = 4096
 LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
@@ -108,14 +109,13 @@ def read_texts(path: Path) -> Iterator[str]:
     yield from LocalFiles(list_files([path])).open()
 
 
-def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase, model: str = "the model") -> None:
+def check_shards(folder: Path, tokenizer: PreTrainedTokenizerBase, model: str = "the model") -> None:
     """Refuse token shards that were made with another tokenizer than `model`'s.
 
     Raises:
         UserError: where they were, or their own tokenizer is not there.
     """
-    if load_prepared_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise UserError(f"{folder}: its shards were made with another tokenizer than {model}'s; give text instead")
+    check_tokenizer(folder, load_prepared_tokenizer(folder), tokenizer, model, "give text instead")
 
 
 def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
@@ -200,7 +200,7 @@ def difference(first: TextScore, second: TextScore) -> Interval:
 
 
 def _shard_documents(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
-    check_tokenizer(folder, tokenizer)
+    check_shards(folder, tokenizer)
     manifest = Manifest.load(folder)
     ends = (manifest.bos_token_id, manifest.eos_token_id)
     ids: list[int] = []

@@ -5,25 +5,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limelm.adapters.checkpoint import load_config
 from limelm.environment import environment
-from limelm.evaluation.domains import Reading, TextRequest, check_text, perplexity_rows, score_domains
+from limelm.evaluation.domains import Reading, TextRequest, check_text, choose_window, perplexity_rows, score_domains
 from limelm.evaluation.generated import GENERATED
 from limelm.evaluation.harness import Settings, run_tasks
 from limelm.evaluation.items import Record
-from limelm.evaluation.loading import load_for_evaluation
+from limelm.evaluation.loading import find_checkpoints, load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, are_shards
 from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
-from limelm.evaluation.tasks import load_tasks
+from limelm.evaluation.tasks import check_names, load_tasks
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30
 
 
 @dataclass
 class Evaluation:
-    """What came out.
+    """The results of an evaluation.
 
     Attributes:
         models: facts about each.
@@ -65,10 +64,13 @@ def evaluate(
     Raises:
         UserError: for bad input, before any model runs.
     """
-    for checkpoint in checkpoints:
-        load_config(checkpoint)
-    reading = check_text(text, checkpoints, settings.limit) if text else None
+    if wanted:
+        check_names([task.name for task in wanted], data)
+    found = find_checkpoints(checkpoints)
+    if text:
+        choose_window(text, found)  # tasks may have to be fetched, and text to be read: what is known at once, first
     tasks = load_tasks(wanted, data, settings.seed) if wanted else []
+    reading = check_text(text, found, settings.limit) if text else None
     evaluation = Evaluation()
     records: dict[str, list[Record]] = {}
     texts: dict[str, dict[str, TextScore]] = {}

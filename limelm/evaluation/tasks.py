@@ -50,6 +50,25 @@ class LoadedTask:
         return config.fewshot_split or config.training_split or config.validation_split or config.test_split
 
 
+def check_names(names: list[str], data: Path | None) -> None:
+    """All that can be known of tasks by their names alone, before anything is read.
+
+    Args:
+        data: a folder of files for all of them; None for the Hugging Face hub.
+
+    Raises:
+        UserError: where the harness is not installed, or files cannot hold a task of this name.
+    """
+    import_extra("lm_eval", EXTRA)
+    import_extra("datasets", EXTRA)
+    if data is None:
+        return
+    known = [*LOCAL_TASKS, *GENERATED]
+    for name in names:
+        if name not in known:
+            raise _unknown(name, [*known, *SUITES], "which --local-data can serve", f"; tasks: {', '.join(known)}")
+
+
 def load_tasks(wanted: list[SuiteTask], data: Path | None, seed: int) -> list[LoadedTask]:
     """Every task with its data, before any model runs.
 
@@ -58,14 +77,13 @@ def load_tasks(wanted: list[SuiteTask], data: Path | None, seed: int) -> list[Lo
         seed: of the generated tasks.
 
     Raises:
-        UserError: where the harness is not installed, for an unknown task, or for one whose data are not to be had.
+        UserError: as `check_names` does; for a task that the harness does not know, whose data cannot be read, or that
+            cannot be run.
     """
-    import_extra("lm_eval", EXTRA)
+    check_names([task.name for task in wanted], data)
     for library in ("lm_eval", "huggingface_hub"):  # they warn of every default taken and of every attempt at fetching
         logging.getLogger(library).setLevel(logging.ERROR)
     import_extra("datasets", EXTRA).disable_progress_bars()
-    if data is not None:
-        _check_local_names([task.name for task in wanted])
     index: Any = None
     loaded = []
     for task in wanted:
@@ -80,13 +98,6 @@ def load_tasks(wanted: list[SuiteTask], data: Path | None, seed: int) -> list[Lo
     for entry in loaded:
         _check(entry)
     return list({(entry.name, entry.wanted.shots): entry for entry in loaded}.values())  # names may overlap
-
-
-def _check_local_names(names: list[str]) -> None:
-    known = [*LOCAL_TASKS, *GENERATED]
-    for name in names:
-        if name not in known:
-            raise _unknown(name, [*known, *SUITES], "which --local-data can serve", f"; tasks: {', '.join(known)}")
 
 
 def _unknown(name: str, known: list[str], which: str, others: str = "") -> UserError:
@@ -105,7 +116,7 @@ def _task_manager(**options: Any) -> Any:
 
 @functools.cache
 def _local_task_manager() -> Any:
-    """Of the tasks of LOCAL_TASKS only."""
+    """The harness's index of the tasks of LOCAL_TASKS alone."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -150,7 +161,7 @@ def _hub_tasks(name: str, manager: Any) -> list[Any]:
 
 
 def _check(entry: LoadedTask) -> None:
-    """Refuse what cannot be run."""
+    """Refuse a task that cannot be run."""
     if getattr(entry.task, "UNSAFE_CODE", False):
         raise UserError(f"--tasks: {entry.name} runs code that the model writes; that is not supported")
     if getattr(entry.task, "MULTIMODAL", False):

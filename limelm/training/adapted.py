@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from limelm import tokenizers
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
 from limelm.adapters.base import lora_parameters
 from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
@@ -124,11 +125,8 @@ def check_tokenizer(base: str, tokenizer: PreTrainedTokenizerBase, data: Path) -
     Raises:
         UserError: where they differ.
     """
-    if tokenizer.get_vocab() != load_tokenizer(base).get_vocab():
-        raise UserError(
-            f"{data}: tokenised for another model than {base}; prepare it with: limelm data prepare ... --tokenizer "
-            f"{base}"
-        )
+    instead = f"prepare them with: limelm data prepare ... --tokenizer {base}"
+    tokenizers.check_tokenizer(data, tokenizer, load_tokenizer(base), base, instead)
 
 
 def save_trained(model: PreTrainedModel, folder: Path) -> None:

@@ -41,6 +41,20 @@ def test_alpha_one_is_the_limit_from_both_sides():
     assert below == pytest.approx(at, abs=1e-5) and above == pytest.approx(at, abs=1e-5) and below > at > above
 
 
+@pytest.mark.parametrize("alpha", [1e3, 1e6, 1e300])
+def test_a_large_alpha_gives_the_entropy_of_the_largest_share(alpha):
+    states = torch.randn(6, 9, dtype=torch.float64)
+    eigenvalues = np.linalg.svd(states.numpy(), compute_uv=False) ** 2
+    expected = -np.log(eigenvalues.max() / eigenvalues.sum()) * alpha / (alpha - 1)
+    assert float(matrix_entropy(states, alpha)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1 - 2e-16, 1 + 3e-16, 1 + 1e-12])
+def test_an_alpha_next_to_one_is_no_noise(alpha):
+    states = torch.randn(6, 9)
+    assert float(matrix_entropy(states, alpha)) == pytest.approx(float(matrix_entropy(states, 1.0)), abs=1e-6)
+
+
 def test_entropy_does_not_change_with_scale_and_rotation_and_falls_with_alpha():
     states = torch.randn(6, 9)
     turned = 7 * states @ torch.linalg.qr(torch.randn(9, 9))[0]

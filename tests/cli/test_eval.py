@@ -230,7 +230,7 @@ def test_bad_text_is_one_line_and_leaves_nothing(folder, capsys):
 def test_without_the_harness_its_extra_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     line = fails(capsys, *evaluate(folder, "static", out="bad"))
-    assert "lm_eval is not installed; install it with: pip install 'limelm[eval]'" in line
+    assert "lm-eval is not installed; install it with: pip install 'limelm[eval]'" in line
 
 
 def test_without_a_network_local_data_are_named(folder, capsys, monkeypatch):

@@ -11,9 +11,16 @@ from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import prepare
 from limelm.errors import UserError
 from limelm.evaluation import domains
-from limelm.evaluation.domains import TextRequest, check_text, named_paths, perplexity_rows, score_domains
+from limelm.evaluation.domains import (
+    TextRequest,
+    check_text,
+    choose_window,
+    named_paths,
+    perplexity_rows,
+    score_domains,
+)
 from limelm.evaluation.generated import WORDS
-from limelm.evaluation.loading import load_for_evaluation
+from limelm.evaluation.loading import find_checkpoints, load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, score_path
 from limelm.evaluation.statistics import TOO_FEW
 from tests.evaluation.benchmarks import write_checkpoint
@@ -35,7 +42,7 @@ def folder(tmp_path_factory):
 def run(folder, out, checkpoint="static", limit=None, **request):
     """Score a checkpoint on domains; the scores and how they were read."""
     checkpoint = str(folder / checkpoint)
-    reading = check_text(TextRequest(**request), [checkpoint], limit)
+    reading = check_text(TextRequest(**request), find_checkpoints([checkpoint]), limit)
     loaded = load_for_evaluation(checkpoint, "model", torch.device("cpu"))
     return score_domains(loaded, reading, out), reading
 
@@ -60,6 +67,8 @@ def test_domains_are_named_or_take_the_name_of_their_file():
         (["=a.txt"], "'=a.txt' is not NAME=PATH or PATH"),
         (["x="], "'x=' is not NAME=PATH or PATH"),
         ([""], "'' is not NAME=PATH or PATH"),
+        (["a\x1bb=x.txt"], r"the name a\\x1bb must be a text without control characters"),
+        (["x\n.txt"], r"the name x\\x0a must be a text without control characters"),
     ],
 )
 def test_names_that_cannot_be(arguments, message):
@@ -69,14 +78,15 @@ def test_names_that_cannot_be(arguments, message):
 
 def test_the_window_is_the_smallest_context_and_the_stride_half_of_it(folder):
     checkpoints = [str(folder / name) for name in ("static", "kv")]
-    windows = lambda **request: (lambda r: (r.window, r.stride))(check_text(TextRequest(**request), checkpoints, None))  # noqa: E731
+    found = find_checkpoints(checkpoints)
+    windows = lambda **request: choose_window(TextRequest(**request), found)  # noqa: E731
     assert windows() == (48, 24)
     assert windows(window=17) == (17, 8)
     assert windows(window=2) == (2, 1)
     assert windows(stride=47) == (48, 47)
     long = str(write_checkpoint(folder / "long", "none", max_position_embeddings=4096))
-    assert check_text(TextRequest(), [long], None).window == 1024
-    assert check_text(TextRequest(window=4096), [long], None).window == 4096
+    assert check_text(TextRequest(), find_checkpoints([long]), None).window == 1024
+    assert check_text(TextRequest(window=4096), find_checkpoints([long]), None).window == 4096
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_the_window_is_the_smallest_context_and_the_stride_half_of_it(folder):
 )
 def test_what_cannot_be_read_is_refused_before_any_model_runs(folder, request_, message):
     with pytest.raises(UserError, match=message):
-        check_text(TextRequest(**request_), [str(folder / name) for name in ("static", "kv")], None)
+        check_text(TextRequest(**request_), find_checkpoints([str(folder / name) for name in ("static", "kv")]), None)
 
 
 def test_text_that_is_none_is_refused(folder, tmp_path):
@@ -105,22 +115,23 @@ def test_text_that_is_none_is_refused(folder, tmp_path):
         "folder": "no file ending in",
     }.items():
         with pytest.raises(UserError, match=message):
-            check_text(TextRequest({"x": tmp_path / name}), [str(folder / "static")], None)
-    assert check_text(TextRequest({"x": tmp_path / "broken.jsonl"}), [str(folder / "static")], 1)  # reads no further
+            check_text(TextRequest({"x": tmp_path / name}), find_checkpoints([str(folder / "static")]), None)
+    found = find_checkpoints([str(folder / "static")])
+    assert check_text(TextRequest({"x": tmp_path / "broken.jsonl"}), found, 1)  # reads no further
 
 
 def test_shards_must_be_those_of_every_model(folder, tmp_path):
     checkpoint = str(folder / "static")
-    [domain] = check_text(TextRequest({"x": folder / "tokens"}), [checkpoint], None).domains
+    [domain] = check_text(TextRequest({"x": folder / "tokens"}), find_checkpoints([checkpoint]), None).domains
     assert domain.text_hash
     prepare(tmp_path / "other", lambda: TEXTS, "words", vocab_size=300, validation_fraction=0.3)
-    with pytest.raises(UserError, match=r"other: its shards were made with another tokenizer than .*static's"):
-        check_text(TextRequest({"x": tmp_path / "other"}), [checkpoint], None)
+    with pytest.raises(UserError, match=r"other: its tokens were made with another tokenizer than .*static's"):
+        check_text(TextRequest({"x": tmp_path / "other"}), find_checkpoints([checkpoint]), None)
     write_checkpoint(tmp_path / "own", "none")
     shard = next((tmp_path / "tokens").glob("validation-*.bin"))
     shard.write_bytes(shard.read_bytes()[::-1])
     with pytest.raises(UserError, match="its hash is not the manifest's"):
-        check_text(TextRequest({"x": tmp_path / "tokens"}), [str(tmp_path / "own")], None)
+        check_text(TextRequest({"x": tmp_path / "tokens"}), find_checkpoints([str(tmp_path / "own")]), None)
 
 
 def files(out):
@@ -226,7 +237,7 @@ def three_models(documents):
 
 
 def test_verdicts_say_which_way_and_by_how_much(folder):
-    reading = check_text(TextRequest({"x": folder / "words.jsonl"}), [str(folder / "static")], None)
+    reading = check_text(TextRequest({"x": folder / "words.jsonl"}), find_checkpoints([str(folder / "static")]), None)
     _, lower, same = perplexity_rows(three_models(12), reading)
     assert lower["verdict"] == f"lower by {1 / 40 / math.log(2):.3f} bits per byte"
     assert same["verdict"] == "not distinguishable"
@@ -234,7 +245,7 @@ def test_verdicts_say_which_way_and_by_how_much(folder):
 
 @pytest.mark.parametrize("documents", [1, 2, 4, 9])
 def test_of_fewer_than_ten_documents_there_is_no_verdict(folder, documents):
-    reading = check_text(TextRequest({"x": folder / "words.jsonl"}), [str(folder / "static")], None)
+    reading = check_text(TextRequest({"x": folder / "words.jsonl"}), find_checkpoints([str(folder / "static")]), None)
     first, lower, same = perplexity_rows(three_models(documents), reading)
     assert lower["verdict"] == same["verdict"] == TOO_FEW and first["verdict"] is None
     assert (lower["difference_low"] is None) == (documents == 1)

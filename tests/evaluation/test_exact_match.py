@@ -35,7 +35,7 @@ class KnowsByHeart(GenerationMixin):
     def __init__(self, tokenizer, told):
         self.tokenizer, self.told = tokenizer, told
 
-    def generate(self, batch, attention_mask, do_sample, max_new_tokens, eos_token_id, pad_token_id):
+    def generate(self, batch, attention_mask, do_sample, max_new_tokens, eos_token_id, pad_token_id, logits_processor):
         assert attention_mask.all() and not do_sample
         rows = []
         for row in batch.tolist():

@@ -184,7 +184,7 @@ def test_values_of_another_type_are_refused(setting, changes, message):
 def test_data_of_another_tokenizer_is_refused(setting, tmp_path):
     recipe, model = recipe_of(setting, "kv")
     other = prepared(tmp_path / "other", corpus(31), vocab_size=290)
-    with pytest.raises(UserError, match="tokenised for another model than"):
+    with pytest.raises(UserError, match="its tokens were made with another tokenizer than"):
         train_model(recipe, model, other, tmp_path / "run")
 
 

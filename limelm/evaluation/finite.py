@@ -1,0 +1,43 @@
+"""Scores that are no numbers are refused: a model whose weights are broken would else be said to answer wrongly."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from transformers import LogitsProcessor
+
+from limelm.errors import UserError
+
+
+class FiniteLogits(LogitsProcessor):
+    """A step of `generate` that changes nothing, and refuses logits of which no token can be chosen.
+
+    Minus infinity is a token that the model rules out; NaN and infinity are those of broken weights or an overflow.
+
+    Raises:
+        UserError: for a NaN or infinity among the logits of any sequence.
+    """
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Take `[B]` sequences and the logits `[B, vocabulary]` of their next tokens; return the logits."""
+        if not bool((scores < math.inf).all()):  # false of NaN too
+            raise UserError(f"{self.label}: NaN or infinity in its logits; the weights or the precision are broken")
+        return scores
+
+
+def check_finite(values: Iterable[float], label: str, what: str) -> None:
+    """Refuse a score that is NaN or infinite.
+
+    Args:
+        values: scores of `what`.
+        label: of the model.
+
+    Raises:
+        UserError: for the first such score.
+    """
+    for value in values:
+        if not math.isfinite(value):
+            raise UserError(f"{label}: {what} is not a finite number ({value}); the model's weights are broken")
