@@ -1,7 +1,10 @@
-"""Where a measurement was made."""
+"""Where a measurement is made: versions, device, and how much memory there is."""
 
 import platform
+import sys
+from pathlib import Path
 
+import psutil
 import torch
 import transformers
 
@@ -42,3 +45,35 @@ def environment() -> dict[str, str | int]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),
     }
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device: on CUDA of its free memory, on a CPU of what the system, the
+    container and `ulimit -v` leave.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    bounds = [psutil.virtual_memory().available, _left_to_container(), _left_of_address_space()]
+    return min(bound for bound in bounds if bound is not None)
+
+
+def _left_to_container() -> int | None:
+    """What the control group (version 2) of a container leaves, files in memory not counted; None without a limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        pairs = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = next((int(value) for name, value in pairs if name == "inactive_file"), 0)
+    except (OSError, ValueError):
+        return None
+    return max(0, int(limit) - int(used) + cached) if limit.isdecimal() else None
+
+
+def _left_of_address_space() -> int | None:
+    """What `ulimit -v` leaves; None without a limit, and on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - psutil.Process().memory_info().vms)

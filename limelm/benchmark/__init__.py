@@ -3,6 +3,7 @@
 from limelm.benchmark.attached import ATTACHED_CASES, AttachedCase, attached_cases
 from limelm.benchmark.cases import CASES, Case, NativeCase
 from limelm.benchmark.compare import compare, compare_depths
+from limelm.benchmark.memory import check_memory
 from limelm.benchmark.pruning import time_against_pruning
 from limelm.benchmark.shape import PRESETS, Inputs, Shape
 
@@ -16,6 +17,7 @@ __all__ = [
     "NativeCase",
     "Shape",
     "attached_cases",
+    "check_memory",
     "compare",
     "compare_depths",
     "time_against_pruning",

@@ -1,4 +1,4 @@
-"""What is compared with a model that is there already: the same with routers attached."""
+"""A pretrained model, beside which itself is measured with routers attached."""
 
 import copy
 from collections.abc import Sequence
@@ -45,6 +45,11 @@ class AttachedCase:
     def baseline(self) -> "AttachedCase":
         """The base alone."""
         return AttachedCase("base", self.base, self.inputs, None)
+
+    @property
+    def parameters(self) -> int:
+        """The base's."""
+        return self.base.num_parameters()
 
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
         """A copy of the base, with routers that are not trained."""

@@ -1,4 +1,4 @@
-"""What is compared: by name, models that are made for it, each beside LLaMA."""
+"""The models that are made for a comparison, by name, each beside LLaMA."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -17,21 +17,25 @@ class Case(Protocol):
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """Its name in records."""
 
     @property
     def inputs(self) -> Inputs:
-        """What it is given."""
+        """The batch that it is given."""
 
     @property
     def baseline(self) -> "Case":
-        """What it is compared with; its own baseline is itself."""
+        """The case that it is compared with; a baseline's is itself."""
+
+    @property
+    def parameters(self) -> int:
+        """How many it has at the least, without making it."""
 
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
         """A model of its own each time: measuring trains it."""
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
-        """What a memory record says of the routing operation, in bytes per second."""
+        """The routing operation's part of a memory record, in bytes per second."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class NativeCase:
         """LLaMA with as many key/value heads."""
         return CASES["llama-grouped" if self.is_grouped else "llama"].at(self.inputs)
 
+    @property
+    def parameters(self) -> int:
+        """Those of LLaMA: what routing adds is little beside it."""
+        return self.inputs.llama_parameters(self.is_grouped)
+
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
         """A new model with random weights."""
         config = AutoConfig.for_model(self.model_type, **self.inputs.config_fields(self.is_grouped), **self.options)
@@ -60,7 +69,7 @@ class NativeCase:
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
-        """That of the middle layer's routing, None without routing of one operation; and that of a copy."""
+        """Bandwidth of the middle layer's routing operation (None if it has none) and of a plain copy."""
         routes = self.options.get("routing", "none") != "none" and not self.name.endswith("-naive")
         heads = self.inputs.grouped if self.is_grouped else self.inputs.heads
         routing = routing_bandwidth(self.options, heads, self.inputs, device, dtype) if routes else None

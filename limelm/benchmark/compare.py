@@ -1,4 +1,4 @@
-"""Each case beside its baseline: time, memory, and what the backward keeps."""
+"""Time and memory of each case beside its baseline, and the bytes saved for the backward."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ def compare(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Tables]:
-    """Time each case and its baseline turn about, and measure their memory.
+    """Time each case and its baseline interleaved, and measure their memory.
 
     Args:
         tasks: names of `WORKLOADS`.
@@ -78,7 +78,7 @@ def compare_depths(
 
 
 def time_case(case: Case, task: str, rounds: int, device: torch.device, dtype: torch.dtype) -> Record:
-    """One record of `compare`: the case and its baseline, turn about."""
+    """One record of `compare`: the case and its baseline, interleaved."""
     work_of, tokens_of = WORKLOADS[task]
     works = [work_of(each.model(device, dtype), case.inputs) for each in (case.baseline, case)]
     baseline, own = interleave(works, rounds, device)

@@ -1,4 +1,4 @@
-"""What top-p saves at inference, against the share of routing weights that it prunes."""
+"""Time that top-p saves at inference, against the share of routing weights that it prunes."""
 
 from collections.abc import Iterator, Sequence
 

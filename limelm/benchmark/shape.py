@@ -1,4 +1,4 @@
-"""Sizes: of the batch that a model is given, and of models that are made for a comparison."""
+"""Sizes of the batch that a model is given, and of models that are made for a comparison."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every model is given.
+    """The batch that every model is given.
 
     Attributes:
         batch: sequences.
@@ -22,7 +22,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Shape(Inputs):
-    """The sizes of all compared models too.
+    """The batch, and the sizes of all compared models.
 
     Attributes:
         grouped: number of key/value heads where a case groups its queries (G < H).
@@ -47,6 +47,13 @@ class Shape(Inputs):
             "max_position_embeddings": max(self.tokens, self.decode_from + 64),
             "tie_word_embeddings": True,
         }
+
+    def llama_parameters(self, is_grouped: bool) -> int:
+        """The parameters of LLaMA at this shape, by arithmetic: a model of any size is counted at once."""
+        kv_size = self.hidden // self.heads * (self.grouped if is_grouped else self.heads)
+        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv_size
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.vocab * self.hidden + self.layers * layer + self.hidden
 
     def with_layers(self, layers: int) -> "Shape":
         """The same at another depth."""

@@ -1,4 +1,4 @@
-"""What is timed: a training step, a forward, decoding."""
+"""The work that is timed: a training step, a forward, decoding."""
 
 import copy
 from collections.abc import Callable
@@ -84,5 +84,5 @@ WORKLOADS: dict[str, tuple[Callable[[PreTrainedModel, Inputs], Work], Callable[[
     "forward": (forward, _tokens_of_batch),
     "decode": (decoding, lambda inputs: DECODED_TOKENS),
 }
-#: Those that mean something without attached routers.
+#: The tasks that mean something without attached routers.
 NATIVE_WORKLOADS = [name for name in WORKLOADS if name != "train-routers"]

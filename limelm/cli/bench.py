@@ -13,8 +13,9 @@ from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, positive_int
 
 DESCRIPTION = """\
-Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: turn about, after warming up, and report the
-median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case.
+Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the
+median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place of an
+earlier bench's.
 
 Without --depths and --pruning it compares training step, forward and decoding at one shape; beside the training step it
 measures peak memory, the bytes saved for the backward, and the bandwidth that the routing operation reaches beside that
@@ -69,12 +70,12 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         common,
         "bench",
         run,
-        help="time the models beside LLaMA, or routers beside the model they are attached to, turn about",
+        help="time the models beside LLaMA, or routers beside the model they are attached to, interleaved",
         description=DESCRIPTION,
         epilog=EPILOG,
-        memory_settings="--batch, --tokens, --layers or --hidden",
+        memory_settings="--batch, --tokens, --layers, --hidden or --vocab",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or empty")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or of an earlier bench")
     parser.add_argument(
         "--attach", metavar="MODEL", help="folder or hub name of a pretrained model: compare it with routers in it"
     )
@@ -114,7 +115,7 @@ NOT_TOGETHER = [
 
 @dataclass
 class Measurement:
-    """What is to be measured.
+    """A measurement that can begin.
 
     Attributes:
         baseline: what the ratios are to.
@@ -136,15 +137,15 @@ def run(options: argparse.Namespace) -> None:
     from limelm.environment import environment
     from limelm.errors import Stopped, UserError
     from limelm.report import bench, write_bench
+    from limelm.report.bench import BENCH
 
     quieten()
     for option, other, reason in NOT_TOGETHER:
         if getattr(options, option) and getattr(options, other):
             raise UserError(f"--{other.replace('_', '-')}: not with --{option}, {reason}")
     device, dtype = find_device(options.device), getattr(torch, options.dtype)
-    check_out(options.out)
+    check_out(options.out, marker=BENCH)
     measurement = (_attached if options.attach else _native)(options, device, dtype)
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "baseline": measurement.baseline,
         **measurement.facts,
@@ -170,8 +171,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     """Models that are made for it, beside LLaMA."""
-    from limelm.benchmark import CASES, PRESETS, compare, compare_depths, time_against_pruning
+    from limelm.benchmark import CASES, PRESETS, check_memory, compare, compare_depths, time_against_pruning
     from limelm.benchmark.cases import COMPARED_CASES, DEFAULT_CASES
+    from limelm.benchmark.pruning import SPREADS
     from limelm.benchmark.workloads import NATIVE_WORKLOADS
     from limelm.errors import UserError
 
@@ -185,6 +187,14 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     tasks = _known("--tasks", options.tasks or possible_tasks, possible_tasks)
     cases = [CASES[name].at(shape) for name in names]
     _check_backends(cases, device)
+    sizes = [f"--{name}" for name in (*SIZES, "batch", "tokens", "decode-from") if name != "grouped"]
+    if options.depths:
+        deepest = [case.at(shape.with_layers(max(options.depths))) for case in cases]
+        check_memory(deepest, ["train"], device, dtype, ["--depths", *sizes[1:]])
+    elif options.pruning:
+        check_memory([CASES["top-p"].at(shape)], tasks, device, dtype, sizes, models=1 + len(SPREADS))
+    else:
+        check_memory(cases, tasks, device, dtype, sizes)
     facts = {"shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {})}
     if options.depths:
         tables = compare_depths(cases, options.depths, options.rounds, device, dtype)
@@ -202,7 +212,7 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     """Routers in a model, beside that model."""
     from limelm.adapters import attachment_of
     from limelm.adapters.checkpoint import load_model
-    from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, compare
+    from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, check_memory, compare
     from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
     from limelm.benchmark.workloads import WORKLOADS
     from limelm.errors import UserError
@@ -214,6 +224,7 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     if attachment_of(base) is not None:
         raise UserError(f"--attach: {options.attach} is an adapter; name the model that it is for")
     cases = attached_cases(base.to(dtype), names, tasks, inputs)
+    check_memory(cases, tasks, device, dtype, ["--batch", "--tokens", "--decode-from", "--tasks"])
     facts = {
         "base": {
             "name": options.attach,

@@ -5,13 +5,15 @@ import re
 from pathlib import Path
 
 from limelm.errors import UserError
+from limelm.files import partial_of
 
 
 def check_out(out: Path, marker: str | None = None) -> None:
     """Refuse a folder that cannot take the results, before any work; nothing is made.
 
     Args:
-        marker: a file that tells that the folder holds results of this command, which may be replaced.
+        marker: a file that tells that the folder holds results of this command, which may be replaced; so does what a
+            kill has left of it.
 
     Raises:
         UserError: for a folder that holds something else, is a file, or is not writable.
@@ -20,7 +22,7 @@ def check_out(out: Path, marker: str | None = None) -> None:
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     except NotADirectoryError:
         raise UserError(f"--out: {out} is not a folder") from None
-    if held and marker not in held:
+    if held and (marker is None or not {marker, partial_of(Path(marker)).name} & set(held)):
         raise UserError(f"--out: {out} already holds other files ({held[0]}); name a new folder")
     parent = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not parent.is_dir():

@@ -13,15 +13,20 @@ from limelm.report.output import save_figure, write_csv
 
 Records = list[dict[str, Any]]
 
+BENCH = "bench.json"
+
 
 def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) -> None:
-    """Write `out/bench.json`, one CSV per table, and the figures of those that have one, over what was there.
+    """Write `out/bench.json`, a CSV per table, and the figures of those that have one, in place of an earlier bench's.
 
     Args:
         facts: how it was measured; `baseline`, what the ratios are to.
         tables: records by name: "times", "memory", "depths", "pruning".
     """
-    write_text(out / "bench.json", json.dumps({**facts, **tables}, indent=1) + "\n")
+    for name in TEXTS.keys() - tables.keys():
+        for suffix in ("csv", "png", "svg"):
+            (out / f"{name}.{suffix}").unlink(missing_ok=True)
+    write_text(out / BENCH, json.dumps({**facts, **tables}, indent=1) + "\n")
     for name, records in tables.items():
         write_csv(out / f"{name}.csv", records)
         if name in FIGURES:

@@ -156,7 +156,7 @@ def test_what_is_finished_outlives_an_interrupt(tmp_path, capsys, monkeypatch, b
     options = ["--decode-from", "8", "--layers", "2", "--cases", ",".join(cases), "--tasks", "train", "--rounds", "1"]
     assert main(["bench", "--out", str(out), *TINY_OPTIONS, *options]) == 130
     assert capsys.readouterr().err == f"limelm: error: interrupted; {kept.format(out=out)}\n"
-    written = {path.name for path in out.iterdir()}
+    written = {path.name for path in out.glob("*")}
     assert written == ({"bench.json", "memory.csv", "times.csv", "times.png", "times.svg"} if before else set())
     if written:
         assert [row["case"] for row in json.loads((out / "bench.json").read_text())["times"]] == cases[:before]
