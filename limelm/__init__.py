@@ -1,18 +1,25 @@
 """limelm: Layer-Integrated Memory language models (Gerasimov et al. 2025, arXiv 2502.09245).
 
-Importing this package registers the model types "lime" and "hyper_connection" with transformers' Auto classes.
+Importing this package registers the model types "lime" and "hyper_connection" with transformers' Auto classes. What it
+exports is imported when it is first used: torch and transformers take seconds.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from limelm._version import __version__
-from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
-from limelm.models import (
-    HyperConnectionConfig,
-    HyperConnectionForCausalLM,
-    HyperConnectionModel,
-    LimeConfig,
-    LimeForCausalLM,
-    LimeModel,
-)
+from limelm.registration import register as _register
+
+if TYPE_CHECKING:
+    from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
+    from limelm.models import (
+        HyperConnectionConfig,
+        HyperConnectionForCausalLM,
+        HyperConnectionModel,
+        LimeConfig,
+        LimeForCausalLM,
+        LimeModel,
+    )
 
 __all__ = [
     "HyperConnectionConfig",
@@ -28,3 +35,22 @@ __all__ = [
     "save_adapter",
     "set_trainable",
 ]
+
+_MODELS = frozenset(name for name in __all__ if name.endswith(("Config", "Model", "CausalLM")))
+_PACKAGES = frozenset({"adapters", "models", "routing"})
+
+_register()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"limelm.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module("limelm.models" if name in _MODELS else "limelm.adapters"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

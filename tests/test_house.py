@@ -10,7 +10,7 @@ import limelm
 ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
-    {"errors", "_version", "text"},
+    {"errors", "_version", "registration", "text"},
     {"extras", "files", "records", "environment", "tokenizers"},
     {"routing"},
     {"models"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import listed, positive_int
+from limelm.cli.types import existing_path, listed, model_name, positive_int
 
 DESCRIPTION = """\
 Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn
@@ -47,10 +47,12 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         epilog=EPILOG,
         memory_settings="--tokens, --sequence-length or --occurrences",
     )
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
+    parser.add_argument(
+        "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
+    )
     parser.add_argument(
         "--data",
-        type=Path,
+        type=existing_path,
         nargs="+",
         required=True,
         metavar="PATH",

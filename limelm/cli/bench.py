@@ -10,7 +10,7 @@ from typing import Any
 
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import listed, positive_int
+from limelm.cli.types import listed, model_name, positive_int
 
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the
@@ -77,7 +77,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or of an earlier bench")
     parser.add_argument(
-        "--attach", metavar="MODEL", help="folder or hub name of a pretrained model: compare it with routers in it"
+        "--attach",
+        type=model_name,
+        metavar="MODEL",
+        help="folder or hub name of a pretrained model: compare it with routers in it",
     )
     parser.add_argument("--preset", help="small (default), deep or paper: the shape to start from")
     for name, text in SIZES.items():

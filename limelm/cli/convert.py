@@ -9,6 +9,7 @@ from pathlib import Path
 
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out
+from limelm.cli.types import model_name
 
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
@@ -38,7 +39,9 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    parser.add_argument("source", metavar="SOURCE", help="an adapter, or a native checkpoint; a folder or hub name")
+    parser.add_argument(
+        "source", type=model_name, metavar="SOURCE", help="an adapter, or a native checkpoint; a folder or hub name"
+    )
     parser.add_argument("--out", type=Path, required=True, help="new folder")
 
 

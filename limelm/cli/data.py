@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.cli.parser import add_command
-from limelm.cli.types import positive_int
+from limelm.cli.types import existing_path, positive_int
 from limelm.errors import UserError
 
 DESCRIPTION = """\
@@ -48,7 +48,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         epilog=EPILOG,
         memory_settings="--processes or --vocab-size",
     )
-    prepare.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="files or folders of text")
+    prepare.add_argument("sources", nargs="*", type=existing_path, metavar="SOURCE", help="files or folders of text")
     prepare.add_argument("--out", type=Path, required=True, help="new folder for shards, tokenizer and manifest")
     prepare.add_argument(
         "--preset", choices=PRESET_NAMES, metavar="NAME", help=f"text and its settings: {', '.join(PRESET_NAMES)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import at_least_two, listed, positive_int, seed
+from limelm.cli.types import at_least_two, listed, model_name, positive_int, seed
 
 DESCRIPTION = """\
 Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
@@ -44,7 +44,9 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         epilog=EPILOG,
         memory_settings="--batch-size or --window",
     )
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model")
+    parser.add_argument(
+        "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
+    )
     parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
     parser.add_argument(
         "--text",

@@ -40,11 +40,15 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load, sample, stream."""
+    from limelm.errors import UserError
+
+    if not options.checkpoint.exists():  # found out before seconds of imports
+        raise UserError(f"{options.checkpoint}: not a checkpoint (no readable config.json)")
+
     from transformers import TextStreamer, set_seed
 
     from limelm.adapters.checkpoint import load_checkpoint
     from limelm.cli.quiet import quieten
-    from limelm.errors import UserError
 
     quieten()
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):

@@ -2,8 +2,8 @@
 
 import argparse
 import difflib
-from pathlib import Path
 
+from limelm.cli.types import model_name, recipe_name, token_folder
 from limelm.errors import UserError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -13,7 +13,11 @@ EXPLANATION = "Any other --key value overrides the recipe's field of that name, 
 def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Declare how one model of a recipe is named."""
     parser.add_argument(
-        "recipe", metavar="RECIPE", nargs=nargs, help="recipe and model, such as tiny-static, or a .toml file"
+        "recipe",
+        type=recipe_name,
+        metavar="RECIPE",
+        nargs=nargs,
+        help="recipe and model, such as tiny-static, or a .toml file",
     )
     parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
 
@@ -21,10 +25,17 @@ def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = Non
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Declare what every training takes besides its recipe and folder."""
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder made by `limelm data prepare` (default: the recipe's text)"
+        "--data",
+        type=token_folder,
+        metavar="DIR",
+        help="folder made by `limelm data prepare` (default: the recipe's text)",
     )
     parser.add_argument(
-        "--from", dest="base", metavar="MODEL", help="pretrained model to start from, for the recipe attach"
+        "--from",
+        dest="base",
+        type=model_name,
+        metavar="MODEL",
+        help="pretrained model to start from, for the recipe attach",
     )
     parser.add_argument(
         "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
-from limelm.cli.types import listed, number_of_seeds
+from limelm.cli.types import listed, number_of_seeds, recipe_name
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
@@ -58,6 +58,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scale",
+        type=recipe_name,
         required=True,
         help="tiny, small, deep, paper, synthetic, attach, one recipe of these, or one's own (.toml)",
     )

@@ -1,6 +1,7 @@
 """Argument types, with the errors that argparse shows."""
 
 import argparse
+from pathlib import Path
 
 LARGEST = 2**31 - 1  # no size on the command line means more
 
@@ -44,6 +45,42 @@ def listed(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return names
+
+
+def existing_path(text: str) -> Path:
+    """A file or folder that is there: an error at once, not after seconds of imports."""
+    return _existing(text, "no such file or folder")
+
+
+def token_folder(text: str) -> Path:
+    """A folder that is there, to be one of token shards."""
+    return _existing(text, "not a folder made by `limelm data prepare` (there is no such folder)")
+
+
+def model_name(text: str) -> str:
+    """A folder that is there, or what may be a name on the Hugging Face hub: NAME or OWNER/NAME."""
+    is_path = text.startswith((".", "/", "~")) or text.count("/") != text.strip("/").count("/") or text.count("/") > 1
+    if is_path:
+        _existing(text, "no such folder")
+    return text
+
+
+def recipe_name(text: str) -> str:
+    """A name, or a .toml file that is there."""
+    if text.endswith(".toml"):
+        _existing(text, "no such file")
+    return text
+
+
+def _existing(text: str, otherwise: str) -> Path:
+    path = Path(text)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"{text}: {otherwise}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return path
 
 
 def _integer(text: str, least: int, most: int = LARGEST) -> int:

@@ -1,15 +1,11 @@
-"""The models, registered on import with the Auto classes and with who else knows models by name."""
+"""The models; limelm.registration has put them where other libraries look for models."""
 
 from limelm.models.hyper_connection import HyperConnectionConfig, HyperConnectionForCausalLM, HyperConnectionModel
 from limelm.models.lime import LimeConfig, LimeForCausalLM, LimeModel
-from limelm.models.registration import register, register_with_peft
-
-register(LimeConfig, LimeModel, LimeForCausalLM)
-register(HyperConnectionConfig, HyperConnectionModel, HyperConnectionForCausalLM)
-register_with_peft()
+from limelm.registration import CLASSES
 
 #: The model types that this project trains and reads.
-MODEL_TYPES = ("llama", LimeConfig.model_type, HyperConnectionConfig.model_type)
+MODEL_TYPES = ("llama", *CLASSES)
 
 __all__ = [
     "MODEL_TYPES",

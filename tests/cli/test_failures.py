@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,34 @@ def test_out_of_memory_in_a_command(tmp_path, capsys, monkeypatch):
     assert len(error.splitlines()) == 1
     assert error.startswith("limelm: error: bench: out of memory; lower --batch, --tokens, --layers or --hidden (")
     assert not (tmp_path / "o").exists()
+
+
+COMMANDS = {
+    "module": ["-m", "limelm"],
+    "script": ["-c", "import sys; from limelm.cli import main; sys.exit(main())"],
+}
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_while_libraries_are_imported_shows_no_traceback(tmp_path, command, module):
+    """SIGINT at the moment when the import begins, by an import hook that `sitecustomize` puts there."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    finished = subprocess.run(
+        [sys.executable, *COMMANDS[command], "generate", str(tmp_path), "x"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert finished.returncode == 128 + signal.SIGINT
+    assert finished.stderr.startswith("limelm: error: interrupted") and len(finished.stderr.splitlines()) == 1
 
 
 def test_a_full_disk_behind_stdout_ends_in_one_line():

@@ -42,7 +42,7 @@ def call(command: str, action: argparse.Action, value: str) -> list[str]:
     """A call with this value, and some value for whatever else has to be given."""
     arguments = command.split()
     for other in parsers()[command]._actions:
-        given = value if other.dest == action.dest else "x"
+        given = value if other.dest == action.dest else "."
         if other.option_strings and (other.required or given is value):
             arguments.append(f"{other.option_strings[-1]}={given}")
         elif not other.option_strings and (other.nargs not in ("?", "*") or given is value):

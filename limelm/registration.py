@@ -1,0 +1,112 @@
+"""The models' place in the tables by which other libraries know a causal language model.
+
+transformers keeps the names of all models' classes in plain tables, and imports a class when somebody asks for it. Our
+names go into the same tables, so that `import limelm` costs nothing until a model is used, and so that whoever reads
+the tables finds them: the Auto classes, the Trainer's label smoothing (labels are shifted for the classes of the table
+only), pipelines, model cards, transformers' server and lm-eval. PEFT has tables of its own, by model type: the modules
+that an adapter goes to where nobody says which.
+
+A table is filled at once where its module has been imported, and otherwise as soon as it is.
+"""
+
+import importlib.machinery
+import sys
+from collections.abc import Callable, MutableMapping
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any
+
+#: The classes of each model type: of its configuration, the model, and the model with a language-modeling head. They
+#: are in `limelm.models`, in the folder of that name.
+CLASSES = {
+    "lime": ("LimeConfig", "LimeModel", "LimeForCausalLM"),
+    "hyper_connection": ("HyperConnectionConfig", "HyperConnectionModel", "HyperConnectionForCausalLM"),
+}
+#: Modules of Llama that PEFT can't adapt here, by model type: the layers read their weights instead of calling them, or
+#: the model has none.
+_NOT_FOR_PEFT = {
+    "lime": ("k_proj", "v_proj", "input_layernorm"),
+    "hyper_connection": ("input_layernorm", "post_attention_layernorm"),
+}
+
+
+def register() -> None:
+    """Let transformers, PEFT and who reads their tables know the models."""
+    waiting: dict[str, Callable[[Any], None]] = {}
+    for name, add in _TABLES.items():
+        if name in sys.modules:
+            add(sys.modules[name])
+        else:
+            waiting[name] = add
+    if waiting:
+        sys.meta_path.insert(0, _AfterImport(waiting))
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls a function with a module as soon as that has been imported; importing it here would cost everybody time."""
+
+    def __init__(self, waiting: dict[str, Callable[[Any], None]]):
+        self.waiting = waiting
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self.waiting:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_add(module: ModuleType) -> None:
+            execute(module)
+            self.waiting.pop(fullname)(module)
+            if not self.waiting:
+                sys.meta_path.remove(self)
+
+        spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
+        return spec
+
+
+def _add_configs(configuration_auto: Any) -> None:
+    for model_type, (config, _, _) in CLASSES.items():
+        configuration_auto.CONFIG_MAPPING_NAMES[model_type] = config
+        sys.modules[f"transformers.models.{model_type}"] = _stand_in(model_type)
+
+
+def _add_models(modeling_auto: Any) -> None:
+    for model_type, (config, model, causal_lm) in CLASSES.items():
+        modeling_auto.MODEL_MAPPING_NAMES[model_type] = model
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] = causal_lm
+        for mapping in (modeling_auto.MODEL_MAPPING, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING):
+            # Made when modeling_auto was imported: without our configurations, if that was before `import limelm`.
+            mapping._reverse_config_mapping[config] = model_type
+
+
+def _stand_in(model_type: str) -> ModuleType:
+    """What transformers imports as `transformers.models.TYPE` when it looks a name of its tables up."""
+    module = ModuleType(f"transformers.models.{model_type}", f"Stands for limelm.models.{model_type}.")
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__"):  # asked of every module by inspect, warnings and others
+            raise AttributeError(name)
+        return getattr(importlib.import_module(f"limelm.models.{model_type}"), name)
+
+    module.__getattr__ = __getattr__  # type: ignore[method-assign]
+    return module
+
+
+def _add_targets(tables: Any) -> None:
+    """Llama's targets for our types, in every table that has them, but for those that can't be adapted."""
+    for name, table in vars(tables).items():
+        if not name.startswith("TRANSFORMERS_MODELS_TO_") or not isinstance(table, MutableMapping):
+            continue
+        if isinstance(targets := table.get("llama"), list):
+            for model_type, excluded in _NOT_FOR_PEFT.items():
+                if kept := [target for target in targets if target not in excluded]:
+                    table[model_type] = kept
+
+
+_TABLES: dict[str, Callable[[Any], None]] = {
+    "transformers.models.auto.configuration_auto": _add_configs,
+    "transformers.models.auto.modeling_auto": _add_models,
+    "peft.utils.constants": _add_targets,
+}
