@@ -13,11 +13,13 @@ Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, o
 documents are held out for validation, chosen by a hash of their text, so that copies never stand on both sides.
 
 Sources are files or folders of .txt (a file is a document), .jsonl, .jsonl.gz and .parquet (a line or row is one), a
-data set of the Hugging Face hub, or, where none is given, the .py files of this Python's standard library.
+data set of the Hugging Face hub, or, where none is given, the .py files of this Python's standard library. Links in
+folders are followed, and what several lead to is read once. Documents without text (null, empty) are left out and
+counted; one of more than 16 MiB is refused.
 
 A corpus may have any size: memory stays bounded. The result is the same for every number of processes. Stopped by
 Ctrl-C, a kill or a full disk, the same command goes on from where it stood; until it is done, everything is in the
-hidden folder .NAME.partial beside the folder that --out names.
+hidden folder .NAME.partial beside the folder that --out names. When it is done, the same command says so.
 
 A tokenizer is trained on the first billion characters.
 """
@@ -74,34 +76,40 @@ def run(options: argparse.Namespace) -> None:
         LocalFiles,
         Progress,
         available_processes,
-        list_files,
+        find_files,
         prepare,
         prepare_preset,
     )
 
     quieten()
-    if options.sources and (options.dataset or options.preset):
+    if options.sources and not (options.dataset is None and options.preset is None):
         raise UserError("give either SOURCE files or --dataset/--preset, not both")
     for name in ("dataset_config", "dataset_split"):
         value = getattr(options, name)
-        if value and not (options.dataset or options.preset):
+        if value is not None and options.dataset is None and options.preset is None:
             raise UserError(f"--{name.replace('_', '-')} {value} is for --dataset")
-    if options.vocab_size and (options.tokenizer or PRESETS[options.preset or PLAIN_PRESET].tokenizer):
+    has_tokenizer = options.tokenizer is not None or PRESETS[options.preset or PLAIN_PRESET].tokenizer is not None
+    if options.vocab_size is not None and has_tokenizer:
         raise UserError(f"--vocab-size {options.vocab_size} is for a trained tokenizer; leave it out with another")
     progress = Progress()
     how: dict[str, Any] = {"processes": options.processes or available_processes(), "progress": progress}
     how |= _given(options, "tokenizer", "vocab_size", "validation_fraction", "max_documents")
     field = _given(options, "text_field")
     if options.sources:
-        files = LocalFiles(list_files(options.sources), **field)
-        manifest = prepare(options.out, files, ", ".join(path.name for path in options.sources), **how)
+        found = find_files(options.sources)
+        if found.others:
+            progress.say(f"{len(found.others):,} files of other kinds are left out, the first {found.others[0]}")
+        manifest = prepare(
+            options.out, LocalFiles(found.files, **field), ", ".join(path.name for path in options.sources), **how
+        )
     else:
         dataset = _given(options, "dataset", "dataset_config", "dataset_split")
         manifest = prepare_preset(options.preset or PLAIN_PRESET, options.out, **how, **dataset, **field)
     for name, split in manifest.splits.items():
         print(f"{name:<11}{split.documents:>12,} documents{split.tokens:>16,} tokens in {len(split.shards)} shards")
-    speed = round(progress.tokens / progress.seconds) if progress.seconds else 0
-    print(f"{progress.tokens:,} tokens in {progress.seconds:,.1f} s: {speed:,} tokens/s")
+    if progress.tokens:
+        speed = round(progress.tokens / progress.seconds)
+        print(f"{progress.tokens:,} tokens in {progress.seconds:,.1f} s: {speed:,} tokens/s")
     print(f"{options.out}: vocabulary {manifest.vocab_size:,}, {manifest.dtype}, sha256 {manifest.content_sha256[:16]}")
 
 

@@ -2,7 +2,7 @@
 
 from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.data.encode import available_processes
-from limelm.data.formats import list_files
+from limelm.data.listing import find_files, list_files
 from limelm.data.prepare import prepare
 from limelm.data.presets import PRESETS, Preset, prepare_preset
 from limelm.data.problems import (
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "TokenDataset",
     "available_processes",
+    "find_files",
     "list_files",
     "load_prepared_tokenizer",
     "load_problem_tokenizer",

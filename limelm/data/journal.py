@@ -2,7 +2,8 @@
 
 A folder NAME is prepared in the hidden folder `.NAME.partial` beside it, which holds `journal.json`, `lock` and, below
 `prepared/`, what becomes NAME when all is done. The journal is true at every moment: it is written beside and renamed,
-after the shards that it counts; what they hold beyond it is dropped when the preparation goes on.
+after the shards that it counts; what they hold beyond it is dropped when the preparation goes on. NAME holds
+`preparation.json`, the settings that it was prepared with, so that the same call says that it is complete.
 """
 
 import json
@@ -14,14 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limelm.data.errors import Interruption
+from limelm.data.errors import Interruption, interrupted_by_disk
 from limelm.data.holdout import HoldOut
 from limelm.data.writer import WriterState
 from limelm.errors import UserError
-from limelm.files import lock, write_text
+from limelm.files import lock, partial_of, refuse_links, write_text
 from limelm.records import Count, build, load_json
 
 JOURNAL, LOCK, PREPARED = "journal.json", "lock", "prepared"
+SETTINGS = "preparation.json"  # in the prepared folder
 FORMAT_VERSION = 1
 
 
@@ -41,10 +43,8 @@ class Journal:
         Raises:
             Interruption: where it cannot be written.
         """
-        try:
+        with interrupted_by_disk():
             write_text(folder / JOURNAL, json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}))
-        except UserError as error:
-            raise Interruption(str(error)) from error
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
@@ -56,8 +56,9 @@ class Journal:
         path = folder / JOURNAL
         try:
             content = load_json(path)
-            if isinstance(content, dict) and content.pop("format_version", None) != FORMAT_VERSION:
-                raise UserError(f"{path}: of another format_version than this limelm's {FORMAT_VERSION}")
+            version = content.pop("format_version", None) if isinstance(content, dict) else None
+            if version != FORMAT_VERSION:
+                raise UserError(f"{path}: format_version={version!r}; this limelm reads {FORMAT_VERSION}")
             journal: Journal = build(cls, content, str(path))
         except UserError as error:
             raise UserError(f"{error}; remove {folder} to begin anew") from error
@@ -88,6 +89,26 @@ class Preparation:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether `out` was prepared to the end with these settings; what a kill left after the end is removed.
+
+    Raises:
+        UserError: where it holds anything else.
+    """
+    if not _holds_something(out):
+        return False
+    if not (out / SETTINGS).is_file():
+        raise UserError(f"{out}: already there; name a new folder or remove it")
+    other = _first_difference(build(dict[str, Any], load_json(out / SETTINGS), str(out / SETTINGS)), settings)
+    if other:
+        raise UserError(f"{out}: already there, prepared with {other}; name a new folder or remove it")
+    left = Preparation(partial_of(out.resolve()))
+    if left.folder.exists() and not left.prepared.exists():
+        with _locked(left.folder, out):
+            left.discard()
+    return True
+
+
 @contextmanager
 def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
     """Begin to prepare `out`, or go on; when the block ends well, `out` is there.
@@ -100,15 +121,17 @@ def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
             input; or for an interruption.
     """
     target = out.resolve()
-    work = Preparation(target.with_name(f".{target.name}.partial"))
+    work = Preparation(partial_of(target))
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if _holds_something(out):
             raise UserError(f"{out}: already there; name a new folder or remove it")
-        work.folder.mkdir(parents=True, exist_ok=True)
-        with lock(work.folder / LOCK, f"{out}: another process is preparing it right now"):
+        with _locked(work.folder, out):
+            refuse_links(work.folder)
             work.journal = _unfinished(work.folder, settings)
             try:
                 yield work
+                with interrupted_by_disk():
+                    write_text(work.prepared / SETTINGS, json.dumps(settings, indent=2) + "\n")
                 if target.exists():
                     target.rmdir()
                 work.prepared.rename(target)
@@ -129,6 +152,19 @@ def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
         raise _kept(work, str(UserError.from_os_error(out, error))) from error
 
 
+def _holds_something(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    if folder.is_symlink():
+        raise UserError(f"{folder}: a symbolic link, which is not written through; remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / LOCK, f"{out}: another process is preparing it right now"):
+        yield
+
+
 def _unfinished(folder: Path, settings: dict[str, Any]) -> Journal | None:
     """The journal of a preparation that was stopped; None where there is none, and then an empty `prepared/`."""
     if not (folder / JOURNAL).exists() or not (folder / PREPARED).exists():
@@ -137,14 +173,19 @@ def _unfinished(folder: Path, settings: dict[str, Any]) -> Journal | None:
         (folder / PREPARED).mkdir()
         return None
     journal = Journal.load(folder)
-    for name in journal.settings | settings:
-        before, now = journal.settings.get(name), settings.get(name)
-        if before != now:
-            raise UserError(
-                f"{folder}: begun with {name}={before!r}, not {now!r}; give the same settings to go on, "
-                "or remove this folder to begin anew"
-            )
+    other = _first_difference(journal.settings, settings)
+    if other:
+        raise UserError(
+            f"{folder}: begun with {other}; give the same settings to go on, or remove this folder to begin anew"
+        )
     return journal
+
+
+def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            return f"{name}={before.get(name)!r}, not {now.get(name)!r}"
+    return None
 
 
 def _kept(work: Preparation, message: str) -> UserError:

@@ -11,14 +11,16 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from limelm.data.encode import Encoded, Encoder, Mark, encode_batches, read_batches
+from limelm.data.errors import interrupted_by_disk
 from limelm.data.holdout import HoldOut
-from limelm.data.journal import Journal, Preparation, preparation
+from limelm.data.journal import Journal, Preparation, is_finished, preparation
 from limelm.data.progress import Progress
 from limelm.data.shards import SPLITS, TOKENIZER, Manifest, token_dtype
 from limelm.data.sources import Repeatable, Source
-from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256, train_tokenizer
+from limelm.data.tokenization import check_vocab_size, load_document_tokenizer, tokenizer_sha256, train_tokenizer
 from limelm.data.writer import SplitWriter
 from limelm.errors import UserError
+from limelm.text import printable
 
 VOCAB_SIZE = 4096
 VALIDATION_FRACTION = 0.02
@@ -41,8 +43,8 @@ def prepare(
 ) -> Manifest:
     """Write the token shards of `documents` to the new folder `out`: BOS, document, EOS, one document after the other.
 
-    Stopped by a kill, Ctrl-C or a full disk, the same call goes on from where it stood. Memory is bounded, whatever the
-    length of the corpus.
+    Stopped by a kill, Ctrl-C or a full disk, the same call goes on from where it stood; when all is done, it says so.
+    Memory is bounded, whatever the length of the corpus. Documents without any text are left out.
 
     Args:
         documents: a source, or a function that makes an iterator of the same documents at every call.
@@ -58,45 +60,74 @@ def prepare(
         UserError: for bad arguments, documents that cannot be read, or too few of them: nothing is left behind. For an
             `out` that was begun with other settings, or an interruption: what is done is kept.
     """
-    if not 0 < validation_fraction < 1:
-        raise UserError(f"validation_fraction={validation_fraction} is outside (0, 1)")
-    for name, value in (("max_documents", max_documents), ("processes", processes)):
+    _check(source, tokenizer, vocab_size, validation_fraction)
+    for name, value in (
+        ("max_documents", max_documents),
+        ("tokens_per_shard", tokens_per_shard),
+        ("processes", processes),
+    ):
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
     if not isinstance(documents, Source):
         documents = Repeatable(documents)
+    identity = documents.identity()
     settings = {
-        "source": source,
-        **documents.identity(),
-        "tokenizer": tokenizer,
+        "source": printable(source),
+        **identity,
+        "tokenizer": None if tokenizer is None else _tokenizer_identity(tokenizer),
         "vocab_size": vocab_size if tokenizer is None else None,
         "validation_fraction": validation_fraction,
         "max_documents": max_documents,
         "tokens_per_shard": tokens_per_shard,
     }
     progress = progress or Progress()
+    if identity and is_finished(out, settings):  # what a function makes may have changed
+        progress.say(f"{out}: complete, nothing to prepare")
+        return Manifest.load(out)
     with preparation(out, settings) as work:
         if work.journal is None:
             first = islice(documents.open(), max_documents)
             work.save(Journal(settings, HoldOut.find(first, validation_fraction, source)))
         else:
             progress.say(f"{out}: going on after {work.journal.documents:,} documents")
-        trained = _tokenizer(work, documents, progress)
+        trained = _tokenizer(work, documents, tokenizer, progress)
         manifest = _write_shards(work, documents, trained, processes, progress)
-        manifest.save(work.prepared)
+        with interrupted_by_disk():
+            manifest.save(work.prepared)
     return manifest
 
 
-def _tokenizer(work: Preparation, documents: Source, progress: Progress) -> PreTrainedTokenizerFast:
+def _check(source: str, tokenizer: str | None, vocab_size: int, validation_fraction: float) -> None:
+    for name, text in (("source", source), ("tokenizer", tokenizer)):
+        if text is not None and not text.strip():
+            raise UserError(f"{name}={text!r} must not be empty")
+    if tokenizer is None:
+        check_vocab_size(vocab_size)
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"validation_fraction={validation_fraction} is outside (0, 1)")
+
+
+def _tokenizer_identity(tokenizer: str) -> str:
+    """A hub name; of a folder its name and content, wherever it lies."""
+    folder = Path(tokenizer)
+    if not (folder / "tokenizer.json").exists():
+        return tokenizer
+    return f"{folder.resolve().name} ({tokenizer_sha256(folder)[:12]})"
+
+
+def _tokenizer(
+    work: Preparation, documents: Source, tokenizer: str | None, progress: Progress
+) -> PreTrainedTokenizerFast:
     """Load or train the tokenizer and save it, where that is not done yet."""
     assert work.journal is not None
     settings, folder = work.journal.settings, work.prepared / TOKENIZER
     if not folder.exists():
-        if settings["tokenizer"] is None:
+        if tokenizer is None:
             texts = _training_text(islice(documents.open(), settings["max_documents"]), work.journal.hold_out)
-            trained = train_tokenizer(progress.training(texts), settings["vocab_size"])
+            with progress.training(texts) as shown:
+                trained = train_tokenizer(shown, settings["vocab_size"])
         else:
-            trained = load_document_tokenizer(settings["tokenizer"])
+            trained = load_document_tokenizer(tokenizer)
         beside = work.folder / TOKENIZER
         trained.save_pretrained(beside)
         beside.rename(folder)
@@ -123,7 +154,7 @@ def _write_shards(
     dtype = token_dtype(len(tokenizer))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     make_encoder = partial(Encoder, tokenizer.backend_tokenizer, bos, eos, dtype, journal.hold_out)
-    last = journal.settings["max_documents"]
+    last, read = journal.settings["max_documents"], journal.documents
     batches = read_batches(documents.open(journal.position), journal.documents, last)
     with (
         _writers(work, journal, dtype) as writers,
@@ -134,8 +165,12 @@ def _write_shards(
             for batch, mark in _journalled(encoded, work, writers):
                 _write(batch, writers)
                 advance(len(batch.ids), mark)
+                read = mark.documents
         for writer in writers.values():
             writer.close()
+    empty = read - sum(writer.split.documents for writer in writers.values())
+    if journal.hold_out.other is not None and empty:
+        progress.say(f"{empty:,} of {read:,} documents left out, for they have no text (null, or nothing but spaces)")
     return Manifest(
         source=journal.settings["source"],
         vocab_size=len(tokenizer),

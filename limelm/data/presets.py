@@ -1,6 +1,5 @@
 """Texts by name, each with the settings it is used with."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from limelm.data.prepare import VALIDATION_FRACTION, VOCAB_SIZE, prepare
 from limelm.data.progress import Progress
 from limelm.data.shards import Manifest
-from limelm.data.sources import HubDataset, Source, read_python_library
+from limelm.data.sources import HubDataset, LocalFiles, list_python_library
 from limelm.errors import UserError
 
 
@@ -62,9 +61,9 @@ def prepare_preset(
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; allowed: {', '.join(PRESETS)}")
     preset = replace(PRESETS[name], **changes)
-    documents: Source | Callable[[], Iterable[str]]
+    documents: LocalFiles | HubDataset
     if preset.dataset is None:
-        documents, source = read_python_library, "the Python standard library"
+        documents, source = LocalFiles(list_python_library()), "the Python standard library"
     else:
         documents = HubDataset(preset.dataset, preset.dataset_config, preset.dataset_split, preset.text_field)
         source = documents.description

@@ -21,9 +21,11 @@ class Progress:
         """One line."""
         tqdm.write(line, file=sys.stderr)
 
-    def training(self, texts: Iterable[str]) -> Iterator[str]:
-        """Pass on the documents that a tokenizer is trained on."""
-        return iter(tqdm(texts, desc="training the tokenizer", unit=" documents"))
+    @contextmanager
+    def training(self, texts: Iterable[str]) -> Iterator[Iterable[str]]:
+        """Gives the documents that a tokenizer is trained on; the bar ends before any error is shown."""
+        with tqdm(texts, desc="training the tokenizer", unit=" documents") as bar:
+            yield bar
 
     @contextmanager
     def tokenising(self, before: int, last: int | None) -> Iterator[Callable[[int, Mark], None]]:

@@ -17,6 +17,7 @@ from limelm.data.errors import Interruption
 from limelm.data.formats import read_file, text_of
 from limelm.errors import UserError
 from limelm.extras import import_extra
+from limelm.records import Count, build
 
 _NOT_LIBRARY_CODE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -55,7 +56,7 @@ class Repeatable(Source):
     documents: Callable[[], Iterable[str]]
 
     def open(self, position: Any = None) -> "Stream":
-        return _CountedStream(self.documents(), position or 0)
+        return _CountedStream(self.documents(), build(Count, position or 0, "the journal", "position"))
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -73,8 +74,12 @@ class LocalFiles(Source):
     files: list[Path]
     text_field: str = "text"
 
+    def __post_init__(self) -> None:
+        _check_given(text_field=self.text_field)
+
     def open(self, position: Any = None) -> "Stream":
-        return _FileStream(self, *(position or (0, 0)))
+        file, document = _file_position(position or (0, 0), len(self.files))
+        return _FileStream(self, file, document)
 
     def identity(self) -> dict[str, Any]:
         """The files' paths and sizes, in short, and the field."""
@@ -102,6 +107,14 @@ class LocalFiles(Source):
 
 
 @dataclass(frozen=True)
+class HubPosition:
+    """How many rows have been read, and `datasets`' own state, with which finished files need not be fetched again."""
+
+    rows: Count
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class HubDataset(Source):
     """The documents of a data set that `datasets.load_dataset` knows, by its hub name or a local folder; streamed.
 
@@ -115,17 +128,21 @@ class HubDataset(Source):
     split: str = "train"
     text_field: str = "text"
 
+    def __post_init__(self) -> None:
+        _check_given(dataset=self.path, dataset_config=self.name, dataset_split=self.split, text_field=self.text_field)
+
     @property
     def description(self) -> str:
-        """The data set in a few words."""
-        return f"{self.path}, {self.name or 'default'}, {self.split}"
+        """The data set in a few words; of a local folder the name alone."""
+        path = Path(self.path).resolve().name if Path(self.path).exists() else self.path
+        return f"{path}, {self.name or 'default'}, {self.split}"
 
     def open(self, position: Any = None) -> "Stream":
-        return _HubStream(self, position)
+        return _HubStream(self, build(HubPosition | None, position, "the journal", "position"))
 
     def identity(self) -> dict[str, Any]:
         return {
-            "dataset": self.path,
+            "dataset": _local_name(self.path) or self.path,
             "dataset_config": self.name,
             "dataset_split": self.split,
             "text_field": self.text_field,
@@ -150,6 +167,28 @@ def list_python_library() -> list[Path]:
 def read_python_library() -> Iterator[str]:
     """The documents of the embedded default: one .py file is one document."""
     yield from LocalFiles(list_python_library()).open()
+
+
+def _file_position(position: Any, files: int) -> tuple[int, int]:
+    """Checked: a file's number, and how many of its documents have been read."""
+    place = build(tuple[Count, ...], position, "the journal", "position")
+    if len(place) != 2 or place[0] > files:
+        raise UserError(f"the journal: position={list(place)} must be the number of a file, up to {files}, and a count")
+    return place[0], place[1]
+
+
+def _check_given(**values: str | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value.strip():
+            raise UserError(f"{name}={value!r} must not be empty")
+
+
+def _local_name(path: str) -> str | None:
+    """What tells a local folder from others of the same name, without saying where it lies; None for a hub name."""
+    if not Path(path).exists():
+        return None
+    real = Path(path).resolve()
+    return f"{real.name} ({hashlib.sha256(str(real).encode(errors='surrogateescape')).hexdigest()[:12]})"
 
 
 class _CountedStream:
@@ -196,18 +235,16 @@ class _FileStream:
 
 
 class _HubStream:
-    """A position is `datasets`' own state, with which finished shards need not be fetched again, and a row number."""
-
     share = None
 
-    def __init__(self, source: HubDataset, position: dict[str, Any] | None):
+    def __init__(self, source: HubDataset, position: HubPosition | None):
         self.source = source
-        self.rows = position["rows"] if position else 0
+        self.rows = position.rows if position else 0
         datasets = import_extra("datasets", "data")
         try:
             self.stream = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
             if position:
-                self.stream.load_state_dict(position["state"])
+                self.stream.load_state_dict(position.state)
         except Exception as error:
             raise self._stopped(error) from error
 

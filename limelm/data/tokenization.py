@@ -11,6 +11,8 @@ from limelm.errors import UserError
 from limelm.tokenizers import load_tokenizer
 
 BOS, EOS = "<bos>", "<eos>"
+ALPHABET = pre_tokenizers.ByteLevel.alphabet()
+VOCAB_SIZES = range(len(ALPHABET) + 2, 2**20 + 1)  # that can be trained
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -19,17 +21,14 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     A prompt is encoded with <bos> before it, as every document stands in the training data.
 
     Raises:
-        UserError: for a `vocab_size` that has no room for the bytes, or documents with too few pairs to fill it.
+        UserError: for a `vocab_size` outside `VOCAB_SIZES`, or documents with too few pairs to fill it.
     """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    smallest = len(alphabet) + 2
-    if vocab_size < smallest:
-        raise UserError(f"vocab_size={vocab_size} is too small; it must be at least {smallest}")
+    check_vocab_size(vocab_size)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=ALPHABET, show_progress=False
     )
     bpe.train_from_iterator(documents, trainer)
     if bpe.get_vocab_size() < vocab_size:
@@ -41,6 +40,16 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bpe.token_to_id(BOS))]
     )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Refuse a vocabulary that has no room for the bytes, or that no text fills.
+
+    Raises:
+        UserError: for a size outside `VOCAB_SIZES`.
+    """
+    if vocab_size not in VOCAB_SIZES:
+        raise UserError(f"vocab_size={vocab_size} must be from {VOCAB_SIZES[0]:,} to {VOCAB_SIZES[-1]:,}")
 
 
 def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:

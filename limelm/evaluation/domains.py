@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limelm._version import __version__
 from limelm.data import Manifest, TokenDataset
-from limelm.data.formats import SUFFIXES
+from limelm.data.listing import SUFFIXES
 from limelm.errors import UserError
 from limelm.evaluation.items import FOLDER, Record, digest, file_name, read_record, write_record
 from limelm.evaluation.kept import KeptText

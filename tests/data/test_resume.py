@@ -247,7 +247,7 @@ def test_a_damaged_preparation_is_refused(interrupted):
 def test_a_broken_journal_is_refused(interrupted):
     folder, out = interrupted
     path = out.parent / f".{out.name}.partial" / "journal.json"
-    for content, message in (("{", "broken"), ('{"format_version": 99}', "version=99")):
+    for content, message in (("{", "not JSON"), ('{"format_version": 99}', "format_version=99")):
         path.write_text(content)
         with pytest.raises(UserError, match=rf"journal\.json: {message}.*remove"):
             prepare_files(folder, out)

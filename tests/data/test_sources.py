@@ -107,7 +107,7 @@ def test_a_hub_data_set_is_streamed(tmp_path):
         ("a.jsonl", b'{"body": "x"}\n', r"a\.jsonl line 1: no field 'text' \(it has: body\)"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl line 1: field 'text' is not valid Unicode"),
         ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"a\.jsonl line 1: not JSON"),
-        ("a.jsonl", b"[" * 100_000, r"a\.jsonl line 1: not JSON"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl line 1: nested too deeply"),
         ("A.TXT", b"\xff", r"A\.TXT: not UTF-8"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl line 1: field 'text' is int"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl line 1: not an object"),
