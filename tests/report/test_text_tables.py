@@ -88,8 +88,8 @@ def test_routes_above_chance_are_told_by_model():
     ]
     first, second = shares_above(rows)
     assert first == (
-        "a: 50% of 10 routes are above the 95th percentile of random routes, 30% above that of random routes to equally "
-        "frequent tokens (chance: 5%), 2 above both."
+        "a: 50% of 10 routes are above the 95th percentile of random routes, 30% above that of random routes to "
+        "equally frequent tokens (chance: 5%), 2 above both."
     )
     assert second.startswith("b: 0% of 5 routes") and second.endswith("0 above both.")
     for name in ("CLEAR", "UNCLEAR", "CLEAR_ABOVE"):  # the report and the analysis, side by side, say the same
