@@ -4,17 +4,22 @@
 # make test          run all tests
 # make lint          check style, format and types
 # make test-oldest   run the tests with the oldest supported transformers
+# make test-newest   run the tests with the newest releases that pyproject.toml allows, from the package index each time
+# make test-hf       run transformers' own common model tests on every model, beside Llama
 # make chaos         kill a training a hundred times and compare its end with that of one left alone: half an hour
 # make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
 # make gpu-small     on such a machine: the recipe small on GPU_DATA for nine minutes; started again, it goes on
 # make gpu-synthetic on such a machine: 5 and 6 operands and ProsQA, three minutes each; started again, it goes on
 # make gpu-attach    on such a machine: continued training of GPU_BASE on GPU_DATA with and without LIMe, and its cost
 #
-# Each sets up .venv first, with the exact versions of constraints.txt; later calls need no network.
+# Each sets up .venv first, with the exact versions of constraints.txt; but for test-newest, later calls need no network.
 
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
+# make test-newest: a version to hold back all the same, such as torch==2.13.0 where only that is at hand.
+NEWEST_BUT ?=
 DEMO := demo
 SEEDS := seeds
 ARITHMETIC := arithmetic
@@ -39,7 +44,7 @@ GPU_ATTACH ?= --models base,full,kv-full,static-full --seeds 3 --steps 1000 --ba
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo seeds arithmetic test lint test-oldest chaos gpu gpu-small gpu-synthetic gpu-attach clean
+.PHONY: demo seeds arithmetic test lint test-oldest test-newest test-hf chaos gpu gpu-small gpu-synthetic gpu-attach clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
@@ -62,6 +67,19 @@ lint: $(VENV)/.installed
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL)
 
+# What the models stand on is at its newest; the tools around them stay as they are.
+test-newest:
+	$(check_python)
+	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
+	grep -vE '^(torch|triton|transformers|huggingface_hub|tokenizers|safetensors|accelerate|peft|trl|numpy)==' constraints.txt \
+		> $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --constraint $(NEWEST)/constraints.txt \
+		--editable '.[dev]' $(NEWEST_BUT)
+	$(NEWEST)/bin/python -m pytest $(IN_PARALLEL)
+
+test-hf: $(VENV)/.installed
+	$(VENV)/bin/python -m tests.hf --numprocesses auto --maxprocesses 8 --dist loadscope
+
 chaos: $(VENV)/.installed
 	rm -rf $(CHAOS)
 	$(VENV)/bin/python -m tests.training.chaos --kills 100 --commands --out $(CHAOS)
@@ -78,7 +96,7 @@ gpu:
 	-timeout 60 $(GPU_BENCH) $(GPU_DEEP) --out $(GPU_RESULTS)/deep-triton --cases static-triton,dynamic-triton,kv-triton
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .hf-tests $(DEMO)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(call install,$(VENV),constraints.txt)
@@ -88,9 +106,11 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt | cat - constraints-oldest.txt > $(OLDEST)/constraints.txt
 	$(call install,$(OLDEST),$(OLDEST)/constraints.txt)
 
+check_python = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "limelm needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+
 # $(call install,FOLDER,CONSTRAINTS)
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "limelm needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	$(check_python)
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[dev]'
 	touch $(1)/.installed

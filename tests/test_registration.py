@@ -167,3 +167,36 @@ def test_heads_that_are_not_offered_are_refused(variant, tmp_path):
     tiny_model(variant).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+# What a LoRA can be put into (docs/attach.md)
+
+WITHOUT_ROUTED = ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(("variant", "modules"), [("static", 22), ("dynamic", 22), ("kv", 28), ("hc_static", 28)])
+def test_all_linear_is_what_layers_call(variant, modules):
+    model = get_peft_model(tiny_model(variant), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    assert sum(hasattr(module, "lora_A") for module in model.modules()) == modules
+
+
+@pytest.mark.parametrize("variant", ["static_gqa", "static_top_p", "dynamic"])
+def test_the_targets_that_remain_merge_exactly(variant):
+    model, ids = tiny_model(variant), token_ids()
+    with pytest.raises(ValueError, match="HeadwiseLinear"):
+        get_peft_model(tiny_model(variant), LoraConfig(target_modules=["q_proj", "v_proj"]))
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=WITHOUT_ROUTED, init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        assert torch.allclose(adapted.merge_and_unload()(ids).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["static_gqa", "dynamic"])
+def test_keys_and_values_are_trained_whole_where_they_are_called(variant):
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["k_proj", "v_proj"])
+    model, ids = get_peft_model(tiny_model(variant, routing_backend="reference"), config).train(), token_ids()
+    model(ids, labels=ids).loss.backward()
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and "_proj.modules_to_save" in name]
+    assert len(trained) == 2 * 4
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in trained)

@@ -6,12 +6,17 @@ from typing import ClassVar
 
 from transformers import LlamaConfig, PreTrainedConfig
 
+from limelm.files import write_text
+from limelm.models.card import CARD, model_card
 from limelm.models.field_checks import check_fields, check_head_dim, check_rope, warn_of_names
 
 HUB_MODULE = "modeling_limelm"
 _HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
 
 from limelm import {classes}  # noqa: F401
+from limelm.models.serving import register
+
+register()  # for `transformers serve`, which takes a model's class from transformers itself
 '''
 
 
@@ -24,6 +29,8 @@ class DecoderConfig(LlamaConfig):
     compatible_model_types: ClassVar[tuple[str, ...]] = ()
     #: The classes of this model by Auto class.
     auto_classes: ClassVar[dict[str, str]] = {}
+    #: What the model is, in words.
+    kind: ClassVar[str] = ""
 
     def __post_init__(self, **kwargs):
         check_fields(self, kwargs)
@@ -58,7 +65,10 @@ class DecoderConfig(LlamaConfig):
     def save_pretrained(self, save_directory, *args, **kwargs):
         super().save_pretrained(save_directory, *args, **kwargs)
         code = _HUB_CODE.format(classes=", ".join(sorted(self.auto_classes.values())))
-        (Path(save_directory) / f"{HUB_MODULE}.py").write_text(code, encoding="utf-8")
+        write_text(Path(save_directory) / f"{HUB_MODULE}.py", code)
+        card = Path(save_directory) / CARD
+        if not card.exists():  # somebody may have filled it in
+            write_text(card, model_card(self, self.kind))
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoConfig"):

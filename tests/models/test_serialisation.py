@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import limelm
@@ -177,9 +178,25 @@ def test_registering_for_an_auto_class_copies_no_source(tmp_path):
     assert [path.name for path in tmp_path.glob("*.py")] == ["modeling_limelm.py"]
 
 
-def test_the_saved_module_is_one_import(tmp_path):
+def test_the_saved_module_only_imports_the_library_and_registers_it(tmp_path):
     tiny_model("static").save_pretrained(tmp_path)
     lines = (tmp_path / "modeling_limelm.py").read_text().splitlines()
-    statements = [line for line in lines if line and not line.startswith(('"""', "#"))]
-    assert len(statements) == 1
-    assert statements[0].startswith("from limelm import LimeConfig, LimeForCausalLM, LimeModel")
+    statements = [line.split("  #")[0] for line in lines if line and not line.startswith(('"""', "#"))]
+    assert statements == [
+        "from limelm import LimeConfig, LimeForCausalLM, LimeModel",
+        "from limelm.models.serving import register",
+        "register()",
+    ]
+
+
+@all_variants
+def test_a_card_is_saved_beside_the_model_and_never_replaced(variant, tmp_path):
+    model = tiny_model(variant)
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "text-generation"
+    assert card.data.tags == [model.config.model_type.replace("_", "-")]
+    assert f"{model.config.num_hidden_layers} layers" in card.text
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

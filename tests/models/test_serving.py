@@ -391,3 +391,31 @@ def test_fsdp_is_not_refused():
     prepared = limelm.LimeModel.prepare_distribute_model(DistributedConfig(fsdp_size=1))
     assert prepared[0].fsdp_size == 1
     assert limelm.LimeModel.prepare_distribute_model(None) == (None, None, None)
+
+
+# What `transformers serve` does
+
+
+TRUSTING_PROCESS = """
+import sys
+import transformers
+from transformers import AutoConfig
+
+assert "limelm" not in sys.modules
+for folder in sys.argv[1:]:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    print(type(getattr(transformers, config.architectures[0]).from_pretrained(folder)).__module__)
+"""
+
+
+def test_the_code_of_a_checkpoint_is_enough_for_a_server_that_trusts_it(tmp_path):
+    for variant in ("static", "hc_dynamic"):
+        tiny_model(variant).save_pretrained(tmp_path / variant)
+    folders = [str(tmp_path / variant) for variant in ("static", "hc_dynamic")]
+    environment = os.environ | {"PYTHONPATH": str(PYPROJECT.parent), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    script = [sys.executable, "-c", TRUSTING_PROCESS, *folders]
+    done = subprocess.run(
+        script, env=environment, cwd=tmp_path, check=True, timeout=300, capture_output=True, text=True
+    )
+    modules = done.stdout.split()
+    assert modules == ["limelm.models.lime.modeling_lime", "limelm.models.hyper_connection.modeling_hyper_connection"]

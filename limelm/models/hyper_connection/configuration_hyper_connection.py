@@ -19,6 +19,7 @@ class HyperConnectionConfig(DecoderConfig):
     """
 
     model_type = "hyper_connection"
+    kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoConfig": "HyperConnectionConfig",
         "AutoModel": "HyperConnectionModel",
