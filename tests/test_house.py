@@ -11,7 +11,7 @@ ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
     {"errors", "_version", "registration", "text"},
-    {"extras", "files", "records", "environment", "tokenizers"},
+    {"extras", "files", "records", "environment", "provenance", "tokenizers"},
     {"routing"},
     {"models"},
     {"adapters"},

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,132 +80,187 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     add_training_options(parser)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One recipe of the command.
+
+    Attributes:
+        seeds: how many; None for a run of one seed in `out` itself, without a comparison over seeds.
+        data: a prepared folder; None for the recipe's own data.
+    """
+
+    recipe: "Recipe"
+    out: Path
+    models: list[str] | None
+    seeds: int | None
+    data: Path | None
+
+
 def run(options: argparse.Namespace) -> None:
     """Train what is missing, then measure and report."""
     from limelm.cli.quiet import quieten
-    from limelm.training import load_scale
-    from limelm.training.recipe import ProblemRecipe
+    from limelm.training.processes import this_process
 
     quieten()
+    for job in _jobs(options):
+        trained, summaries = _train(job, options.report_to)
+        if this_process().is_main_process:
+            _report(job, trained, summaries)
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
+    """What is to be done, checked before the first of it is."""
+    from limelm.errors import UserError
+    from limelm.training import load_scale, seed_folders
+    from limelm.training.recipe import ProblemRecipe
+
     recipes = load_scale(options.scale, all_fields(options))
     models = [name for names in options.models for name in names] if options.models else None
-    for recipe in recipes:
-        recipe.select(models)
-    data = options.data
+    data, jobs = options.data, []
     for recipe in recipes:
         if isinstance(recipe.data, ProblemRecipe):
+            if data is not None:
+                raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
             name = recipe.name if recipe.data.worked_steps else f"{recipe.name}-direct"
-            count = options.seeds or SYNTHETIC_SEEDS
-            _reproduce_problems(recipe, options.out / name, count, models, data, options.report_to)
-            continue
-        out = options.out if len(recipes) == 1 else options.out / recipe.name
-        if recipe.base is not None:
-            _reproduce_adapted(recipe, out, options.seeds or 1, models, data, options.report_to)
-        elif options.seeds:
-            _reproduce_seeds(recipe, out, options.seeds, models, data, options.report_to)
+            job = Job(recipe, options.out / name, models, options.seeds or SYNTHETIC_SEEDS, None)
         else:
-            _reproduce(recipe, out, models, data, options.report_to)
-        data = data or out / "data"  # the recipes of a scale share their text
+            out = options.out if len(recipes) == 1 else options.out / recipe.name
+            one = None if recipe.base is None else 1
+            job = Job(recipe, out, models, options.seeds or one, data)
+            data = data or out / "data"  # the recipes of a scale share their text
+        recipe.select(models)
+        seed_folders(recipe, job.out, job.seeds or 1)
+        jobs.append(job)
+    return jobs
 
 
-def _reproduce_seeds(
-    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
-) -> dict[int, dict[str, Any]]:
-    """Train and report; gives each seed's summary."""
+def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[str, Any]]]:
+    """Train what is missing; gives its names, and each seed's summary."""
+    from limelm.training import read_summary, reproduce, reproduce_seeds, seed_folders
+
+    folders = {job.recipe.training.seed: job.out}
+    if job.seeds is None:
+        trained = reproduce(job.recipe, job.out, job.models, job.data, report_to)
+    else:
+        trained = reproduce_seeds(job.recipe, job.out, job.seeds, job.models, job.data, report_to)
+        folders = seed_folders(job.recipe, job.out, job.seeds)
+    return trained, {seed: read_summary(folder) for seed, folder in folders.items()}
+
+
+def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) -> None:
+    """Write the page, unless there is one that tells of these results, and say what came out."""
+    from limelm.report import REPORT, is_made_of
+    from limelm.training import made_of
+    from limelm.training.recipe import ProblemRecipe
+
+    page = job.out / REPORT
+    if not trained and is_made_of(page, made_of(summaries.values())):
+        print(f"{job.out}: complete, nothing to train. Report: {page}")
+    else:
+        write = _write_run if job.seeds is None else _write_seeds if job.recipe.base is None else _write_adapted
+        print(write(job, summaries))
+        print(f"Report: {page}")
+    if isinstance(job.recipe.data, ProblemRecipe):
+        _report_problems(job, summaries)
+
+
+def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
+    """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
+    from limelm.analysis import measure_retrieval
+    from limelm.cli.table import text_table
+    from limelm.report import is_one_environment, write_report
+
+    (summary,) = summaries.values()
+    write_report(job.out, summary, measure_retrieval(summary, job.data or job.out / "data"))
+    rows = [
+        [
+            entry["label"],
+            f"{entry['parameters']:,}",
+            f"{entry['eval_loss']:.3f}",
+            f"{entry['eval_perplexity']:.1f}",
+            *([f"{entry['tokens_per_second']:,.0f}"] if is_one_environment(summary) else []),
+        ]
+        for entry in summary["models"]
+    ]
+    head = ["model", "parameters", "held-out loss", "perplexity", "tokens/s"]
+    return text_table(head[: len(rows[0])], rows)
+
+
+def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
+    """Write the page of a comparison over seeds; gives the table for the terminal."""
+    from limelm.cli.table import text_table
     from limelm.report import write_seeds
-    from limelm.training.processes import this_process
 
-    summaries = _train_seeds(recipe, out, count, models, data, report_to)
-    if not this_process().is_main_process:
-        return summaries
-    page, losses = write_seeds(out, summaries)
-    print(f"{'model':<26}{'at equal':<10}{'held-out loss':>15}{'difference':>12}  {'95 % interval':<20}verdict")
+    _, losses = write_seeds(job.out, summaries)
+    rows = []
     for row in losses:
-        line = f"{row['model']:<26}{row['axis']:<10}" + ("" if row["mean"] is None else f"{row['mean']:>15.3f}")
-        if row["difference"] is not None:
-            line += f"{row['difference']:>+12.3f}  {row['t_low']:+.3f} to {row['t_high']:+.3f}    "
-        print(line + (row["verdict"] or ""))
-    print(f"Report: {page}")
-    return summaries
+        is_compared = row["difference"] is not None
+        rows.append(
+            [
+                row["model"],
+                row["axis"],
+                "" if row["mean"] is None else f"{row['mean']:.3f}",
+                f"{row['difference']:+.3f}" if is_compared else "",
+                f"{row['t_low']:+.3f} to {row['t_high']:+.3f}" if is_compared else "",
+                row["verdict"] or "",
+            ]
+        )
+    head = ["model", "at equal", "held-out loss", "difference", "95 % interval", "verdict"]
+    return text_table(head, rows, left=(0, 1, 5))
 
 
-def _reproduce_adapted(
-    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
-) -> None:
-    """Train in a pretrained model, with one seed or several, and compare."""
+def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
+    """Write the page of a comparison in a pretrained model; gives the table for the terminal."""
+    from limelm.cli.table import text_table
     from limelm.report import write_adaptation
-    from limelm.training.processes import this_process
 
-    summaries = _train_seeds(recipe, out, count, models, data, report_to)
-    if not this_process().is_main_process:
-        return
-    routed = [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
-    page, summary = write_adaptation(out, summaries, routed)
-    print(f"{'model':<26}{'trained':>10}{'held-out loss':>15}{'difference':>12}  verdict")
-    for row in summary:
-        difference = "" if row["difference"] is None else f"{row['difference']:+.3f}"
-        print(f"{row['model']:<26}{row['trained']:>10,}{row['mean']:>15.3f}{difference:>12}  {row['verdict'] or ''}")
-    print(f"Report: {page}")
-
-
-def _train_seeds(
-    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
-) -> dict[int, dict[str, Any]]:
-    """Train with several seeds; gives each seed's summary."""
-    from limelm.training import reproduce_seeds, seed_folders
-    from limelm.training.comparison import SUMMARY
-
-    reproduce_seeds(recipe, out, count, models, data, report_to)
-    folders = seed_folders(recipe, out, count)
-    return {seed: json.loads((folder / SUMMARY).read_text(encoding="utf-8")) for seed, folder in folders.items()}
+    recipe = job.recipe
+    _, summary = write_adaptation(
+        job.out, summaries, [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
+    )
+    rows = [
+        [
+            row["model"],
+            f"{row['trained']:,}",
+            f"{row['mean']:.3f}",
+            "" if row["difference"] is None else f"{row['difference']:+.3f}",
+            row["verdict"] or "",
+        ]
+        for row in summary
+    ]
+    return text_table(["model", "trained", "held-out loss", "difference", "verdict"], rows, left=(0, 4))
 
 
-def _reproduce_problems(
-    recipe: "Recipe", out: Path, count: int, models: list[str] | None, data: Path | None, report_to: list[str]
-) -> None:
-    """Train with several seeds, ask every model the test problems, and report on all tasks beside `out`."""
-    from limelm.errors import UserError
+def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
+    """Ask every model the test problems, unless that was done, and report on all tasks beside `job.out`."""
+    from limelm.cli.table import text_table
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.files import write_text
     from limelm.report import write_exact_match
-    from limelm.training.data import DATA
-    from limelm.training.processes import this_process
+    from limelm.training import made_of
 
-    if data is not None:
-        raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
-    summaries = _reproduce_seeds(recipe, out, count, models, None, report_to)
-    if not this_process().is_main_process:
-        return
-    score = score_run(out.name.removeprefix("synthetic-"), summaries, out / DATA)
-    write_text(out / EXACT_MATCH, json.dumps(score, indent=1) + "\n")
-    page, summary = write_exact_match(out.parent)
-    print(f"{'task':<24}{'model':<26}{'right':>8}{'difference':>12}  verdict")
-    for row in summary:
-        difference = "" if row["difference"] is None else f"{100 * row['difference']:+.1f}"
-        print(f"{row['task']:<24}{row['model']:<26}{row['mean']:>8.1%}{difference:>12}  {row['verdict'] or ''}")
+    path, fingerprint = job.out / EXACT_MATCH, made_of(summaries.values())
+    if not _is_scored(path, fingerprint):
+        score = score_run(job.out.name.removeprefix("synthetic-"), summaries, job.out / "data")
+        write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
+    page, summary = write_exact_match(job.out.parent)
+    rows = [
+        [
+            row["task"],
+            row["model"],
+            f"{row['mean']:.1%}",
+            "" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
+            row["verdict"] or "",
+        ]
+        for row in summary
+    ]
+    print(text_table(["task", "model", "right", "difference", "verdict"], rows, left=(0, 1, 4)))
     print(f"Report: {page}")
 
 
-def _reproduce(recipe: "Recipe", out: Path, models: list[str] | None, data: Path | None, report_to: list[str]) -> None:
-    from limelm.analysis import measure_retrieval
-    from limelm.report import REPORT, write_report
-    from limelm.training import reproduce
-    from limelm.training.comparison import SUMMARY
-    from limelm.training.processes import this_process
-
-    trained = reproduce(recipe, out, models, data, report_to)
-    if not this_process().is_main_process:
-        return
-    report, summary_file = out / REPORT, out / SUMMARY
-    if not trained and report.is_file() and report.stat().st_mtime_ns >= summary_file.stat().st_mtime_ns:
-        print(f"{out}: complete, nothing to train. Report: {report}")
-        return
-    summary = json.loads(summary_file.read_text(encoding="utf-8"))
-    page = write_report(out, summary, measure_retrieval(summary))
-    print(f"{'model':<26}{'parameters':>14}{'held-out loss':>15}{'perplexity':>12}{'tokens/s':>11}")
-    for entry in summary["models"]:
-        print(
-            f"{entry['label']:<26}{entry['parameters']:>14,}{entry['eval_loss']:>15.3f}"
-            f"{entry['eval_perplexity']:>12.1f}{entry['tokens_per_second']:>11,.0f}"
-        )
-    print(f"Report: {page}")
+def _is_scored(path: Path, fingerprint: str) -> bool:
+    """Whether a file of scores is of the results that are there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["made_of"] == fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -10,6 +10,7 @@ from limelm.report.cells import count, in_one_line, optional, signed_thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.training.summary import made_of
 
 ADAPTATION = "adaptation.json"
 
@@ -19,7 +20,8 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
 
     Args:
         routed: labels of the models that route; the others are what they are compared with.
-        summaries: by seed, each run's `summary.json`. Models that are not trained are measured alike in all.
+        summaries: by seed, each run's, from `limelm.training.read_summary`. Models that are not trained are measured
+            alike in all.
 
     Returns:
         The page's path, and the comparison of each model with the first (see `compare_final_losses`).
@@ -44,14 +46,13 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
     results = {"seeds": list(summaries), "losses": losses, "models": summary, "against": against}
     write_text(out / ADAPTATION, json.dumps(results, indent=1) + "\n")
     first = next(iter(summaries.values()))
-    base = Path(first["base"]).name if Path(first["base"]).exists() else first["base"]
     palette = Palette(labels, {label: kind_of(label) or kind_of(runs[0][label]["name"]) for label in labels})
     page = write_page(
         out,
         _sections(losses, summary, against, labels[0], palette),
         title="LIMe in a pretrained model, beside equally small baselines",
         lead=(
-            f"{base}, {max(entry['train_tokens'] for entry in first['models']):,} tokens of "
+            f"{first['base']}, {max(entry['train_tokens'] for entry in first['models']):,} tokens of "
             f"{first['data']['source']}, {len(summaries)} seed{'s' if len(summaries) > 1 else ''}. Of one seed all "
             "models see the same data in the same order, so differences are taken seed by seed."
         ),
@@ -72,6 +73,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             "says nothing about other tasks.",
         ],
         facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+        made_of=made_of(summaries.values()),
     )
     return page, summary
 

@@ -17,6 +17,7 @@ from limelm.report.output import save_figure, write_csv
 Records = list[dict[str, Any]]
 
 REPORT, FIGURES = "report.html", "figures"
+MARKED = 4096  # characters at a page's beginning, in which its fingerprint stands
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def write_page(
     cautions: list[str],
     facts: Iterable[tuple[str, Any]],
     missing: Iterable[str] = (),
+    made_of: str = "",
 ) -> Path:
     """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
 
@@ -68,6 +70,7 @@ def write_page(
         cautions: what the report does not show.
         facts: names and values, at the end of the page.
         missing: what could not be measured, and why.
+        made_of: the fingerprint of what the page tells of, for `is_made_of`.
 
     Returns:
         The page's path.
@@ -93,6 +96,7 @@ def write_page(
         tiles=tiles,
         cautions=cautions,
         missing=list(missing),
+        made_of=made_of,
         sections=sections,
         facts=list(facts),
         style=_source(environment, "report.css"),
@@ -102,6 +106,15 @@ def write_page(
     path = out / REPORT
     write_text(path, page)
     return path
+
+
+def is_made_of(page: Path, made_of: str) -> bool:
+    """Whether a page tells of what has this fingerprint."""
+    try:
+        with page.open(encoding="utf-8", errors="replace") as stream:
+            return f'content="{made_of}"' in stream.read(MARKED)
+    except OSError:
+        return False
 
 
 def file_names(labels: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from limelm.report.figures import training
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import Records, Section, write_page
 from limelm.report.routing import routing_sections
+from limelm.training.summary import made_of
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
 
@@ -16,7 +17,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
     """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
 
     Args:
-        summary: the run's `summary.json`.
+        summary: of the run, from `limelm.training.read_summary`.
         retrieval: the routing models' records by figure, as `limelm.analysis.measure_retrieval` returns them; empty
             where none routes.
 
@@ -40,6 +41,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
         ],
         cautions=_cautions(summary),
         facts=[*((f"data: {key}", value) for key, value in summary["data"].items()), *summary["environment"].items()],
+        made_of=made_of([summary]),
     )
 
 

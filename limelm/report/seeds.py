@@ -19,6 +19,7 @@ from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
 from limelm.report.tables import loss_curves
+from limelm.training.summary import made_of
 
 SEEDS = "seeds.json"
 AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
@@ -28,7 +29,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
     """Write `out/report.html`, `out/figures/*` and `out/seeds.json`, the figures of the tables.
 
     Args:
-        summaries: each seed's `summary.json`.
+        summaries: each seed's, from `limelm.training.read_summary`.
 
     Returns:
         The page's path, and the summary of losses (see `limelm.evaluation.seeds.summarise_losses`).
@@ -70,6 +71,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         ],
         cautions=_cautions(first, len(summaries), summary),
         facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+        made_of=made_of(summaries.values()),
     )
     return page, summary
 

@@ -8,10 +8,8 @@ from limelm.models.flops import TRAINING_TO_FORWARD
 from limelm.report.cells import signed_thousandths, thousandths
 from limelm.report.html import Column, Records, share, unbroken
 from limelm.report.paper import PRINTED, costs_at_paper_scale
-from limelm.training.jsonl import read_lines
+from limelm.training.jsonl import METRICS, ROUTERS_LOG, read_lines
 from limelm.training.result import FINAL_LOSS_STEPS
-from limelm.training.router_statistics import ROUTERS_LOG
-from limelm.training.run import METRICS
 
 MOST_SMOOTHED = 11  # steps
 SMOOTHED_PART = 10  # a tenth of a run, where that is less

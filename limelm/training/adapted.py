@@ -1,13 +1,16 @@
 """Models of a recipe that starts from a pretrained one: routers, a LoRA or a scale put into it, and what is trained."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from limelm import tokenizers
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
@@ -16,13 +19,14 @@ from limelm.adapters.checkpoint import context_length, load_config, load_model, 
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.files import find_adapter
 from limelm.adapters.routers import ROUTERS
-from limelm.adapters.trainable import TRAINABLE
 from limelm.errors import UserError
 from limelm.extras import import_extra
 from limelm.models.flops import ModelCost, count_cost
+from limelm.records import Count, Positive, PositiveFloat, unknown_field
 
 NO_ROUTERS, NOTHING = "none", "nothing"
 TRAINED = "trained.safetensors"
+SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a base's files: enough to tell it from another, and read in no time
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,21 @@ class AdaptedModel:
     """
 
     attach: str
-    trains: str = "routers"
+    trains: Literal["routers", "kv", "lora", "all", "nothing"] = "routers"
     share_kv: bool = True
-    routing_sources: dict | None = None
-    adapter_learning_rate: float | None = None
-    lora_rank: int = 8
-    lora_targets: tuple = ("k_proj", "v_proj")
-    lora_layers: tuple = ()
+    routing_sources: dict[str, int] | None = None
+    adapter_learning_rate: PositiveFloat | None = None
+    lora_rank: Positive = 8
+    lora_targets: tuple[str, ...] = ("k_proj", "v_proj")
+    lora_layers: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
-        allowed = (*TRAINABLE, NOTHING)
-        if self.trains not in allowed:
-            raise UserError(f"trains={self.trains!r} is unknown; allowed: {', '.join(allowed)}")
+        if self.attach not in (NO_ROUTERS, *ROUTERS):
+            raise UserError(f"attach={self.attach!r} is unknown; allowed: {NO_ROUTERS}, {', '.join(ROUTERS)}")
         if self.is_attached:
             AdapterConfig(self.attach, self.share_kv, self.routing_sources)
         elif self.trains in ("routers", "kv"):
             raise UserError(f"trains={self.trains!r} needs routers, not attach='none'; allowed: lora, all, nothing")
-        if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
-            raise UserError(f"adapter_learning_rate={self.adapter_learning_rate} must be more than 0")
-        if self.lora_rank < 1:
-            raise UserError(f"lora_rank={self.lora_rank} must be at least 1")
 
     @property
     def is_attached(self) -> bool:
@@ -93,10 +92,12 @@ def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: 
     """What the adapted model costs, counted without its weights, a LoRA left out.
 
     Raises:
-        UserError: for a family to which the routers cannot be attached.
+        UserError: for a family to which the routers cannot be attached, or a LoRA for what it does not have.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if spec.trains == "lora":
+        _check_lora(model, spec)
     if spec.is_attached:
         attach(model, spec.attach, spec.share_kv, spec.routing_sources)
     return count_cost(model, sequence_length)
@@ -117,6 +118,22 @@ def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
     if context is not None and context < sequence_length:
         raise UserError(f"{base}: its context of {context} tokens is less than data.sequence_length={sequence_length}")
     return config
+
+
+def describe_base(base: str) -> dict[str, str]:
+    """Name of a pretrained model and, for a folder, a hash of samples of its weights: the same wherever it lies."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return {"base": base}
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as stream:
+            for number in range(SAMPLES):
+                stream.seek(size * number // SAMPLES)
+                digest.update(stream.read(SAMPLE_BYTES))
+    return {"base": folder.resolve().name, "base_sha256": digest.hexdigest()}
 
 
 def check_tokenizer(base: str, tokenizer: PreTrainedTokenizerBase, data: Path) -> None:
@@ -181,6 +198,19 @@ def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:
             parameter.requires_grad_(True)
 
 
+def _check_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
+    import_extra("peft", "lora")
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    for target in spec.lora_targets:
+        if not any(f".{name}".endswith(f".{target}") for name in names):
+            known = {name.rpartition(".")[2] for name in names}
+            raise UserError(f"lora_targets: {unknown_field(target, known, 'projection')}")
+    layers = model.config.get_text_config().num_hidden_layers
+    for layer in spec.lora_layers:
+        if layer >= layers:
+            raise UserError(f"lora_layers: there is no layer {layer}; allowed: 0 to {layers - 1}")
+
+
 def _add_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
     peft = import_extra("peft", "lora")
     config = peft.LoraConfig(
@@ -189,7 +219,4 @@ def _add_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
         target_modules=list(spec.lora_targets),
         layers_to_transform=list(spec.lora_layers) or None,
     )
-    try:
-        model.add_adapter(config)
-    except ValueError as error:
-        raise UserError(f"lora_targets={list(spec.lora_targets)}: {error}") from error
+    model.add_adapter(config)

@@ -7,15 +7,33 @@ the hash of each and the run that they belong to. A folder without that file is 
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from limelm.data.shards import file_sha256
 from limelm.errors import UserError
 from limelm.files import write_text
+from limelm.records import Count, Sha256, read_json
 from limelm.training.identity import refuse_other_run
 
 PREFIX, COMPLETE = "checkpoint-", "complete.json"
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file of a checkpoint, as it was saved."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Seal:
+    """`complete.json`: the files of a checkpoint, and the run that they belong to (see `identity.identify`)."""
+
+    files: dict[str, SavedFile]
+    run: dict[str, Any]
 
 
 def seal(checkpoint: Path, run: dict[str, Any]) -> None:
@@ -50,19 +68,19 @@ def check(checkpoint: Path, run: dict[str, Any]) -> None:
     """
     remedy = f"remove {checkpoint} to go on from the one before it, if any"
     try:
-        content = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        files, recorded = content["files"], dict(content["run"])
-        for name, saved in files.items():
+        complete = read_json(checkpoint / COMPLETE, Seal)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    try:
+        for name, saved in complete.files.items():
             path = checkpoint / name
             if not path.is_file():
                 raise UserError(f"{path}: missing; {remedy}")
-            if path.stat().st_size != saved["bytes"] or file_sha256(path) != saved["sha256"]:
+            if path.stat().st_size != saved.bytes or file_sha256(path) != saved.sha256:
                 raise UserError(f"{path}: not what was saved (another size or hash); {remedy}")
     except OSError as error:
         raise UserError.from_os_error(checkpoint, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{checkpoint / COMPLETE}: broken ({error}); {remedy}") from error
-    refuse_other_run(checkpoint, recorded, run)
+    refuse_other_run(checkpoint, complete.run, run)
 
 
 def discard_incomplete(folder: Path) -> None:

@@ -1,16 +1,15 @@
 """The main job: train a recipe's models side by side, on the same data in the same order.
 
 A run's folder holds `run.json` (the resolved recipe and the data's hash), `data/`, `models/NAME/` and `summary.json`.
-Models that are done are kept: started again in the same folder, a run goes on with what is missing.
+Models that are done are kept: started again in the same folder, a run goes on with what is missing. What is missing
+shows from the results alone, so a run can be killed at any moment, moved and copied.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from limelm.environment import environment
 from limelm.files import write_text
 from limelm.training.data import DATA, describe_data, open_data, own_data, prepare_data
 from limelm.training.identity import refuse_other_run
@@ -20,8 +19,7 @@ from limelm.training.recipe import Recipe
 from limelm.training.result import read_result
 from limelm.training.run import train_model
 from limelm.training.run_folder import RUN, read_run
-
-SUMMARY = "summary.json"
+from limelm.training.summary import MODELS, SUMMARY, is_up_to_date, summarize_run
 
 
 def reproduce(
@@ -50,7 +48,7 @@ def reproduce(
         recipe.check_model(name)
     if data is not None:
         check_data(recipe, open_data(recipe, data)[0], data)  # so that bad data is refused before any work
-    run = {"data": own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.to_dict()}
+    run = {"data": own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.published()}
     _check_same_run(out, run)
     if data is None:
         _write_json(out / RUN, {"run": run})  # before the data, which it has made its own
@@ -60,12 +58,13 @@ def reproduce(
     _check_same_run(out, run)
     _write_json(out / RUN, {"run": run})
 
-    folders = {name: out / "models" / name for name in names}
+    folders = {name: out / MODELS / name for name in names}
     missing = {name: folder for name, folder in folders.items() if read_result(folder) is None}
     for name, folder in missing.items():
         train_model(recipe, name, data, folder, report_to)
-    if missing or not (out / SUMMARY).exists():
-        _write_json(out / SUMMARY, _summary(recipe, out, data, described))
+    summary = summarize_run(recipe, out, described)
+    if not is_up_to_date(out, summary):
+        _write_json(out / SUMMARY, summary)
     return list(missing)
 
 
@@ -89,20 +88,3 @@ def _check_same_run(out: Path, wanted: dict[str, Any]) -> None:
     if not ("data_sha256" in recorded and "data_sha256" in wanted):
         may_differ.append(("data_sha256",))
     refuse_other_run(out, recorded, wanted, may_differ)
-
-
-def _summary(recipe: Recipe, out: Path, data: Path, described: dict[str, Any]) -> dict[str, Any]:
-    results = ((out / "models" / name, read_result(out / "models" / name)) for name in recipe.models)
-    return {
-        "scale": recipe.name,
-        **({} if recipe.base is None else {"base": recipe.base}),
-        "data": {
-            "folder": str(data.resolve()),
-            "sequence_length": recipe.data.sequence_length,
-            **described,
-        },
-        "environment": environment(),
-        "models": [
-            {**asdict(result), "checkpoint": str(folder.resolve())} for folder, result in results if result is not None
-        ],
-    }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.errors import UserError
+from limelm.training.adapted import describe_base
 from limelm.training.recipe import Recipe
 
 
@@ -18,7 +19,7 @@ def identify(recipe: Recipe, name: str, data_sha256: str) -> dict[str, Any]:
         "sequence_length": recipe.data.sequence_length,
         "training": asdict(recipe.training),
         "data_sha256": data_sha256,
-        **({} if recipe.base is None else {"base": recipe.base}),
+        **({} if recipe.base is None else describe_base(recipe.base)),
     }
 
 

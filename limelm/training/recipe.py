@@ -4,11 +4,9 @@ A recipe's `architecture` holds the fields that all its models share, `models` w
 `training` the rest of what decides the result, `engine` how a machine gets there.
 """
 
-import difflib
-import operator
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
@@ -16,14 +14,30 @@ from transformers import AutoConfig, LlamaConfig
 from limelm.data import PRESETS
 from limelm.data.synthetic import operands_of, task_vocab_size
 from limelm.errors import UserError
-from limelm.models import MODEL_TYPES
+from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import model_cost
-from limelm.training.adapted import NOTHING, AdaptedModel, adapted_cost, check_adapted
+from limelm.records import (
+    Count,
+    Positive,
+    PositiveFloat,
+    at_least,
+    at_most,
+    build,
+    less_than,
+    more_than,
+    unknown_field,
+)
+from limelm.training.adapted import NOTHING, AdaptedModel, adapted_cost, check_adapted, describe_base
 
-PRECISIONS = ("fp32", "bf16")
-SHARDINGS = ("none", "fsdp")
-MOST_NAMED = 40  # keys in one error
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+# What no machine of today trains: refused before anything is built, which alone would take minutes.
+MOST_TOKENS, MOST_STEPS, MOST_LAYERS, MOST_PARAMETERS = 2**24, 2**40, 2**12, 10**14
+
+Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
+Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
+Steps = Annotated[int, at_least(1), at_most(MOST_STEPS)]
+NotNegative = Annotated[float, at_least(0)]
+Beta = Annotated[float, at_least(0), less_than(1)]
 
 
 @dataclass(frozen=True)
@@ -31,20 +45,13 @@ class DataRecipe:
     """Which text, and how it becomes sequences."""
 
     preset: str
-    sequence_length: int
-    vocab_size: int
-    validation_fraction: float
+    sequence_length: Length
+    vocab_size: Size
+    validation_fraction: Annotated[float, more_than(0), less_than(1)]
 
     def __post_init__(self):
         if self.preset not in PRESETS:
-            raise UserError(f"data.preset={self.preset!r} is unknown; allowed: {', '.join(PRESETS)}")
-        _require(
-            self,
-            "data",
-            at_least={"sequence_length": 2, "vocab_size": 1},
-            above={"validation_fraction": 0},
-            below={"validation_fraction": 1},
-        )
+            raise UserError(f"preset={self.preset!r} is unknown; allowed: {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,13 @@ class ProblemRecipe:
 
     task: str
     worked_steps: bool
-    train_problems: int
-    test_problems: int
+    train_problems: Size
+    test_problems: Size
     test_file: str
-    sequence_length: int
+    sequence_length: Length
 
     def __post_init__(self):
         operands_of(self.task)
-        _require(self, "data", {"train_problems": 1, "test_problems": 1, "sequence_length": 2}, {}, {})
 
     @property
     def vocab_size(self) -> int:
@@ -80,32 +86,20 @@ class ProblemRecipe:
 class TrainingRecipe:
     """Optimiser and schedule (the paper's Table 3)."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    router_learning_rate: float
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    warmup_steps: int
-    min_lr_ratio: float
-    max_grad_norm: float
-    precision: str
-    eval_steps: int
-    seed: int
-
-    def __post_init__(self):
-        _require(
-            self,
-            "training",
-            at_least={"steps": 1, "batch_size": 1, "eval_steps": 1, "warmup_steps": 0, "seed": 0}
-            | {"weight_decay": 0, "min_lr_ratio": 0, "adam_beta1": 0, "adam_beta2": 0},
-            above={"learning_rate": 0, "router_learning_rate": 0, "adam_epsilon": 0, "max_grad_norm": 0},
-            below={"adam_beta1": 1, "adam_beta2": 1, "seed": 2**32},
-        )
-        if self.precision not in PRECISIONS:
-            raise UserError(f"training.precision={self.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    steps: Steps
+    batch_size: Size
+    learning_rate: PositiveFloat
+    router_learning_rate: PositiveFloat
+    weight_decay: NotNegative
+    adam_beta1: Beta
+    adam_beta2: Beta
+    adam_epsilon: PositiveFloat
+    warmup_steps: Count
+    min_lr_ratio: Annotated[float, at_least(0), at_most(1)]
+    max_grad_norm: PositiveFloat
+    precision: Literal["fp32", "bf16"]
+    eval_steps: Steps
+    seed: Annotated[int, at_least(0), less_than(2**32)]
 
 
 @dataclass(frozen=True)
@@ -122,17 +116,12 @@ class EngineRecipe:
         keep_checkpoints: how many of the newest to keep.
     """
 
-    micro_batch_size: int
-    sharding: str
+    micro_batch_size: Size
+    sharding: Literal["none", "fsdp"]
     activation_checkpointing: bool
     compile: bool
-    save_steps: int
-    keep_checkpoints: int
-
-    def __post_init__(self):
-        _require(self, "engine", {"micro_batch_size": 1, "save_steps": 1, "keep_checkpoints": 1}, {}, {})
-        if self.sharding not in SHARDINGS:
-            raise UserError(f"engine.sharding={self.sharding!r} is unknown; allowed: {', '.join(SHARDINGS)}")
+    save_steps: Steps
+    keep_checkpoints: Positive
 
 
 @dataclass(frozen=True)
@@ -159,8 +148,17 @@ class Recipe:
         return replace(self, training=replace(self.training, **changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are written into a run."""
+        """Plain values."""
         return {**asdict(self), "compare": list(self.compare)}
+
+    def published(self) -> dict[str, Any]:
+        """Plain values as they are written into a run, which others may read: paths are cut down to their last name."""
+        values = self.to_dict()
+        if self.base is not None:
+            values |= describe_base(self.base)
+        if isinstance(self.data, ProblemRecipe):
+            values["data"]["test_file"] = Path(self.data.test_file).name
+        return values
 
     def select(self, names: list[str] | None) -> list[str]:
         """The models to train: `names` in the recipe's order ("all" for every one), by default `compare`.
@@ -195,10 +193,12 @@ class Recipe:
                 f"recipe {self.name}, model {name}: max_position_embeddings={config.max_position_embeddings} is less "
                 f"than data.sequence_length={length}"
             )
+        _refuse_absurd(config, f"recipe {self.name}, model {name}")
         try:
             model_cost(config, length)
         except Exception as error:  # whatever a wrong shape or name may raise
-            raise UserError(f"recipe {self.name}, model {name}: cannot be built ({error!r})") from error
+            said = f"{type(error).__name__}: {error}"
+            raise UserError(f"recipe {self.name}, model {name}: a model of this shape cannot run ({said})") from error
 
     def _check_adapted(self, name: str) -> None:
         assert self.base is not None
@@ -218,10 +218,9 @@ class Recipe:
         Raises:
             UserError: for a value that is not allowed.
         """
-        try:
-            return AdaptedModel(**{key: value for key, value in self.models[name].items() if key != "label"})
-        except (UserError, ValueError) as error:
-            raise UserError(f"recipe {self.name}, model {name}: {error}") from error
+        own = {key: value for key, value in self.models[name].items() if key != "label"}
+        adapted: AdaptedModel = build(AdaptedModel, own, f"recipe {self.name}", f"models.{name}")
+        return adapted
 
     def model_config(self, name: str, vocab_size: int, **tokens: int | None) -> LlamaConfig:
         """The configuration of one of the recipe's models.
@@ -247,14 +246,15 @@ class Recipe:
         known = config_fields(model_type)
         for key in wanted:
             if key not in known:
-                raise UserError(f"{where}: {unknown_key(key, known)}")
+                raise UserError(f"{where}: {unknown_field(key, known)}")
             if key in TOKENIZER_FIELDS:
                 raise UserError(f"{where}: {key} comes from the tokenizer; leave it out")
         try:
+            if model_type == "llama":
+                LimeConfig(**wanted, routing="none", **ids)  # says what is wrong in one line, as LlamaConfig does not
             return AutoConfig.for_model(model_type, **wanted, **ids)
         except (ValueError, TypeError, StrictDataclassError) as error:
-            reason = error.__cause__ or error
-            raise UserError(f"{where}: {reason}") from error
+            raise UserError(f"{where}: {error}") from error
 
 
 def config_fields(model_type: str) -> set[str]:
@@ -262,24 +262,13 @@ def config_fields(model_type: str) -> set[str]:
     return {field.name for field in fields(type(AutoConfig.for_model(model_type)))}
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that nothing is known of."""
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f"unknown key {key!r}; did you mean {near[0]!r}?"
-    return f"unknown key {key!r}" + (f"; allowed: {', '.join(known)}" if len(known) <= MOST_NAMED else "")
-
-
-def _require(
-    recipe: Any, section: str, at_least: Mapping[str, float], above: Mapping[str, float], below: Mapping[str, float]
-) -> None:
-    for limits, holds, words in (
-        (at_least, operator.ge, "at least"),
-        (above, operator.gt, "more than"),
-        (below, operator.lt, "less than"),
-    ):
-        for name, limit in limits.items():
-            value = getattr(recipe, name)
-            if not holds(value, limit):
-                raise UserError(f"{section}.{name}={value} must be {words} {limit}")
+def _refuse_absurd(config: LlamaConfig, where: str) -> None:
+    layers, width = config.num_hidden_layers, config.hidden_size
+    if layers > MOST_LAYERS:
+        raise UserError(f"{where}: num_hidden_layers={layers} must be at most {MOST_LAYERS}")
+    parameters = layers * width * (2 * width + 3 * config.intermediate_size) + config.vocab_size * width
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{where}: hidden_size={width}, intermediate_size={config.intermediate_size} and "
+            f"num_hidden_layers={layers} make more than {MOST_PARAMETERS:.0e} parameters"
+        )

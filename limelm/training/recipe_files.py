@@ -4,17 +4,19 @@ Adding a recipe is adding a file to the `recipes` folder. `RECIPE-MODEL`, as in 
 models; the part of a name before a dash, as in `deep`, names all the recipes that begin with it.
 """
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any
 
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES
+from limelm.records import Label, build, load_toml, unknown_field
+from limelm.text import printable
 from limelm.training.adapted import AdaptedModel
 from limelm.training.recipe import (
     DataRecipe,
@@ -23,10 +25,10 @@ from limelm.training.recipe import (
     Recipe,
     TrainingRecipe,
     config_fields,
-    unknown_key,
 )
 
-SECTIONS: dict[str, type] = {"training": TrainingRecipe, "engine": EngineRecipe}
+LONGEST_NAME = 100
+NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
 
 
 def recipe_names() -> list[str]:
@@ -56,8 +58,7 @@ def load_scale(scale: str, overrides: Mapping[str, str] | None = None) -> list[R
     else:
         names = [name for name in recipe_names() if name.split("-")[0] == scale]
         if not names:
-            allowed = ", ".join(scale_names())
-            raise UserError(f"--scale {scale}: unknown scale; allowed: {allowed}, or the path of a .toml file")
+            raise UserError(f"--scale {scale}: {_unknown_recipe(scale, scale_names(), scale_names())}")
         recipes = [load_recipe(name) for name in names]
     return [override(recipe, overrides or {}) for recipe in recipes]
 
@@ -79,7 +80,7 @@ def load_experiment(
             model = _one_model(text.removeprefix(f"{recipe.name}-"), model, text)
     else:
         known = [f"{name}-{model}" for name in recipe_names() for model in load_recipe(name).models]
-        raise UserError(f"recipe {text}: {unknown_key(text, known).replace('key', 'recipe')}")
+        raise UserError(f"recipe {text}: {_unknown_recipe(text, known, recipe_names())}, each with -MODEL")
     if model is None and len(recipe.models) == 1:
         (model,) = recipe.models
     if model is None or model not in recipe.models:
@@ -95,15 +96,7 @@ def load_recipe(name: str) -> Recipe:
         UserError: for a file that cannot be read, or an unknown, missing or mistyped key.
     """
     path = Path(name) if name.endswith(".toml") else Path(str(_recipe_folder() / f"{name}.toml"))
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML ({error})") from error
-    content["name"] = path.name.removesuffix(".toml")
-    content.setdefault("base", None)
-    return _recipe(content, str(path))
+    return _recipe({**load_toml(path), "name": path.name.removesuffix(".toml")}, str(path))
 
 
 def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None) -> Recipe:
@@ -139,11 +132,12 @@ def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[s
         if model:
             model_fields = config_fields(own["model_type"]) if own.get("model_type") in MODEL_TYPES else set()
             places |= dict.fromkeys(model_fields - shape | own.keys() & shape, own)
-    for section, kind in _sections(content).items():
+    of_data = ProblemRecipe if "task" in content["data"] else DataRecipe
+    for section, kind in (("data", of_data), ("training", TrainingRecipe), ("engine", EngineRecipe)):
         for field in fields(kind):
             places[field.name] = places[f"{section}.{field.name}"] = content[section]
     if key not in places:
-        raise UserError(f"recipe {content['name']}: {unknown_key(key, places)}")
+        raise UserError(f"recipe {content['name']}: {unknown_field(key, places)}")
     return places[key], key.split(".")[-1]
 
 
@@ -154,6 +148,12 @@ def _toml_value(text: str) -> Any:
         return text
 
 
+def _unknown_recipe(name: str, known: list[str], allowed: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"unknown recipe{hint} allowed: the path of a .toml file, {', '.join(allowed)}"
+
+
 def _one_model(named: str, model: str | None, text: str) -> str:
     if model is not None and model != named:
         raise UserError(f"recipe {text} names the model {named!r}, but --model says {model!r}")
@@ -161,81 +161,52 @@ def _one_model(named: str, model: str | None, text: str) -> str:
 
 
 def _recipe(content: dict[str, Any], where: str) -> Recipe:
-    content = dict(content)
-    for section, kind in _sections(content).items():
-        content[section] = _build(kind, content.get(section, {}), f"{where} [{section}]")
-    recipe = _build(Recipe, content, where)
+    file: RecipeFile = build(RecipeFile, content, where)
+    of_data = ProblemRecipe if "task" in file.data else DataRecipe
+    values = vars(file) | {
+        "data": build(of_data, file.data, where, "data"),
+        "compare": tuple(dict.fromkeys(file.compare)),
+    }
+    recipe = Recipe(**values)
     _check_names(recipe, where)
-    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
+    return recipe
 
 
-def _sections(content: Mapping[str, Any]) -> dict[str, type]:
-    """What each table of a recipe is; [data] with a task is about problems, else about text."""
-    data = content.get("data")
-    return {"data": ProblemRecipe if isinstance(data, dict) and "task" in data else DataRecipe, **SECTIONS}
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe's tables as they stand in its file; [data] with a task is about problems, else about text."""
+
+    name: str
+    description: str
+    compare: tuple[str, ...]
+    architecture: dict[str, Any]
+    models: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    training: TrainingRecipe
+    engine: EngineRecipe
+    base: str | None = None
 
 
 def _check_names(recipe: Recipe, where: str) -> None:
     """Models are folders of a run and entries of its figures, so each needs a name and a label of its own."""
+    labels: dict[str, str] = {}
     for name, model in recipe.models.items():
-        if not isinstance(model, dict):
-            raise UserError(f"{where}: models.{name}={model!r} must be a table")
-        if recipe.base is not None:
-            own = {key: value for key, value in model.items() if key != "label"}
-            _check_types(AdaptedModel, own, f"{where} [models.{name}]")
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "all":
+        if not re.fullmatch(NAME, name) or name == "all":
             raise UserError(
-                f"{where}: models.{name!r} is no name; use letters, digits, '-', '_' and '.', and not 'all'"
+                f"{where}: models.{printable(name)!r} is no name; use up to {LONGEST_NAME} letters, digits, '-', '_' "
+                "and '.', and not 'all'"
             )
-    labels = [recipe.label(name) for name in recipe.models]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"{where}: two models have the label {label!r}")
+        label = build(Label, model.get("label", name), where, f"models.{name}.label")
+        if label in labels:
+            raise UserError(f"{where}: models.{labels[label]} and models.{name} have the same label {label!r}")
+        labels[label] = name
+        if recipe.base is not None:
+            recipe.adapted(name)
     if not recipe.compare:
         raise UserError(f"{where}: compare=[] must name at least one model")
     for name in recipe.compare:
-        if name not in list(recipe.models):
-            raise UserError(f"{where}: compare has {name!r}, but there is no [models.{name}]")
-
-
-T = TypeVar("T")
-# How TOML writes what a field holds.
-_TOML_TYPES = {bool: (bool,), int: (int,), float: (float, int), str: (str,), tuple: (list,), dict: (dict,)}
-_TOML_NAMES = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    tuple: "a list",
-    dict: "a table",
-}
-
-
-def _build(kind: type[T], values: Any, where: str) -> T:
-    """`kind(**values)` after a check of every key and type."""
-    known = _check_types(kind, values, where)
-    missing = known.keys() - values
-    if missing:
-        raise UserError(f"{where}: no value for {', '.join(sorted(missing))}")
-    return kind(**values)
-
-
-def _check_types(kind: type, values: Any, where: str) -> dict[str, Any]:
-    """Refuse an unknown key or a value of another type; gives the type of each known key, None aside."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: must be a table, not {values!r}")
-    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
-    known: dict[str, Any] = {
-        name: get_args(of)[0] if type(of) is UnionType else get_origin(of) or of for name, of in types.items()
-    }
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{where}: {unknown_key(key, known)}")
-        if value is None and type(types[key]) is UnionType:
-            continue
-        if known[key] in _TOML_TYPES and type(value) not in _TOML_TYPES[known[key]]:
-            raise UserError(f"{where}: {key}={value!r} must be {_TOML_NAMES[known[key]]}")
-    return known
+        if name not in recipe.models:
+            raise UserError(f"{where}: compare: {unknown_field(name, recipe.models, 'model')}")
 
 
 def _recipe_folder():

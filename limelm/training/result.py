@@ -14,13 +14,36 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.files import write_text
 from limelm.models.flops import training_flops_per_token
+from limelm.records import AnyFloat, Count, FileName, Label, Positive, PositiveFloat, build, read_json
 from limelm.training.adapted import trainable_parameters
-from limelm.training.jsonl import read_lines
+from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
 from limelm.training.models import cost_of
 from limelm.training.recipe import Recipe
 
 RESULT = "result.json"
 FINAL_LOSS_STEPS = 10
+LARGEST_EXPONENT = 709.0  # of a float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of Figure 9: the mean `weight` by `source`, or by `layer`."""
+
+    weight: tuple[float, ...]
+    source: tuple[Count, ...] | None = None
+    layer: tuple[Count, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Routing(PruningTotals):
+    """What the routers ended as: see `limelm.training.router_statistics.routing_summary`."""
+
+    top_p: float | None
+    heads: Count
+    num_layers: Count
+    layers: tuple[LayerStatistics, ...]
+    mean_retrieval: Curve
+    self_retrieval: Curve
 
 
 @dataclass(frozen=True)
@@ -41,23 +64,23 @@ class TrainingResult:
         trainable_parameters: of a model that started from a pretrained one, how many were trained.
     """
 
-    name: str
-    label: str
+    name: FileName
+    label: Label
     model_type: str
-    parameters: int
-    flops_per_token_forward: float
-    paper_flops_per_token_forward: float
-    train_tokens: int
+    parameters: Positive
+    flops_per_token_forward: PositiveFloat
+    paper_flops_per_token_forward: PositiveFloat
+    train_tokens: Count
     final_train_loss: float | None
     eval_loss: float
-    eval_perplexity: float
+    eval_perplexity: AnyFloat
     seconds: float
     tokens_per_second: float
     mfu: float | None
-    peak_memory_bytes: int
-    routing: dict[str, Any] | None
+    peak_memory_bytes: Count
+    routing: Routing | None
     environment: dict[str, str | int]
-    trainable_parameters: int | None = None
+    trainable_parameters: Count | None = None
 
     def save(self, folder: Path) -> None:
         """Write `result.json`."""
@@ -74,9 +97,9 @@ def read_result(folder: Path) -> TrainingResult | None:
     if not path.exists():
         return None
     try:
-        return TrainingResult(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); remove {folder} to train this model again") from error
+        return read_json(path, TrainingResult)
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder} to train this model again") from error
 
 
 def summarise(
@@ -110,12 +133,12 @@ def summarise(
         train_tokens=lines[-1]["tokens"],
         final_train_loss=sum(losses) / len(losses) if losses else None,
         eval_loss=eval_loss,
-        eval_perplexity=math.exp(eval_loss),
+        eval_perplexity=math.exp(eval_loss) if eval_loss < LARGEST_EXPONENT else math.inf,
         seconds=lines[-1]["seconds"],
         tokens_per_second=tokens_per_second,
         mfu=tokens_per_second * training_flops_per_token(cost) / peak_flops if peak_flops else None,
         peak_memory_bytes=peak_memory_bytes,
-        routing=routing,
+        routing=None if routing is None else build(Routing, routing, "routing"),
         environment=environment(),
         trainable_parameters=None if recipe.base is None else trainable_parameters(model),
     )

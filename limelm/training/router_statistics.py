@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from limelm.adapters.retrieval import Records, RetrievalWeights, mean_by_source, retrieval_weights
-from limelm.training.jsonl import append_line, drop_lines_after
+from limelm.training.jsonl import ROUTERS_LOG, append_line, drop_lines_after
 
-ROUTERS_LOG = "routers.jsonl"
+__all__ = ["ROUTERS_LOG", "RouterStatistics", "layer_statistics", "pruning_totals", "routing_summary"]
 
 
 def layer_statistics(weights: RetrievalWeights) -> Records:

@@ -27,6 +27,7 @@ from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.data import DATA, Sequences, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
+from limelm.training.jsonl import METRICS
 from limelm.training.memory import peak_training_memory
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
@@ -36,7 +37,7 @@ from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, rou
 from limelm.training.run_folder import LOCK, RUN, read_run
 from limelm.training.trainer import LimeTrainer, training_arguments
 
-METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+CHECKPOINTS = "checkpoints"
 ROUTED_SEQUENCES = 8
 
 
@@ -126,7 +127,7 @@ def _check_trackers(report_to: Sequence[str]) -> None:
 
 
 def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
-    content = {"run": run, "recipe": recipe.to_dict(), "environment": environment()}
+    content = {"run": run, "recipe": recipe.published(), "environment": environment()}
     write_text(folder / RUN, json.dumps(content, indent=2) + "\n")
     checkpoints.discard_incomplete(folder / CHECKPOINTS)
 

@@ -1,15 +1,27 @@
 """A run's folder: `run.json` says whose it is, before anything else is written into it."""
 
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from limelm.errors import UserError
+from limelm.files import partial_of
+from limelm.records import read_json
 from limelm.training.data import DATA
 
 RUN, LOCK = "run.json", ".lock"
-OWN = (LOCK, DATA, f".{DATA}.partial")  # what may be there before run.json
+# What may be there before run.json.
+OWN = (LOCK, DATA, *(partial_of(Path(name)).name for name in (RUN, DATA)))
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """`run.json`: what decides the result, and for one model's training the resolved recipe and where it was made."""
+
+    run: dict[str, Any]
+    recipe: dict[str, Any] | None = None
+    environment: dict[str, str | int] | None = None
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -31,8 +43,9 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             if others:
                 raise UserError(f"{folder}: already holds other files ({others[0]}); name a new folder")
             return None
-        return dict(json.loads(path.read_text(encoding="utf-8"))["run"])
     except OSError as error:
         raise UserError.from_os_error(folder, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error!r}); name a new folder") from error
+    try:
+        return read_json(path, RunFile).run
+    except UserError as error:
+        raise UserError(f"{error}; name a new folder") from error

@@ -5,14 +5,20 @@ from pathlib import Path
 
 from limelm.errors import UserError
 from limelm.training.comparison import reproduce
-from limelm.training.data import DATA, prepare_data
+from limelm.training.data import DATA, own_data, prepare_data
 from limelm.training.recipe import Recipe
 from limelm.training.run_folder import RUN
 
 
 def seed_folders(recipe: Recipe, out: Path, count: int) -> dict[int, Path]:
-    """The seeds, from the recipe's own upwards, and the folder of each one's run."""
+    """The seeds, from the recipe's own upwards, and the folder of each one's run.
+
+    Raises:
+        UserError: where they are more than a random generator takes.
+    """
     first = recipe.training.seed
+    if first + count > 2**32:
+        raise UserError(f"training.seed={first} with --seeds {count}: the last seed must be less than {2**32}")
     return {seed: out / f"seed-{seed}" for seed in range(first, first + count)}
 
 
@@ -41,11 +47,15 @@ def reproduce_seeds(
     """
     if (out / RUN).exists():
         raise UserError(f"{out}: holds a run of one seed; name a new folder for --seeds {count}")
-    recipe.select(models)
+    folders = seed_folders(recipe, out, count)
+    if data is None:
+        own_data(recipe)  # refused where there is none
+    for name in recipe.select(models):
+        recipe.check_model(name)
     if data is None:
         data = prepare_data(recipe, out / DATA)
     trained = []
-    for seed, folder in seed_folders(recipe, out, count).items():
+    for seed, folder in folders.items():
         names = reproduce(recipe.with_training(seed=seed), folder, models, data, report_to)
         trained += [f"{seed} {name}" for name in names]
     return trained

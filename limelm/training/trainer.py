@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from limelm.errors import UserError
 from limelm.training import checkpoints
@@ -112,6 +113,7 @@ class LimeTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                (checkpoint / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # names this machine's paths; nobody reads it
                 checkpoints.seal(checkpoint, self.run)
                 checkpoints.keep_newest(folder, self.recipe.engine.keep_checkpoints)
         except (OSError, SafetensorError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError

@@ -127,13 +127,13 @@ def test_data_prepare_from_a_data_set(tmp_path):
     [
         (
             ["reproduce", "--scale", "huge", "--out", "run"],
-            "--scale huge: unknown scale; allowed: attach, deep, deep-32",
+            "--scale huge: unknown recipe; allowed: the path of a .toml file, attach, deep, deep-32",
         ),
         (["reproduce", "--scale", "tiny", "--out", "run", "--models", "mamba"], "unknown model; allowed: llama"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--steps", "0"], "training.steps=0 must be at least 1"),
         (
             ["reproduce", "--scale", "tiny", "--out", "run", "--stepz", "3"],
-            "unknown key 'stepz'; did you mean 'steps'?",
+            "unknown field 'stepz'; did you mean 'steps'?",
         ),
         (["reproduce", "--scale", "tiny", "--out", "run", "--steps"], "--steps: needs a value"),
         (
@@ -145,7 +145,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["reproduce", "--scale", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
         (["train", "tiny", "--out", "run"], "recipe tiny: names no model; its models: llama, hc"),
         (["train", "tiny-statik", "--out", "run"], "there is no model 'statik' in it; its models: llama, hc"),
-        (["train", "teeny-static", "--out", "run"], "unknown recipe 'teeny-static'; did you mean 'tiny-static'?"),
+        (["train", "teeny-static", "--out", "run"], "recipe teeny-static: unknown recipe; did you mean 'tiny-static'?"),
         (["train", "tiny-kv", "--model", "static", "--out", "run"], "names the model 'kv', but --model says 'static'"),
         (["train", "--steps", "3", "tiny-static", "--out", "run", "--routing", "x"], "routing='x' is unknown"),
         (["train", "tiny-static", "--out", "run", "--report-to", "trackio"], "trackio: not installed"),
@@ -215,7 +215,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, ca
         (('routing = "dynamic"', 'routing = "kv"\nrouting_top_p = 0.9'), "needs routing='static', not 'kv'"),
         (
             ("hidden_size = 32", "hidden_size = 33"),
-            "hidden size (33) is not a multiple of the number of attention heads (2)",
+            "hidden_size=33 is not divisible by num_attention_heads=2",
         ),
         (("batch_size = 2", "batch_size = 99999"), "fewer than one batch of 99999"),
         (("learning_rate = 1e-3", 'learning_rate = "1e-3"'), "learning_rate='1e-3' must be a number"),

@@ -155,7 +155,7 @@ def test_the_command_trains_asks_and_reports(run, capsys):
     before = (out / "small" / "seed-1" / "models" / "hc" / EXACT_MATCH).stat().st_mtime_ns
     assert main([*options, "--models", "llama,static,hc"]) == 0
     assert (out / "small" / "seed-1" / "models" / "hc" / EXACT_MATCH).stat().st_mtime_ns == before
-    assert "small                   LLaMA" in capsys.readouterr().out
+    assert "small  LLaMA" in capsys.readouterr().out
 
 
 def test_without_the_steps_stands_beside(run):
@@ -189,7 +189,7 @@ def test_other_problems_in_the_same_folder_are_refused(run, capsys):
         (["--test-file", "missing.json"], "takes no file of test problems"),
         (["--task", "prosqa", "--test-file", "missing.json"], "missing.json: No such file"),
         (["--data", "tokens"], "--data tokens: the problems of small are made by the recipe"),
-        (["--preset", "tiny"], "unknown key 'preset'"),
+        (["--preset", "tiny"], "unknown field 'preset'"),
         (["--train-problems", "0"], "data.train_problems=0 must be at least 1"),
         (["--train-problems", "500000"], "count=500000 is too large; allowed: up to"),
     ],

@@ -8,7 +8,7 @@ from limelm.analysis import measure_retrieval
 from limelm.report import write_report
 from limelm.report.figures.training import router_entropy as entropy_figure
 from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
-from limelm.training import reproduce
+from limelm.training import read_summary, reproduce
 from limelm.training.jsonl import append_line
 from tests.recipes import prepared, small_recipe
 
@@ -33,8 +33,8 @@ TABLES = {"results", "efficiency", "paper_scale"}
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     reproduce(small_recipe(folder), folder / "run", models=["all"], data=prepared(folder / "tokens"))
-    summary = json.loads((folder / "run" / "summary.json").read_text())
-    write_report(folder / "run", summary, measure_retrieval(summary))
+    summary = read_summary(folder / "run")
+    write_report(folder / "run", summary, measure_retrieval(summary, folder / "tokens"))
     return folder / "run", summary
 
 
@@ -116,8 +116,10 @@ def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
     assert router_entropy({"models": [model]}) == []
     (tmp_path / "model").mkdir()
     for step in (1, 2):
-        layers = [{"layer": r, "entropy": r / step, "normalised_entropy": 0.5 / step, "pruned": 0} for r in (1, 2)]
-        append_line(tmp_path / "model" / "routers.jsonl", {"step": step, "layers": layers})
+        others = {"self_weight": 0.5, "pruned": 0, "weights": 4}
+        layers = [{"layer": r, "entropy": r / step, "normalised_entropy": 0.5 / step, **others} for r in (1, 2)]
+        totals = {"pruned": 0, "weights": 8, "padded_weights": 8, "pruned_share": 0.0, "padded_pruned_share": 0.0}
+        append_line(tmp_path / "model" / "routers.jsonl", {"step": step, "layers": layers, **totals})
     records = router_entropy({"models": [summary["models"][0], model]})
     of_model = [row for row in records if row["model"] == model["label"]]
     assert [(row["step"], row["layer"], row["entropy"]) for row in of_model] == [
@@ -140,7 +142,7 @@ def test_curves_know_evaluations_in_the_line_of_their_step(tmp_path):
 
 
 def test_a_run_without_routing_has_a_report_too(run, tmp_path):
-    _, summary = run
+    folder, summary = run
     llama = {**summary, "models": summary["models"][:1]}
-    page = write_report(tmp_path, llama, measure_retrieval(llama)).read_text()
+    page = write_report(tmp_path, llama, measure_retrieval(llama, folder.parent / "tokens")).read_text()
     assert "Figure 2" not in page and "LLaMA" in page

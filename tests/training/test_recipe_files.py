@@ -148,15 +148,15 @@ def test_any_field_can_be_overridden():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"stepz": "7"}, "unknown key 'stepz'; did you mean 'steps'?"),
-        ({"hiden-size": "7"}, "unknown key 'hiden_size'; did you mean 'hidden_size'?"),
-        ({"routing_top_p": "0.9"}, "unknown key 'routing_top_p'"),  # of a LLaMA
-        ({"steps": "many"}, r"\[training\]: steps='many' must be an integer"),
+        ({"stepz": "7"}, "unknown field 'stepz'; did you mean 'steps'?"),
+        ({"hiden-size": "7"}, "unknown field 'hiden_size'; did you mean 'hidden_size'?"),
+        ({"routing_top_p": "0.9"}, "unknown field 'routing_top_p'"),  # of a LLaMA
+        ({"steps": "many"}, r"training\.steps='many' must be an integer"),
         ({"steps": "1.5"}, r"steps=1\.5 must be an integer"),
-        ({"compile": "1"}, r"\[engine\]: compile=1 must be true or false"),
-        ({"sharding": "zero"}, r"engine\.sharding='zero' is unknown; allowed: none, fsdp"),
+        ({"compile": "1"}, r"engine\.compile=1 must be true or false"),
+        ({"sharding": "zero"}, r"engine\.sharding='zero' must be 'none' or 'fsdp'"),
         ({"micro_batch_size": "0"}, r"engine\.micro_batch_size=0 must be at least 1"),
-        ({"preset": "pile"}, r"data\.preset='pile' is unknown; allowed: python-library, fineweb-edu"),
+        ({"preset": "pile"}, r"data: preset='pile' is unknown; allowed: python-library, fineweb-edu"),
         ({"vocab_size": "0"}, r"data\.vocab_size=0 must be at least 1"),
     ],
 )
@@ -170,7 +170,8 @@ def test_bad_overrides_are_named(overrides, message):
     [
         ("tiny-statik", None, "recipe tiny: there is no model 'statik' in it; its models: llama, hc"),
         ("tiny-static", "kv", "names the model 'static', but --model says 'kv'"),
-        ("teeny-static", None, "unknown recipe 'teeny-static'; did you mean 'tiny-static'?"),
+        ("teeny-static", None, "recipe teeny-static: unknown recipe; did you mean 'tiny-static'? allowed: "),
+        ("nothing", None, "recipe nothing: unknown recipe; allowed: the path of a .toml file, attach, deep-32"),
         ("paper-1.2b", None, "recipe paper-1.2b: names no model"),
         ("nowhere.toml", None, "nowhere.toml: No such file"),
     ],

@@ -240,12 +240,14 @@ def test_other_ranks_and_other_models_write_nothing(tmp_path):
     statistics = RouterStatistics(tmp_path / "routers.jsonl", token_ids())
     train("none", tmp_path, statistics)
     assert statistics.latest_metrics == {} and not statistics.path.exists()
-    append_line(statistics.path, {"step": 9})
+    totals = {"pruned": 0, "weights": 4, "padded_weights": 4, "pruned_share": 0.0, "padded_pruned_share": 0.0}
+    line = {"step": 9, "layers": [], **totals}
+    append_line(statistics.path, line)
     trainer = train("kv", tmp_path, max_steps=1)
     trainer.state.is_world_process_zero = False
     statistics.on_train_begin(trainer.args, trainer.state, trainer.control)
     assert statistics.measure(trainer.model, trainer.state)["router/entropy/layer_01"] > 0
-    assert read_lines(statistics.path) == [{"step": 9}]
+    assert read_lines(statistics.path) == [line]
 
 
 def test_deep_models_layers_sort_by_name(tmp_path):

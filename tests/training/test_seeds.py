@@ -5,7 +5,7 @@ import pytest
 from limelm.cli import main
 from limelm.errors import UserError
 from limelm.report import write_seeds
-from limelm.training import reproduce_seeds, seed_folders
+from limelm.training import read_summary, reproduce_seeds, seed_folders
 from tests.recipes import prepared, small_recipe, write_recipe
 
 EVERY_STEP = ("eval_steps = 3", "eval_steps = 1")
@@ -53,7 +53,7 @@ def test_a_seed_alone_gives_the_same(run, tmp_path):
 def test_the_report_compares_seed_by_seed(run, tmp_path):
     recipe, folder, _ = run
     folders = seed_folders(recipe, folder / "run", 3)
-    summaries = {seed: json.loads((path / "summary.json").read_text()) for seed, path in folders.items()}
+    summaries = {seed: read_summary(path) for seed, path in folders.items()}
     page, losses = write_seeds(tmp_path, summaries)
     text = page.read_text()
     assert "3 seeds" in text and "not corrected" in text and "verdict" in text
