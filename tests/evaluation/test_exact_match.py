@@ -18,7 +18,7 @@ from limelm.evaluation.exact_match import (
     write_continuations,
 )
 from limelm.training import load_scale, reproduce_seeds, seed_folders
-from tests.recipes import write_recipe
+from tests.recipes import prepared, write_recipe
 
 PROBLEMS = (
     'preset = "python-library"\nsequence_length = 32\nvocab_size = 300\nvalidation_fraction = 0.2',
@@ -188,7 +188,6 @@ def test_other_problems_in_the_same_folder_are_refused(run, capsys):
         (["--sequence-length", "8"], "data.sequence_length=8 is too short for arithmetic-3"),
         (["--test-file", "missing.json"], "takes no file of test problems"),
         (["--task", "prosqa", "--test-file", "missing.json"], "missing.json: No such file"),
-        (["--data", "tokens"], "--data tokens: the problems of small are made by the recipe"),
         (["--preset", "tiny"], "unknown field 'preset'"),
         (["--train-problems", "0"], "data.train_problems=0 must be at least 1"),
         (["--train-problems", "500000"], "count=500000 is too large; allowed: up to"),
@@ -199,6 +198,13 @@ def test_bad_input_is_one_line(tmp_path, capsys, more, message):
     assert main(["reproduce", "--scale", str(recipe), "--out", str(tmp_path / "run"), *more]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
+
+
+def test_problems_are_made_by_the_recipe(tmp_path, capsys):
+    recipe, tokens = write_recipe(tmp_path, PROBLEMS), prepared(tmp_path / "tokens")
+    assert main(["reproduce", "--scale", str(recipe), "--out", str(tmp_path / "run"), "--data", str(tokens)]) == 2
+    assert "the problems of small are made by the recipe; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_score_run_names_what_trivial_answers_score(data, tmp_path):
