@@ -7,6 +7,7 @@
 # make test-newest   run the tests with the newest releases that pyproject.toml allows, from the package index each time
 # make test-hf       run transformers' own common model tests on every model, beside Llama
 # make chaos         kill a training a hundred times and compare its end with that of one left alone: half an hour
+# make wrong-calls   make two thousand wrong calls upon broken files, each of which must end in one line: half an hour
 # make gpu           on a machine with a CUDA device: its tests, and the benchmarks of docs/performance.md, to results/gpu
 # make gpu-small     on such a machine: the recipe small on GPU_DATA for nine minutes; started again, it goes on
 # make gpu-synthetic on such a machine: 5 and 6 operands and ProsQA, three minutes each; started again, it goes on
@@ -44,7 +45,7 @@ GPU_ATTACH ?= --models base,full,kv-full,static-full --seeds 3 --steps 1000 --ba
 GPU_DEEP = --preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3
 GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
-.PHONY: demo seeds arithmetic test lint test-oldest test-newest test-hf chaos gpu gpu-small gpu-synthetic gpu-attach clean
+.PHONY: demo seeds arithmetic test lint test-oldest test-newest test-hf chaos wrong-calls gpu gpu-small gpu-synthetic gpu-attach clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
@@ -83,6 +84,9 @@ test-hf: $(VENV)/.installed
 chaos: $(VENV)/.installed
 	rm -rf $(CHAOS)
 	$(VENV)/bin/python -m tests.training.chaos --kills 100 --commands --out $(CHAOS)
+
+wrong-calls: $(VENV)/.installed
+	$(VENV)/bin/python -m tests.wrong_calls
 
 gpu:
 	mkdir -p $(GPU_RESULTS)

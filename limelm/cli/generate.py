@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> None:
     if not options.checkpoint.exists():  # found out before seconds of imports
         raise UserError(f"{options.checkpoint}: not a checkpoint (no readable config.json)")
 
-    from transformers import TextStreamer, set_seed
+    from transformers import LogitsProcessorList, TextStreamer, set_seed
 
-    from limelm.adapters.checkpoint import load_checkpoint
+    from limelm.adapters.checkpoint import context_length, load_checkpoint
     from limelm.cli.quiet import quieten
 
     quieten()
@@ -60,12 +60,31 @@ def run(options: argparse.Namespace) -> None:
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     text = options.prompt if options.prompt.startswith(bos) else bos + options.prompt
     inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    if not length:
+        raise UserError("PROMPT is empty, and the tokenizer has no BOS or EOS token to begin with; give some text")
+
+    def check_logits(input_ids, logits):
+        if logits.isnan().any() or logits.isposinf().any():
+            raise UserError(f"{options.checkpoint}: its logits are not finite; weights may be NaN or infinite")
+        return logits
+
     sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
     set_seed(options.seed)
-    model.generate(
-        **inputs,
-        max_new_tokens=options.max_new_tokens,
-        pad_token_id=tokenizer.eos_token_id,
-        streamer=TextStreamer(tokenizer, skip_special_tokens=True),
-        **(sampling if options.temperature > 0 else {"do_sample": False}),
-    )
+    try:
+        model.generate(
+            **inputs,
+            max_new_tokens=options.max_new_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+            logits_processor=LogitsProcessorList([check_logits]),
+            streamer=TextStreamer(tokenizer, skip_special_tokens=True),
+            **(sampling if options.temperature > 0 else {"do_sample": False}),
+        )
+    except IndexError as error:  # learned positions end with the context
+        context = context_length(model.config)
+        if context is None or length + options.max_new_tokens <= context:
+            raise
+        raise UserError(
+            f"--max-new-tokens {options.max_new_tokens}: with the PROMPT's {length} tokens more than the {context} "
+            f"that {options.checkpoint} reads; lower it, or shorten PROMPT"
+        ) from error

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from limelm import LimeConfig, LimeForCausalLM
+from limelm.cli import main
+from limelm.data import load_prepared_tokenizer
+from tests.recipes import prepared
+
+SIZES = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_prepared_tokenizer(prepared(tmp_path_factory.mktemp("data") / "tokens"))
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer):
+    def save(model):
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    return save
+
+
+def lime():
+    return LimeForCausalLM(
+        LimeConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **SIZES)
+    )
+
+
+def refused(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["generate", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_logits_that_are_not_finite_are_refused(saved, capsys, value, temperature):
+    model = lime()
+    torch.nn.init.constant_(model.lm_head.weight, value)
+    checkpoint = saved(model)
+    line = refused(capsys, checkpoint, "memory", "--temperature", temperature)
+    assert line == f"limelm: error: {checkpoint}: its logits are not finite; weights may be NaN or infinite"
+
+
+def test_more_tokens_than_there_are_learned_positions(saved, capsys):
+    checkpoint = saved(GPT2LMHeadModel(GPT2Config(n_positions=8, n_embd=32, n_layer=1, n_head=2, **SIZES)))
+    line = refused(capsys, checkpoint, "memory " * 20)
+    assert "--max-new-tokens 100: with the PROMPT's" in line and "more than the 8 that" in line
+
+
+def test_a_rotary_model_reads_beyond_its_context(saved, capsys):
+    assert main(["generate", saved(lime()), "memory " * 10, "--max-new-tokens", "2"]) == 0
+
+
+def test_control_characters_of_a_model_are_written_out(saved, capsys, tokenizer, monkeypatch):
+    (escape,) = tokenizer.encode("\x1b", add_special_tokens=False)
+    model = lime()
+    monkeypatch.setattr(
+        LimeForCausalLM,
+        "forward",
+        lambda self, *arguments, _forward=LimeForCausalLM.forward, **options: _only(
+            escape, _forward(self, *arguments, **options)
+        ),
+    )
+    assert main(["generate", saved(model), "x", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out == "x" + "\\x1b" * 3 + "\n"
+
+
+def _only(token: int, output):
+    output.logits = torch.full_like(output.logits, -1e4)
+    output.logits[..., token] = 1e4
+    return output
