@@ -1,65 +1,41 @@
-"""`attach` and `detach`: routers in a decoder by hooks alone, so that none of the model's code or names change.
+"""`attach` and `detach`: routers in a decoder by hooks alone, so that none of the model's code or names change."""
 
-The decoder is given a new history at each forward and hands it to its layers as a keyword, so that it belongs to that
-forward: a layer that is run again for its backward, in whatever thread, finds the same. Each attention module takes the
-keyword, and its projections find it where the thread keeps it until the attention returns.
-"""
-
-import threading
 import warnings
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.base import ROUTER, Digests, digest_parameters, plain_model
+from limelm.adapters.base import (
+    ROUTER,
+    BaseIdentity,
+    Digests,
+    digest_parameters,
+    identify_base,
+    plain_model,
+    vocabulary_rows,
+)
 from limelm.adapters.config import AdapterConfig
-from limelm.adapters.families import AttentionLayer, Projection, find_attention_layers, find_decoder, project_heads
+from limelm.adapters.families import AttentionLayer, find_attention_layers, find_decoder, find_layers
 from limelm.adapters.history import ForwardHistory
-from limelm.adapters.norms import check_input_norm, input_norm
+from limelm.adapters.hooks import RoutedProjection, hook_attention, hook_decoder, hook_layer, remove_hooks
+from limelm.adapters.norms import check_input_norm
+from limelm.adapters.offload import device_of
+from limelm.adapters.probe import hands_keywords_on
 from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec
+from limelm.adapters.saving import (
+    LOADER,
+    forget_saved_routing,
+    keep_routers_when_saved,
+    save_as_before,
+    saved_vocabulary,
+)
 from limelm.errors import UserError
 from limelm.routing import Router
 from limelm.routing.bounds import sources_of_layer
 
-HISTORY = "routing_history"
 _ATTACHMENT = "_routing_attachment"
-
-
-class _Reading(threading.local):
-    """What the attention that is running in this thread has, for its projections."""
-
-    router: AttachedRouter | None = None
-    history: ForwardHistory | None = None
-
-
-_reading = _Reading()
-
-
-@dataclass
-class _RoutedProjection:
-    """The hook on the module that makes a layer's keys or values, whichever that is now: PEFT puts others there."""
-
-    attention: nn.Module
-    projection: Projection
-    module: nn.Module | None = None
-    handle: RemovableHandle | None = None
-
-    def follow(self) -> None:
-        """Hook the module that is there."""
-        module = getattr(self.attention, self.projection.name)
-        if module is not self.module:
-            self.remove()
-            self.module = module
-            self.handle = module.register_forward_hook(partial(_route, self.projection))
-
-    def remove(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
 
 
 @dataclass
@@ -68,15 +44,24 @@ class Attachment:
 
     Attributes:
         config: what it was told.
-        digests: of the model's parameters as they were.
+        found: digests of the model's parameters as they were.
+        base: digests of the base's parameters; others than `found` where tokens had been added to it before.
+        vocabulary: how many tokens the base has.
+        stack: the name of the decoder's list of layers.
         layers: the decoder's.
     """
 
     config: AdapterConfig
-    digests: Digests
-    layers: int
-    handles: list[RemovableHandle] = field(default_factory=list)
-    projections: list[_RoutedProjection] = field(default_factory=list)
+    found: Digests
+    base: Digests
+    vocabulary: int
+    stack: str
+    layers: list[AttentionLayer]
+    projections: list[RoutedProjection] = field(default_factory=list)
+
+    def identify(self, model: PreTrainedModel) -> BaseIdentity:
+        """Who the base of a model is."""
+        return identify_base(model, self.base)
 
 
 def attach(
@@ -103,10 +88,19 @@ def attach(
 
     Raises:
         UserError: for an unknown routing, a model that has routers, or a family in which keys and values, or the norm
-            before attention, are not found.
+            before attention, are not found, or whose layers do not hand keywords on.
         ValueError: for `routing_sources` that are not understood.
     """
-    config = AdapterConfig(routing, share_kv, routing_sources)
+    return attach_to_base(model, AdapterConfig(routing, share_kv, routing_sources), None)
+
+
+def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: int | None) -> PreTrainedModel:
+    """`attach` to a model to which tokens may have been added.
+
+    Args:
+        vocabulary: how many tokens its base has; None takes that of the checkpoint which the model was loaded from,
+            where it is there, or else the model's own.
+    """
     if not isinstance(plain_model(model), PreTrainedModel):
         raise UserError(f"{type(model).__name__}: not a Hugging Face model")
     if any(isinstance(module, Router) for module in model.modules()):
@@ -115,28 +109,50 @@ def attach(
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     layers, decoder = find_attention_layers(model), find_decoder(model)
     text_config = model.config.get_text_config()
-    if ROUTERS[routing].mixes_representations:
+    if ROUTERS[config.routing].mixes_representations:
         for layer in layers:
             check_input_norm(layer.layer, text_config)
-    attachment = Attachment(config, digest_parameters(model), len(layers))
-    attachment.handles.append(decoder.register_forward_pre_hook(_begin_forward, with_kwargs=True))
+    if not hands_keywords_on(decoder, layers[0].module):
+        raise UserError(
+            f"{type(plain_model(model)).__name__}: its layers do not hand keywords on to attention, by which routers "
+            "are given what earlier layers left"
+        )
+    attachment = _describe(model, config, vocabulary, layers)
+    hook_decoder(decoder, _begin_forward)
     for index, layer in enumerate(layers):
-        sources = sources_of_layer(index, routing_sources)
-        router = ROUTERS[routing](AttachedSpec(index, sources, text_config.hidden_size, layer.heads, share_kv))
-        _attach_layer(layer, router, attachment)
+        sources = sources_of_layer(index, config.routing_sources)
+        spec = AttachedSpec(index, sources, text_config.hidden_size, layer.heads, config.share_kv)
+        _attach_layer(layer, ROUTERS[config.routing](spec), attachment)
     decoder.__dict__[_ATTACHMENT] = attachment
+    keep_routers_when_saved(plain_model(model), config)
+    if forget_saved_routing(plain_model(model)):
+        warnings.warn(
+            f"{model.config.name_or_path}: saved with routers, which from_pretrained has left out and {LOADER} reads",
+            stacklevel=3,
+        )
     return model
 
 
+def _describe(
+    model: PreTrainedModel, config: AdapterConfig, vocabulary: int | None, layers: list[AttentionLayer]
+) -> Attachment:
+    found, rows = digest_parameters(model), vocabulary_rows(model)
+    if vocabulary is None:
+        vocabulary = saved_vocabulary(plain_model(model).config)
+    vocabulary = min(vocabulary or rows, rows)
+    base = found if vocabulary == rows else digest_parameters(model, vocabulary)
+    decoder, stack = find_decoder(model), find_layers(model)
+    name = next(name for name, child in decoder.named_children() if child is stack)
+    return Attachment(config, found, base, vocabulary, name, layers)
+
+
 def _attach_layer(layer: AttentionLayer, router: AttachedRouter, attachment: Attachment) -> None:
-    layer.module.add_module(ROUTER, router.to(next(layer.module.parameters()).device))
+    layer.module.add_module(ROUTER, router.to(device_of(layer.module)))
     if router.mixes_representations:
-        keep = partial(_keep_representation, router.spec.layer_idx)
-        attachment.handles.append(layer.layer.register_forward_pre_hook(keep, with_kwargs=True))
-    attachment.handles.append(layer.module.register_forward_pre_hook(_begin_attention, with_kwargs=True))
-    attachment.handles.append(layer.module.register_forward_hook(_end_attention, always_call=True))
+        hook_layer(layer.layer, router.spec.layer_idx)
+    hook_attention(layer.module)
     for projection in layer.projections:
-        attachment.projections.append(_RoutedProjection(layer.module, projection))
+        attachment.projections.append(RoutedProjection(layer.module, projection))
         attachment.projections[-1].follow()
 
 
@@ -154,12 +170,10 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
         UserError: for a model without routers.
     """
     attachment = required_attachment(model)
-    changed = changed_parameters(model, attachment)
-    for projection in attachment.projections:
-        projection.remove()
-    for handle in attachment.handles:
-        handle.remove()
-    for layer in find_attention_layers(model):
+    changed = changed_parameters(model, attachment.found)
+    remove_hooks(model)
+    save_as_before(model)
+    for layer in attachment.layers:
         delattr(layer.module, ROUTER)
     del find_decoder(model).__dict__[_ATTACHMENT]
     if changed:
@@ -182,57 +196,31 @@ def required_attachment(model: nn.Module) -> Attachment:
     return attachment
 
 
-def changed_parameters(model: nn.Module, attachment: Attachment) -> list[str]:
-    """The model's own parameters that are not what they were when the routers were attached."""
+def changed_parameters(model: nn.Module, before: Digests) -> list[str]:
+    """The model's own parameters that are not what they were."""
     now = digest_parameters(model)
-    return [name for name, digest in attachment.digests.items() if name not in now or not digest.is_same(now[name])]
+    return [name for name, digest in before.items() if name not in now or not digest.is_same(now[name])]
 
 
-def _begin_forward(decoder: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _begin_forward(decoder: nn.Module) -> ForwardHistory:
     attachment: Attachment = decoder.__dict__[_ATTACHMENT]
     if not torch.compiler.is_compiling():
+        _check_in_place(decoder, attachment)
         for projection in attachment.projections:
             projection.follow()
-    return arguments, {**keywords, HISTORY: ForwardHistory(attachment.layers)}
+    return ForwardHistory(len(attachment.layers))
 
 
-def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
-    X = arguments[0] if arguments else keywords["hidden_states"]
-    history = _history(keywords)
-    norm = history.norms[index] = input_norm(layer)
-    history.units.keep(index, norm.unit(X))
+def _check_in_place(decoder: nn.Module, attachment: Attachment) -> None:
+    """Refuse a decoder whose layers were moved, or attention modules replaced; its last layers may be cut off."""
+    for now, layer in zip(getattr(decoder, attachment.stack), attachment.layers, strict=False):
+        if not _is_within(layer.layer, now) or not _is_within(layer.module, layer.layer):
+            raise RuntimeError(
+                "layers or their attention modules were moved or replaced since routers were attached; detach before, "
+                "and attach afterwards"
+            )
 
 
-def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    history = _history(keywords)
-    if history.has_gradients and not torch.is_grad_enabled():
-        raise RuntimeError(
-            "reentrant gradient checkpointing cuts the gradients to earlier layers off; use "
-            "model.gradient_checkpointing_enable({'use_reentrant': False})"
-        )
-    _reading.router, _reading.history = attention.router, history  # type: ignore[assignment]
-    return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
-
-
-def _history(keywords: dict[str, Any]) -> ForwardHistory:
-    history = keywords.get(HISTORY)
-    if history is None:
-        raise RuntimeError("routers read what earlier layers left: run the whole decoder, not a layer of it alone")
-    return history
-
-
-def _end_attention(attention: nn.Module, arguments: tuple, output: Any) -> None:
-    _reading.router = _reading.history = None
-
-
-def _route(projection: Projection, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
-    router, history = _reading.router, _reading.history
-    if router is None or history is None:
-        return output  # called by itself, not by its attention
-    _reading.router = _reading.history = None  # for the router may call the projection itself
-    routed = {
-        which: router(which, heads, history, partial(project_heads, projection, module, which))
-        for which, heads in projection.split(output).items()
-    }
-    _reading.router, _reading.history = router, history
-    return projection.join(output, routed)
+def _is_within(module: nn.Module, parent: nn.Module) -> bool:
+    """Whether a module is another one, or in it."""
+    return module is parent or any(module is child for child in parent.children()) or module in set(parent.modules())

@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
+
+from limelm.adapters.offload import kept_elsewhere
+from limelm.errors import UserError
+from limelm.records import Count, Sha256
 
 ROUTER = "router"
 ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
@@ -23,11 +28,13 @@ class Digest:
     Attributes:
         rounded: of its values as bfloat16, so that it is the same in whatever type a model is loaded.
         exact: of its values in their own type, with which small changes show.
+        numel: how many they are.
     """
 
     rounded: str
     exact: str
     dtype: torch.dtype
+    numel: int
 
     def is_same(self, other: "Digest") -> bool:
         """Whether the values are, as far as their types allow to tell."""
@@ -47,8 +54,8 @@ class BaseIdentity:
     """
 
     model_type: str
-    parameters: int
-    sha256: str
+    parameters: Count
+    sha256: Sha256
 
 
 def plain_model(model: nn.Module) -> Any:
@@ -72,8 +79,15 @@ def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank; of a quantised one its values."""
+    if hasattr(tensor, "full_tensor"):
+        return tensor.full_tensor()
+    return tensor.dequantize() if is_quantized(tensor) else tensor
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether it is a tensor of torchao, or another of its kind, that is multiplied by code of its own."""
+    return is_traceable_wrapper_subclass(tensor) and hasattr(tensor, "dequantize") and not hasattr(tensor, "placements")
 
 
 def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -85,24 +99,66 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield ".".join(part for part in parts if part not in ("base_layer", "original_module")), parameter
 
 
-def digest_parameters(model: nn.Module) -> Digests:
-    """Of the model's own parameters; those on the meta device have none."""
-    return {name: _digest(parameter) for name, parameter in base_parameters(model) if not parameter.is_meta}
+def base_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """As `base_parameters`, with the values of those that accelerate keeps elsewhere."""
+    modules = {id(parameter): (module, name) for module, name, parameter in _own_parameters(model)}
+    for name, parameter in base_parameters(model):
+        kept = kept_elsewhere(*modules[id(parameter)]) if parameter.is_meta else None
+        yield name, parameter.detach() if kept is None else kept
+
+
+def embedding_names(model: nn.Module) -> set[str]:
+    """Names of the base's parameters that have a row for each token."""
+    plain = plain_model(model)
+    modules = (plain.get_input_embeddings(), plain.get_output_embeddings())
+    ids = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+    return {name for name, parameter in base_parameters(model) if id(parameter) in ids}
+
+
+def vocabulary_rows(model: nn.Module) -> int:
+    """How many tokens a model has embeddings for."""
+    return plain_model(model).get_input_embeddings().weight.shape[0]
+
+
+def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digests:
+    """Of the model's own parameters; those without values, on the meta device, have none.
+
+    Args:
+        vocabulary: of embeddings take so many rows, as the model had before tokens were added.
+    """
+    cut = set() if vocabulary is None else embedding_names(model)
+    return {
+        name: _digest(name, values[:vocabulary] if name in cut else values)
+        for name, values in base_values(model)
+        if not values.is_meta
+    }
 
 
 def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
     """Who the model is, by its digests."""
-    parameters = sum(parameter.numel() for _, parameter in base_parameters(model))
+    parameters = sum(digest.numel for digest in digests.values())
     content = json.dumps(sorted((name, digest.rounded) for name, digest in digests.items())).encode()
     return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())
 
 
-def _digest(parameter: Tensor) -> Digest:
-    values = whole(parameter.detach()).flatten()
-    stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
-    sample = values[::stride].cpu()
-    rounded, exact = (
-        hashlib.sha256(f"{tuple(parameter.shape)}".encode() + kind.contiguous().view(torch.uint8).numpy().tobytes())
-        for kind in (sample.to(torch.bfloat16), sample)
-    )
-    return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype)
+def _own_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield module, name, parameter
+
+
+def _digest(name: str, parameter: Tensor) -> Digest:
+    try:
+        values = whole(parameter).flatten()
+        stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
+        sample = values[::stride].cpu()
+        rounded, exact = (
+            hashlib.sha256(f"{tuple(parameter.shape)}".encode() + kind.contiguous().view(torch.uint8).numpy().tobytes())
+            for kind in (sample.to(torch.bfloat16), sample)
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{name}: weights of type {type(parameter).__name__} cannot be read; attach routers before they are "
+            "quantised"
+        ) from error
+    return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype, values.numel())

@@ -1,84 +1,87 @@
 """Read a causal language model, or an adapter upon its base, with errors that say what is wrong with it."""
 
-import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from limelm import tokenizers
+from limelm.adapters.attachment import attach
 from limelm.adapters.config import AdapterConfig
-from limelm.adapters.files import DESCRIPTION, find_adapter, load_adapter, read_description
+from limelm.adapters.description import DESCRIPTION, read_description
+from limelm.adapters.files import find_adapter, load_adapter, router_parameters
+from limelm.adapters.foreign import (
+    PEFT_CONFIG,
+    PeftFields,
+    WeightIndex,
+    check_files,
+    check_finite,
+    is_dir,
+    read_known,
+    reading,
+)
+from limelm.adapters.saving import FIELD, forget_saved_routing, saved_routing
 from limelm.errors import UserError
 from limelm.extras import import_extra
 from limelm.models import MODEL_TYPES
 
-PEFT_DESCRIPTION = "adapter_config.json"
-
 
 def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`."""
-    return load_model(checkpoint), load_tokenizer(checkpoint)
+    """The model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`.
+
+    Raises:
+        UserError: also for a tokenizer that makes token ids for which the model has no embedding.
+    """
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokenizers.check_vocabulary(tokenizer, rows, str(checkpoint), "its model")
+    return model, tokenizer
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer; argument as in `load_model`.
+    """A checkpoint's tokenizer, for an adapter without one its base's; argument as in `load_model`.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none that can be read.
     """
-    folder, base = _base_of(checkpoint)
-    if folder is not None and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(base)
-    try:
-        return AutoTokenizer.from_pretrained(folder or checkpoint)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: no readable tokenizer ({error})") from error
+    found = _find(checkpoint)
+    for folder in found.adapters:
+        if (folder / "tokenizer_config.json").is_file():
+            return tokenizers.load_tokenizer(folder)
+    return tokenizers.load_tokenizer(found.base)
 
 
 def load_model(checkpoint: str | Path) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
+
+    Routers that were attached when it was saved, by `save_pretrained` or a `Trainer`, are attached again. No code of
+    the checkpoint's own is run.
 
     Args:
         checkpoint: a folder, or, where there is none of this name, a model of the Hugging Face hub; or an adapter, with
             whose base it is read.
 
     Raises:
-        UserError: where there is no checkpoint, one that is not of a causal language model, or one whose weights do not
-            fit its config; or an adapter without its base.
+        UserError: where there is no checkpoint, one that is not of a causal language model, one whose weights do not
+            fit its config, or hold NaN; or an adapter without its base.
     """
-    folder, base = _base_of(checkpoint)
-    if folder is not None:
-        try:
-            model = load_model(base)
-        except UserError as error:
-            raise UserError(f"{checkpoint}: its base cannot be read: {error}; {DESCRIPTION} names it") from error
-        if (folder / DESCRIPTION).exists():
-            return load_adapter(model, folder).eval()
-        import_extra("peft", "lora")
-        model.load_adapter(str(folder))
-        return model.eval()
-    _read_config(checkpoint)
+    found = _find(checkpoint)
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise _unreadable(checkpoint, error) from error
-    # Checkpoints of other families may hold buffers that their models no longer have.
-    strict = model.config.model_type in MODEL_TYPES
-    for problem in ("missing_keys", "mismatched_keys", *(("unexpected_keys",) if strict else ())):
-        if loaded[problem]:
-            names = sorted(str(key) for key in loaded[problem])
-            raise UserError(
-                f"{checkpoint}: weights do not fit config.json ({problem.replace('_', ' ')}: {names[0]}, ...)"
-            )
-    return model
+        model = _load_base(found.base)
+    except UserError as error:
+        raise found.because_of_base(error) from error
+    for folder in reversed(found.adapters):
+        if (folder / DESCRIPTION).exists():
+            load_adapter(model, folder)
+        else:
+            import_extra("peft", "lora")
+            with reading(folder):
+                model.load_adapter(str(folder))
+            check_finite(folder, model.named_parameters())
+    return model.eval()
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
@@ -87,14 +90,20 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
     Raises:
         UserError: where there is none.
     """
-    folder, base = _base_of(checkpoint)
-    return _read_config(checkpoint) if folder is None else load_config(base)
+    found = _find(checkpoint)
+    try:
+        return _read_config(found.base)
+    except UserError as error:
+        raise found.because_of_base(error) from error
 
 
 def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
-    """How an adapter attaches its routers; None for a checkpoint that has none to attach."""
-    folder = find_adapter(checkpoint)
-    return None if folder is None else AdapterConfig(**read_description(folder)["config"])
+    """How routers are attached, by an adapter or in the checkpoint itself; None where there are none to attach."""
+    found = _find(checkpoint)
+    for folder in found.adapters:
+        if (folder / DESCRIPTION).exists():
+            return read_description(folder).config
+    return saved_routing(_read_config(found.base), found.base)
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -102,50 +111,124 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _base_of(checkpoint: str | Path) -> tuple[Path | None, str]:
-    """The folder and the base of an adapter, be it of routers or PEFT's; None and "" for what is not one."""
+@dataclass(frozen=True)
+class _Found:
+    """What a checkpoint's name leads to.
+
+    Attributes:
+        checkpoint: the name.
+        adapters: folders, the outermost first; each but the last names the next one as its base.
+        base: the checkpoint below them.
+    """
+
+    checkpoint: str | Path
+    adapters: tuple[Path, ...]
+    base: str | Path
+
+    def because_of_base(self, error: UserError) -> UserError:
+        """The error of the base, where an adapter named it."""
+        if not self.adapters:
+            return error
+        named_in = self.adapters[-1] / _description_of(self.adapters[-1])
+        return UserError(f"{self.checkpoint}: its base cannot be read: {error}; {named_in} names it")
+
+
+def _find(checkpoint: str | Path) -> _Found:
+    """The adapters upon a base, be they of routers or PEFT's."""
+    adapters: list[Path] = []
+    base = checkpoint
+    while (folder := _adapter_folder(base)) is not None:
+        if folder.resolve() in [each.resolve() for each in adapters]:
+            path = adapters[-1] / _description_of(adapters[-1])
+            raise UserError(f"{path}: base_model={str(base)!r} is an adapter that has this one for its base")
+        adapters.append(folder)
+        base = _named_base(folder)
+    return _Found(checkpoint, tuple(adapters), base)
+
+
+def _adapter_folder(checkpoint: str | Path) -> Path | None:
     folder = find_adapter(checkpoint)
-    if folder is None:
-        description = Path(checkpoint) / PEFT_DESCRIPTION
-        if not description.is_file():
-            return None, ""
-        return Path(checkpoint), json.loads(description.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = read_description(folder)["base_model"]
+    if folder is None and is_dir(checkpoint) and (Path(checkpoint) / PEFT_CONFIG).is_file():
+        return Path(checkpoint)
+    return folder
+
+
+def _description_of(folder: Path) -> str:
+    return DESCRIPTION if (folder / DESCRIPTION).is_file() else PEFT_CONFIG
+
+
+def _named_base(folder: Path) -> str:
+    path = folder / _description_of(folder)
+    if path.name == PEFT_CONFIG:
+        return read_known(path, PeftFields).base_model_name_or_path
+    base = read_description(folder).base_model
     if base is None:
-        raise UserError(f"{folder / DESCRIPTION}: names no base_model; write its folder or hub name there")
-    base = str(folder / base) if (folder / base).is_dir() else base
-    if Path(base).is_dir() and Path(base).resolve() == folder.resolve():
-        raise UserError(f"{folder / DESCRIPTION}: names itself as its base_model")
-    return folder, base
+        raise UserError(f"{path}: names no base_model; write its folder or hub name there")
+    base = str(folder / base) if is_dir(folder / base) else base
+    if is_dir(base) and Path(base).resolve() == folder.resolve():
+        raise UserError(f"{path}: names itself as its base_model")
+    return base
+
+
+def _load_base(checkpoint: str | Path) -> PreTrainedModel:
+    """The model of what is no adapter."""
+    routing = saved_routing(_read_config(checkpoint), checkpoint)
+    with reading(checkpoint):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            checkpoint, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    for name, saved, wanted in sorted(loaded["mismatched_keys"], key=str):
+        raise UserError(f"{checkpoint}: weights do not fit config.json: {name} is {tuple(saved)}, not {tuple(wanted)}")
+    unexpected = set(loaded["unexpected_keys"])
+    if routing is not None:
+        unexpected -= _attach_saved(model, routing, checkpoint)
+    # Checkpoints of other families may hold buffers that their models no longer have.
+    strict = model.config.model_type in MODEL_TYPES
+    for problem, names in (("missing", loaded["missing_keys"]), ("unexpected", unexpected if strict else ())):
+        if names:
+            raise UserError(
+                f"{checkpoint}: weights do not fit config.json ({problem} keys: {min(map(str, names))}, ...)"
+            )
+    check_finite(checkpoint, model.named_parameters())
+    return model
+
+
+def _attach_saved(model: PreTrainedModel, routing: AdapterConfig, checkpoint: str | Path) -> set[str]:
+    """Attach routers as they were when the model was saved, with their weights; returns the weights' names."""
+    forget_saved_routing(model)
+    attach(model, **asdict(routing))
+    routers = router_parameters(model)
+    with reading(checkpoint):
+        files = _weight_files(checkpoint)
+    for name, parameter in routers.items():
+        if name not in files:
+            raise UserError(
+                f"{checkpoint}: config.json says that routers are attached ({FIELD}), but its weights hold no {name}: "
+                "they were lost when it was loaded by from_pretrained and saved again. Without the field it is loaded "
+                "without routers"
+            )
+        with reading(checkpoint), safe_open(files[name], framework="pt") as file:
+            tensor = file.get_tensor(name)
+        if tensor.shape != parameter.shape:
+            raise UserError(f"{files[name]}: {name} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+        with torch.no_grad():
+            parameter.copy_(tensor)
+    return set(routers)
+
+
+def _weight_files(checkpoint: str | Path) -> dict[str, str]:
+    """The file of each weight of a checkpoint in safetensors."""
+    index = cached_file(checkpoint, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        of_weight = read_known(Path(index), WeightIndex).weight_map
+        return {name: str(cached_file(checkpoint, file)) for name, file in of_weight.items()}
+    single = str(cached_file(checkpoint, SAFE_WEIGHTS_NAME))
+    with safe_open(single, framework="pt") as file:
+        return dict.fromkeys(file.keys(), single)
 
 
 def _read_config(checkpoint: str | Path) -> PreTrainedConfig:
     """The configuration of what is no adapter."""
-    if _is_folder(checkpoint):
-        _check_config(Path(checkpoint))
-    try:
-        return AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise _unreadable(checkpoint, error) from error
-
-
-def _is_folder(checkpoint: str | Path) -> bool:
-    return isinstance(checkpoint, Path) or Path(checkpoint).exists()
-
-
-def _unreadable(checkpoint: str | Path, error: Exception) -> UserError:
-    folder = _is_folder(checkpoint)
-    what = "broken checkpoint" if folder else "no such folder, and no readable model of the Hugging Face hub"
-    return UserError(f"{checkpoint}: {what} ({str(error).strip().splitlines()[0]})")
-
-
-def _check_config(folder: Path) -> None:
-    config = folder / "config.json"
-    try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except OSError as error:
-        raise UserError(f"{folder}: not a checkpoint (no readable config.json)") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config}: not a model configuration ({error})") from error
-    if not isinstance(model_type, str):
-        raise UserError(f"{config}: it names no model_type")
+    check_files(checkpoint)
+    with reading(checkpoint):
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from limelm.adapters.base import ATTENTIONS
+from limelm.adapters.base import ATTENTIONS, is_quantized
 from limelm.errors import UserError
 
 # What lies where in the output of a fused projection its name and size do not tell: CodeGen's `qkv_proj` and
 # GPTBigCode's `c_attn` are as wide as these, and in another order.
 QUERIES_KEYS_VALUES = {"gpt2": "c_attn", "phi3": "qkv_proj"}  # all queries, then all keys, then all values
 HEAD_BY_HEAD = {"bloom": "query_key_value", "gpt_neox": "query_key_value", "persimmon": "query_key_value"}
-# These do not hand on to attention the keywords that the decoder is given.
-WITHOUT_KEYWORDS = ("bloom", "gpt_neo", "gptj")
 
 #: Keys and values `[..., G, d]` by "key" and "value", as they stand in a projection's output.
 Heads = dict[str, Tensor]
@@ -63,16 +61,18 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
     """Keys or values of each head from an input of its own.
 
     Args:
-        module: the projection itself. Where its weights are not all there is to it, as in one that LoRA has wrapped, it
-            is called with every head's input, which costs G times as much.
+        module: the projection itself. Where its weights are not all there is to it, as in one that LoRA has wrapped, or
+            that is quantised or offloaded, it is called with every head's input, which costs G times as much.
         which: "key" or "value".
         inputs: `[..., G, D]`.
 
     Returns:
         `[..., G, d]`.
     """
-    if type(module) not in (nn.Linear, Conv1D) or "forward" in module.__dict__:
-        outputs = projection.split(module(inputs.movedim(-2, 0)))[which]  # [G, ..., G, d]
+    if not _is_matrix(module):
+        apart = inputs.movedim(-2, 0)  # [G, ..., D]
+        outputs = module(apart.flatten(0, -3)).unflatten(0, apart.shape[:-2])  # bitsandbytes takes three dimensions
+        outputs = projection.split(outputs)[which]  # [G, ..., G, d]
         return outputs.diagonal(dim1=0, dim2=-2).transpose(-1, -2)
     weight: Tensor = module.weight.T if isinstance(module, nn.Linear) else module.weight  # type: ignore[assignment]
     bias: Tensor | None = module.bias  # type: ignore[assignment]
@@ -109,15 +109,9 @@ def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
     """The attention modules of a decoder to which routers can be attached, the first layer's first.
 
     Raises:
-        UserError: where they, or their keys and values, are not found; where they differ in shape; or where they are
-            not given what the decoder was given.
+        UserError: where they, or their keys and values, are not found, or where they differ in shape.
     """
     config = model.config.get_text_config()
-    if config.model_type in WITHOUT_KEYWORDS:
-        raise UserError(
-            f"{type(model).__name__}: its layers do not hand keywords on to attention, by which routers are given "
-            "what earlier layers left"
-        )
     found = [attention_layer(layer, config) for layer in find_layers(model)]
     shapes = {(layer.heads, layer.head_dim) for layer in found}
     if len(shapes) > 1:
@@ -141,8 +135,10 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
     modules = list(_attentions(layer))
     if not modules:
         raise UserError(f"{type(layer).__name__}: no attention found; looked for {', '.join(ATTENTIONS)}")
+    queries = getattr(config, "num_attention_heads", None)
+    if queries is None:
+        raise UserError(f"model_type {config.model_type!r}: its configuration names no num_attention_heads")
     for module in modules:
-        queries = config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or queries
         head_dim = getattr(module, "head_dim", None) or config.hidden_size // queries
         if all(isinstance(getattr(module, name, None), nn.Module) for name in ("k_proj", "v_proj")):
@@ -150,6 +146,7 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
                 Projection(name, partial(_split_alone, which, head_dim), partial(_join_alone, which))
                 for name, which in (("k_proj", "key"), ("v_proj", "value"))
             )
+            _check_width(module, heads, head_dim)
             return AttentionLayer(layer, module, heads, head_dim, projections)
         if name := _fused(module, QUERIES_KEYS_VALUES, config):
             sizes = (queries * head_dim, heads * head_dim, heads * head_dim)
@@ -163,6 +160,23 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
         f"{type(modules[0]).__name__} of model_type {config.model_type!r}: no keys and values found; looked for k_proj "
         f"and v_proj, {', '.join(known)}"
     )
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Whether a projection is its weight and bias and no more."""
+    return (
+        type(module) in (nn.Linear, Conv1D) and "forward" not in module.__dict__ and not is_quantized(module.weight)  # type: ignore[arg-type]
+    )
+
+
+def _check_width(module: nn.Module, heads: int, head_dim: int) -> None:
+    for name in ("k_proj", "v_proj"):
+        width = getattr(getattr(module, name), "out_features", None)
+        if width not in (None, heads * head_dim):
+            raise UserError(
+                f"{type(module).__name__}: {name} makes {width} features, not {heads} key/value heads of {head_dim}; "
+                "routing needs the same heads in keys and values of all layers"
+            )
 
 
 def _list_of(count: int, parent: nn.Module) -> nn.ModuleList | None:

@@ -6,9 +6,9 @@ every weight of the model itself that was changed, `lora/` a LoRA in PEFT's form
 """
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from limelm._version import __version__
 from limelm.adapters.attachment import (
-    attach,
+    attach_to_base,
     attachment_of,
     changed_parameters,
     detach,
@@ -29,21 +29,24 @@ from limelm.adapters.attachment import (
 from limelm.adapters.base import (
     BaseIdentity,
     base_parameters,
+    base_values,
     digest_parameters,
     identify_base,
     is_of_router,
     is_peft_model,
     lora_parameters,
     plain_model,
+    vocabulary_rows,
     whole,
 )
-from limelm.adapters.config import AdapterConfig
+from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
+from limelm.adapters.foreign import check_finite, is_dir, is_local, reading
+from limelm.adapters.offload import kept_elsewhere
 from limelm.errors import UserError
 from limelm.extras import import_extra
-from limelm.files import write_text
+from limelm.files import partial_of, write_text
 
-DESCRIPTION, WEIGHTS, LORA, CARD = "lime_adapter.json", "lime_adapter.safetensors", "lora", "README.md"
-FORMAT_VERSION = 1
+WEIGHTS, LORA, CARD = "lime_adapter.safetensors", "lora", "README.md"
 CARD_TEXT = """\
 ---
 library_name: limelm
@@ -83,38 +86,40 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
     folder = Path(folder)
     attachment = required_attachment(model)
     plain = plain_model(model)
-    if not attachment.digests:
+    if not attachment.base:
         raise UserError(
             f"{type(plain).__name__}: it had no weights when the routers were attached, so the adapter's base is not "
             "known; load the model's weights before attach"
         )
-    changed = changed_parameters(plain, attachment)
-    own = dict(base_parameters(plain))
-    tensors = {**router_parameters(plain), **{name: own[name] for name in changed}}
+    changed = changed_parameters(plain, attachment.base)
+    own = dict(base_values(plain))
+    tensors = {**router_values(plain), **{name: own[name] for name in changed}}
     has_lora = is_peft_model(model) or bool(getattr(plain, "_hf_peft_config_loaded", False))
     if not has_lora and lora_parameters(plain):
         raise UserError(f"{type(plain).__name__}: has a LoRA of a PEFT model around it; save that model's adapter")
     if (folder / "config.json").exists():
         raise UserError(f"{folder}: holds a model; name another folder")
-    description = {
-        "format_version": FORMAT_VERSION,
-        "limelm": __version__,
+    rows = vocabulary_rows(plain)
+    description = Description(
+        format_version=1,
+        limelm=__version__,
         **asdict(attachment.config),
-        "base_model": plain.config.name_or_path or None,
-        "base": asdict(identify_base(plain, attachment.digests)),
-        "replaces": changed,
-        "lora": has_lora,
-    }
+        base_model=plain.config.name_or_path or None,
+        base=attachment.identify(plain),
+        replaces=tuple(changed),
+        lora=has_lora,
+        resized=Resized(attachment.vocabulary, rows) if rows != attachment.vocabulary else None,
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DESCRIPTION).unlink(missing_ok=True)
         _save_tensors(folder / WEIGHTS, tensors)
         if has_lora:
-            model.save_pretrained(folder / LORA)
+            type(model).save_pretrained(model, folder / LORA)  # not that of a model with routers, which warns
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be written ({error})") from error
     write_text(folder / CARD, _card(description, folder.name))
-    write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    write_text(folder / DESCRIPTION, json.dumps(asdict(description), indent=2) + "\n")
     return folder
 
 
@@ -144,22 +149,47 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
             "the others first"
         )
     description = read_description(folder)
-    if description["lora"] and not (folder / LORA).is_dir():
+    if description.lora and not (folder / LORA).is_dir():
         raise UserError(f"{folder / LORA}: missing")
-    if description["lora"] and lora_parameters(model):
+    if description.lora and lora_parameters(model):
         raise UserError(f"{adapter}: has a LoRA, and so has the model; a model takes one adapter at a time")
+    rows = vocabulary_rows(model)
+    vocabulary = _base_vocabulary(rows, description.resized, folder)
     if check_base:
-        _check_base(model, BaseIdentity(**description["base"]), adapter)
-    attach(model, **description["config"])
+        _check_base(model, description.base, vocabulary, adapter)
+    attach_to_base(model, description.config, vocabulary)
     try:
-        _load_tensors(model, folder / WEIGHTS, description["replaces"])
-        if description["lora"]:
+        if description.resized is not None and rows != description.resized.adapted:
+            model.resize_token_embeddings(description.resized.adapted, mean_resizing=False)
+        _load_tensors(model, folder / WEIGHTS, list(description.replaces))
+        if description.lora:
             import_extra("peft", "lora")
-            model.load_adapter(str(folder / LORA))
+            with reading(folder / LORA):
+                model.load_adapter(str(folder / LORA))
     except BaseException:
-        detach(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that weights have changed: they are as they were but for new tokens
+            if vocabulary_rows(model) != rows:
+                model.resize_token_embeddings(rows)
+            detach(model)
         raise
     return model
+
+
+def _base_vocabulary(rows: int, resized: Resized | None, folder: Path) -> int:
+    """How many of a model's rows of embeddings are those of the adapter's base.
+
+    Raises:
+        UserError: for a model that has neither the base's vocabulary nor the adapter's.
+    """
+    if resized is None or rows == resized.base:
+        return rows
+    if rows != resized.adapted or resized.adapted < resized.base:
+        raise UserError(
+            f"{folder / DESCRIPTION}: the vocabulary was resized from {resized.base} to {resized.adapted} tokens, and "
+            f"the model has {rows}; load the adapter upon its base as it was, which is then resized"
+        )
+    return resized.base
 
 
 def find_adapter(adapter: str | Path) -> Path | None:
@@ -169,8 +199,8 @@ def find_adapter(adapter: str | Path) -> Path | None:
         UserError: for a folder that has lost its description.
     """
     folder = Path(adapter)
-    if not folder.is_dir():
-        if isinstance(adapter, Path) or folder.exists():
+    if not is_dir(folder):
+        if is_local(adapter):
             return None
         try:
             hf_hub_download(adapter, DESCRIPTION)
@@ -188,32 +218,16 @@ def find_adapter(adapter: str | Path) -> Path | None:
     return None
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """What `lime_adapter.json` says: `config` (arguments of `attach`), `base`, `base_model`, `replaces`, `lora`.
-
-    Raises:
-        UserError: for a file that does not say it.
-    """
-    path = folder / DESCRIPTION
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"format_version={content['format_version']!r} is unknown; this limelm reads {FORMAT_VERSION}"
-            )
-        config = AdapterConfig(content["routing"], content["share_kv"], content["routing_sources"])
-        known = {key: content[key] for key in ("base", "base_model", "replaces", "lora")}
-        if [type(value) for value in BaseIdentity(**content["base"]).__dict__.values()] != [str, int, str]:
-            raise UserError(f"broken (base={content['base']!r})")
-        if not isinstance(content["base_model"], str | None):
-            raise UserError(f"base_model={content['base_model']!r} must be a folder or a name on the hub")
-        return {"config": asdict(config), **known}
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error!r})") from error
+def router_values(model: nn.Module) -> dict[str, Tensor]:
+    """As `router_parameters`, with the values of those that accelerate keeps elsewhere."""
+    plain = plain_model(model)
+    values: dict[str, Tensor] = dict(router_parameters(plain))
+    for module in plain.modules() if any(value.is_meta for value in values.values()) else ():
+        for name, parameter in module.named_parameters(recurse=False):
+            kept = kept_elsewhere(module, name) if parameter.is_meta else None
+            if kept is not None:
+                values |= {key: kept for key, value in values.items() if value is parameter}
+    return values
 
 
 def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -227,9 +241,10 @@ def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def _save_tensors(path: Path, tensors: dict[str, nn.Parameter]) -> None:
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     content = {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
+    partial.unlink(missing_ok=True)  # what a kill left, or a link that somebody put there
     save_file(content, partial, metadata={"format": "pt"})
     partial.replace(path)
 
@@ -247,13 +262,18 @@ def _load_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> No
     for name, tensor in tensors.items():
         if tensor.shape != targets[name].shape:
             raise UserError(f"{path}: {name} is {tuple(tensor.shape)}, not {tuple(targets[name].shape)}")
+        if targets[name].is_meta:
+            raise UserError(
+                f"{path}: {name} is not in the model's memory; load the adapter before weights are offloaded"
+            )
+    check_finite(path, iter(tensors.items()))
     with torch.no_grad():
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)
 
 
-def _check_base(model: PreTrainedModel, wanted: BaseIdentity, adapter: str | Path) -> None:
-    found = identify_base(model, digest_parameters(model))
+def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, adapter: str | Path) -> None:
+    found = identify_base(model, digest_parameters(model, vocabulary))
     if found == wanted:
         return
     for what in ("model_type", "parameters"):
@@ -267,16 +287,16 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, adapter: str | Pat
     )
 
 
-def _card(description: dict[str, Any], name: str) -> str:
-    base = description["base_model"] or "BASE"
+def _card(description: Description, name: str) -> str:
+    base = description.base_model or "BASE"
     on_hub = base.count("/") == 1 and not Path(base).exists()
-    beside = [f"{len(description['replaces'])} weights of the model itself"] if description["replaces"] else []
-    beside += ["a LoRA (PEFT)"] if description["lora"] else []
+    beside = [f"{len(description.replaces)} weights of the model itself"] if description.replaces else []
+    beside += ["a LoRA (PEFT)"] if description.lora else []
     return CARD_TEXT.format(
         name=name,
         base=base,
         front=f"base_model: {base}\n" if on_hub else "",
-        routing=description["routing"],
-        limelm=description["limelm"],
+        routing=description.routing,
+        limelm=description.limelm,
         beside=f"; trained beside them: {', '.join(beside)}" if beside else "",
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from limelm.adapters.offload import device_of, own_weights
 from limelm.errors import UserError
 from limelm.routing import normalize
 
@@ -43,8 +44,8 @@ class InputNorm:
         """The layer's own gain and bias, on a mix of unit representations whose weights sum to one."""
         if self.module is None:
             return mixed
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        bias: Tensor | None = getattr(self.module, "bias", None)
+        weight, bias = own_weights(self.module, "weight", "bias")
+        assert weight is not None
         gain = 1 + weight if type(self.module).__name__.startswith("Gemma") else weight
         scaled = mixed * gain.to(mixed.dtype)
         return scaled if bias is None else scaled + bias.to(mixed.dtype)
@@ -73,10 +74,11 @@ def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
             f"{type(layer).__name__}: no norm before attention found; looked for {', '.join(NORMS)}; routing='kv' does "
             "not need it"
         )
-    weight = next(layer.parameters())
-    if weight.is_meta:
+    (weight,) = own_weights(module, "weight")
+    if weight is not None and weight.is_meta:
         return  # no values to try it with
-    X = torch.linspace(-1, 2, config.hidden_size, device=weight.device, dtype=weight.dtype)[None]
+    device, dtype = (device_of(layer), torch.float32) if weight is None else (weight.device, weight.dtype)
+    X = torch.linspace(-1, 2, config.hidden_size, device=device, dtype=dtype)[None]
     try:
         with torch.no_grad():
             is_known = torch.allclose(norm.scale(norm.unit(X)), module(X), rtol=0.05, atol=1e-3)

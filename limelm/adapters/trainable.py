@@ -1,6 +1,5 @@
 """Which parameters of a model with routers are trained."""
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from limelm.adapters.attachment import required_attachment
@@ -12,7 +11,7 @@ from limelm.errors import UserError
 TRAINABLE = ("routers", "kv", "lora", "all")
 
 
-def set_trainable(model: PreTrainedModel, trains: str = "routers") -> list[nn.Parameter]:
+def set_trainable(model: PreTrainedModel, trains: str = "routers") -> int:
     """Let gradients reach some of a model's parameters and freeze the others.
 
     Args:
@@ -21,7 +20,7 @@ def set_trainable(model: PreTrainedModel, trains: str = "routers") -> list[nn.Pa
             the queries', all of them); "lora", routers and what PEFT has put in (`model.add_adapter`); or "all".
 
     Returns:
-        The trained parameters.
+        How many numbers are trained.
 
     Raises:
         UserError: for a model without routers, or without LoRA where that is to be trained; or an unknown choice.
@@ -44,4 +43,4 @@ def set_trainable(model: PreTrainedModel, trains: str = "routers") -> list[nn.Pa
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    return trained
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

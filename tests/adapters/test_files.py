@@ -46,8 +46,8 @@ def test_loaded_equals_saved(family, routing, dtype, tmp_path):
 @families
 def test_weights_that_were_trained_beside_the_routers_are_saved(family, tmp_path):
     model = attach(family_model(family))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    own = [names[id(p)] for p in set_trainable(model, "kv") if "router" not in names[id(p)]]
+    set_trainable(model, "kv")
+    own = [name for name, p in model.named_parameters() if p.requires_grad and "router" not in name]
     shift(train_routers(model), own[0])
     save_adapter(model, tmp_path)
     assert json.loads((tmp_path / DESCRIPTION).read_text())["replaces"] == [own[0]]
@@ -147,8 +147,8 @@ def drop_router(folder):
         (lambda folder: (folder / DESCRIPTION).unlink(), "not a complete adapter"),
         (lambda folder: (folder / WEIGHTS).unlink(), "cannot be read"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 100), "cannot be read"),
-        (lambda folder: (folder / DESCRIPTION).write_text("{"), "broken"),
-        (lambda folder: edit(folder, format_version=9), "format_version=9 is unknown; this limelm reads 1"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{"), "not JSON"),
+        (lambda folder: edit(folder, format_version=9), "format_version=9 must be 1"),
         (lambda folder: edit(folder, routing="hc"), "routing='hc' is unknown"),
         (lambda folder: edit(folder, share_kv=False), r"router.weight is \(1, 2, 4\), not \(2, 2, 4\)"),
         (lambda folder: edit(folder, routing="static"), "router.gate is missing"),
@@ -213,8 +213,8 @@ def set_base(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (set_base(sha256=4), "broken"),
-        (lambda folder: edit(folder, base_model=5), "base_model=5 must be a folder or a name on the hub"),
+        (set_base(sha256=4), "base.sha256=4 must be a string"),
+        (lambda folder: edit(folder, base_model=5), "base_model=5 must be a string"),
         (lambda folder: edit(folder, base_model=str(folder)), "names itself as its base_model"),
         (lambda folder: edit(folder, lora=True), "lora: missing"),
         (lambda folder: edit(folder, share_kv="False"), "share_kv='False' must be true or false"),
@@ -273,7 +273,7 @@ def test_a_lora_travels_with_the_routers(routing, tmp_path):
     assert not torch.allclose(model(tokens()).logits, without, atol=1e-3)
     save_adapter(model, tmp_path)
     loaded = load_adapter(family_model("llama"), tmp_path)
-    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    assert_equal(loaded, model)
 
 
 @pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
@@ -284,7 +284,14 @@ def test_peft_around_routers(routing, tmp_path):
     assert len(routers) == len(router_parameters(trained(routing=routing)))
     model.save_pretrained(tmp_path / "peft")
     loaded = PeftModel.from_pretrained(attach(family_model("llama"), routing), tmp_path / "peft")
-    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    assert_equal(loaded, model)
     save_adapter(model, tmp_path / "adapter")
     ours = load_adapter(family_model("llama"), tmp_path / "adapter")
-    assert torch.equal(ours(tokens()).logits, model(tokens()).logits)
+    assert_equal(ours, model)
+
+
+def assert_equal(loaded, saved):
+    """PEFT freezes what it loads; a weight with gradients is multiplied otherwise, and not to the bit alike."""
+    for model in (loaded, saved):
+        model.requires_grad_(False)
+    assert torch.equal(loaded(tokens()).logits, saved(tokens()).logits)

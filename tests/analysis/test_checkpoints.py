@@ -143,7 +143,7 @@ def test_labels_that_agree_are_told_apart_by_their_paths(folder, tmp_path):
         (["nowhere"], "tokens", {}, "nowhere: no such folder, and no readable model of the Hugging Face hub"),
         (["kv", "kv"], "tokens", {}, "kv: named twice"),
         (["other"], "tokens", {}, "tokens: its tokens were made with another tokenizer than .*other's"),
-        (["nan"], "tokens", {}, "nan: NaN or infinity in the hidden states of representation 1"),
+        (["nan"], "tokens", {}, "nan: model.layers.0.mlp.down_proj.weight holds NaN or infinite values"),
     ],
 )
 def test_bad_input(folder, checkpoints, data, settings, message):

@@ -176,7 +176,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["data", "prepare", "--preset", "pile", "--out", "run"], "invalid choice: 'pile'"),
         (["generate", "nowhere", "x"], "nowhere: not a checkpoint"),
         (["generate", "bert", "x"], "bert: broken checkpoint"),
-        (["generate", "broken", "x"], "broken/config.json: not a model configuration"),
+        (["generate", "broken", "x"], "broken/config.json: not JSON"),
         (["generate", "weightless", "x"], "weightless: broken checkpoint"),
         (["generate", "badrouting", "x"], "routing='psychic'"),
         (["generate", "bert", "x", "--top-p", "0"], "--top-p 0.0 is outside (0, 1]"),

@@ -1,0 +1,149 @@
+"""The hooks by which routers get at a decoder, and what they hand to each other during a forward.
+
+The decoder is given a new history at each forward and hands it to its layers as a keyword, so that it belongs to that
+forward: a layer that is run again for its backward, in whatever thread, finds the same. Each attention module takes the
+keyword, and its projections find it where the thread keeps it until the attention returns.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limelm.adapters.families import Projection, project_heads
+from limelm.adapters.history import ForwardHistory
+from limelm.adapters.norms import input_norm
+from limelm.adapters.routers import AttachedRouter
+
+HISTORY = "routing_history"
+
+
+class _Reading(threading.local):
+    """What the attention that is running in this thread has, for its projections."""
+
+    router: AttachedRouter | None = None
+    history: ForwardHistory | None = None
+
+
+_reading = _Reading()
+
+
+@dataclass
+class RoutedProjection:
+    """The hook on the module that makes a layer's keys or values, whichever that is now.
+
+    PEFT and quantisation put other modules there. Some carry the hooks of the old one over, so that what counts is
+    which hooks the module has, not which were put there.
+    """
+
+    attention: nn.Module
+    projection: Projection
+    module: nn.Module | None = None
+
+    def follow(self) -> None:
+        """Hook the module that is there, once, and nothing within it."""
+        module: nn.Module = getattr(self.attention, self.projection.name)
+        if module is self.module and sum(map(is_ours, module._forward_hooks.values())) == 1:
+            return
+        for each in (self.module, module):
+            if each is not None:
+                remove_hooks(each)
+        self.module = module
+        module.register_forward_hook(partial(_route, self.projection))
+
+
+def hook_decoder(decoder: nn.Module, begin: Callable[[nn.Module], ForwardHistory]) -> None:
+    """Give each forward of a decoder a history.
+
+    Args:
+        begin: makes it.
+    """
+    decoder.register_forward_pre_hook(partial(_begin_forward, begin), with_kwargs=True)
+
+
+def hook_layer(layer: nn.Module, index: int) -> None:
+    """Keep the representation that a layer is given."""
+    layer.register_forward_pre_hook(partial(_keep_representation, index), with_kwargs=True)
+
+
+def hook_attention(attention: nn.Module) -> None:
+    """Let an attention's projections find its router and the forward's history."""
+    attention.register_forward_pre_hook(_begin_attention, with_kwargs=True)
+    attention.register_forward_hook(_end_attention, always_call=True)
+
+
+def remove_hooks(module: nn.Module) -> None:
+    """Take all hooks of this file off a module and those within it, wherever they came from."""
+    for each in module.modules():
+        for hooks in (each._forward_hooks, each._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if is_ours(hook)]:
+                del hooks[key]
+                for marks in _marks(each):
+                    marks.pop(key, None)
+
+
+def is_ours(hook: Any) -> bool:
+    """Whether a hook is one of this file."""
+    return (hook.func if isinstance(hook, partial) else hook) in _OURS
+
+
+def _marks(module: nn.Module) -> Iterator[dict[int, bool]]:
+    """What PyTorch has noted of hooks, by their keys."""
+    yield module._forward_hooks_with_kwargs
+    yield module._forward_hooks_always_called
+    yield module._forward_pre_hooks_with_kwargs
+
+
+def _begin_forward(
+    begin: Callable[[nn.Module], ForwardHistory], decoder: nn.Module, arguments: tuple, keywords: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    return arguments, {**keywords, HISTORY: begin(decoder)}
+
+
+def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
+    X = arguments[0] if arguments else keywords["hidden_states"]
+    history = _history(keywords)
+    norm = history.norms[index] = input_norm(layer)
+    history.units.keep(index, norm.unit(X))
+
+
+def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    history = _history(keywords)
+    if history.has_gradients and not torch.is_grad_enabled():
+        raise RuntimeError(
+            "reentrant gradient checkpointing cuts the gradients to earlier layers off; use "
+            "model.gradient_checkpointing_enable({'use_reentrant': False})"
+        )
+    _reading.router, _reading.history = attention.router, history  # type: ignore[assignment]
+    return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
+
+
+def _history(keywords: dict[str, Any]) -> ForwardHistory:
+    history = keywords.get(HISTORY)
+    if history is None:
+        raise RuntimeError("routers read what earlier layers left: run the whole decoder, not a layer of it alone")
+    return history
+
+
+def _end_attention(attention: nn.Module, arguments: tuple, output: Any) -> None:
+    _reading.router = _reading.history = None
+
+
+def _route(projection: Projection, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+    router, history = _reading.router, _reading.history
+    if router is None or history is None:
+        return output  # called by itself, not by its attention
+    _reading.router = _reading.history = None  # for the router may call the projection itself
+    routed = {
+        which: router(which, heads, history, partial(project_heads, projection, module, which))
+        for which, heads in projection.split(output).items()
+    }
+    _reading.router, _reading.history = router, history
+    return projection.join(output, routed)
+
+
+_OURS = (_begin_forward, _keep_representation, _begin_attention, _end_attention, _route)
