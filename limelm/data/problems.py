@@ -8,16 +8,30 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from limelm.data.lines import decode, read_lines
 from limelm.data.shards import TOKENIZER
 from limelm.data.synthetic import SPLITS, Problem, TextFormat, draw_task, word_tokenizer
 from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
-from limelm.files import write_text
+from limelm.files import partial_of, write_text
+from limelm.records import (
+    Check,
+    Fraction,
+    Positive,
+    Sha256,
+    Unrestricted,
+    build,
+    not_longer_than,
+    parse_json,
+    read_json,
+)
+from limelm.text import printable
 
 PROBLEMS = "problems.json"
 IGNORED = -100  # a label that the loss leaves out
@@ -39,12 +53,12 @@ class ProblemFolder:
 
     task: str
     worked_steps: bool
-    train: int
-    test: int
+    train: Positive
+    test: Positive
     tested_on: str
-    delimiter: str
-    chance: float
-    content_sha256: str
+    delimiter: Annotated[str, Unrestricted, not_longer_than(8), Check(bool, "a text")]
+    chance: Fraction
+    content_sha256: Sha256
 
     @classmethod
     def load(cls, folder: Path) -> "ProblemFolder":
@@ -53,14 +67,8 @@ class ProblemFolder:
         Raises:
             UserError: where something is missing or changed.
         """
-        path = folder / PROBLEMS
-        try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
-            content = _content_sha256(folder, found.worked_steps)
-        except OSError as error:
-            raise UserError.from_os_error(path, error) from error
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: broken ({error})") from error
+        found: ProblemFolder = read_json(folder / PROBLEMS, cls)
+        content = _content_sha256(folder, found.worked_steps)
         if content != found.content_sha256:
             raise UserError(f"{folder}: its problems or tokenizer have changed since they were made; remove the folder")
         return found
@@ -72,24 +80,38 @@ class ProblemFolder:
 
 
 def prepare_problems(
-    folder: Path, task: str, worked_steps: bool, train: int, test: int, test_file: Path | None = None
+    folder: Path,
+    task: str,
+    worked_steps: bool,
+    train: int,
+    test: int,
+    test_file: Path | None = None,
+    sequence_length: int | None = None,
 ) -> ProblemFolder:
     """Draw a task's problems and write them to the new folder.
 
+    Args:
+        sequence_length: that they will be read with; what does not fit is refused before anything is written.
+
     Raises:
-        UserError: see `limelm.data.synthetic.draw_task`; or where it cannot be written.
+        UserError: see `limelm.data.synthetic.draw_task`; for too short sequences; or where it cannot be written.
     """
-    drawn = draw_task(task, train, test, test_file)
-    partial = folder.with_name(f".{folder.name}.partial")
+    drawn, partial = draw_task(task, train, test, test_file), partial_of(folder)
+    tokenizer = word_tokenizer(drawn.words)
+    if sequence_length is not None:
+        encoded = _encode(tokenizer, [*drawn.train, *drawn.test], drawn.text_format, worked_steps, task)
+        _check_length(*encoded, sequence_length, f"{task}: its longest problem")
     try:
-        if partial.exists():
+        if partial.is_symlink():
+            partial.unlink()
+        elif partial.exists():
             shutil.rmtree(partial)
-        word_tokenizer(drawn.words).save_pretrained(partial / TOKENIZER)
+        tokenizer.save_pretrained(partial / TOKENIZER)
         for split, problems in zip(SPLITS, (drawn.train, drawn.test), strict=True):
             lines = (json.dumps({"prompt": p.prompt, "steps": p.steps, "answer": p.answer}) for p in problems)
             write_text(partial / f"{split}.jsonl", "\n".join(lines) + "\n")
         content = _content_sha256(partial, worked_steps)
-        tested_on = "generated problems" if test_file is None else f"the first {test} of {test_file.name}"
+        tested_on = "generated problems" if test_file is None else f"the first {test} of {printable(test_file.name)}"
         made = ProblemFolder(
             task, worked_steps, train, test, tested_on, drawn.text_format.delimiter, drawn.chance, content
         )
@@ -101,15 +123,32 @@ def prepare_problems(
 
 
 def read_problems(folder: Path, split: str) -> list[Problem]:
-    """The problems of a split, "train" or "test"."""
-    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = (json.loads(line) for line in lines)
-    return [Problem(row["prompt"], tuple(row["steps"]), row["answer"]) for row in rows]
+    """The problems of a split, "train" or "test".
+
+    Raises:
+        UserError: for a file that is no such problems; it names the line and the field.
+    """
+    path = folder / f"{split}.jsonl"
+    try:
+        with path.open("rb") as stream:
+            return [
+                build(Problem, parse_json(decode(line, where), where), where)
+                for where, line in read_lines(stream, path)
+            ]
+    except OSError as error:
+        raise UserError.from_os_error(path, error) from error
 
 
 def load_problem_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder's problems."""
-    return load_document_tokenizer(str(folder / TOKENIZER))
+    """The tokenizer of a folder's problems.
+
+    Raises:
+        UserError: where there is none, or it has no padding.
+    """
+    tokenizer = load_document_tokenizer(str(folder / TOKENIZER))
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{folder / TOKENIZER}: its tokenizer has no padding token")
+    return tokenizer
 
 
 class ProblemDataset(Dataset):
@@ -129,15 +168,13 @@ class ProblemDataset(Dataset):
             load_problem_tokenizer(folder),
             read_problems(folder, split),
         )
-        written = made.text_format
-        prompts = _encode(tokenizer, [written.prompt(problem) for problem in problems])
-        answers = _encode(tokenizer, [written.continuation(problem, made.worked_steps) for problem in problems])
-        longest = max(len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True))
-        if longest > sequence_length:
+        said = getattr(made, split)
+        if len(problems) != said:
             raise UserError(
-                f"data.sequence_length={sequence_length} is too short for {made.task}: its longest problem in the "
-                f"{split} split has {longest} tokens"
+                f"{folder / PROBLEMS}: {split}={said} must be the problems of {split}.jsonl, {len(problems)}"
             )
+        prompts, answers = _encode(tokenizer, problems, made.text_format, made.worked_steps, f"{folder}, {split}")
+        _check_length(prompts, answers, sequence_length, f"{made.task}: its longest problem in the {split} split")
         self.input_ids = torch.full((len(problems), sequence_length), tokenizer.pad_token_id)
         self.labels = torch.full_like(self.input_ids, IGNORED)
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -152,12 +189,33 @@ class ProblemDataset(Dataset):
         return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    return list(tokenizer(texts, add_special_tokens=False)["input_ids"])
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, problems: list[Problem], written: TextFormat, worked_steps: bool, where: str
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and continuations."""
+    texts = [written.prompt(problem) for problem in problems]
+    texts += [written.continuation(problem, worked_steps) for problem in problems]
+    try:
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    except Exception as error:  # the Rust part's own, where a word is none of the tokenizer's
+        raise UserError(f"{where}: a problem has words that its tokenizer does not know ({error})") from error
+    return ids[: len(problems)], ids[len(problems) :]
+
+
+def _check_length(prompts: list[list[int]], answers: list[list[int]], sequence_length: int, longest_of: str) -> None:
+    longest = max(len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True))
+    if longest > sequence_length:
+        raise UserError(f"data.sequence_length={sequence_length} is too short for {longest_of} has {longest} tokens")
 
 
 def _content_sha256(folder: Path, worked_steps: bool) -> str:
     digest = hashlib.sha256(f"{tokenizer_sha256(folder / TOKENIZER)} {worked_steps}".encode())
     for split in SPLITS:
-        digest.update((folder / f"{split}.jsonl").read_bytes())
+        path = folder / f"{split}.jsonl"
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file")
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise UserError.from_os_error(path, error) from error
     return digest.hexdigest()

@@ -128,7 +128,8 @@ def _prepare_problems(data: ProblemRecipe, folder: Path) -> None:
     """Unless they are there; problems of another recipe are refused."""
     wanted = (data.task, data.worked_steps, data.train_problems, data.test_problems)
     if not folder.exists():
-        prepare_problems(folder, *wanted, Path(data.test_file) if data.test_file else None)
+        test_file = Path(data.test_file) if data.test_file else None
+        prepare_problems(folder, *wanted, test_file, data.sequence_length)
         return
     made = ProblemFolder.load(folder)
     there = (made.task, made.worked_steps, made.train, made.test)

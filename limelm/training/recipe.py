@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
 
 from limelm.data import PRESETS
-from limelm.data.synthetic import operands_of, task_vocab_size
+from limelm.data.synthetic import check_task, task_vocab_size
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import model_cost
@@ -74,7 +74,7 @@ class ProblemRecipe:
     sequence_length: Length
 
     def __post_init__(self):
-        operands_of(self.task)
+        check_task(self.task, self.worked_steps, self.train_problems, self.test_problems, self.sequence_length)
 
     @property
     def vocab_size(self) -> int:

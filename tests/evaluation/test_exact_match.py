@@ -185,12 +185,12 @@ def test_other_problems_in_the_same_folder_are_refused(run, capsys):
     ("more", "message"),
     [
         (["--task", "sudoku"], "task 'sudoku' is unknown; allowed: arithmetic-N"),
-        (["--sequence-length", "8"], "data.sequence_length=8 is too short for arithmetic-3"),
+        (["--sequence-length", "8"], "data: sequence_length=8 is too short for arithmetic-3"),
         (["--test-file", "missing.json"], "takes no file of test problems"),
         (["--task", "prosqa", "--test-file", "missing.json"], "missing.json: No such file"),
         (["--preset", "tiny"], "unknown field 'preset'"),
         (["--train-problems", "0"], "data.train_problems=0 must be at least 1"),
-        (["--train-problems", "500000"], "count=500000 is too large; allowed: up to"),
+        (["--train-problems", "500000"], "count=500000 is too large; allowed: up to about"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, more, message):

@@ -7,7 +7,7 @@
 from limelm.data.synthetic import arithmetic, prosqa
 from limelm.data.synthetic.problem import Problem, TextFormat
 from limelm.data.synthetic.sampling import SPLITS, split_of
-from limelm.data.synthetic.tasks import Task, draw_task, operands_of, task_vocab_size
+from limelm.data.synthetic.tasks import Task, check_task, draw_task, operands_of, task_vocab_size
 from limelm.data.synthetic.tokenizer import word_tokenizer
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Task",
     "TextFormat",
     "arithmetic",
+    "check_task",
     "draw_task",
     "operands_of",
     "prosqa",

@@ -18,12 +18,14 @@ import random
 from collections.abc import Iterable
 from itertools import pairwise
 
+from limelm.data.synthetic.counting import count_expressions
 from limelm.data.synthetic.expressions import OPERATORS, evaluate, expand, number_positions, simplifications
 from limelm.data.synthetic.problem import Problem, TextFormat
-from limelm.data.synthetic.sampling import draw_distinct
+from limelm.data.synthetic.sampling import check_share, draw_distinct
 from limelm.errors import UserError
 
 MODULUS = 11  # of the published data
+OPERANDS = range(2, 33)
 TEXT_FORMAT = TextFormat(delimiter=" = ")
 
 
@@ -48,10 +50,20 @@ def generate(
     Raises:
         UserError: for a value out of range, or for a count larger than the number of different expressions.
     """
-    if operands < 2:
-        raise UserError(f"operands={operands} is not allowed; allowed: 2 or more")
-    _check_modulus(modulus)
+    check_count(count, operands, split, modulus)
     return draw_distinct(lambda rng: _draw(rng, operands, modulus), count, seed, split, exclude)
+
+
+def check_count(count: int, operands: int, split: str = "train", modulus: int = MODULUS) -> None:
+    """Refuse what no drawing would find, before any is begun.
+
+    Raises:
+        UserError: for operands or a modulus out of range, or many more problems than the split has.
+    """
+    if operands not in OPERANDS:
+        raise UserError(f"operands={operands} is not allowed; allowed: {OPERANDS[0]} to {OPERANDS[-1]}")
+    _check_modulus(modulus)
+    check_share(count, count_expressions(operands, modulus), split)
 
 
 def all_words(modulus: int = MODULUS) -> list[str]:

@@ -1,23 +1,42 @@
 """Published ProsQA problems, read from their JSON file."""
 
-import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from limelm.data.synthetic.graph_problem import Graph, GraphProblem
 from limelm.data.synthetic.prosqa_text import question, read_prompt, verify
 from limelm.errors import UserError
+from limelm.records import Count, build, load_json
 
-_FIELDS = {
-    "question": "a text",
-    "answer": "a text",
-    "steps": "a list of texts",
-    "idx_to_symbol": "a list of different words",
-    "edges": "a list of pairs of indices into idx_to_symbol",
-    "root": "an index into idx_to_symbol",
-    "target": "an index into idx_to_symbol",
-    "neg_target": "an index into idx_to_symbol",
-}
+
+@dataclass(frozen=True)
+class ProsqaRow:
+    """A problem as it stands in the file; nodes are indices into `idx_to_symbol`, edges are pairs of nodes.
+
+    Raises:
+        ValueError: for words that are not different, or an index that no word has.
+    """
+
+    question: str
+    answer: str
+    steps: tuple[str, ...]
+    idx_to_symbol: tuple[str, ...]
+    edges: tuple[tuple[Count, ...], ...]
+    root: Count
+    target: Count
+    neg_target: Count
+
+    def __post_init__(self) -> None:
+        symbols = self.idx_to_symbol
+        if not all(symbols) or len(set(symbols)) < len(symbols):
+            raise ValueError("idx_to_symbol must be different words")
+        for edge in self.edges:
+            if len(edge) != 2 or max(edge) >= len(symbols):
+                raise ValueError(f"edges: {list(edge)} must be a pair of indices into idx_to_symbol")
+        for name in ("root", "target", "neg_target"):
+            if getattr(self, name) >= len(symbols):
+                raise ValueError(f"{name}={getattr(self, name)} must be an index into idx_to_symbol")
 
 
 def load_problems(path: Path) -> list[GraphProblem]:
@@ -29,62 +48,24 @@ def load_problems(path: Path) -> list[GraphProblem]:
         UserError: for a file that cannot be read, or a row with a field that is missing, malformed, or at odds with the
             others; it names the file, the row (from 0) and the field.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError.from_os_error(path, error) from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    rows = load_json(path)
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: no problems; allowed: a JSON list of objects with {', '.join(_FIELDS)}")
-    problems = []
-    for index, row in enumerate(rows):
-        try:
-            problems.append(_read_row(row))
-        except UserError as error:
-            raise UserError(f"{path}: row {index}: {error}") from error
-    return problems
+        names = ", ".join(field.name for field in fields(ProsqaRow))
+        raise UserError(f"{path}: no problems; allowed: a JSON list of objects with {names}")
+    return [_read_row(row, f"{path}: row {index}") for index, row in enumerate(rows)]
 
 
-def _read_row(row: Any) -> GraphProblem:
-    if not isinstance(row, dict):
-        raise UserError(f"{row!r:.80} is not an object; allowed: an object with {', '.join(_FIELDS)}")
-    for field, allowed in _FIELDS.items():
-        if field not in row:
-            raise UserError(f"{field} is missing; allowed: {allowed}")
-        if not _is_valid(field, row):
-            raise UserError(f"{field}={row[field]!r:.80} is not allowed; allowed: {allowed}")
-    edges = tuple((start, end) for start, end in row["edges"])
-    graph = Graph(tuple(row["idx_to_symbol"]), edges, row["root"], row["target"], row["neg_target"])
-    problem = GraphProblem(row["question"], tuple(row["steps"]), row["answer"], graph)
-    verify(problem)
-    _verify_graph(problem)
+def _read_row(row: Any, where: str) -> GraphProblem:
+    read = build(ProsqaRow, row, where)
+    edges = tuple((start, end) for start, end in read.edges)
+    graph = Graph(read.idx_to_symbol, edges, read.root, read.target, read.neg_target)
+    problem = GraphProblem(read.question, read.steps, read.answer, graph)
+    try:
+        verify(problem)
+        _verify_graph(problem)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return problem
-
-
-def _is_valid(field: str, row: dict[str, Any]) -> bool:
-    """Whether a field has the type that `_FIELDS` says; fields are checked in its order."""
-    value = row[field]
-    if field in ("question", "answer"):
-        return isinstance(value, str)
-    if field == "steps":
-        return isinstance(value, list) and all(isinstance(step, str) for step in value)
-    if field == "idx_to_symbol":
-        return _is_valid_symbols(value)
-    nodes = len(row["idx_to_symbol"])
-    if field == "edges":
-        return isinstance(value, list) and all(
-            isinstance(edge, list) and len(edge) == 2 and all(_is_node(node, nodes) for node in edge) for edge in value
-        )
-    return _is_node(value, nodes)
-
-
-def _is_valid_symbols(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(w, str) and w for w in value) and len(set(value)) == len(value)
-
-
-def _is_node(value: Any, nodes: int) -> bool:
-    return type(value) is int and 0 <= value < nodes
 
 
 def _verify_graph(problem: GraphProblem) -> None:

@@ -1,9 +1,12 @@
 """Drawing distinct problems for one side of the train/test split."""
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from tqdm import tqdm
 
 from limelm.data.synthetic.problem import Problem
 from limelm.errors import UserError
@@ -14,6 +17,22 @@ SPLITS = ("train", "test")
 TEST_SHARE = 0.1  # of all problems that there are
 # So many draws in a row without a new problem, and all but the least likely ones have been found.
 _MOST_REPEATS = 50_000
+
+
+def check_share(count: int, everything: int, split: str) -> None:
+    """Refuse a count that is far more than a split's share of all problems that there are.
+
+    Which side a problem is on follows from its hash, so the exact number is known only when all have been drawn.
+
+    Raises:
+        UserError: where it is.
+    """
+    share = everything * (TEST_SHARE if split == "test" else 1 - TEST_SHARE)
+    if count > share + 6 * math.sqrt(everything):
+        raise UserError(
+            f"count={count} is too large; allowed: up to about {round(share)}, for there are {everything} different "
+            f"problems of this size, {TEST_SHARE:.0%} of them in split='test'"
+        )
 
 
 def split_of(problem: Problem) -> str:
@@ -45,11 +64,17 @@ def draw_distinct(
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
     rng = random.Random(seed)
-    seen = {problem.key for problem in exclude}
+    with tqdm(desc=f"drawing {split} problems", total=count, leave=False, mininterval=0.5, delay=2) as bar:
+        return _draw_distinct(lambda: draw(rng), count, split, {problem.key for problem in exclude}, bar.update)
+
+
+def _draw_distinct(
+    draw: Callable[[], AnyProblem], count: int, split: str, seen: set[str], progress: Callable[[], object]
+) -> list[AnyProblem]:
     problems: list[AnyProblem] = []
     repeats = 0
     while len(problems) < count:
-        problem = draw(rng)
+        problem = draw()
         if problem.key in seen or split_of(problem) != split:
             repeats += 1
             if repeats == _MOST_REPEATS:
@@ -61,4 +86,5 @@ def draw_distinct(
         repeats = 0
         seen.add(problem.key)
         problems.append(problem)
+        progress()
     return problems

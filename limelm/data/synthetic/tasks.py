@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limelm.data.synthetic import arithmetic, prosqa
+from limelm.data.synthetic.counting import longest_problem
 from limelm.data.synthetic.problem import Problem, TextFormat
 from limelm.errors import UserError
 
+MOST_PROBLEMS = 1_000_000  # of a split
 SEED = 0  # of the problems; all trainings of a task see the same, whatever their own seed
 
 
@@ -34,10 +36,38 @@ def operands_of(name: str) -> int | None:
     Raises:
         UserError: for a name of another form.
     """
-    match = re.fullmatch(r"arithmetic-(\d+)", name)
-    if name != "prosqa" and (match is None or int(match[1]) < 2):
-        raise UserError(f"task {name!r} is unknown; allowed: arithmetic-N with N operands, 2 or more, and prosqa")
+    match = re.fullmatch(r"arithmetic-([1-9][0-9]{0,3})", name)
+    if name != "prosqa" and (match is None or int(match[1]) not in arithmetic.OPERANDS):
+        allowed = f"arithmetic-N with N operands, {arithmetic.OPERANDS[0]} to {arithmetic.OPERANDS[-1]}, and prosqa"
+        raise UserError(f"task {name!r} is unknown; allowed: {allowed}")
     return int(match[1]) if match else None
+
+
+def check_task(name: str, worked_steps: bool, train: int, test: int, sequence_length: int) -> None:
+    """Refuse at once what would be found when the problems have been drawn, as far as it is known before.
+
+    Args:
+        worked_steps: whether the steps are written.
+        train, test: how many problems of each split.
+        sequence_length: room for the longest problem in tokens; how long those of prosqa are is known when they are
+            drawn.
+
+    Raises:
+        UserError: for an unknown task, more problems than there are, or too short sequences.
+    """
+    operands = operands_of(name)
+    for split, count in (("train", train), ("test", test)):
+        if not 1 <= count <= MOST_PROBLEMS:
+            raise UserError(f"{split}_problems={count} must be from 1 to {MOST_PROBLEMS:,}")
+        if operands is not None:
+            try:
+                arithmetic.check_count(count, operands, split)
+            except UserError as error:
+                raise UserError(f"{split}_problems of {name}: {error}") from error
+    if operands is not None and sequence_length < (longest := longest_problem(operands, worked_steps)):
+        raise UserError(
+            f"sequence_length={sequence_length} is too short for {name}: its longest problem has {longest} tokens"
+        )
 
 
 def task_vocab_size(name: str) -> int:

@@ -83,7 +83,8 @@ def test_small_expressions_can_be_exhausted():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"operands": 1}, "operands=1 .* 2 or more"),
+        ({"operands": 1}, "operands=1 .* 2 to 32"),
+        ({"operands": 33}, "operands=33 .* 2 to 32"),
         ({"count": 0}, "count=0 .* 1 or more"),
         ({"seed": -1}, "seed=-1 .* 0 or more"),
         ({"split": "valid"}, "split='valid' is unknown; allowed: train, test"),

@@ -69,9 +69,12 @@ def test_tasks_share_no_problem_between_training_and_test(name):
     assert task_vocab_size(name) == len(word_tokenizer(task.words))
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "arithmetic-1", "arithmetic-x", "Prosqa", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["arithmetic", "arithmetic-", "arithmetic-1", "arithmetic-33", "arithmetic-03", "arithmetic-²", "Prosqa", ""],
+)
 def test_unknown_tasks(name):
-    with pytest.raises(UserError, match=f"task '{name}' is unknown; allowed: arithmetic-N with N operands, 2 or more"):
+    with pytest.raises(UserError, match=f"task '{name}' is unknown; allowed: arithmetic-N with N operands, 2 to 32"):
         operands_of(name)
 
 
