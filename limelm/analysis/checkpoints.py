@@ -18,6 +18,7 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.loading import Found, find_checkpoints
 from limelm.extras import import_extra
+from limelm.files import shown_path
 from limelm.text import printable
 from limelm.training.result import read_result
 
@@ -70,7 +71,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
         analysis.notes += study.notes
         if missing is not None:
             analysis.notes.append({"model": label, "analysis": ", ".join(ON_WORDS), "reason": missing})
-        analysis.models.append({"label": label, "checkpoint": str(checkpoint), **study.facts()})
+        analysis.models.append({"label": label, "checkpoint": shown_path(checkpoint), **study.facts()})
         analysis.facts = _facts(sequences, settings, study.sampled)
         analysis.cautions = _cautions([each.tokenizer.get_vocab() for each in found], sequences)
         yield analysis
@@ -152,7 +153,7 @@ def _routing(checkpoint: str) -> str:
 
 def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:
     return {
-        "data": sequences.name,
+        "data": ", ".join(map(shown_path, sequences.data)),
         "sequences": sampled,
         "sequence_length": sequences.length,
         "tokens": sampled * sequences.length,

@@ -38,7 +38,7 @@ class Sequences:
         verify: bool = True,
     ):
         self.length = length
-        self.name = ", ".join(str(path) for path in data)
+        self.data = data
         self._shards: list[TokenDataset] = []
         if len(data) == 1 and are_shards(data[0]):
             check_shards(data[0], tokenizer, model)
@@ -47,7 +47,9 @@ class Sequences:
             self._source = LocalFiles(list_files(data))
             self._tokenizer = tokenizer
             if next(self.everything(), None) is None:
-                raise UserError(f"{self.name}: fewer tokens than one sequence of {length}; give more text")
+                raise UserError(
+                    f"{', '.join(map(str, data))}: fewer tokens than one sequence of {length}; give more text"
+                )
 
     @property
     def are_shards(self) -> bool:

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters.attachment import attachment_of
-from limelm.adapters.retrieval import DynamicPriors, Records, is_dynamic, routers_of, weights_of_routers
+from limelm.adapters.retrieval import (
+    DynamicPriors,
+    Records,
+    RetrievalWeights,
+    is_dynamic,
+    routers_of,
+    weights_of_routers,
+)
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
 from limelm.analysis.logit_lens import LogitLens
@@ -117,13 +125,24 @@ class Routing:
         records: dict[str, Records] = {}
         priors = self._priors.means() if self.is_dynamic else None
         if self.settings.wants("retrieval"):
-            records |= retrieval_records(weights_of_routers(self.routers, model, priors))
+            weights = weights_of_routers(self.routers, model, priors)
+            _check_finite(weights)
+            records |= retrieval_records(weights)
         if priors and self._wants_circuits():
             records["circuits"] = circuit_records(model, self.model, self.tokenizer, priors, self._routes)
         return records
 
     def _wants_circuits(self) -> bool:
         return self.settings.wants("circuits") and self.circuits_missing is None
+
+
+def _check_finite(weights: RetrievalWeights) -> None:
+    """Refuse broken routers, which show without running the model where nothing else is measured."""
+    for layer, A in weights.layers.items():
+        if not np.isfinite(A).all():
+            raise UserError(
+                f"{weights.model}: NaN or infinity in the retrieval weights of layer {layer}; nothing to analyse"
+            )
 
 
 class ModelStudy:

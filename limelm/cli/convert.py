@@ -47,24 +47,24 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert, compare, write."""
-    from limelm.adapters import attachment_of
-    from limelm.adapters.checkpoint import load_model, load_tokenizer
+    from limelm.adapters.checkpoint import load_adapter_config, load_checkpoint, load_config
     from limelm.adapters.convert import largest_difference, to_attached, to_native
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
+    from limelm.evaluation.loading import find_checkpoints
 
     quieten()
     check_out(options.out)
     out = options.out.resolve()
     if out == Path.cwd():
         raise UserError(f"--out: {options.out} is the folder that you are in, and would be replaced; name a new folder")
-    model, tokenizer = load_model(options.source), load_tokenizer(options.source)
-    is_adapter = attachment_of(model) is not None
-    if not is_adapter and model.config.model_type != "lime":
+    find_checkpoints([options.source])
+    is_adapter, model_type = load_adapter_config(options.source) is not None, load_config(options.source).model_type
+    if not is_adapter and model_type != "lime":
         raise UserError(
-            f"{options.source}: neither an adapter nor a native LIMe checkpoint (model_type="
-            f"{model.config.model_type!r})"
+            f"{options.source}: neither an adapter nor a native LIMe checkpoint (model_type={model_type!r})"
         )
+    model, tokenizer = load_checkpoint(options.source)
     convert = to_native if is_adapter else to_attached
     try:
         converted = convert(model)  # type: ignore[arg-type]  # it is native where it is no adapter
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _write(converted, tokenizer, folder: Path) -> None:
-    """A native model, or a Llama in `base/` and its adapter."""
+    """Write a native model, or a Llama in `base/` and its adapter."""
     from safetensors import SafetensorError
 
     from limelm.adapters import attachment_of, detach, save_adapter
@@ -109,7 +109,7 @@ def _write(converted, tokenizer, folder: Path) -> None:
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of another when all has gone well, and is removed when not."""
+    """Make an empty folder that takes the place of `out` when all has gone well, and is removed when not."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

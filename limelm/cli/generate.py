@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
 
     from limelm.adapters.checkpoint import context_length, load_checkpoint
     from limelm.cli.quiet import quieten
+    from limelm.evaluation.finite import FiniteLogits
 
     quieten()
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):
@@ -64,11 +65,6 @@ def run(options: argparse.Namespace) -> None:
     if not length:
         raise UserError("PROMPT is empty, and the tokenizer has no BOS or EOS token to begin with; give some text")
 
-    def check_logits(input_ids, logits):
-        if logits.isnan().any() or logits.isposinf().any():
-            raise UserError(f"{options.checkpoint}: its logits are not finite; weights may be NaN or infinite")
-        return logits
-
     sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
     set_seed(options.seed)
     try:
@@ -76,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
             **inputs,
             max_new_tokens=options.max_new_tokens,
             pad_token_id=tokenizer.eos_token_id,
-            logits_processor=LogitsProcessorList([check_logits]),
+            logits_processor=LogitsProcessorList([FiniteLogits(str(options.checkpoint))]),
             streamer=TextStreamer(tokenizer, skip_special_tokens=True),
             **(sampling if options.temperature > 0 else {"do_sample": False}),
         )

@@ -15,7 +15,7 @@ class FiniteLogits(LogitsProcessor):
     Minus infinity is a token that the model rules out; NaN and infinity are those of broken weights or an overflow.
 
     Raises:
-        UserError: for a NaN or infinity among the logits of any sequence.
+        UserError: for a NaN or infinity among the logits of any sequence, or none above minus infinity.
     """
 
     def __init__(self, label: str):
@@ -23,8 +23,8 @@ class FiniteLogits(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Take `[B]` sequences and the logits `[B, vocabulary]` of their next tokens; return the logits."""
-        if not bool((scores < math.inf).all()):  # false of NaN too
-            raise UserError(f"{self.label}: NaN or infinity in its logits; the weights or the precision are broken")
+        if not scores.amax(dim=-1).isfinite().all():  # NaN if any is, minus infinity if all are
+            raise UserError(f"{self.label}: its logits are not finite; weights may be NaN or infinite")
         return scores
 
 
@@ -40,4 +40,4 @@ def check_finite(values: Iterable[float], label: str, what: str) -> None:
     """
     for value in values:
         if not math.isfinite(value):
-            raise UserError(f"{label}: {what} is not a finite number ({value}); the model's weights are broken")
+            raise UserError(f"{label}: {what} is not a finite number ({value}); weights may be NaN or infinite")

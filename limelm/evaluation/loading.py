@@ -12,6 +12,7 @@ from limelm.adapters.checkpoint import context_length, load_checkpoint, load_con
 from limelm.adapters.files import LORA, find_adapter
 from limelm.evaluation.items import Record, fingerprint
 from limelm.extras import import_extra
+from limelm.files import shown_path
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LoadedModel:
         config = self.model.config
         return {
             "label": self.label,
-            "checkpoint": self.checkpoint,
+            "checkpoint": shown_path(self.checkpoint),
             "model_type": config.model_type,
             "routing": getattr(config, "routing", None),
             "parameters": self.model.num_parameters(),

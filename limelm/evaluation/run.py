@@ -16,6 +16,7 @@ from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import check_names, load_tasks
+from limelm.files import shown_path
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30
 
@@ -99,7 +100,7 @@ def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, 
     if reading:
         for domain in reading.domains:
             split = " (its held-out split)" if are_shards(domain.path) else ""
-            facts[f"text: {domain.name}"] = f"{domain.path}{split}"
+            facts[f"text: {domain.name}"] = f"{shown_path(domain.path)}{split}"
         facts |= {"window": f"{reading.window:,} tokens", "stride": f"{reading.stride:,} tokens"}
         limited.append("documents of each domain")
     what = " and ".join(limited)
@@ -116,7 +117,7 @@ def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, 
 def _origin(names: list[str], data: Path | None) -> str:
     """Where the tasks' items come from."""
     made = [name for name in names if name in GENERATED]
-    fetched = "the Hugging Face hub" if data is None else str(data)
+    fetched = "the Hugging Face hub" if data is None else shown_path(data)
     if len(made) == len(names):
         return "made here"
     return f"{fetched}; made here: {', '.join(made)}" if made else fetched

@@ -36,7 +36,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         ],
         title="Inside the models: routing and representations by depth",
         lead=(
-            f"Measured on {facts['tokens']:,} tokens of {facts['data']}, {facts['sequences']:,} sequences of "
+            f"Measured on {facts['tokens']:,} tokens of text ({facts['data']}), in sequences of "
             f"{facts['sequence_length']:,}. Layers count from zero; representation 0 is the token embedding, m the "
             "output of layer m - 1."
         ),

@@ -80,7 +80,7 @@ COLUMNS = [
     Column("difference_high", "to", signed_thousandths),
     Column("verdict", "verdict", in_one_line),
     Column("loss", "loss, nats per token", thousandths),
-    Column("perplexity", "perplexity per token", lambda value: f"{value:,.2f}"),
+    Column("perplexity", "perplexity per token", lambda value: "" if value is None else f"{value:,.2f}"),
     Column("documents", "documents", count),
     Column("tokens", "tokens", count),
     Column("bytes", "bytes", count),

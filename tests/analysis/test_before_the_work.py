@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
     shutil.copytree(folder / "kv", folder / "no tokenizer", ignore=shutil.ignore_patterns("tokenizer*"))
     shutil.copytree(folder / "kv", folder / "no config", ignore=shutil.ignore_patterns("config.json"))
     shutil.copytree(folder / "kv", folder / "lora")
-    (folder / "lora" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "kv")}))
+    (folder / "lora" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(folder / "kv"), "peft_type": "LORA"})
+    )
     return folder
 
 
@@ -107,3 +109,25 @@ def test_a_lora_without_peft(folder, no_model, monkeypatch):
 def test_fewer_occurrences_than_folds_need(occurrences):
     with pytest.raises(UserError, match=f"--occurrences: {occurrences} must be at least 10"):
         Settings(occurrences=occurrences)
+
+
+@pytest.mark.parametrize("name", ["static", "top-p", "dynamic", "kv"])
+def test_routers_that_are_broken_are_refused_where_only_they_are_looked_at(folder, monkeypatch, name):
+    load = checkpoints.load_checkpoint
+
+    def broken(checkpoint):
+        model, tokenizer = load(checkpoint)
+        with torch.no_grad():
+            next(p for n, p in model.named_parameters() if "layers.2.self_attn.router" in n).view(-1)[0] = torch.nan
+        return model.train().eval(), tokenizer
+
+    monkeypatch.setattr(checkpoints, "load_checkpoint", broken)
+    with pytest.raises(UserError, match=f"^{name}: NaN or infinity in the "):
+        run(folder, [name], analyses=("retrieval",))
+
+
+def test_no_path_of_the_machine_is_published(folder):
+    found = run(folder, ["kv", "static"], analyses=("retrieval",))
+    said = json.dumps([found.models, found.facts])
+    assert str(folder.parent) not in said and found.models[0]["checkpoint"] == f"{folder.name}/kv"
+    assert found.facts["data"] == f"{folder.name}/tokens"

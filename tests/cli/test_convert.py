@@ -1,13 +1,14 @@
 """What `limelm convert` writes is read by everything else, and what it refuses leaves nothing behind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeForCausalLM, attach, save_adapter
 from limelm.adapters import convert
@@ -184,3 +185,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(made, tmp_path, capsys, monkey
     ):
         assert message in fails(capsys, "convert", made / source, "--out", out)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "here"]
+
+
+@pytest.mark.parametrize("source", ["hc", "float32", "nowhere", "no tokenizer"])
+def test_what_can_be_known_is_refused_before_weights_are_read(made, tmp_path, capsys, monkeypatch, source):
+    if source == "no tokenizer" and not (made / source).exists():
+        ignored = shutil.ignore_patterns("tokenizer*")
+        shutil.copytree(made / "hc", made / source, ignore=ignored)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    line = fails(capsys, "convert", made / source, "--out", tmp_path / "out")
+    assert source in line and not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def refused(capsys, *arguments: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [3e38, -3e38])  # finite, as weights that can be read are
 @pytest.mark.parametrize("temperature", ["0", "0.8"])
 def test_logits_that_are_not_finite_are_refused(saved, capsys, value, temperature):
     model = lime()

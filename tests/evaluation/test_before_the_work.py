@@ -95,7 +95,7 @@ def test_extras_come_first(folder, no_model, no_text, monkeypatch, module):
 def test_a_lora_without_peft(folder, no_model, no_text, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     shutil.copytree(folder / "static", folder / "lora", dirs_exist_ok=True)
-    description = {"base_model_name_or_path": str(Path(folder / "static"))}
+    description = {"base_model_name_or_path": str(Path(folder / "static")), "peft_type": "LORA"}
     (folder / "lora" / "adapter_config.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="peft is not installed"):
         evaluate(folder, names=("static", "lora"))

@@ -74,7 +74,7 @@ def test_tasks(checkpoint, kind, break_, tmp_path):
         return
     break_(model)
     loaded = LoadedModel("folder", "broken", model, tokenizer, {})
-    with pytest.raises(UserError, match=r"^broken: .*(not a finite number|NaN or infinity)"):
+    with pytest.raises(UserError, match=r"^broken: .*(not a finite number|logits are not finite)"):
         run_tasks(loaded, [asked], settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -84,7 +84,7 @@ def test_exact_match_and_text(checkpoint, break_, tmp_path):
     model, tokenizer = checkpoint
     assert len(write_continuations(model, tokenizer, ["apple bird"], 12)) == 1
     break_(model)
-    with pytest.raises(UserError, match=r"^seed 3: NaN or infinity"):
+    with pytest.raises(UserError, match=r"^seed 3: its logits are not finite"):
         write_continuations(model, tokenizer, ["apple bird"], 12, "seed 3")
     (tmp_path / "text.txt").write_text(" ".join(WORDS[:30]))
     with pytest.raises(UserError, match="not a finite number"):
@@ -94,3 +94,9 @@ def test_exact_match_and_text(checkpoint, break_, tmp_path):
 def test_a_token_that_is_ruled_out_is_no_fault():
     logits = torch.tensor([[0.0, -math.inf, 1.0]])
     assert FiniteLogits("model")(torch.zeros(1, 1), logits) is logits
+
+
+@pytest.mark.parametrize("row", [[0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [-math.inf] * 3, [math.nan] * 3])
+def test_logits_of_which_no_token_can_be_chosen(row):
+    with pytest.raises(UserError, match=r"^model: its logits are not finite"):
+        FiniteLogits("model")(torch.zeros(2, 1), torch.tensor([[0.0, 1.0, 2.0], row]))
