@@ -227,8 +227,8 @@ def _constant_weights(router: AnyRouter) -> np.ndarray:
         A = _shares(router.effective_weights())
     elif isinstance(router, StaticRouter):
         A = whole(router.weight).detach().float().softmax(dim=-1)
-        if router.spec.top_p is not None:  # in training mode the mask follows the weights
-            A = prune(A, top_p_mask(A, router.spec.top_p) if router.frozen_mask is None else router.frozen_mask)
+        if router.spec.top_p is not None:
+            A = prune(A, top_p_mask(A, router.spec.top_p))
     else:
         raise TypeError(f"{type(router).__name__} has no constant weights")
     return _over_all(A, router)

@@ -46,8 +46,5 @@ def _spread_logits(model: torch.nn.Module, spread: float) -> float:
     routers = [router for router in model.modules() if isinstance(router, StaticRouter) and router.reads]
     for router in routers:
         router.weight.normal_(std=spread)
-    model.train()
-    model.eval()  # freezes the masks
-    masks = [router.frozen_mask for router in routers]
-    kept = sum(int(mask.sum()) for mask in masks if mask is not None)
-    return 1 - kept / sum(mask.numel() for mask in masks if mask is not None)
+    masks = [router.routing_weights() > 0 for router in routers]
+    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)

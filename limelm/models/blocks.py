@@ -4,6 +4,7 @@ State-dict names and arithmetic are those of `transformers.LlamaForCausalLM`, to
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,12 +152,14 @@ class Attention(nn.Module):
         K: Tensor,
         V: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: Cache | None = None,
+        past_key_values: Cache | None,
+        options: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What attention reads: heads apart, queries and keys rotated, the cached tokens' keys and values put before.
 
         Args:
             Q: `[B, T, H d]`; K, V: `[B, T, G d]` or `[B, T, G, d]`, all before RoPE.
+            options: what the attention function will be given; the cache of a continuous batch changes it in place.
 
         Returns:
             Q `[B, H, T, d]`; K and V `[B, G, S, d]`.
@@ -165,7 +168,7 @@ class Attention(nn.Module):
         Q, K, V = (states.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2) for states in (Q, K, V))
         Q, K = rotate(Q, *position_embeddings), rotate(K, *position_embeddings)
         if past_key_values is not None:
-            K, V = past_key_values.update(K, V, self.layer_idx)
+            K, V = past_key_values.update(K, V, self.layer_idx, kwargs=options)
         return Q, K, V
 
     def check_engine(self, attention_instances: Mapping[int, object] | None = None, **kwargs) -> None:

@@ -3,19 +3,25 @@
 A model is a subclass of `Decoder` with a `run_layers`, and a subclass of `CausalLM` that names it.
 """
 
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, Unpack
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from limelm.models.blocks import RMSNorm, RotaryEmbedding
+
+#: What transformers calls the cache, as an argument and in outputs: "past_key_values", from 5.24 on "cache".
+CACHE = fields(BaseModelOutputWithPast)[1].name
 
 
 class DecoderPreTrainedModel(PreTrainedModel):
@@ -23,7 +29,7 @@ class DecoderPreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -73,6 +79,10 @@ class Decoder(DecoderPreTrainedModel):
         """From the token embeddings X_0 `[B, T, D]` to what the final norm reads `[B, T, D]`."""
         raise NotImplementedError
 
+    def layers_to_run(self) -> Iterator[tuple[int, Any]]:
+        """The first `config.num_hidden_layers` layers, numbered: all of them, or fewer in an early exit."""
+        return zip(range(self.config.num_hidden_layers), self.layers, strict=False)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -83,7 +93,7 @@ class Decoder(DecoderPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers is untyped
     ) -> BaseModelOutputWithPast:
         """Run the decoder.
 
@@ -91,7 +101,7 @@ class Decoder(DecoderPreTrainedModel):
             input_ids: `[B, T]`, or `inputs_embeds` `[B, T, D]`: exactly one of the two.
             attention_mask: `[B, S]` with 0 at padding, S the cached and the new tokens together.
             position_ids: `[B, T]`; counted on from the cache where missing.
-            past_key_values: any HF cache; it is updated in place.
+            past_key_values: any HF cache; it is updated in place. From transformers 5.24 on `cache` is its name too.
             use_cache: return a cache (a new `DynamicCache` where none is given).
 
         Returns:
@@ -110,32 +120,29 @@ class Decoder(DecoderPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        if CACHE == "cache" and kwargs.get("cache") is not None:  # before, what is called so is for the attention alone
+            past_key_values = kwargs.pop("cache")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        causal_mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        is_recomputed = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states = self.run_layers(
             inputs_embeds,
             position_embeddings=self.rotary_emb(inputs_embeds, position_ids=position_ids),
             attention_mask=causal_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=None if is_recomputed else past_key_values,  # to which a recomputation would write again
             use_cache=use_cache,
             **kwargs,
         )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
 
 
-class CausalLM(DecoderPreTrainedModel, GenerationMixin):
-    """A decoder with a language-modelling head."""
+class CausalLM(DecoderPreTrainedModel):
+    """A decoder with a language-modelling head; a subclass has HF's `GenerationMixin` beside this among its bases."""
 
     decoder_class: type[Decoder]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -158,7 +165,7 @@ class CausalLM(DecoderPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers is untyped
     ) -> CausalLMOutputWithPast:
         """Run the decoder and the head; arguments as in `Decoder.forward`, and:
 
@@ -183,10 +190,5 @@ class CausalLM(DecoderPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        cache = getattr(outputs, CACHE)
+        return CausalLMOutputWithPast(loss, logits, cache, outputs.hidden_states, outputs.attentions)

@@ -5,7 +5,7 @@ from limelm.routing.bounds import check_routing_sources, sources_of_layer
 from limelm.routing.history import History, ReadPlan
 from limelm.routing.normalization import normalize
 from limelm.routing.operations import route_heads, route_representations
-from limelm.routing.projection import HeadwiseLinear, RoutingLinear
+from limelm.routing.projection import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of
 from limelm.routing.reference import mix_heads, mix_representations
 from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
 from limelm.routing.top_p import prune, top_p_mask
@@ -22,10 +22,12 @@ __all__ = [
     "RouterSpec",
     "RoutingLinear",
     "StaticRouter",
+    "as_arguments",
     "check_routing_sources",
     "mix_heads",
     "mix_representations",
     "normalize",
+    "parameter_of",
     "prune",
     "resolve_backend",
     "route_heads",

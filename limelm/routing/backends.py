@@ -3,7 +3,9 @@
 - `reference`: the formulas in plain PyTorch, differentiable any number of times. Memory grows with G x D per token.
 - `chunked`: linear memory, any device (`limelm.routing.chunked`).
 - `triton`: as chunked, the products inside a chunk in Triton kernels (`limelm.routing.kernels`); CUDA.
-- `auto`: chunked.
+- `auto`: chunked; under the transforms of `torch.func` and forward-mode AD reference.
+
+An export to ONNX and `torch.jit.trace` always record the reference.
 """
 
 import functools
@@ -15,8 +17,12 @@ import torch
 
 from limelm.errors import UserError
 from limelm.routing.chunked import Products
+from limelm.routing.normalization import is_transformed
 
 BACKENDS = ("auto", "reference", "chunked", "triton")
+NOT_TRANSFORMED = (
+    "torch.func and forward-mode AD cannot follow it; build the model with routing_backend='reference' or 'auto'"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -29,14 +35,26 @@ def resolve_backend(name: str, device: torch.device) -> str:
     """
     if name not in BACKENDS:
         raise ValueError(f"routing_backend={name!r} is unknown; allowed: {', '.join(BACKENDS)}")
-    if name == "triton":
-        reason = why_not_triton(device.type)
-        if reason:
-            raise UserError(f"routing_backend='triton' cannot run: {reason}")
-    resolved = "chunked" if name == "auto" else name
+    if _is_recorded():
+        return "reference"
+    reason = NOT_TRANSFORMED if is_transformed() and not torch.compiler.is_compiling() else None
+    resolved = name
+    if name == "auto":
+        resolved = "reference" if reason else "chunked"
+    elif name == "triton":
+        reason = why_not_triton(device.type) or reason
+    if reason and resolved != "reference":
+        raise UserError(f"routing_backend={name!r} cannot run: {reason}")
     if not torch.compiler.is_compiling():
         _announce(name, resolved, device.type)
     return resolved
+
+
+def _is_recorded() -> bool:
+    """Whether operations are recorded to run without this library, which knows the other backends' operators."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return torch.jit.is_tracing()
 
 
 @functools.cache
@@ -46,6 +64,13 @@ def why_not_triton(device_type: str) -> str | None:
         return "triton is not installed (pip install triton)"
     if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the tensors are on {device_type}, not cuda (TRITON_INTERPRET=1 interprets the kernels, slowly)"
+    return None
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast has matrix products on `device` take; None where it is off, or where there is none, as on meta."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limelm.routing.backends import products_of
+from limelm.routing.backends import autocast_dtype, products_of
 from limelm.routing.chunked import Products
 from limelm.routing.normalization import normalize
 from limelm.routing.operations import new_carrier, pass_on, refuse_second_gradient, requires_grad
@@ -125,9 +125,7 @@ class History:
 
 def _source_dtype(like: Tensor) -> torch.dtype:
     """What sources are kept in: under autocast what matrix products take, else what they come in."""
-    if torch.is_autocast_enabled(like.device.type):
-        return torch.get_autocast_dtype(like.device.type)
-    return like.dtype
+    return autocast_dtype(like.device) or like.dtype
 
 
 def _is_same_memory(tensor: Tensor, other: Tensor) -> bool:

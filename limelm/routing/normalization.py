@@ -6,11 +6,17 @@ needs only the result and one number per token, so the input itself is not kept 
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` or forward-mode AD is at work, which sees plain operations only."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def normalize(x: Tensor, eps: float) -> Tensor:
     """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: on a CPU HF's RMSNorm to the bit."""
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling() and not is_transformed():
         return _Normalize.apply(x, eps)[0]
     if x.dtype == torch.float64:  # PyTorch's own computes that in float64
         return scale_to_unit(x, eps)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from limelm.routing import chunked
-from limelm.routing.backends import products_of
+from limelm.routing.backends import autocast_dtype, products_of
 from limelm.routing.chunked import GradientRows
 from limelm.routing.source_matrix import empty_rows, runs
 
@@ -134,10 +134,9 @@ def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager:
     """Products in the dtypes that they are given."""
-    device_type = tensor.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+    if autocast_dtype(tensor.device) is None:
+        return nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def gradient_rows(

@@ -1,4 +1,8 @@
-"""Linear layers whose weights the routing reads itself."""
+"""Linear layers whose weights the routing reads itself, and modules of which it reads or hands on such."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, einsum, nn
@@ -50,3 +54,30 @@ class HeadwiseLinear(RoutingLinear):
         """Project `[B, T, G, D]` to `[B, T, G, head_dim]`."""
         heads = einsum("btgd,ged->btge", mixed, self.weight.unflatten(0, (self.num_heads, -1)))
         return heads if self.bias is None else heads + self.bias.unflatten(0, (self.num_heads, -1))
+
+
+def parameter_of(module: nn.Module, name: str = "weight") -> Any:
+    """A parameter of a module that is not called: under accelerate's offloading brought to where it computes."""
+    hook = module.__dict__.get("_hf_hook")
+    if hook is None:
+        return getattr(module, name)
+    hook.pre_forward(module)
+    try:
+        return getattr(module, name)
+    finally:
+        hook.post_forward(module, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A module as an argument of a call whose arguments accelerate moves to a device: it would move a module too."""
+
+    module: nn.Module
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs)
+
+
+def as_arguments(*projections: nn.Module, to: nn.Module) -> Iterator[Any]:
+    """`projections` as they can be handed to the module `to`."""
+    return (Projection(module) if "_hf_hook" in to.__dict__ else module for module in projections)

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import initialization as init
 
 from limelm.routing.backends import resolve_backend
 from limelm.routing.bounds import sources_of_layer
 from limelm.routing.history import keep_heads
 from limelm.routing.operations import route_heads, route_representations
-from limelm.routing.projection import HeadwiseLinear, RoutingLinear
+from limelm.routing.projection import HeadwiseLinear, Projection, RoutingLinear, parameter_of
 from limelm.routing.reference import mix_heads, mix_representations
-from limelm.routing.top_p import Pruning, prune, top_p_mask
+from limelm.routing.top_p import Pruning, can_decide, prune, top_p_mask
 
 Routed = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # K, V, the carrier, and the source for later layers
 
@@ -94,7 +93,6 @@ class RepresentationRouter(Router):
 
     headwise = True
     per_token = False
-    kept: list[list[int]] | None = None  # per head the sources that are read; None: all
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -109,6 +107,10 @@ class RepresentationRouter(Router):
         """What the fast operation reads: sources, and A `[G, n]` (or, `per_token`, the projection P `[G n, D]`)."""
         raise NotImplementedError
 
+    def kept(self) -> list[list[int]] | None:
+        """For each head the sources that are read now; None: all."""
+        return None
+
     def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
         if not self.reads:
             return k_proj(attention_input), v_proj(attention_input), carrier, None
@@ -116,27 +118,31 @@ class RepresentationRouter(Router):
         if backend == "reference":
             # N_j = gain * normalised X_j; the gain is the same for all sources, so it is applied once, to their mix.
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
-            Z = gain * mix_representations(sources, A, self.kept)
+            Z = gain * mix_representations(sources, A, self.kept())
             return k_proj(Z), v_proj(Z), None, None
         read, weights = self.operands(sources)
-        k_weight, v_weight = (_own_weight(projection) for projection in (k_proj, v_proj))
+        projections = [_read_here(projection, HeadwiseLinear) for projection in (k_proj, v_proj)]
+        k_weight, v_weight = (parameter_of(projection) for projection in projections)
         heads = self.spec.num_heads
         K, V, carrier = route_representations(
             carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.per_token, backend
         )
         shape = (heads, *attention_input.shape[:2], -1)
         K, V = (states.view(shape).permute(1, 2, 0, 3) for states in (K, V))
-        if k_proj.bias is not None:
-            K, V = (x + p.bias.unflatten(0, (heads, -1)) for x, p in ((K, k_proj), (V, v_proj)))
+        if projections[0].bias is not None:
+            biases = (parameter_of(projection, "bias") for projection in projections)
+            K, V = (x + bias.unflatten(0, (heads, -1)) for x, bias in zip((K, V), biases, strict=True))
         return K, V, carrier, None
 
 
-def _own_weight(projection: nn.Module, kind: type[RoutingLinear] = HeadwiseLinear) -> Tensor:
-    """The weight of a projection that the routing reads itself instead of calling the module."""
+def _read_here(projection: nn.Module | Projection, kind: type[RoutingLinear]) -> nn.Module:
+    """A projection whose parameters the routing reads itself instead of calling it, if nothing is lost by that."""
+    if isinstance(projection, Projection):
+        projection = projection.module
     passed_over = None
     if type(projection) is not kind:
         passed_over = f"{type(projection).__name__} in the place of {kind.__name__}"
-    elif "forward" in projection.__dict__:
+    elif "forward" in projection.__dict__ and not _is_accelerates(projection):
         passed_over = "a forward put in the place of the module's own"
     elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
         passed_over = "the hooks on a module"
@@ -145,24 +151,28 @@ def _own_weight(projection: nn.Module, kind: type[RoutingLinear] = HeadwiseLinea
             f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
             "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
         )
-    return projection.weight  # type: ignore[return-value]  # it is of this kind
+    return projection
+
+
+def _is_accelerates(module: nn.Module) -> bool:
+    """Whether the `forward` set on a module is the one that accelerate puts around its own to bring its parameters."""
+    wrapped = module.__dict__.get("_old_forward") if "_hf_hook" in module.__dict__ else None
+    return getattr(wrapped, "__func__", None) is type(module).forward
 
 
 class StaticRouter(RepresentationRouter):
     """LIMe static (section 3): `A = softmax(w)`, one learned distribution over the sources per head.
 
-    With `top_p` the smallest weights are dropped (section 5.4): from the current weights at every training step, and
-    frozen when the module is put in evaluation mode, where a dropped source costs nothing.
+    With `top_p` the smallest of the current weights are dropped (section 5.4). In evaluation mode, without gradients, a
+    dropped source costs nothing.
     """
 
-    pruning: Pruning | None = None  # what to read at inference; None: everything
+    _pruning: Pruning | None = None  # made for the weights of the last forward in which they could decide what is read
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources))
-            self.register_buffer("frozen_mask", None, persistent=False)
-            self.register_load_state_dict_post_hook(_refresh_kept_sources)
 
     def init_weights(self) -> None:
         if self.spec.layer_idx > 0:
@@ -170,33 +180,27 @@ class StaticRouter(RepresentationRouter):
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
         A = self.weight.float().softmax(dim=-1)
-        if self.spec.top_p is None:
-            return A
-        return prune(A, top_p_mask(A, self.spec.top_p) if self.frozen_mask is None else self.frozen_mask)
+        return A if self.spec.top_p is None else prune(A, top_p_mask(A, self.spec.top_p))
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        A = self.routing_weights()
-        if self.pruning is None or torch.is_grad_enabled():
-            return sources, A
-        return self.pruning.apply(sources, A)
+        pruning = self.pruning()
+        return (sources, self.routing_weights()) if pruning is None else pruning.operands(sources)
 
-    def train(self, mode: bool = True) -> "StaticRouter":
-        super().train(mode)
-        if self.spec.top_p is not None and self.spec.layer_idx > 0:
-            self.frozen_mask = self.kept = self.pruning = None
-            if not mode and not self.weight.is_meta:
-                weight = self.weight.full_tensor() if isinstance(self.weight, DTensor) else self.weight  # sharded
-                self.frozen_mask = top_p_mask(weight.float().softmax(dim=-1), self.spec.top_p)
-                self.kept = [row.nonzero().flatten().tolist() for row in self.frozen_mask]
-                self.pruning = Pruning(self.kept, self.spec.num_sources)
-                self.pruning._indices_on(
-                    weight.device
-                )  # now: a forward may be recorded, and must not copy from the host
-        return self
+    def kept(self) -> list[list[int]] | None:
+        pruning = self.pruning()
+        return None if pruning is None else pruning.kept
 
+    def pruning(self) -> Pruning | None:
+        """What is left to read of the sources by the current weights; None where all are read.
 
-def _refresh_kept_sources(router: StaticRouter, incompatible_keys) -> None:
-    router.train(router.training)
+        The weights are compared each time: in-place changes need not leave a trace (`weight.data.copy_`).
+        """
+        if self.spec.top_p is None or self.training or torch.is_grad_enabled() or not can_decide(self.weight):
+            return None
+        pruning = self._pruning  # of this forward: another thread may put its own
+        if pruning is None or not pruning.is_of(self.weight):
+            self._pruning = pruning = Pruning(self.weight, self.spec.top_p)
+        return pruning
 
 
 class DynamicRouter(RepresentationRouter):
@@ -214,7 +218,7 @@ class DynamicRouter(RepresentationRouter):
         return logits.float().softmax(dim=-1)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        return sources, _own_weight(self.proj, RoutingLinear)
+        return sources, parameter_of(_read_here(self.proj, RoutingLinear))
 
 
 class KeyValueRouter(Router):

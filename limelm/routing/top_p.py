@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from limelm.routing.normalization import is_transformed
 from limelm.routing.source_matrix import runs
 
 SPARSE_FROM = 0.85  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
@@ -34,49 +35,63 @@ def prune(weights: Tensor, mask: Tensor) -> Tensor:
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
+def can_decide(weight: Tensor) -> bool:
+    """Whether the values of a parameter can decide what is run: not where they are unknown, or a graph is recorded."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:
+        return False
+    return not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 class Pruning:
-    """What is left to do at inference when routing weights are pruned for good.
+    """Static routing weights that are pruned, and what is left to do with them at inference.
 
     Sources that no head keeps are not read. Of the rest, a mix over few of the sources runs as a sparse product, which
     multiplies kept weights only; where most are kept, one dense product is faster than skipping.
+
+    Args:
+        weight: a router's parameter, `[G, n]`; its values are kept.
+        top_p: the mass to keep.
+
+    Attributes:
+        kept: for each head the sources that are read.
+        sources: those that any head reads.
     """
 
-    def __init__(self, kept: Sequence[Sequence[int]], num_sources: int):
-        self.sources = sorted({source for row in kept for source in row})
-        self.shape = (len(kept), num_sources)
-        self.row_starts = [0]
-        for row in kept:
-            self.row_starts.append(self.row_starts[-1] + len(row))
-        self.columns = [source for row in kept for source in row]
-        self.entries = [head * num_sources + source for head, row in enumerate(kept) for source in row]
-        with warnings.catch_warnings():  # PyTorch announces once that CSR tensors are in beta
-            warnings.simplefilter("ignore")
-            torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
-        self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+    def __init__(self, weight: Tensor, top_p: float):
+        self.weight = weight.detach().clone()
+        A = self.weight.float().softmax(dim=-1)
+        mask = top_p_mask(A, top_p)
+        self.weights = prune(A, mask)
+        self.kept = [row.nonzero().flatten().tolist() for row in mask]
+        self.sources = sorted({source for row in self.kept for source in row})
+        self.is_sparse = sum(map(len, self.kept)) <= (1 - SPARSE_FROM) * mask.numel()
+        self._of_sources = self.weights[:, self.sources]
+        self._sparse: dict[torch.dtype, Tensor] = {}
 
-    def apply(self, sources: Sequence[Tensor], weights: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether `weight` is what this was made from."""
+        own = self.weight
+        return own.device == weight.device and own.dtype == weight.dtype and torch.equal(own, weight)
+
+    def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
         """Of `sources` (one row each, in one block or several) what is read, and the weights `[G, n']` of that.
 
         The weights are sparse (CSR) where that is faster.
         """
-        row_starts, columns, entries, union = self._indices_on(weights.device)
-        if self._is_sparse(sources[0]):  # its product does not touch the rows that no head keeps
-            values = weights.flatten()[entries].to(sources[0].dtype)
-            return sources, torch.sparse_csr_tensor(row_starts, columns, values, self.shape, check_invariants=False)
+        if self.is_sparse and (sources[0].device.type != "cpu" or sources[0].dtype.itemsize >= 4):  # else there is none
+            return sources, self._sparse_weights(sources[0].dtype)  # does not touch the rows that no head keeps
         if len(sources) == 1:
             read = [sources[0][slot : slot + last - first] for first, last, slot in runs(self.sources)]
         else:
             rows = [row for block in sources for row in block.split(1)]
             read = [rows[index] for index in self.sources]
-        return read, weights[:, union]
+        return read, self._of_sources
 
-    def _is_sparse(self, source: Tensor) -> bool:
-        if torch.compiler.is_compiling() or (source.device.type == "cpu" and source.dtype.itemsize < 4):
-            return False  # no such product there
-        return len(self.entries) <= (1 - SPARSE_FROM) * self.shape[0] * self.shape[1]
-
-    def _indices_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if device not in self._indices:
-            lists = (self.row_starts, self.columns, self.entries, self.sources)
-            self._indices[device] = tuple(torch.tensor(values, device=device) for values in lists)  # type: ignore
-        return self._indices[device]
+    def _sparse_weights(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._sparse:
+            with warnings.catch_warnings():  # PyTorch announces once that CSR tensors are in beta
+                warnings.simplefilter("ignore")
+                self._sparse[dtype] = self.weights.to(dtype).to_sparse_csr()
+        return self._sparse[dtype]

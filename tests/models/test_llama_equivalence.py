@@ -86,7 +86,7 @@ def test_llama_gradients_and_loss():
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()
-    assert_same_gradients(gradients(model), gradients(llama), tolerance=1e-6)
+    assert_same_gradients(gradients(model), gradients(llama), tolerance=4e-6)  # roundings differ from CPU to CPU
 
 
 def test_generation_is_llamas():

@@ -1,7 +1,5 @@
 """Top-p: the definition as a loop, its life in a router, and that a dropped source is not read."""
 
-import copy
-
 import pytest
 import torch
 
@@ -75,47 +73,31 @@ def make_router(top_p: float | None, rows: list[list[float]], backend: str = "au
 EARLY, LATE = [[0.7, 0.2, 0.1], [0.1, 0.45, 0.45]], [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]
 
 
-def test_the_mask_follows_the_weights_in_training():
-    router = make_router(0.6, EARLY).train()
-    assert router.kept is None
-    assert (router.routing_weights() > 0).tolist() == [[True, False, False], [False, True, True]]
+def kept(router: StaticRouter) -> list[list[int]]:
+    """For each head what it keeps, by the weights that the router computes with."""
+    with torch.no_grad():
+        return [row.nonzero().flatten().tolist() for row in router.routing_weights()]
+
+
+KEPT_EARLY, KEPT_LATE = [[0], [1, 2]], [[2], [0, 1]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mask_is_that_of_the_current_weights(training):
+    router = make_router(0.6, EARLY).train(training)
+    assert kept(router) == KEPT_EARLY
     with torch.no_grad():
         router.weight.copy_(torch.tensor(LATE).log())
-    assert (router.routing_weights() > 0).tolist() == [[False, False, True], [True, True, False]]
+    assert kept(router) == KEPT_LATE
 
 
-def test_the_mask_is_frozen_by_evaluation_and_refreshed_by_each_change_of_mode():
+def test_sources_are_left_out_in_evaluation_and_without_gradients_only():
     router = make_router(0.6, EARLY).eval()
-    assert router.kept == [[0], [1, 2]]
-    router.train()
-    assert router.kept is None
+    assert router.kept() is None
     with torch.no_grad():
-        router.weight.copy_(torch.tensor(LATE).log())
-    router.eval()
-    assert router.kept == [[2], [0, 1]]
-
-
-@pytest.mark.parametrize("assign", [False, True])
-def test_loading_weights_refreshes_the_mask(assign):
-    router = make_router(0.6, EARLY).eval()
-    router.load_state_dict(make_router(0.6, LATE).state_dict(), assign=assign)
-    assert router.kept == [[2], [0, 1]]
-    assert not router.training
-    training_router = make_router(0.6, EARLY).train()
-    training_router.load_state_dict(make_router(0.6, LATE).state_dict(), assign=assign)
-    assert training_router.kept is None
-
-
-def test_loading_a_whole_model_refreshes_every_mask():
-    model, other = tiny_model("static_top_p"), tiny_model("static_top_p")
-    with torch.no_grad():
-        for layer in other.model.layers[1:]:
-            layer.self_attn.router.weight.neg_()
-    other.train().eval()
-    model.load_state_dict(other.state_dict())
-    for layer, other_layer in zip(model.model.layers[1:], other.model.layers[1:], strict=True):
-        assert layer.self_attn.router.kept == other_layer.self_attn.router.kept
-    assert torch.equal(model(token_ids()).logits, other(token_ids()).logits)
+        assert router.kept() == KEPT_EARLY
+        assert router.train().kept() is None
+        assert make_router(None, EARLY).eval().kept() is None
 
 
 def keys(router: StaticRouter, *sources: torch.Tensor) -> torch.Tensor:
@@ -136,28 +118,16 @@ backends = pytest.mark.parametrize("backend", ["reference", "chunked"])
 @backends
 @torch.no_grad()
 def test_weights_changed_during_evaluation_still_sum_to_one(backend):
-    """Whether the mask stays or follows, a mix of ones is one; a mask of old and weights of new give less."""
     router = make_router(0.6, EARLY, backend).eval()
+    ones = torch.ones(2, 4, 8)
+    keys(router, ones, ones, ones)
     router.weight.copy_(torch.tensor(LATE).log())
     ones = torch.ones(2, 4, 8)
     torch.testing.assert_close(keys(router, ones, ones, ones), torch.ones(2, 4, 2, 8))
 
 
-def test_without_top_p_nothing_is_frozen():
-    assert make_router(None, EARLY).eval().kept is None
-
-
-def test_a_copy_keeps_its_mask_and_follows_its_own_weights():
-    router = make_router(0.6, EARLY).eval()
-    duplicate = copy.deepcopy(router)
-    assert duplicate.kept == router.kept
-    duplicate.load_state_dict(make_router(0.6, LATE).state_dict())
-    assert duplicate.kept == [[2], [0, 1]]
-    assert router.kept == [[0], [1, 2]]
-
-
 @pytest.mark.parametrize("variant", ["static_top_p", "static_top_p_gqa"])
-def test_the_frozen_path_equals_the_masked_path(variant):
+def test_evaluation_equals_training(variant):
     model = tiny_model(variant)
     results = []
     for training in (True, False):
@@ -181,7 +151,7 @@ def test_the_frozen_path_equals_the_masked_path(variant):
 def test_a_dropped_source_is_not_read(backend, rows):
     """NaN in a source that no head keeps reaches nothing; in one that some head keeps, that head alone."""
     router = make_router(0.6, rows, backend).eval()
-    assert router.kept == [[1], [len(rows[0]) - 1]]
+    assert router.kept() == [[1], [len(rows[0]) - 1]]
     sources = [torch.randn(2, 4, 8) for _ in rows[0]]
     clean = keys(router, *sources)
     assert clean.shape == (2, 4, 2, 8)
@@ -196,7 +166,7 @@ def test_a_dropped_source_is_not_read(backend, rows):
 def test_what_no_head_keeps_is_not_read_where_most_is_kept():
     router = make_router(0.95, [[0.01, 0.3, 0.3, 0.39], [0.01, 0.39, 0.3, 0.3]], "chunked").eval()
     sources = [torch.randn(2, 4, 8) for _ in range(4)]
-    assert router.pruning.sources == [1, 2, 3]
+    assert router.pruning().sources == [1, 2, 3]
     dropped = keys(router, torch.full_like(sources[0], torch.nan), *sources[1:])
     torch.testing.assert_close(dropped, keys(router, *sources))
     assert dropped.isfinite().all()

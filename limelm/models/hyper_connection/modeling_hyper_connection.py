@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import OutputRecorder
@@ -58,7 +59,7 @@ class HyperConnection(nn.Module):
             init.constant_(self.alpha_scale, 0.01)
             init.constant_(self.beta_scale, 0.01)
 
-    def read(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
@@ -89,7 +90,7 @@ class HyperConnectionAttention(Attention):
         """Attend from `[B, T, D]`: the output `[B, T, D]`, and the attention weights (eager only)."""
         Q, K, V = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         self.check_engine(**kwargs)
-        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values)
+        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
         return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights
@@ -106,22 +107,26 @@ class HyperConnectionDecoderLayer(GradientCheckpointingLayer):
         self.mlp_connection = HyperConnection(config, layer_idx)
 
     def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
-        attention_input, carried, beta = self.attn_connection.read(hidden_states)
+        attention_input, carried, beta = self.attn_connection(hidden_states)
         output, _ = self.self_attn(attention_input, **kwargs)
         hidden_states = self.attn_connection.write(output, carried, beta)
-        mlp_input, carried, beta = self.mlp_connection.read(hidden_states)
+        mlp_input, carried, beta = self.mlp_connection(hidden_states)
         return self.mlp_connection.write(self.mlp(mlp_input), carried, beta)
 
 
-class StreamSum(nn.Module):
-    """The streams' sum, what the final norm reads: also what `output_hidden_states` shows of each layer."""
+class HiddenState(nn.Module):
+    """What passes here is what `output_hidden_states` shows: the embeddings, then of each layer the streams' sum.
 
-    def forward(self, streams: Tensor) -> Tensor:
-        return streams.sum(dim=-2)
+    The embeddings and the last sum lie upstream of the output. Those between are made to be looked at: losses on them
+    have gradients, but the output has none with respect to them, as each of the n streams goes on by itself.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states
 
 
-_STREAM_SUMS = OutputRecorder(StreamSum, capture_initial_hidden_state=False)
-_STREAM_SUMS.num_hidden_layers_key = "num_hidden_states"  # there is one more than layers; transformers 5.17 ignores it
+_HIDDEN_STATES = OutputRecorder(HiddenState, capture_initial_hidden_state=False)
+_HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"  # one more than layers; transformers 5.17 ignores it
 
 
 class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
@@ -131,7 +136,7 @@ class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
     config_class = HyperConnectionConfig
     _no_split_modules = ["HyperConnectionDecoderLayer"]
     _can_record_outputs = {
-        "hidden_states": _STREAM_SUMS,
+        "hidden_states": _HIDDEN_STATES,
         "attentions": HyperConnectionAttention,
     }
 
@@ -148,20 +153,22 @@ class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):
 
     def __init__(self, config: HyperConnectionConfig):
         super().__init__(config)
-        self.stream_sum = StreamSum()
+        self.hidden_state = HiddenState()
 
     def run_layers(self, hidden_states: Tensor, output_hidden_states: bool | None = None, **layer_inputs) -> Tensor:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_hidden_states:
+            self.hidden_state(hidden_states)
         streams = hidden_states.unsqueeze(-2).repeat(1, 1, self.config.expansion_rate, 1)
-        for layer in self.layers:
-            if output_hidden_states:
-                self.stream_sum(streams)  # read by HF's output capturing
+        for i, layer in self.layers_to_run():
+            if output_hidden_states and i > 0:
+                self.hidden_state(streams.sum(dim=-2))
             streams = layer(streams, **layer_inputs)
-        return self.stream_sum(streams)
+        return self.hidden_state(streams.sum(dim=-2))
 
 
-class HyperConnectionForCausalLM(HyperConnectionPreTrainedModel, CausalLM):
+class HyperConnectionForCausalLM(HyperConnectionPreTrainedModel, CausalLM, GenerationMixin):
     """Hyper-Connections with a language-modelling head."""
 
     decoder_class = HyperConnectionModel

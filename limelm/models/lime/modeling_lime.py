@@ -9,6 +9,7 @@ Notable here:
 
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -23,6 +24,8 @@ from limelm.routing import (
     Router,
     RouterSpec,
     RoutingLinear,
+    as_arguments,
+    parameter_of,
     resolve_backend,
 )
 
@@ -75,9 +78,10 @@ class LimeAttention(Attention):
             The output `[B, T, D]`, the attention weights (eager only), the carrier, and the layer's own source.
         """
         Q = self.q_proj(hidden_states)
-        K, V, carrier, source = self.router(hidden_states, gain, self.k_proj, self.v_proj, carrier, sources)
+        k_proj, v_proj = as_arguments(self.k_proj, self.v_proj, to=self.router)
+        K, V, carrier, source = self.router(hidden_states, gain, k_proj, v_proj, carrier, sources)
         self.check_engine(**kwargs)
-        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values)
+        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
         return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights, carrier, source
@@ -116,8 +120,8 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
         if normalized is None:
             attention_input = self.input_layernorm(hidden_states)
         else:
-            attention_input = self.input_layernorm.weight * normalized
-        gain = self.routing_layernorm.weight if self.self_attn.routes_headwise else None
+            attention_input = parameter_of(self.input_layernorm) * normalized
+        gain = parameter_of(self.routing_layernorm) if self.self_attn.routes_headwise else None
         output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, **kwargs)
         hidden_states = hidden_states + output
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -156,7 +160,13 @@ class LimeModel(LimePreTrainedModel, Decoder):
         backend = resolve_backend(self.routing_backend, hidden_states.device)
         history = History(self.plan, config.rms_norm_eps, backend)
         mixes_representations = ROUTERS[config.routing].headwise
-        for i, layer in enumerate(self.layers):
+        for i, layer in self.layers_to_run():
+            router = layer.self_attn.router
+            if router.spec.layer_idx != i and router.reads:
+                raise ValueError(
+                    f"layer {i} was built as layer {router.spec.layer_idx} and routes over the {len(router.reads)} "
+                    "sources that it had there; layers can be cut off at the end, but not taken out or moved"
+                )
             normalized = None
             if mixes_representations:
                 normalized = history.append_representation(i, hidden_states)
@@ -170,7 +180,7 @@ class LimeModel(LimePreTrainedModel, Decoder):
         return hidden_states
 
 
-class LimeForCausalLM(LimePreTrainedModel, CausalLM):
+class LimeForCausalLM(LimePreTrainedModel, CausalLM, GenerationMixin):
     """LIMe with a language-modelling head. With `routing="none"` it is Llama, to the name and the bit."""
 
     decoder_class = LimeModel
