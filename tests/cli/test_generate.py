@@ -1,3 +1,6 @@
+import io
+import sys
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -45,6 +48,14 @@ def test_logits_that_are_not_finite_are_refused(saved, capsys, value, temperatur
     torch.nn.init.constant_(model.lm_head.weight, value)
     checkpoint = saved(model)
     line = refused(capsys, checkpoint, "memory", "--temperature", temperature)
+    assert line.startswith(f"limelm: error: {checkpoint}") and ("finite" in line or "NaN" in line)
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_logits_that_overflow_are_refused(saved, capsys, monkeypatch, temperature):
+    checkpoint = saved(lime())
+    monkeypatch.setattr(LimeForCausalLM, "forward", _changed(lambda logits: logits * float("inf")))
+    line = refused(capsys, checkpoint, "memory", "--temperature", temperature)
     assert line == f"limelm: error: {checkpoint}: its logits are not finite; weights may be NaN or infinite"
 
 
@@ -61,18 +72,28 @@ def test_a_rotary_model_reads_beyond_its_context(saved, capsys):
 def test_control_characters_of_a_model_are_written_out(saved, capsys, tokenizer, monkeypatch):
     (escape,) = tokenizer.encode("\x1b", add_special_tokens=False)
     model = lime()
-    monkeypatch.setattr(
-        LimeForCausalLM,
-        "forward",
-        lambda self, *arguments, _forward=LimeForCausalLM.forward, **options: _only(
-            escape, _forward(self, *arguments, **options)
-        ),
-    )
+    only = torch.full((SIZES["vocab_size"],), -1e4)
+    only[escape] = 1e4
+    monkeypatch.setattr(LimeForCausalLM, "forward", _changed(lambda logits: only.expand_as(logits)))
     assert main(["generate", saved(model), "x", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == "x" + "\\x1b" * 3 + "\n"
 
 
-def _only(token: int, output):
-    output.logits = torch.full_like(output.logits, -1e4)
-    output.logits[..., token] = 1e4
-    return output
+def _changed(change):
+    """The model's forward, with other logits."""
+    forward = LimeForCausalLM.forward
+
+    def changed(self, *arguments, **options):
+        output = forward(self, *arguments, **options)
+        output.logits = change(output.logits)
+        return output
+
+    return changed
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_the_encoding_of_stdout_does_not_have_is_replaced(saved, monkeypatch, encoding):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    assert main(["generate", saved(lime()), "naïve ☃", "--max-new-tokens", "3"]) == 0
+    assert raw.getvalue().startswith("naïve ?".encode(encoding, "replace"))

@@ -82,7 +82,7 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("reproduce --scale small.toml --data L --out o", "L"),
     ("reproduce --scale small.toml --data T --out file", "file"),
     ("reproduce --scale small.toml --data T --out file/o", "file"),
-    ("reproduce --scale attach --out o", "base|from"),
+    ("reproduce --scale attach --out o", "data"),
     ("reproduce --scale attach --from ./nowhere --data T --out o", "./nowhere"),
     ("reproduce --scale attach --from L --out o", "data"),
     ("reproduce --scale attach --from T --data T --out o", "T"),
