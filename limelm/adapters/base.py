@@ -102,8 +102,11 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def base_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """As `base_parameters`, with the values of those that accelerate keeps elsewhere."""
     modules = {id(parameter): (module, name) for module, name, parameter in _own_parameters(model)}
+    tied = getattr(plain_model(model), "all_tied_weights_keys", {})
     for name, parameter in base_parameters(model):
         kept = kept_elsewhere(*modules[id(parameter)]) if parameter.is_meta else None
+        if kept is not None and name in tied:
+            continue  # offloaded, it is no longer one parameter with the other
         yield name, parameter.detach() if kept is None else kept
 
 

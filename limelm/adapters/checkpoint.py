@@ -1,12 +1,14 @@
 """Read a causal language model, or an adapter upon its base, with errors that say what is wrong with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from limelm import tokenizers
 from limelm.adapters.attachment import attach
@@ -173,7 +175,7 @@ def _named_base(folder: Path) -> str:
 def _load_base(checkpoint: str | Path) -> PreTrainedModel:
     """The model of what is no adapter."""
     routing = saved_routing(_read_config(checkpoint), checkpoint)
-    with reading(checkpoint):
+    with reading(checkpoint), _without_report(routing is not None):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             checkpoint, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -191,6 +193,18 @@ def _load_base(checkpoint: str | Path) -> PreTrainedModel:
             )
     check_finite(checkpoint, model.named_parameters())
     return model
+
+
+@contextmanager
+def _without_report(is_silent: bool) -> Iterator[None]:
+    """Keep transformers from reporting that a saved model's routers, which are read afterwards, "can be ignored"."""
+    verbosity = logging.get_verbosity()
+    if is_silent:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _attach_saved(model: PreTrainedModel, routing: AdapterConfig, checkpoint: str | Path) -> set[str]:
@@ -231,4 +245,7 @@ def _read_config(checkpoint: str | Path) -> PreTrainedConfig:
     """The configuration of what is no adapter."""
     check_files(checkpoint)
     with reading(checkpoint):
-        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    if config.model_type not in MODEL_TYPES:
+        config.__dict__.pop("auto_map", None)  # for whoever builds a model from it would be asked to run that code
+    return config

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from limelm import LimeConfig, LimeForCausalLM, attach, save_adapter
 from limelm.adapters.checkpoint import load_checkpoint, load_config, load_model, load_tokenizer
@@ -177,6 +177,10 @@ def test_code_is_refused_and_nobody_is_asked(folder, monkeypatch):
     (path / "theirs.py").write_text(f"open({str(folder / 'was-run')!r}, 'w')\n")
     change(path, "auto_map", {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"})
     load_model(path)  # of a known type: the class is transformers'
+    change(path, "model_type", "vit")  # known, but no language model
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        AutoModelForCausalLM.from_config(load_config(path))
+    refused(path)
     change(path, "model_type", "theirs")
     assert "needs Python code of its own, which limelm does not run" in refused(path)
     change(folder / "native", "model_type", "lime-2")
