@@ -5,11 +5,11 @@ import gzip
 import json
 import multiprocessing
 import os
-import random
+import shutil
+import signal
 import subprocess
 import sys
 import threading
-import time
 from importlib import import_module
 
 import pytest
@@ -54,71 +54,95 @@ def journal(out):
         return {"documents": 0}
 
 
-def child(*arguments, **options):
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+
+
+def is_change(root, event, arguments):
+    """Whether an audit event of Python is about to change a file below a folder."""
+    if not (event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))):
+        return False
+    return isinstance(arguments[0], str | os.PathLike) and os.fspath(arguments[0]).startswith(f"{root}{os.sep}")
+
+
+def killed_before_change(number, root, folder, out):
+    """Whether a preparation was killed right before its n-th change of a file below a folder, or ended before."""
+
     def work():
         tqdm.set_lock(threading.RLock())  # tqdm's own is shared with forks: killed with it, they would stop everybody
-        prepare_files(*arguments, **options)
+        left = iter(range(number))
+
+        def watch(event, arguments):
+            if is_change(root, event, arguments) and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        prepare_files(folder, out)
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    return process
-
-
-def kill(process):
-    process.kill()  # SIGKILL
     process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
-def test_killed_at_any_moment_it_goes_on(tmp_path):
-    folder, out = write_files(tmp_path / "text"), tmp_path / "out"
+def test_killed_before_any_change_of_a_file_it_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "BATCH_CHARACTERS", 8000)
+    folder = write_files(tmp_path / "text", 60)
     prepare_files(folder, tmp_path / "whole")
-    moments, kills = random.Random(0), 0
-    target = 0
-    while not out.exists():
-        process = child(folder, out)
-        while process.is_alive() and journal(out)["documents"] < target:
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.03))
-        kills += process.is_alive()
-        kill(process)
-        assert out.exists() or journal(out)["documents"] >= min(target, 1)
-        target = journal(out)["documents"] + moments.randrange(1, 120)
-    assert kills >= 5
-    assert contents(out) == contents(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text", "whole"]
+    (tmp_path / "at").mkdir()
+    number, done = 0, 0
+    while killed_before_change(number, tmp_path / "at", folder, out := tmp_path / "at" / f"out-{number}"):
+        done += out.exists()
+        prepare_files(folder, out)
+        assert contents(out) == contents(tmp_path / "whole")
+        assert sorted(tmp_path.joinpath("at").iterdir()) == [out], f"left behind after change {number}"
+        shutil.rmtree(out)
+        number += 1
+    assert number > 25
+    assert done >= 2  # killed when all was there but the tidying up
 
 
-def test_killed_while_the_tokenizer_is_trained_it_trains_again(tmp_path):
-    folder, out = write_files(tmp_path / "text"), tmp_path / "out"
+def test_killed_while_the_tokenizer_is_trained_it_trains_again(tmp_path, monkeypatch):
+    folder, out = write_files(tmp_path / "text", 60), tmp_path / "out"
     prepare_files(folder, tmp_path / "whole")
+
+    def train(texts, vocab_size):
+        next(iter(texts))
+        os.kill(os.getpid(), signal.SIGKILL)
+
     for _ in range(3):
-        process = child(folder, out)
-        while "settings" not in journal(out):
-            time.sleep(0.001)
-        kill(process)
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_module, "train_tokenizer", train)
+            assert killed_before_change(10**9, tmp_path, folder, out)
+        assert "settings" in journal(out)
     assert not out.exists()
     prepare_files(folder, out)
     assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_killed_with_its_processes_it_leaves_none_and_goes_on(tmp_path, capsys, monkeypatch):
-    folder, out = write_files(tmp_path / "text", 6000), tmp_path / "out"
+    folder, out = write_files(tmp_path / "text"), tmp_path / "out"
     tokenizer = prepared(tmp_path / "tokens") / "tokenizer"
     arguments = ["data", "prepare", str(folder), "--out", str(out), "--tokenizer", str(tokenizer), "--processes", "2"]
     script = f"""if True:
+        import os, signal
         from importlib import import_module
         from limelm.cli import main
+        from limelm.data.journal import Journal
         import_module("limelm.data.encode").BATCH_CHARACTERS = 2000
         import_module("limelm.data.encode").ALONE_BATCHES = 0
         import_module("limelm.data.prepare").SAVE_SECONDS = 0
+        save = Journal.save
+        def save_and_die(journal, folder):
+            save(journal, folder)
+            if journal.documents >= 50:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Journal.save = save_and_die
         main({arguments!r})
     """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-    while journal(out)["documents"] < 50:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)  # ends when no process is left that holds its stderr
+    process.communicate()  # ends when no process is left that holds its stderr
+    assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     done = journal(out)["documents"]
     monkeypatch.undo()
@@ -129,6 +153,60 @@ def test_killed_with_its_processes_it_leaves_none_and_goes_on(tmp_path, capsys, 
     assert "tokens/s" in said.out
     assert main([str(tmp_path / "whole") if word == str(out) else word for word in here]) == 0
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_what_is_complete_says_so_and_other_settings_are_refused(tmp_path, capsys):
+    folder, out = write_files(tmp_path / "text", 60), tmp_path / "out"
+    made = prepare_files(folder, out)
+    before = contents(out)
+    capsys.readouterr()
+    assert prepare_files(folder, out, processes=2) == made
+    assert capsys.readouterr().err.strip() == f"{out}: complete, nothing to prepare"
+    with pytest.raises(
+        UserError, match="out: already there, prepared with vocab_size=300, not 301; name"
+    ):
+        prepare_files(folder, out, vocab_size=301)
+    (folder / "d.jsonl").write_text('{"text": "more"}\n')
+    with pytest.raises(UserError, match="already there, prepared with files="):
+        prepare_files(folder, out)
+    assert contents(out) == before
+
+
+def test_what_else_is_there_is_refused(tmp_path):
+    folder, out = write_files(tmp_path / "text", 60), tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("x")
+    with pytest.raises(UserError, match="out: already there; name a new folder or remove it"):
+        prepare_files(folder, out)
+    assert contents(out) == {"precious": b"x"}
+
+
+def test_the_tokenizer_may_have_moved_but_not_changed(tmp_path):
+    folder, out = write_files(tmp_path / "text", 60), tmp_path / "out"
+    first = prepared(tmp_path / "a") / "tokenizer"
+    other = prepared(tmp_path / "b", [text.upper() for text in corpus()]) / "tokenizer"
+    made = prepare_files(folder, out, tokenizer=str(first))
+    moved = shutil.move(first, tmp_path / "tokenizer")
+    assert prepare_files(folder, out, tokenizer=str(moved)) == made
+    with pytest.raises(UserError, match=r"prepared with tokenizer='tokenizer \(\w{12}\)', not 'tokenizer \("):
+        prepare_files(folder, out, tokenizer=str(other))
+
+
+@pytest.mark.parametrize("where", [".out.partial", ".out.partial/lock", ".out.partial/prepared/train-00000.bin"])
+def test_links_in_the_hidden_folder_are_not_written_through(interrupted, where):
+    folder, out = interrupted
+    precious = out.parent / "precious"
+    link = out.parent / where
+    if link.is_dir():
+        link.rename(precious)
+    else:
+        link.unlink()
+        precious.write_bytes(b"x" * 10**6)
+    before = contents(precious) if precious.is_dir() else precious.read_bytes()
+    link.symlink_to(precious)
+    with pytest.raises(UserError, match="symbolic link"):
+        prepare_files(folder, out)
+    assert (contents(precious) if precious.is_dir() else precious.read_bytes()) == before
 
 
 def interrupt_after(monkeypatch, batches, error):
