@@ -162,9 +162,7 @@ def test_what_is_complete_says_so_and_other_settings_are_refused(tmp_path, capsy
     capsys.readouterr()
     assert prepare_files(folder, out, processes=2) == made
     assert capsys.readouterr().err.strip() == f"{out}: complete, nothing to prepare"
-    with pytest.raises(
-        UserError, match="out: already there, prepared with vocab_size=300, not 301; name"
-    ):
+    with pytest.raises(UserError, match="out: already there, prepared with vocab_size=300, not 301; name"):
         prepare_files(folder, out, vocab_size=301)
     (folder / "d.jsonl").write_text('{"text": "more"}\n')
     with pytest.raises(UserError, match="already there, prepared with files="):
