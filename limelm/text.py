@@ -20,6 +20,11 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """So many of something: "1 seed", "2 seeds"; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def has_control_characters(text: str) -> bool:
     """Whether `printable` would change the text."""
     return _CONTROL.search(text) is not None

@@ -11,7 +11,7 @@ DESCRIPTION = """\
 Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
 say what the results are worth: standard errors, chance, what a constant answer scores, the paper's values, and paired
 differences between the models, the first being the reference. Writes OUT/report.html, evaluation.json, table.md,
-table.tex, figures, and every item and document below OUT/items.
+figures, and every item and document below OUT/items.
 
 CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model, or of an adapter upon one.
 Started again, an interrupted evaluation goes on with the next task or domain. docs/evaluation.md defines every number

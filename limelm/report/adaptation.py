@@ -1,15 +1,15 @@
 """The report of a comparison in a pretrained model: routers beside equally small baselines and no training at all."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from limelm.evaluation.seeds import compare_final_losses
-from limelm.files import write_text
 from limelm.report.cells import count, in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.report.made import how_made
+from limelm.report.output import write_json
 from limelm.training.summary import made_of
 
 ADAPTATION = "adaptation.json"
@@ -44,7 +44,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
         if row["model"] != reference
     ]
     results = {"seeds": list(summaries), "losses": losses, "models": summary, "against": against}
-    write_text(out / ADAPTATION, json.dumps(results, indent=1) + "\n")
+    write_json(out / ADAPTATION, results)
     first = next(iter(summaries.values()))
     palette = Palette(labels, {label: kind_of(label) or kind_of(runs[0][label]["name"]) for label in labels})
     page = write_page(
@@ -72,7 +72,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             f"One held-out text ({first['data']['source']}): a lower loss on it is adaptation to this text too, and "
             "says nothing about other tasks.",
         ],
-        facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+        facts=how_made(list(summaries.values())),
         made_of=made_of(summaries.values()),
     )
     return page, summary

@@ -1,13 +1,12 @@
 """The report of `limelm analyze`: every figure and table that was measured, on one page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from limelm.files import write_text
 from limelm.report.circuits import circuit_sections
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import write_page
+from limelm.report.output import write_json
 from limelm.report.representations import representation_sections
 from limelm.report.routing import routing_sections
 
@@ -26,11 +25,11 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
     models, facts, records = analysis["models"], analysis["facts"], analysis["records"]
     palette = palette_of(models)
     told = {key: analysis[key] for key in ("models", "facts", "notes", "cautions")}
-    write_text(out / ANALYSIS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / ANALYSIS, told)
     return write_page(
         out,
         [
-            *routing_sections(records, palette),
+            *routing_sections(records, palette, any(_is_attached(entry) for entry in models)),
             *circuit_sections(records.get("circuits", [])),
             *representation_sections(records, palette),
         ],
@@ -43,8 +42,15 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         tiles=[_tile(entry, palette) for entry in models],
         cautions=analysis["cautions"],
         missing=_missing(analysis["notes"]),
-        facts=[*((f"checkpoint: {entry['label']}", entry["checkpoint"]) for entry in models), *facts.items()],
+        facts={
+            "Checkpoints": [(entry["label"], entry["checkpoint"]) for entry in models],
+            "Data and environment": list(facts.items()),
+        },
     )
+
+
+def _is_attached(entry: dict[str, Any]) -> bool:
+    return entry["routing"] is not None and entry["model_type"] != "lime"
 
 
 def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:

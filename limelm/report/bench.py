@@ -1,15 +1,13 @@
 """What `limelm bench` leaves: JSON, CSV, figures, and its tables as text."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from limelm.files import write_text
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.figures.style import legend_beside, new_figure, shown
-from limelm.report.output import save_figure, write_csv
+from limelm.report.output import save_figure, write_csv, write_json
 
 Records = list[dict[str, Any]]
 
@@ -26,7 +24,7 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
     for name in TEXTS.keys() - tables.keys():
         for suffix in ("csv", "png", "svg"):
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
-    write_text(out / BENCH, json.dumps({**facts, **tables}, indent=1) + "\n")
+    write_json(out / BENCH, {**facts, **tables})
     for name, records in tables.items():
         write_csv(out / f"{name}.csv", records)
         if name in FIGURES:

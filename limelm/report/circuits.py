@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section
+from limelm.text import printable
 
 WELL_USED = 0.2  # the authors' first bin ends here
 CLEAREST, FIRST, MOST = 5, 10, 2_000  # routes per model: in the short table, without scripts, in the browser
@@ -96,7 +97,7 @@ def _browser_section(records: Records) -> Section:
             "columns": [*ROUTE_COLUMNS, Column("tokens", "tokens that open it", _token_list, is_text=True)],
             "json": _script_json(
                 {
-                    "models": list(models),
+                    "models": [printable(model) for model in models],
                     "routes": [
                         _packed(place, route) for place, routes in enumerate(models.values()) for route in routes[:MOST]
                     ],

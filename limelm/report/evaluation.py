@@ -1,6 +1,5 @@
 """The report of `limelm eval`: scores with their errors, beside chance, constant answers, the paper and each other."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,18 @@ from limelm.files import write_text
 from limelm.report.cells import count, in_one_line, optional, percent, points
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.figures.points import grouped_points
-from limelm.report.figures.style import REFERENCE, by_model
+from limelm.report.figures.style import REFERENCE
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.output import write_json
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
-from limelm.report.perplexity import latex_bits, perplexity_section
-from limelm.report.plain_tables import aligned, booktabs, latex, markdown
+from limelm.report.perplexity import perplexity_section
+from limelm.report.plain_tables import aligned, markdown
 
 EVALUATION = "evaluation.json"
 
 
 def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
-    """Write `out/report.html`, `out/figures/*`, `out/evaluation.json`, `out/table.md` and `out/table.tex`.
+    """Write `out/report.html`, `out/figures/*`, `out/evaluation.json` and `out/table.md`.
 
     Args:
         evaluation: the fields of `limelm.evaluation.run.Evaluation`; at least one of scores and perplexities.
@@ -34,9 +34,8 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
     models = evaluation["models"]
     scores, averages, perplexity = (evaluation[key] for key in ("scores", "averages", "perplexity"))
     palette = palette_of(models)
-    write_text(out / EVALUATION, json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / EVALUATION, evaluation)
     write_text(out / "table.md", markdown_tables(scores, averages, perplexity))
-    write_text(out / "table.tex", latex_tables(scores, averages, perplexity))
     kinds = ["benchmarks"] * bool(scores) + ["perplexity"] * bool(perplexity)
     return write_page(
         out,
@@ -49,10 +48,10 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
         tiles=[_tile(palette, model["label"], scores, averages, perplexity) for model in models],
         cautions=evaluation["cautions"],
         missing=[f"{note['task']}: {note['model']}: {note['reason']}" for note in evaluation["notes"]],
-        facts=[
-            *((f"checkpoint: {model['label']}", model["checkpoint"]) for model in models),
-            *evaluation["facts"].items(),
-        ],
+        facts={
+            "Checkpoints": [(model["label"], model["checkpoint"]) for model in models],
+            "Settings and environment": list(evaluation["facts"].items()),
+        },
     )
 
 
@@ -153,35 +152,6 @@ def markdown_tables(scores: Records, averages: Records, perplexity: Records) -> 
     return "\n".join(tables)
 
 
-def latex_tables(scores: Records, averages: Records, perplexity: Records) -> str:
-    """Accuracies and bits per byte in LaTeX, for the package booktabs."""
-    tables = [latex_scores(scores, averages)] if scores else []
-    if perplexity:
-        tables.append(latex_bits(perplexity))
-    return "\n".join(tables)
-
-
-def latex_scores(scores: Records, averages: Records) -> str:
-    """Models by tasks, in the manner of the paper's Table 1, with its last column, the average."""
-    rows = headline(scores)
-    tasks = list(dict.fromkeys((row["task"], row["shots"]) for row in rows))
-    head = ["Model", *(f"{latex(task)} ({shots})" for task, shots in tasks)]
-    if averages:
-        of = averages[0]["tasks"]
-        head.append("Average" if of == len(tasks) else f"Average of {of}")
-    models = []
-    for model, own in by_model(rows):
-        cells = {(row["task"], row["shots"]): _latex_score(row["accuracy"], row["standard_error"]) for row in own}
-        average = [_latex_score(row["average"], row["standard_error"]) for row in averages if row["model"] == model]
-        models.append([latex(model), *(cells.get(task, "--") for task in tasks), *average])
-    trivial = []
-    for title, key in (("chance", "chance"), ("constant answer", "constant_rate")):
-        values = {(row["task"], row["shots"]): row[key] for row in rows}
-        shown = [*(values[task] for task in tasks), *(row[key] for row in averages[:1])]
-        trivial.append([title, *(percent(value) or "--" for value in shown)])
-    return booktabs(head, models, trivial)
-
-
 def _lead(scores: Records, perplexity: Records) -> str:
     sentences, samples = [], []
     if scores:
@@ -216,11 +186,6 @@ def _tile(palette: Palette, label: str, scores: Records, averages: Records, perp
     (value, what), *more = parts
     note = " · ".join([what, *(" ".join(part) for part in more)])
     return {"label": label, "color": palette[label], "value": value, "note": note}
-
-
-def _latex_score(accuracy: float, error: float | None) -> str:
-    margin = "" if error is None else rf" \pm {percent(error)}"
-    return f"${percent(accuracy)}{margin}$"
 
 
 COLUMNS = [

@@ -42,10 +42,10 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
         ),
         tiles=[_tile(model, summary, palette, len(models)) for model in models],
         cautions=_cautions(tasks, summary),
-        facts=[
-            *((task["task"], _counts(task)) for task in tasks),
-            *environment().items(),
-        ],
+        facts={
+            "Problems": [(task["task"], _counts(task)) for task in tasks],
+            "Environment of the evaluation": list(environment().items()),
+        },
     )
     return page, summary
 

@@ -3,16 +3,18 @@
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
-from limelm.report.output import save_figure, write_csv
+from limelm.report.output import published, save_figure, write_csv
+from limelm.text import printable
 
 Records = list[dict[str, Any]]
 
@@ -36,6 +38,8 @@ class Section:
 
     Attributes:
         name: of its files, and its anchor on the page.
+        text: paragraphs; alone, they introduce the parts that follow.
+        is_part: of the section before; not in the page's list of contents.
         data: what a template of its own shows instead.
         template: that template's name.
     """
@@ -43,11 +47,12 @@ class Section:
     name: str
     title: str
     text: list[str]
-    records: Records
+    records: Records = field(default_factory=list)
     figure: Figure | None = None
     columns: list[Column] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     template: str | None = None
+    is_part: bool = False
     svg: str | None = None
 
 
@@ -59,7 +64,7 @@ def write_page(
     lead: str,
     tiles: list[dict[str, str]],
     cautions: list[str],
-    facts: Iterable[tuple[str, Any]],
+    facts: Mapping[str, Iterable[tuple[str, Any]]],
     missing: Iterable[str] = (),
     made_of: str = "",
 ) -> Path:
@@ -68,7 +73,8 @@ def write_page(
     Args:
         tiles: a `label`, `color`, `value` and `note` for each model.
         cautions: what the report does not show.
-        facts: names and values, at the end of the page.
+        facts: how it was made, at the end of the page: names and values below a heading each. Paths of this machine
+            are cut down to their last names.
         missing: what could not be measured, and why.
         made_of: the fingerprint of what the page tells of, for `is_made_of`.
 
@@ -78,27 +84,29 @@ def write_page(
     folder = out / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
-        write_csv(folder / f"{section.name}.csv", section.records)
+        if section.records:
+            write_csv(folder / f"{section.name}.csv", section.records)
         if section.figure is not None:
             section.svg = base64.b64encode(save_figure(section.figure, folder / section.name)).decode()
-    _remove_earlier(folder, {section.name for section in sections})
+    _remove_earlier(folder, {section.name for section in sections if section.records})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("limelm.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_as_text,
     )
     script = _source(environment, "browser.js") if any(section.template for section in sections) else None
     page = environment.get_template("report.html").render(
-        title=title,
-        lead=lead,
+        title=published(title),
+        lead=published(lead),
         tiles=tiles,
-        cautions=cautions,
-        missing=list(missing),
+        cautions=published(cautions),
+        missing=published(list(missing)),
         made_of=made_of,
         sections=sections,
-        facts=list(facts),
+        facts={heading: [(key, published(value)) for key, value in entries] for heading, entries in facts.items()},
         style=_source(environment, "report.css"),
         script=script,
         script_hash=script and base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -136,6 +144,11 @@ def share(value: float) -> str:
 def unbroken(text: str) -> str:
     """Keep a table cell in one line."""
     return text.replace(" ", "\u00a0")
+
+
+def _as_text(value: Any) -> Any:
+    """What stands on the page: no control characters, but in what is markup already."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _remove_earlier(folder: Path, names: set[str]) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 from limelm.report import tables
 from limelm.report.figures import training
-from limelm.report.figures.palette import Palette, palette_of
+from limelm.report.figures.palette import Palette, palette_of, routes
 from limelm.report.html import Records, Section, write_page
+from limelm.report.made import how_made
 from limelm.report.routing import routing_sections
+from limelm.text import counted
 from limelm.training.summary import made_of
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
@@ -39,8 +41,8 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
             }
             for entry in summary["models"]
         ],
-        cautions=_cautions(summary),
-        facts=[*((f"data: {key}", value) for key, value in summary["data"].items()), *summary["environment"].items()],
+        cautions=_cautions(summary, palette),
+        facts=how_made([summary]),
         made_of=made_of([summary]),
     )
 
@@ -49,13 +51,13 @@ def _lead(summary: dict[str, Any]) -> str:
     data = summary["data"]
     tokens = summary["models"][0]["train_tokens"]
     return (
-        f"{len(summary['models'])} models, each trained from scratch on the same {tokens:,} tokens of {data['source']} "
-        f"in the same order, sequences of {data['sequence_length']} tokens. Parameters that a model shares with LLaMA "
+        f"{counted(len(summary['models']), 'model')}, trained from scratch on {tokens:,} tokens of {data['source']} "
+        f"in the same order, in sequences of {data['sequence_length']} tokens. Parameters that models have in common "
         "start at the same values."
     )
 
 
-def _cautions(summary: dict[str, Any]) -> list[str]:
+def _cautions(summary: dict[str, Any], palette: Palette) -> list[str]:
     data = summary["data"]
     tokens = summary["models"][0]["train_tokens"]
     parameters = max(entry["parameters"] for entry in summary["models"])
@@ -68,14 +70,14 @@ def _cautions(summary: dict[str, Any]) -> list[str]:
         "billion. Early in training a faster start shows, not a better end."
     ]
     return [
-        *([] if tables.is_one_environment(summary) else mixed),
+        *([] if summary["same_environment"] else mixed),
         "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
         *(smaller if parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS else []),
-        f"Held out are {data['validation_documents']:,} documents with {data['validation_tokens']:,} tokens. Losses on "
-        "them can be compared with each other, but other text may give another gap.",
+        f"Held out: {counted(data['validation_documents'], 'document')} with {data['validation_tokens']:,} tokens. "
+        "Losses there can be compared with each other, but other text may give another gap.",
         "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. limelm bench "
         "measures them side by side.",
-        "Routing weights after few steps still carry their initialisation: a static router starts near uniform.",
+        *(["Routing weights after few steps still carry their initialisation."] if routes(palette) else []),
     ]
 
 
@@ -126,22 +128,24 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
             columns=paper_columns,
         ),
         *routing_sections(retrieval, palette),
-        *_entropy_section(summary),
+        *_entropy_section(summary, palette),
     ]
 
 
-def _entropy_section(summary: dict[str, Any]) -> list[Section]:
+def _entropy_section(summary: dict[str, Any], palette: Palette) -> list[Section]:
     entropies = tables.router_entropy(summary)
     if not entropies:
         return []
+    kinds = {palette.kinds[row["model"]] for row in entropies}
     return [
         Section(
             "router_entropy",
             "How sharply the routers choose, over training",
             [
                 "Entropy of a head's routing weights, mean over heads, as a part of its maximum: 1 is uniform over all "
-                "representations that the layer reads, 0 a single one. Dynamic weights are averaged over held-out "
-                "tokens first; for LIMe KV the shares of absolute weight are taken."
+                "representations that the layer reads, 0 a single one.",
+                *(["Weights of dynamic routers are averaged over held-out tokens first."] * ("dynamic" in kinds)),
+                *(["For LIMe KV the shares of absolute weight are taken."] * ("kv" in kinds)),
             ],
             entropies,
             training.router_entropy(entropies),

@@ -1,7 +1,5 @@
 """Bits per byte and perplexity by domain: a part of the report of `limelm eval`."""
 
-from typing import Any
-
 from matplotlib.figure import Figure
 
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
@@ -10,7 +8,7 @@ from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section, unbroken
-from limelm.report.plain_tables import aligned, booktabs, latex
+from limelm.report.plain_tables import aligned
 
 
 def perplexity_section(rows: Records, palette: Palette) -> Section:
@@ -53,20 +51,9 @@ def as_text(rows: Records) -> str:
     return aligned([head, *body], texts=1)
 
 
-def latex_bits(rows: Records) -> str:
-    """Bits per byte with 95 % intervals, models by domains, for the package booktabs."""
-    body = [[latex(model), *map(_latex_bits, own)] for model, own in by_model(rows)]
-    return booktabs(["Bits per byte", *map(latex, _domains(rows))], body)
-
-
 def _domains(rows: Records) -> list[str]:
     """Of which each model has all, in this order."""
     return list(dict.fromkeys(row["domain"] for row in rows))
-
-
-def _latex_bits(row: dict[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" [{thousandths(row['low'])}, {thousandths(row['high'])}]"
-    return f"{thousandths(row['bits_per_byte'])}{interval}"
 
 
 COLUMNS = [

@@ -2,7 +2,7 @@
 
 from limelm.report.figures import clouds, curves, heatmaps
 from limelm.report.figures.curves import BEFORE_ROUTING, HIDDEN_STATES
-from limelm.report.figures.palette import Palette
+from limelm.report.figures.palette import Palette, routes
 from limelm.report.html import Records, Section
 
 BEFORE = (
@@ -73,7 +73,8 @@ def _separability(rows: Records, palette: Palette) -> Section:
         [
             f"Accuracy of a linear probe ({probes[rows[0]['probe']]}) on held-out folds; the shade is one standard "
             "deviation over the five folds, not an error of the mean. A probe finds what is there, not what the model "
-            "uses; and what a layer has read from early representations still knows the token.",
+            "uses.",
+            *(["What a layer has read from early representations still knows the token."] if routes(palette) else []),
             *_before_routing(rows),
         ],
         rows,
@@ -149,7 +150,8 @@ def _logit_lens(rows: Records, palette: Palette) -> Section:
             "Each representation goes through the final norm and the head, as if the model ended there: its loss on "
             "the next token, its divergence from the model's own output, and how often both name the same token. Not "
             "in the paper. The head was trained for the last representation only; a bad early reading may be a matter "
-            "of basis, and of LIMe also of what later layers fetch past the stream."
+            "of basis.",
+            *(["In LIMe it may also be what later layers read from earlier ones."] if routes(palette) else []),
         ],
         rows,
         curves.logit_lens(rows, palette),

@@ -8,36 +8,57 @@ from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section, file_names, share
 
+DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
+DYNAMIC = "Weights of dynamic routers depend on the token and are averaged over the data."
+KEY_VALUE = "LIMe KV has signed weights: shown is each representation's share of their absolute values."
+ATTACHED = (
+    "An attached router works beside its layer's own path: shown is the share of all that a head reads, both ways."
+)
 
-def routing_sections(records: dict[str, Records], palette: Palette) -> list[Section]:
-    """A section for each kind of records that is there, in the order of the page."""
+
+def routing_sections(records: dict[str, Records], palette: Palette, is_attached: bool = False) -> list[Section]:
+    """A section for each kind of records that is there, in the order of the page.
+
+    Args:
+        is_attached: whether any of the models has routers that were attached to it.
+    """
     # Keys and values that have routers of their own stand in the records as two models.
-    named = (row["model"] for row in records.get("mean_retrieval", []))
+    named = dict.fromkeys(row["model"] for row in records.get("mean_retrieval", []))
     kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in SETS}
     palette = Palette([*palette.kinds, *named], palette.kinds | kinds)
+    notes = _notes([palette.kinds[model] for model in named], records, is_attached)
     sections = {
-        "mean_retrieval": _mean_retrieval,
-        "self_retrieval": _self_retrieval,
-        "self_retrieval_by_layer": _self_retrieval_by_layer,
-        "expected_source": _expected_source,
+        "mean_retrieval": lambda rows: _mean_retrieval(rows, palette, notes),
+        "self_retrieval": lambda rows: _self_retrieval(rows, palette),
+        "self_retrieval_by_layer": lambda rows: _self_retrieval_by_layer(rows, palette),
+        "expected_source": lambda rows: _expected_source(rows, palette),
         "pruned_weights": _pruned_weights,
         "retrieval_under_top_p": _retrieval_under_top_p,
         "layer_mass": _layer_mass,
-        "weights": _weights,
+        "weights": lambda rows: _weights(rows, notes),
     }
-    return [section for name, make in sections.items() if records.get(name) for section in make(records[name], palette)]
+    return [section for name, make in sections.items() if records.get(name) for section in make(records[name])]
 
 
-def _mean_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
+def _notes(kinds: list[str | None], records: dict[str, Records], is_attached: bool) -> list[str]:
+    """How weights that are not constant distributions are shown, for those kinds of routers that there are."""
+    has_kv = any(row["absolute"] is not None for row in records.get("layer_mass", []))
+    return [
+        *([DYNAMIC] if None in kinds or "dynamic" in kinds else []),
+        *([KEY_VALUE] if has_kv else []),
+        *([ATTACHED] if is_attached else []),
+    ]
+
+
+def _mean_retrieval(records: Records, palette: Palette, notes: list[str]) -> Iterator[Section]:
     yield Section(
         "mean_retrieval",
         "What is retrieved: mean weight by representation (Figure 2)",
         [
             "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
-            "without preferences would give. Dynamic weights are averaged over the data; for LIMe KV the "
-            "share of absolute weight is shown, and for attached routers that in what a head reads in all, its own way "
-            "past the router included. The last representations are read by few layers: their means are of "
-            "few weights."
+            "without preferences would give. Few layers read the last representations, so their means rest on few "
+            "weights.",
+            *notes,
         ],
         records,
         routing.mean_retrieval(records, palette),
@@ -47,8 +68,11 @@ def _mean_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
 def _self_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
     yield Section(
         "self_retrieval",
-        "Self-retrieval per head (Figure 3)",
-        ["How much each head (thin lines; their mean thick) takes from its layer's own input. Dashed: uniform."],
+        "Self-retrieval, head by head (Figure 3)",
+        [
+            "How much each head takes from its layer's own input: a thin line per head, their mean thick, a panel per "
+            "model. It shows how far the heads of a model differ. Dashed: uniform."
+        ],
         records,
         routing.self_retrieval(records, palette),
     )
@@ -57,10 +81,11 @@ def _self_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
 def _self_retrieval_by_layer(records: Records, palette: Palette) -> Iterator[Section]:
     yield Section(
         "self_retrieval_by_layer",
-        "Self-retrieval by layer (Figure 10)",
+        "Self-retrieval, model by model (Figure 10)",
         [
-            "The same, mean over heads: 1 would be ordinary self-attention. The later a layer, the more "
-            "representations share its weight, so a falling line means something only against the dashed one."
+            "The thick lines of the figure before in one panel: it shows how far the models differ. 1 would be "
+            "ordinary self-attention. The later a layer, the more representations share its weight, so a falling line "
+            "means something only against the dashed one."
         ],
         records,
         routing.self_retrieval_by_layer(records, palette),
@@ -73,15 +98,15 @@ def _expected_source(records: Records, palette: Palette) -> Iterator[Section]:
         "Expected retrieved representation (Figure 4)",
         [
             "Which representation a layer retrieves on average: high is recent, low is early. The shade spans the "
-            "heads. A Llama would lie on the dotted line. A layer that reads only the first and the last "
-            "representation has its mean between them, where it reads nothing."
+            "heads. A model without routing would lie on the dotted line. A layer that reads only the first and the "
+            "last representation has its mean between them, where it reads nothing."
         ],
         records,
         routing.expected_source(records, palette),
     )
 
 
-def _pruned_weights(records: Records, _: Palette) -> Iterator[Section]:
+def _pruned_weights(records: Records) -> Iterator[Section]:
     yield Section(
         "pruned_weights",
         "Pruned routing weights (Table 5)",
@@ -108,7 +133,7 @@ def _pruned_weights(records: Records, _: Palette) -> Iterator[Section]:
     )
 
 
-def _retrieval_under_top_p(records: Records, _: Palette) -> Iterator[Section]:
+def _retrieval_under_top_p(records: Records) -> Iterator[Section]:
     yield Section(
         "retrieval_under_top_p",
         "Retrieval statistics under top-p (Figure 9)",
@@ -122,7 +147,7 @@ def _retrieval_under_top_p(records: Records, _: Palette) -> Iterator[Section]:
     )
 
 
-def _layer_mass(records: Records, _: Palette) -> Iterator[Section]:
+def _layer_mass(records: Records) -> Iterator[Section]:
     yield Section(
         "layer_mass",
         "What each layer takes from each representation",
@@ -159,19 +184,19 @@ def _layer_mass(records: Records, _: Palette) -> Iterator[Section]:
     )
 
 
-def _weights(records: Records, _: Palette) -> Iterator[Section]:
+def _weights(records: Records, notes: list[str]) -> Iterator[Section]:
     models = dict(by_model(records))
+    is_deep = {max(row["layer"] for row in rows) >= DEEP for rows in models.values()}
+    figures = {(False,): "Figure 13", (True,): "Figure 14", (False, True): "Figures 13 and 14"}[tuple(sorted(is_deep))]
+    yield Section(
+        "weights",
+        f"All retrieval weights ({figures})",
+        [
+            "A panel per head; a row is a layer, a column a representation, and each row sums to 1. The diagonal is "
+            "the layer's own input. The scale is that of the cube root, so that small weights show: a colour half-way "
+            "up stands for 0.125. Grey, where there is any: not read.",
+            *notes,
+        ],
+    )
     for model, name in file_names(models).items():
-        deep = max(row["layer"] for row in models[model]) >= 31
-        yield Section(
-            f"weights-{name}",
-            f"All retrieval weights of {model} (Figure {14 if deep else 13})",
-            [
-                "A panel per head; a row is a layer, a column a representation, and each row sums to 1. The diagonal "
-                "is the layer's own input. The scale is that of the cube root, so that small weights show: a colour "
-                "half-way up stands for 0.125. Dynamic weights are averaged over the data; of LIMe KV the share of "
-                "absolute weight is shown. Grey, where there is any: not read."
-            ],
-            models[model],
-            heatmaps.weights(models[model]),
-        )
+        yield Section(f"weights-{name}", model, [], models[model], heatmaps.weights(models[model]), is_part=True)

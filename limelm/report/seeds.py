@@ -1,6 +1,5 @@
 """The report of a comparison over several seeds: which models differ, and by how much."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from limelm.evaluation.seeds import (
     losses_at_equal_budgets,
     summarise_losses,
 )
-from limelm.files import write_text
 from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.report.made import how_made
+from limelm.report.output import write_json
 from limelm.report.tables import loss_curves
 from limelm.training.summary import made_of
 
@@ -48,7 +48,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
     losses = losses_at_equal_budgets(curves, baseline)
     summary, sooner = summarise_losses(losses, baseline), how_much_sooner(curves, baseline)
     results = {"baseline": baseline, "seeds": list(summaries), "losses": summary, "sooner": sooner}
-    write_text(out / SEEDS, json.dumps(results, indent=1) + "\n")
+    write_json(out / SEEDS, results)
     palette = palette_of(entry for entry in first["models"] if entry["label"] in labels)
     at_end = {row["model"]: row for row in summary if row["axis"] == "tokens"}
     page = write_page(
@@ -70,7 +70,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
             for label in labels
         ],
         cautions=_cautions(first, len(summaries), summary),
-        facts=[*((f"data: {key}", value) for key, value in first["data"].items()), *first["environment"].items()],
+        facts=how_made(list(summaries.values())),
         made_of=made_of(summaries.values()),
     )
     return page, summary

@@ -71,7 +71,7 @@ def results(summary: dict[str, Any], curves: Records) -> tuple[Records, list[Col
         Column("final_train_loss", f"training loss, {_last_steps(curves)}", thousandths),
         Column("eval_loss", "held-out loss", thousandths),
         Column("eval_perplexity", "held-out perplexity", lambda x: f"{x:.1f}"),
-        Column("eval_loss_difference", "held-out loss, minus LLaMA's", signed_thousandths),
+        *([Column("eval_loss_difference", "held-out loss, minus LLaMA's", signed_thousandths)] if baseline else []),
     ]
     return records, columns
 
@@ -102,7 +102,7 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     llama = dict(records[summary["models"].index(baseline)]) if baseline else dict.fromkeys(measures, math.nan)
     for row in records:
         row |= {f"{key}_ratio": row[key] / llama[key] if llama[key] else math.nan for key in measures}
-        if not is_one_environment(summary):  # of speed and memory a ratio would compare machines
+        if not summary["same_environment"]:  # of speed and memory a ratio would compare machines
             row |= dict.fromkeys(("peak_memory_bytes_ratio", "tokens_per_second_ratio"), math.nan)
     for row, entry in zip(records, summary["models"], strict=True):
         row["mfu"] = entry["mfu"]
@@ -124,7 +124,8 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
             else []
         ),
     ]
-    return records, columns
+    shown = (column for column in columns if baseline or not column.key.endswith("_ratio"))
+    return records, list(shown)
 
 
 def paper_scale() -> tuple[Records, list[Column]]:
@@ -176,12 +177,6 @@ def router_entropy(summary: dict[str, Any]) -> Records:
         for line in read_lines(Path(entry["checkpoint"]) / ROUTERS_LOG)
         for layer in line["layers"]
     ]
-
-
-def is_one_environment(summary: dict[str, Any]) -> bool:
-    """Whether all models were trained with the same versions, device and threads."""
-    environments = [entry["environment"] for entry in summary["models"]]
-    return all(other == environments[0] for other in environments)
 
 
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:

@@ -61,15 +61,12 @@ def test_several_models_in_one_report(folder, capsys):
         assert row["items"] == 8 and row["chance"] <= row["constant_rate"] <= 1
     markdown = (out / "table.md").read_text().splitlines()
     assert len(markdown) == len(rows) + 3 + 2 and "no verdict: fewer than 10" in "".join(markdown)
-    latex = (out / "table.tex").read_text()
     averages = evaluation["averages"]
     assert [row["model"] for row in averages] == ["llama_a", "static", "hc"]
     shown = [row for row in rows if row["model"] == "hc" and (row["task"], row["metric"]) != ("arc_easy", "acc")]
     assert averages[2]["average"] == pytest.approx(sum(row["accuracy"] for row in shown) / 5)
     assert markdown[-1].startswith("| average |") and f"| {100 * averages[2]['average']:.1f} |" in markdown[-1]
     assert "Average over 5 tasks" in page and "Bits per byte" not in page
-    assert "Average \\\\" in latex and f"${100 * averages[2]['average']:.1f} \\pm" in latex
-    assert r"llama\_a & $" in latex and r"constant answer & " in latex and latex.count(r"\\") == 1 + 3 + 2
     assert (out / "figures" / "accuracy.png").exists() and (out / "figures" / "accuracy.svg").exists()
     assert len(list((out / "items").rglob("*.json"))) == 15
 
@@ -164,7 +161,6 @@ def test_text_alone_needs_no_tasks(folder, capsys, monkeypatch):
         f"perplexity.{kind}" for kind in ("csv", "png", "svg")
     }
     assert len((out / "table.md").read_text().splitlines()) == len(rows) + 2
-    assert (out / "table.tex").read_text().count(r"\\") == 1 + 2
     first = (out / "evaluation.json").read_bytes()
     assert main(command) == 0 and (out / "evaluation.json").read_bytes() == first
 
@@ -180,7 +176,6 @@ def test_tasks_and_text_share_a_report(folder, capsys):
     assert "a sample of items or documents" in page and "all items" not in page
     assert "the first 8 items of each task and documents of each domain" in page
     assert (folder / "both" / "table.md").read_text().count("\n| ---") == 2
-    assert (folder / "both" / "table.tex").read_text().count(r"\begin{tabular}") == 2
 
 
 def test_interrupted_it_keeps_the_domains_that_are_done(folder, capsys, monkeypatch):

@@ -59,7 +59,8 @@ def test_every_figure_and_table_stands_as_a_file(out):
 
 def test_the_page_is_one_self_contained_file(out):
     page = (out / "report.html").read_text()
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) and "://" not in page.split("<main>")[0]
+    assert set(re.findall(r'href="figures/([^"]+)"', page)) == {path.name for path in (out / "figures").iterdir()}
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|figures/)""", page) and "://" not in page.split("<main>")[0]
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
     for words in ("Figure 2)", "Figure 3)", "Figure 4)", "Figure 5)", "Figure 6)", "Figure 7)", "Figure 9)"):
         assert words in page

@@ -62,7 +62,8 @@ def test_every_figure_stands_as_png_and_csv(run):
 def test_the_page_is_one_self_contained_file(run):
     folder, summary = run
     page = (folder / "report.html").read_text()
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|figures/)""", page)
+    assert set(re.findall(r'href="figures/([^"]+)"', page)) == {path.name for path in (folder / "figures").iterdir()}
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
     for entry in summary["models"]:
         assert entry["label"] in page and f"{entry['eval_loss']:.3f}" in page

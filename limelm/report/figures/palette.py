@@ -51,6 +51,9 @@ KNOWN = {
     "static-full": Look("#0072b2", "^").other(1),
 }
 
+#: Kinds without routers.
+UNROUTED = {"llama", "llama-grouped", "hyper_connection", "none", "scale", "lora", "full"}
+
 #: Colours of other models, none of them a known model's.
 OTHERS = ("#9900ee", "#993300", "#330099", "#99cc99", "#660066")
 
@@ -137,6 +140,11 @@ class Palette:
             "markeredgewidth": 0.5,
             "markevery": math.ceil(points / MARKS_PER_LINE),
         }
+
+
+def routes(palette: Palette) -> bool:
+    """Whether any of the models is known to have routers."""
+    return any(kind is not None and kind not in UNROUTED for kind in palette.kinds.values())
 
 
 def palette_of(models: Iterable[Mapping[str, Any]]) -> Palette:

@@ -1,0 +1,89 @@
+"""How a run was made, for the end of its page: what somebody needs who wants to make it again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Facts = dict[str, list[tuple[str, Any]]]
+
+NAMES = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "width (hidden size)",
+    "intermediate_size": "width of the MLP",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "key/value heads",
+    "max_position_embeddings": "longest context, tokens",
+    "tie_word_embeddings": "input and output embeddings are one",
+    "sequence_length": "sequence length, tokens",
+    "vocab_size": "vocabulary, tokens",
+    "content_sha256": "fingerprint (SHA-256 of the data)",
+    "batch_size": "batch, sequences",
+    "warmup_steps": "warm-up steps",
+    "min_lr_ratio": "last learning rate, share of the first",
+    "max_grad_norm": "gradients are clipped at norm",
+    "eval_steps": "steps between evaluations",
+}
+
+
+def how_made(summaries: Sequence[Mapping[str, Any]]) -> Facts:
+    """Command, data, models, training and environment of one run per seed, below a heading each.
+
+    Args:
+        summaries: each seed's `summary.json`; what one does not say is left out.
+    """
+    first = summaries[0]
+    recipe = first.get("recipe", {})
+    return {
+        "Command": _named(first.get("provenance", {})),
+        "Data": _named({key: value for key, value in first["data"].items() if key != "folder"}),
+        "Models": [*_named(recipe.get("architecture", {})), *_models(first["models"], recipe.get("models", {}))],
+        "Training": _training(summaries, recipe.get("training", {})),
+        "Environment": _environment([entry for summary in summaries for entry in summary["models"]]),
+    }
+
+
+def _named(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(NAMES.get(key, key), _value(value)) for key, value in values.items() if value is not None]
+
+
+def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """What sets each model apart."""
+    models = []
+    for entry in entries:
+        settings = {key: value for key, value in own.get(entry.get("name", ""), {}).items() if key != "label"}
+        described = [f"{NAMES.get(key, key.replace('_', ' '))} {_value(value)}" for key, value in settings.items()]
+        models.append((entry["label"], ", ".join([*described, f"{entry['parameters']:,} parameters"])))
+    return models
+
+
+def _training(summaries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    rows = _named({key: value for key, value in settings.items() if key != "seed"})
+    tokens = max((entry["train_tokens"] for entry in summaries[0]["models"]), default=0)
+    if tokens and settings.get("steps"):
+        rows.append(("tokens per step", tokens // settings["steps"]))
+    seeds = [summary.get("recipe", {}).get("training", {}).get("seed") for summary in summaries]
+    if None not in seeds:
+        rows.append(("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))))
+    return rows
+
+
+def _environment(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """Where the models were trained; where they differ, which was trained where."""
+    keys = dict.fromkeys(key for entry in entries for key in entry["environment"])
+    rows = []
+    for key in keys:
+        models: dict[Any, list[str]] = {}
+        for entry in entries:
+            models.setdefault(entry["environment"].get(key, "not recorded"), []).append(entry["label"])
+        value, *others = models
+        different = "; ".join(f"{value} ({', '.join(dict.fromkeys(labels))})" for value, labels in models.items())
+        rows.append((key, different if others else value))
+    return rows
+
+
+def _value(value: Any) -> Any:
+    """Rates as people write them, and switches as words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else value

@@ -1,0 +1,235 @@
+"""What other people named acts nowhere in a report, and nothing in it says where on this machine it was made."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from limelm.report import (
+    write_adaptation,
+    write_analysis,
+    write_bench,
+    write_evaluation,
+    write_exact_match,
+    write_report,
+    write_seeds,
+)
+from limelm.report.evaluation import markdown_tables
+from limelm.report.output import published, write_csv
+from limelm.text import has_control_characters
+from tests.report.synthetic import Study
+
+CONTROL = "\x1b]0;owned\x07 \x00\x9b31m \u202eevil\u2066 \x7f"
+HOSTILE = [f"{CONTROL} model", '=HYPERLINK("http://x","y")', "<script>alert(1)</script>", "$x_1$ | [a](b) `c`"]
+HERE = "/home/jane/secret/runs"
+ENVIRONMENT = {"limelm": "0.1.0", "torch": "2.13.0", "device": "CPU", "threads": 1}
+
+
+def entry(folder, label, place):
+    """A model of a run, with its metrics."""
+    path = folder / f"model-{place}"
+    path.mkdir(parents=True)
+    lines = [{"step": step, "tokens": 8 * step, "seconds": 1.0 * step, "loss": 5.0 - step} for step in (1, 2)]
+    lines[-1]["eval_loss"] = 3.0
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "name": f"m{place}",
+        "label": label,
+        "model_type": "llama" if place == 0 else "lime",
+        "parameters": 100,
+        "trainable_parameters": 10,
+        "flops_per_token_forward": 100.0,
+        "paper_flops_per_token_forward": 50.0,
+        "train_tokens": 16,
+        "final_train_loss": 3.5,
+        "eval_loss": 3.0,
+        "eval_perplexity": 20.1,
+        "seconds": 2.0,
+        "tokens_per_second": 8.0,
+        "mfu": None,
+        "peak_memory_bytes": 1000,
+        "routing": None,
+        "environment": ENVIRONMENT,
+        "checkpoint": str(path),
+    }
+
+
+def run(folder, labels, text, seed=1):
+    """A run's summary, in which `text` stands wherever others have a say."""
+    entries = [entry(folder / f"seed-{seed}", label, place) for place, label in enumerate(labels)]
+    data = {"folder": HERE, "source": text, "content_sha256": "0" * 64, "sequence_length": 8, "vocab_size": 300}
+    splits = {f"{split}_{what}": 10 for split in ("train", "validation") for what in ("documents", "tokens")}
+    own = {model["name"]: {"label": model["label"], "model_type": model["model_type"]} for model in entries}
+    return {
+        "scale": "tiny",
+        "base": text,
+        "recipe": {
+            "architecture": {"num_hidden_layers": 3, "hidden_size": 32},
+            "models": own,
+            "data": {},
+            "training": {"steps": 2, "learning_rate": 1e-3, "seed": seed},
+        },
+        "data": {**data, **splits},
+        "environment": ENVIRONMENT,
+        "provenance": {
+            "command": f"limelm reproduce --data {text}",
+            "date": "2026-11-28T12:00:00+00:00",
+            "commit": "abc",
+        },
+        "same_environment": True,
+        "fingerprint": "f" * 64,
+        "models": entries,
+    }
+
+
+def main_report(out, labels, name, text):
+    records = Study(dict(zip(labels, ("static", "dynamic", "kv", "static"), strict=True)), layers=3).analysis()[
+        "records"
+    ]
+    return write_report(out, run(out / "models", labels, text), records)
+
+
+def seeds_report(out, labels, name, text):
+    return write_seeds(out, {seed: run(out / "models", labels, text, seed) for seed in (1, 2)})[0]
+
+
+def adaptation_report(out, labels, name, text):
+    return write_adaptation(out, {seed: run(out / "models", labels, text, seed) for seed in (1, 2)}, labels[2:])[0]
+
+
+def exact_match_report(out, labels, name, text):
+    scores = [
+        {"task": name, "model": label, "seed": seed, "accuracy": 0.1 * seed} for label in labels for seed in (1, 2)
+    ]
+    counts = {"train_problems": 5, "problems": 5, "tested_on": name, "worked_steps": True}
+    rates = {"chance": 0.1, "constant_rate": 0.2, "baseline": labels[0], "scores": scores}
+    (out / "task").mkdir(parents=True)
+    (out / "task" / "exact-match.json").write_text(json.dumps({"task": name, **counts, **rates}))
+    return write_exact_match(out)[0]
+
+
+def analysis_report(out, labels, name, text):
+    analysis = Study(dict.fromkeys(labels, "dynamic"), layers=3).analysis()
+    for model in analysis["models"]:
+        model["checkpoint"] = text
+    analysis["facts"]["data"] = text
+    analysis["notes"] = [{"model": labels[0], "analysis": "tsne", "reason": f"{text}: nothing there"}]
+    analysis["cautions"] = [f"Measured on {text}."]
+    for route in analysis["records"]["circuits"]:
+        route["tokens"][0]["token"] = labels[0]
+        route["examples"][0] |= {"before": labels[1], "after": labels[2]}
+    return write_analysis(out, analysis)
+
+
+def evaluation_report(out, labels, name, text):
+    numbers = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high", "verdict"))
+    sizes = {"documents": 3, "tokens": 9, "bytes": 30, "window": 8, "stride": 4}
+    bits = {"bits_per_byte": 1.0, "loss": 2.0, "perplexity": 7.4, **numbers, **sizes}
+    return write_evaluation(
+        out,
+        {
+            "models": [{"label": label, "checkpoint": text, "model_type": "lime", "routing": "kv"} for label in labels],
+            "facts": {"data": text},
+            "notes": [{"task": name, "model": labels[0], "reason": text}],
+            "cautions": [f"{text}: few documents"],
+            "scores": [],
+            "averages": [],
+            "perplexity": [{"domain": name, "model": label, **bits} for label in labels],
+        },
+    )
+
+
+def bench_report(out, labels, name, text):
+    ratios = {"ratio": 1.1, "ratio_lower_quartile": 1.0, "ratio_upper_quartile": 1.2}
+    times = [{"case": label, "task": name, "milliseconds": 1.0, **ratios} for label in labels]
+    depths = [{"case": label, "layers": layers, **ratios} for label in labels for layers in (2, 4)]
+    write_bench(out, {"baseline": name, "model": text}, {"times": times, "depths": depths})
+    return out / "bench.json"
+
+
+REPORTS = [
+    *(main_report, seeds_report, adaptation_report, exact_match_report),
+    *(analysis_report, evaluation_report, bench_report),
+]
+
+
+@pytest.mark.parametrize("write", REPORTS)
+def test_control_characters_reach_no_file_and_figures_stay_whole(tmp_path, write):
+    write(tmp_path, HOSTILE, f"{CONTROL} name", f"{CONTROL} text")
+    made = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".csv", ".json", ".md", ".svg")]
+    made = [path for path in made if path.name != "exact-match.json"]  # the input
+    assert any(path.suffix == ".svg" for path in made)
+    for path in made:
+        text = path.read_text()
+        assert not any(has_control_characters(line) for line in re.split(r"\r?\n", text)), path
+        if path.suffix == ".svg":
+            ElementTree.fromstring(text)
+        if path.suffix == ".json":
+            json.loads(text)
+        if path.suffix == ".csv":
+            with path.open(newline="") as stream:
+                cells = [cell for row in csv.reader(stream) for cell in row]
+            assert not [cell for cell in cells if re.match(r"[=+@\t\r]|-(?![\d.])", cell)], path
+        if path.suffix == ".html":
+            assert "<script>alert" not in text and "model" in text
+
+
+@pytest.mark.parametrize("write", REPORTS)
+def test_no_published_file_says_where_on_this_machine_it_was_made(tmp_path, write):
+    out = tmp_path / "published"
+    write(out, ["LLaMA", "LIMe static", "LIMe KV", "other"], "a name", f"{HERE}/last-name")
+    inputs = {"exact-match.json", "metrics.jsonl"}
+    for path in (path for path in out.rglob("*") if path.is_file() and path.name not in inputs):
+        content = path.read_bytes()
+        for part in (str(tmp_path), HERE, "jane", str(Path.home())):
+            assert part.encode() not in content, (path, part)
+
+
+def test_cells_come_back_from_the_csv(tmp_path):
+    rows = [
+        {"text": HOSTILE[1], "number": -1.5, "whole": 3, "list": [{"token": CONTROL + "é"}], "none": None},
+        {"text": "-0.25", "number": float("nan"), "whole": -3, "list": [], "none": "x"},
+        {"text": "  @sum", "number": 1e-30, "whole": 0, "list": ["日本"], "none": "\tx"},
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        read = list(csv.DictReader(stream))
+    assert [row["text"] for row in read] == ["'" + HOSTILE[1], "-0.25", "'  @sum"]
+    assert [float(row["number"]) for row in read][::2] == [-1.5, 1e-30]
+    assert [int(row["whole"]) for row in read] == [3, -3, 0]
+    assert [json.loads(row["list"]) for row in read] == [row["list"] for row in rows]
+    assert read[0]["none"] == "" and "日本" in read[2]["list"]
+
+
+def test_markdown_tables_hold_text_alone():
+    row = {"domain": "<b>x</b> | y", "model": "[a](javascript:b)", "verdict": None}
+    numbers = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high"))
+    sizes = dict.fromkeys(("documents", "tokens", "bytes", "window", "stride"), 1)
+    table = markdown_tables([], [], [{**row, **numbers, **sizes, "bits_per_byte": 1.0, "loss": 1.0, "perplexity": 2.0}])
+    (line,) = table.splitlines()[2:]
+    assert "<b>" not in line and "[a](" not in line and "&lt;b&gt;x&lt;/b&gt; \\| y" in line
+    assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"\|", table.splitlines()[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/jane/tokens", "tokens"),
+        ("/home/jane/my tokens", "my tokens"),
+        ("/tokens", "tokens"),
+        ("~/runs/tokens", "tokens"),
+        (r"C:\Users\jane\tokens", "tokens"),
+        ("/home/jane/tokens: broken, see /home/jane/log.txt", "tokens: broken, see log.txt"),
+        ("limelm train --data=/a/b/c --out '/x/y'", "limelm train --data=c --out 'y'"),
+        ("org/model", "org/model"),
+        ("runs/a/b", "runs/a/b"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("K/V, and/or 1/2", "K/V, and/or 1/2"),
+        ("/", "/"),
+    ],
+)
+def test_paths_are_cut_down_to_their_last_name(text, shown):
+    assert published({"a": [text]}) == {"a": [shown]}
