@@ -70,7 +70,7 @@ def _cautions(summary: dict[str, Any], palette: Palette) -> list[str]:
         "billion. Early in training a faster start shows, not a better end."
     ]
     return [
-        *([] if summary["same_environment"] else mixed),
+        *([] if tables.is_one_environment(summary) else mixed),
         "One seed. How much a loss moves from seed to seed is not measured here, so small gaps may be luck.",
         *(smaller if parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS else []),
         f"Held out: {counted(data['validation_documents'], 'document')} with {data['validation_tokens']:,} tokens. "

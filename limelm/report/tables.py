@@ -102,7 +102,7 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
     llama = dict(records[summary["models"].index(baseline)]) if baseline else dict.fromkeys(measures, math.nan)
     for row in records:
         row |= {f"{key}_ratio": row[key] / llama[key] if llama[key] else math.nan for key in measures}
-        if not summary["same_environment"]:  # of speed and memory a ratio would compare machines
+        if not is_one_environment(summary):  # of speed and memory a ratio would compare machines
             row |= dict.fromkeys(("peak_memory_bytes_ratio", "tokens_per_second_ratio"), math.nan)
     for row, entry in zip(records, summary["models"], strict=True):
         row["mfu"] = entry["mfu"]
@@ -177,6 +177,12 @@ def router_entropy(summary: dict[str, Any]) -> Records:
         for line in read_lines(Path(entry["checkpoint"]) / ROUTERS_LOG)
         for layer in line["layers"]
     ]
+
+
+def is_one_environment(summary: dict[str, Any]) -> bool:
+    """Whether all models were trained with the same versions, device and threads, so that speeds can be compared."""
+    environments = [entry["environment"] for entry in summary["models"]]
+    return all(other == environments[0] for other in environments)
 
 
 def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:

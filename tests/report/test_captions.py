@@ -97,7 +97,7 @@ def test_a_comparison_over_seeds_names_them_all(tmp_path):
 def test_speed_and_memory_are_compared_within_one_environment_alone(tmp_path, same):
     summary = run(tmp_path / "models", LABELS, "books")
     summary["models"][1]["environment"] = {**ENVIRONMENT, "threads": 1 if same else 2}
-    page = write_report(tmp_path, {**summary, "same_environment": same}, {})
+    page = write_report(tmp_path, summary, {})
     with (tmp_path / "figures" / "efficiency.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     for key in ("tokens_per_second_ratio", "peak_memory_bytes_ratio"):

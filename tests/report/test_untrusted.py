@@ -79,7 +79,6 @@ def run(folder, labels, text, seed=1):
             "date": "2026-11-28T12:00:00+00:00",
             "commit": "abc",
         },
-        "same_environment": True,
         "fingerprint": "f" * 64,
         "models": entries,
     }
