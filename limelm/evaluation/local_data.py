@@ -4,16 +4,14 @@
 right answers stay the harness's: only where its rows come from changes.
 """
 
-import csv
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limelm.data.lines import decode, read_lines, unpacked
 from limelm.errors import UserError
+from limelm.records import parse_json
 
 Row = dict[str, Any]
 
@@ -63,43 +61,60 @@ def _find(folder: Path, stem: str) -> Path | None:
 
 def _rows(path: Path, task: LocalTask) -> Iterator[Row]:
     empty = True
-    for number, line in _lines(path):
+    for where, line in _lines(path):
         try:
             rows = task.to_rows(line)
+            for row in rows:
+                _check_texts(row)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path}, line {number}: not an item of {task.folder} ({what})") from error
+            raise UserError(f"{where}: not an item of {task.folder} ({what})") from error
         empty = empty and not rows
         yield from rows
     if empty:
         raise UserError(f"{path}: it holds no item of {task.folder}")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Row]]:
-    """The objects of a file with their line numbers, from 1."""
+def _lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """The objects of a file, each with words for where it stands."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
-            if path.suffix == ".tsv":
-                for fields in (reader := csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)):
-                    yield reader.line_num, fields
-                return
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, _object(path, number, line)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: broken file ({error})") from error
+        with path.open("rb") as raw, unpacked(raw, path) as stream:
+            lines = ((where, decode(line, where)) for where, line in read_lines(stream, path))
+            yield from _table(lines) if path.suffix == ".tsv" else (_object(where, line) for where, line in lines)
     except OSError as error:
         raise UserError.from_os_error(path, error) from error
 
 
-def _object(path: Path, number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+def _table(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, Row]]:
+    """Rows of texts, by the names in the first line."""
+    names: list[str] = []
+    for where, line in lines:
+        values = line.rstrip("\r\n").split("\t")
+        if not names:
+            names = values
+        elif len(values) != len(names):
+            raise UserError(f"{where}: {len(values)} values, but the first line names {len(names)}")
+        else:
+            yield where, dict(zip(names, values, strict=True))
+
+
+def _object(where: str, line: str) -> tuple[str, Row]:
+    row = parse_json(line, where)
     if not isinstance(row, dict):
-        raise UserError(f"{path}, line {number}: not an object")
-    return row
+        raise UserError(f"{where}: not an object")
+    return where, row
+
+
+def _check_texts(row: Row) -> None:
+    """Questions, choices and passages are texts, or lists of them; what only numbers an item or answer may be else."""
+    for name, value in row.items():
+        if name in _NUMBERING:
+            continue
+        texts = value if name in _LISTS else [value]
+        if name == "choices":
+            texts = [*value["text"], *value["label"]]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name}={value!r:.80} is no text" + (" list" if name in _LISTS else ""))
 
 
 def _fields(*names: str, **allowed: list[Any]) -> Callable[[Row], list[Row]]:
@@ -191,6 +206,10 @@ def _position(value: Any, values: list[Any], name: str = "label") -> int:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, values))}")
     return values.index(value)
 
+
+# Of the hub's rows: fields that number, and lists of texts.
+_NUMBERING = {"id", "idx", "ind", "label", "gold", "start1", "start2", "end1", "end2"}
+_LISTS = {"endings", "statements"}
 
 _TRAIN_AND_VAL = {"train": "train", "validation": "val"}
 _TRAIN_AND_VALIDATION = {"train": "train", "validation": "validation"}

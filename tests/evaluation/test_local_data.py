@@ -1,3 +1,5 @@
+import gzip
+
 """Hand-checked: what the model is shown, among what it chooses, and what is right, for one item of every format."""
 
 import json
@@ -234,13 +236,17 @@ def test_items_with_more_objects_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("piqa", "{", r"validation.jsonl, line 1: not JSON"),
+        ("piqa", "{", r"validation.jsonl line 1: not JSON"),
         ("piqa", "[]", r"line 1: not an object"),
         ("piqa", '\n{"goal": "x"}', r"line 2: not an item of piqa \(no field 'label'\)"),
         ("piqa", '{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}', r"label 2 is not one of 0, 1"),
         ("winogrande", '{"sentence": "x", "option1": "a", "option2": "b", "answer": "1"}', "line 1: not an item"),
         ("piqa", "", "holds no item of piqa"),
-        ("piqa", "\udcff", "broken file"),
+        ("piqa", "\udcff", "line 1: not UTF-8 text"),
+        ("piqa", "[" * 100_000, "line 1: nested too deeply"),
+        ("piqa", '{"goal": "x", "sol1": 3, "sol2": "b", "label": 1}', "line 1: not an item of piqa .sol1=3 is no text"),
+        ("piqa", '{"goal": null, "sol1": "a", "sol2": "b", "label": 1}', "goal=None is no text"),
+        ("piqa", " " * (16 * 2**20 + 1), r"validation\.jsonl line 1: a document of more than 16,777,216 bytes"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(name, text, message, tmp_path):
@@ -248,6 +254,29 @@ def test_a_broken_file_is_named_with_its_line(name, text, message, tmp_path):
     (tmp_path / name / "validation.jsonl").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=message):
         read_splits(tmp_path, name)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_a_byte_order_mark_is_no_text(suffix, tmp_path):
+    (tmp_path / "piqa").mkdir()
+    item = {"goal": "x", "sol1": "a", "sol2": "b", "label": 1}
+    content = b"\xef\xbb\xbf" + json.dumps(item).encode() + b"\r\n"
+    path = tmp_path / "piqa" / f"validation.{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    assert read_splits(tmp_path, "piqa") == {"validation": [item]}
+
+
+def test_a_table_may_begin_with_a_mark_and_names_what_does_not_fit(tmp_path):
+    path = tmp_path / "qnli" / "dev.tsv"
+    path.parent.mkdir()
+    path.write_bytes(
+        b'\xef\xbb\xbfindex\tquestion\tsentence\tlabel\r\n7\ta "b\t' + b"c" * 200_000 + b"\tentailment\r\n"
+    )
+    expected = {"question": 'a "b', "sentence": "c" * 200_000, "idx": 7, "label": 0}
+    assert read_splits(tmp_path, "qnli") == {"validation": [expected]}
+    path.write_bytes(path.read_bytes() + b"8\ta\n")
+    with pytest.raises(UserError, match=r"dev\.tsv line 3: 2 values, but the first line names 4"):
+        read_splits(tmp_path, "qnli")
 
 
 def test_a_missing_file_is_named(tmp_path):
