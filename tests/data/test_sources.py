@@ -113,7 +113,7 @@ def test_a_hub_data_set_is_streamed(tmp_path):
         ("a.jsonl", b"[1]\n", r"a\.jsonl line 1: not an object"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl line 1: not UTF-8"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000)[:-20], r"a\.jsonl\.gz: broken gzip"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000, mtime=0)[:-20], r"a\.jsonl\.gz: broken gzip"),
         ("a.parquet", b"not parquet", r"a\.parquet: broken Parquet"),
     ],
 )
