@@ -1,4 +1,4 @@
-"""What a forward of any causal language model computes on its way: the residual stream, the values, the routing.
+"""Activations of any causal language model in a forward pass: the residual stream, the values, the routing.
 
 Hidden states are indexed by representation: X_0 is what the first layer reads (the embedded tokens), X_m the residual
 stream after layer m - 1, up to X_L, before the final norm. For Hyper-Connections it is the sum of the streams. Values
@@ -32,7 +32,7 @@ HIDDEN, VALUES, OWN_VALUES = "hidden states", "values", "values before routing"
 
 @dataclass
 class Activations:
-    """Of one batch, in float32.
+    """The activations of one batch, in float32.
 
     Attributes:
         input_ids: `[B, T]`.
@@ -166,7 +166,7 @@ def _keep_routed(seen: Activations):
 
 
 def _keep_attached(seen: Activations):
-    """Where the router is called, not its projection, which others may have put hooks or modules of theirs on."""
+    """A hook on the router, not on its projection, which others may have put hooks or modules of theirs on."""
 
     def hook(router, args, output):
         which, own = args[:2]

@@ -73,7 +73,7 @@ def _final_gain(model: PreTrainedModel) -> tuple[Tensor, nn.Module]:
 
 
 def check_circuits(model: PreTrainedModel) -> None:
-    """Whether a model's circuits can be read.
+    """Check that a model's circuits can be read.
 
     Raises:
         LookupError: where they cannot; it says why.
@@ -129,7 +129,7 @@ def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) 
 
 
 def _top(logits: Tensor, weights: Tensor, embedding: Tensor, k: int) -> TopTokens:
-    """From logits and weights `[vocabulary, routes]`."""
+    """The tokens with the largest logits, from logits and weights `[vocabulary, routes]`."""
     values, tokens = logits.T.topk(min(k, len(logits)), dim=-1)
     together = embedding[tokens].sum(dim=1).square().sum(dim=-1)
     own = embedding[tokens].square().sum(dim=(1, 2))

@@ -9,7 +9,7 @@ from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.statistics import Mean
 
-POSITIONS = 16  # of a sequence: the head is the dearest part
+POSITIONS = 16  # of a sequence: the head costs most
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 

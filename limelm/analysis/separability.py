@@ -62,7 +62,7 @@ def separability(features: np.ndarray, labels: np.ndarray, probe: str = "logisti
 
 
 def separability_records(model: str, words: WordStates, probe: str) -> Records:
-    """Of every layer's states `accuracy`, `deviation`, `chance`, `occurrences` and `probe`."""
+    """A record for every layer's states: `accuracy`, `deviation`, `chance`, `occurrences` and `probe`."""
     records = []
     places = [(name, index) for name, layers in words.states.items() for index in range(len(layers))]
     for name, index in tqdm(places, desc=f"{model}: probes", unit="layer", leave=False, mininterval=0.5):

@@ -1,6 +1,5 @@
 """States of close tokens, is / are / was / were by default: what probes and t-SNE clouds are made of (section 5.3)."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -119,8 +118,3 @@ def collect_states(reader: ActivationReader, occurrences: list[Occurrence], batc
     return WordStates(
         np.array(words), {name: [np.concatenate(column) for column in columns] for name, columns in kept.items()}
     )
-
-
-def count_by_word(states: WordStates) -> dict[str, int]:
-    """How many occurrences each word has."""
-    return dict(Counter(states.words.tolist()))

@@ -1,4 +1,4 @@
-"""How near the routing operation comes to the machine's memory bandwidth."""
+"""Memory bandwidth that the routing operation reaches, beside that of a plain copy."""
 
 import functools
 from typing import Any

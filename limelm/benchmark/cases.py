@@ -29,7 +29,7 @@ class Case(Protocol):
 
     @property
     def parameters(self) -> int:
-        """How many it has at the least, without making it."""
+        """The number of its parameters at the least, without making it."""
 
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
         """A model of its own each time: measuring trains it."""
@@ -59,7 +59,7 @@ class NativeCase:
 
     @property
     def parameters(self) -> int:
-        """Those of LLaMA: what routing adds is little beside it."""
+        """The number of LLaMA's parameters: what routing adds is little beside it."""
         return self.inputs.llama_parameters(self.is_grouped)
 
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

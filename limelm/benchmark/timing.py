@@ -29,7 +29,7 @@ class Timing:
         return middle, lower, upper
 
     def beside(self, baseline: "Timing") -> dict[str, Any]:
-        """What a record says of a comparison in the same rounds."""
+        """The fields of a record that compare two timings of the same rounds."""
         ratio, lower, upper = self.ratio_to(baseline)
         return {
             "milliseconds": 1e3 * self.median,

@@ -74,7 +74,7 @@ def _tokens_of_batch(inputs: Inputs) -> int:
 
 
 def context_of(task: str, inputs: Inputs) -> int:
-    """How many tokens of one sequence a task gives a model, those in its cache too."""
+    """The number of tokens of one sequence that a task gives a model, those in its cache too."""
     return inputs.decode_from + DECODED_TOKENS if task == "decode" else inputs.tokens
 
 

@@ -1,1 +1,1 @@
-"""What a trained model can do: tasks, scores and their statistics."""
+"""Evaluation of trained models: tasks, scores and their statistics."""

@@ -111,7 +111,7 @@ def choose_window(request: TextRequest, models: list[Found]) -> tuple[int, int]:
 
 
 def check_text(request: TextRequest, models: list[Found], limit: int | None) -> Reading:
-    """How all models read the text, after all of it has been read once: shards must be of the models' tokenizer.
+    """Read all of the text once, and choose how every model reads it: shards must be of the models' tokenizer.
 
     Raises:
         UserError: as `choose_window` does, and for text that cannot be read, and none.

@@ -32,7 +32,7 @@ BATCH_SIZE = 500
 def write_continuations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], longest: int, label: str = ""
 ) -> list[str | None]:
-    """What a model writes after each prompt, greedily up to EOS; None where it does not stop in time.
+    """Continue each prompt greedily up to EOS; None where the model does not stop in time.
 
     Prompts of one length make a batch, so nothing is padded and the result does not depend on what else is asked.
 

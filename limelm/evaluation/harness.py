@@ -33,7 +33,7 @@ DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those 
 
 @dataclass(frozen=True)
 class Settings:
-    """How tasks are run.
+    """Settings of a run of tasks.
 
     Attributes:
         limit: score only the first so many items of each task.

@@ -1,4 +1,4 @@
-"""What a model did on a task or a text, item by item: files that name the identity of the run that made them."""
+"""A model's results on a task or a text, item by item: files that name the identity of the run that made them."""
 
 import hashlib
 import json
@@ -86,7 +86,7 @@ def digest(value: Any) -> str:
 
 
 def read_record(path: Path, identity: Record, kind: type[HasItems]) -> Record | None:
-    """What an earlier run left, if it was the same run, and is a whole record of this kind."""
+    """Read the record that an earlier run left; None unless it is whole and of the same run."""
     record = read_kept(path, kind)
     return record if record is not None and record["identity"] == identity else None
 
@@ -127,7 +127,7 @@ def _text(argument: Any) -> str:
 
 
 def file_name(label: str, what: str) -> str:
-    """The file of what a model did on a task or a domain, below the items' folder."""
+    """The file of a model's results on a task or a domain, below the items' folder."""
     return f"{_safe(label)}/{_safe(what)}.json"
 
 

@@ -15,7 +15,7 @@ class HasItems(Protocol):
 
     @property
     def items(self) -> tuple[Any, ...]:
-        """What it is made of; never empty."""
+        """The items of the result; never empty."""
 
 
 @dataclass(frozen=True)

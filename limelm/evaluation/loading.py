@@ -58,7 +58,7 @@ class Found:
 
 
 def find_checkpoints(checkpoints: list[str]) -> list[Found]:
-    """All that can be known of checkpoints before any of their models is read.
+    """Find checkpoints with their contexts and tokenizers, before any of their models is read.
 
     Raises:
         UserError: for one without a readable configuration or tokenizer, and a LoRA where PEFT is not installed.

@@ -31,7 +31,7 @@ def logical_deduction(splits: Splits) -> dict[str, Any]:
 
 
 def hub_like(splits: Splits) -> Callable[..., Any]:
-    """What the harness calls in place of `datasets.load_dataset`."""
+    """A function that the harness calls in place of `datasets.load_dataset`."""
 
     def dataset(**_: Any) -> Any:
         from datasets import Dataset

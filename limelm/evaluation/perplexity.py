@@ -32,7 +32,7 @@ LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
 
 @dataclass(frozen=True)
 class Document:
-    """Its token ids, without BOS and EOS, and how many bytes of UTF-8 they stand for."""
+    """A document's token ids, without BOS and EOS, and how many bytes of UTF-8 they stand for."""
 
     ids: list[int]
     bytes: int
@@ -59,7 +59,7 @@ class TextScore:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What stands in one window."""
+    """The tokens of one window."""
 
     document: int
     ids: list[int]
@@ -162,7 +162,7 @@ def score_path(
 
 
 def text_record(label: str, domain: str, score: TextScore, window: int, stride: int) -> dict[str, Any]:
-    """What a model's score on a domain comes to.
+    """Make a table's row of a model's score on a domain.
 
     Returns:
         `model`, `domain`, `documents`, `tokens`, `bytes`, `loss` (nats per token), `perplexity` (None above e to
@@ -227,7 +227,7 @@ def _pieces(
     score: TextScore,
     progress: Callable[[int], object],
 ) -> Iterator[_Piece]:
-    """What stands in the windows of all documents; each document gets its place in `score` when its first comes."""
+    """The windows of all documents; each document gets its place in `score` when its first window comes."""
     for number, document in enumerate(documents):
         score.nats.append(0.0)
         score.tokens.append(0)

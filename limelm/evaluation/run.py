@@ -1,4 +1,4 @@
-"""Every task and every text on every checkpoint, and what may be concluded."""
+"""Evaluate every checkpoint on every task and text, and say what may be concluded."""
 
 import importlib.metadata
 from collections.abc import Iterable
@@ -115,7 +115,7 @@ def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, 
 
 
 def _origin(names: list[str], data: Path | None) -> str:
-    """Where the tasks' items come from."""
+    """The origin of the tasks' items, for the report."""
     made = [name for name in names if name in GENERATED]
     fetched = "the Hugging Face hub" if data is None else shown_path(data)
     if len(made) == len(names):
@@ -124,7 +124,7 @@ def _origin(names: list[str], data: Path | None) -> str:
 
 
 def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
-    """What these results do not show."""
+    """Cautions: what the results do not show."""
     samples = ["items"] * bool(evaluation.scores) + ["documents"] * bool(evaluation.perplexity)
     over = " or ".join(samples)
     cautions = [

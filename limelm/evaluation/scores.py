@@ -1,4 +1,4 @@
-"""From items to tables: accuracies with their errors, their averages, and paired differences on the same items."""
+"""Tables of scores, made from items: accuracies with errors, averages, and paired differences on the same items."""
 
 import math
 from typing import Any
@@ -67,7 +67,7 @@ def score_rows(
 
 
 def headline(rows: list[Record]) -> list[Record]:
-    """Of `score_rows`, one metric per task: `acc_norm` where there is one, else the first."""
+    """Choose from `score_rows` one metric per task: `acc_norm` where there is one, else the first."""
     chosen: dict[tuple[str, int], str] = {}
     for row in rows:
         key = row["task"], row["shots"]
@@ -216,5 +216,5 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
 
 
 def _groups(items: list[Record]) -> list[Any] | None:
-    """What belongs together, where items do."""
+    """The groups of items that belong together; None where none do."""
     return [item["group"] for item in items] if "group" in items[0] else None

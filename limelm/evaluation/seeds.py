@@ -34,9 +34,9 @@ def loss_at(curve: Curve, axis: str, budget: float) -> float:
 
 
 def first_reached(curve: Curve, axis: str, loss: float) -> float:
-    """What had been spent when the held-out loss first was as low as `loss`, linear between measurements; NaN if never.
+    """The tokens, FLOPs or seconds after which the held-out loss first was as low as `loss`; NaN if never.
 
-    A curve that begins below has reached it at its first measurement, or earlier.
+    It is linear between measurements; a curve that begins below has reached it at its first measurement, or earlier.
     """
     spent = getattr(curve, axis)
     below = np.flatnonzero(curve.loss <= loss)

@@ -1,4 +1,4 @@
-"""What a number is worth: standard errors, chance and constant answers, paired differences with intervals, verdicts.
+"""Statistics of scores: standard errors, chance and constant answers, paired differences with intervals, verdicts.
 
 Plain arrays in, plain numbers out; the same functions serve items of a benchmark and losses of several seeds.
 """
@@ -38,7 +38,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero is outside."""
+        """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -62,7 +62,7 @@ def chance_level(choices: ArrayLike) -> float:
 
 
 def constant_rate(golds: Sequence[int]) -> float:
-    """What always giving the same choice would score: the share of the most frequent right position."""
+    """The accuracy of always giving the same choice: the share of the most frequent right position."""
     return float(np.unique(np.asarray(golds), return_counts=True)[1].max() / len(golds))
 
 
@@ -177,7 +177,7 @@ def t_quantile(confidence: float, degrees: int) -> float:
 
 
 def verdict(*intervals: Interval, sample: int | None) -> str:
-    """In words, for a difference of accuracies: by how many points, or that the data do not tell.
+    """Put a difference of accuracies into words: by how many points, or that the data do not tell.
 
     Args:
         intervals: one or more of the same difference, made in different ways; each must exclude zero.
@@ -193,7 +193,7 @@ def verdict(*intervals: Interval, sample: int | None) -> str:
 
 
 def loss_verdict(difference: Interval, unit: str, *, sample: int | None) -> str:
-    """In words, for a difference of losses in `unit`: by how much, or that the data do not tell.
+    """Put a difference of losses in `unit` into words: by how much, or that the data do not tell.
 
     Args:
         sample: how many documents the interval is over, or None for seeds; as in `verdict`.
@@ -213,7 +213,7 @@ def is_verdict(text: str | None) -> bool:
 
 
 def sample_size(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> int:
-    """How many items, or where they belong together, groups of them, there are."""
+    """The number of items, or of groups where items belong together."""
     return len(_totals(values, groups)[0])
 
 

@@ -51,7 +51,7 @@ class LoadedTask:
 
 
 def check_names(names: list[str], data: Path | None) -> None:
-    """All that can be known of tasks by their names alone, before anything is read.
+    """Check tasks by their names alone, before anything is read.
 
     Args:
         data: a folder of files for all of them; None for the Hugging Face hub.
