@@ -3,7 +3,8 @@
 A route is a (layer, source, head). Two ways to its tokens stand beside each other: from the weights alone, and from
 data. From the weights: the direction in the residual stream from which the head would read a token t is its row of the
 output embedding over the gain of the final norm; the layer's routing norm and its projection turn it into the logit of
-every route. As any direction has tokens that lie along it, random routes are put through the same procedure.
+every route. As any direction has tokens that lie along it, random routes are put through the same procedure; and, as
+frequent tokens have alike embeddings, once more with tokens as frequent as the route's (`limelm.analysis.frequency`).
 """
 
 import math
@@ -22,6 +23,7 @@ from limelm.adapters.norms import InputNorm, input_norm
 from limelm.adapters.retrieval import AnyRouter, Records, all_routers, is_dynamic, routers_of, set_label, sets_of
 from limelm.adapters.routers import AttachedRouter
 from limelm.analysis.activations import Activations
+from limelm.analysis.frequency import MatchedRoutes, frequency_bins, without_frequency
 from limelm.analysis.logit_lens import final_norm_and_head
 
 TOP_TOKENS = 10
@@ -30,6 +32,11 @@ CONTEXT = (10, 6)  # tokens shown before and after an example
 CONTROLS = 128  # random routes per layer
 USAGE_BINS = ("0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1")  # the authors'
 NO_TOKEN = -1
+ROUNDING = 1e-6  # of a coherence; matched routes may choose the very same tokens
+CLEAR_ABOVE = 95  # percentile: by chance one route in twenty is
+#: Whether a route's tokens are more alike than random routes' are: than those of any frequency and of its own, than
+#: those of any frequency alone, or neither.
+CLEAR, FREQUENT, UNCLEAR = "yes", "frequent tokens", "no"
 
 
 @dataclass(frozen=True)
@@ -114,40 +121,91 @@ def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) 
     """
     router, norm, P = _route_projection(layer)
     sources = len(router.spec.sources)
-    N = norm(directions.to(next(layer.parameters()).dtype)).float()
-    generator = torch.Generator().manual_seed(router.spec.layer_idx)
-    noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
-    controls = normalize(noise, dim=-1) * P.norm(dim=-1).mean()
-    embedding = normalize(directions - directions.mean(dim=0), dim=-1)
+    N = _read_by(norm, layer, directions)
+    embedding = _embedding(directions)
     found = []
     for head in range(len(P) // sources):
         logits = N @ P[head * sources : (head + 1) * sources].T  # [vocabulary, n]
         found.append(_top(logits, logits.softmax(dim=-1), embedding, k))
     fields = (torch.cat([getattr(top, name) for top in found]) for name in TopTokens.__annotations__)
-    control_logits = N @ controls.T
+    control_logits = N @ _random_routes(router, P).T
     return TopTokens(*fields), _top(control_logits, torch.full_like(control_logits, torch.nan), embedding, k)
+
+
+@torch.no_grad()
+def matched_coherence(layer: nn.Module, directions: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the routes' tokens are frequency aside, and how alike those of random routes of the same frequency are.
+
+    The direction along which embeddings change with frequency is taken out of them first, and random routes choose as
+    many tokens of each frequency as a route did.
+
+    Args:
+        layer, directions: as in `tokens_of_routes`.
+        tokens: ids of each route's tokens, `[routes, k]`.
+        counts: how often each token stands in a sample, `[vocabulary]`.
+
+    Returns:
+        The coherence of the routes `[routes]`, and for each of them that of the random routes of `tokens_of_routes`,
+        `[routes, CONTROLS]`.
+    """
+    router, norm, P = _route_projection(layer)
+    logits = _read_by(norm, layer, directions) @ _random_routes(router, P).T
+    matched = MatchedRoutes(logits, frequency_bins(counts.cpu()), tokens.shape[1])
+    embedding = normalize(without_frequency(directions, counts), dim=-1)
+    profiles = [matched.profile(own) for own in tokens]
+    by_profile = {profile: _coherence(embedding, matched.tokens(profile)) for profile in dict.fromkeys(profiles)}
+    return _coherence(embedding, tokens), torch.stack([by_profile[profile] for profile in profiles])
+
+
+def _read_by(norm: Callable[[Tensor], Tensor], layer: nn.Module, directions: Tensor) -> Tensor:
+    """What the router sees of a residual stream along each token's direction, `[vocabulary, D]`."""
+    return norm(directions.to(next(layer.parameters()).dtype)).float()
+
+
+def _random_routes(router: AnyRouter, P: Tensor) -> Tensor:
+    """Gaussian directions with the mean norm of a layer's routes, `[CONTROLS, D]`; the same for each call."""
+    generator = torch.Generator().manual_seed(router.spec.layer_idx)
+    noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
+    return normalize(noise, dim=-1) * P.norm(dim=-1).mean()
+
+
+def _embedding(directions: Tensor) -> Tensor:
+    """Tokens' directions of length 1, the mean taken off first, `[vocabulary, D]`."""
+    return normalize(directions - directions.mean(dim=0), dim=-1)
 
 
 def _top(logits: Tensor, weights: Tensor, embedding: Tensor, k: int) -> TopTokens:
     """The tokens with the largest logits, from logits and weights `[vocabulary, routes]`."""
     values, tokens = logits.T.topk(min(k, len(logits)), dim=-1)
-    together = embedding[tokens].sum(dim=1).square().sum(dim=-1)
-    own = embedding[tokens].square().sum(dim=(1, 2))
+    return TopTokens(tokens, values, weights.T.gather(1, tokens), _coherence(embedding, tokens))
+
+
+def _coherence(embedding: Tensor, tokens: Tensor) -> Tensor:
+    """The mean cosine similarity between the tokens `[sets, k]` of each set, `[sets]`."""
+    own = embedding[tokens]
+    together = own.sum(dim=1).square().sum(dim=-1)
     count = tokens.shape[1]
-    coherence = (together - own) / max(1, count * (count - 1))
-    return TopTokens(tokens, values, weights.T.gather(1, tokens), coherence)
+    return (together - own.square().sum(dim=(1, 2))) / max(1, count * (count - 1))
 
 
 class OpenRoutes:
-    """The places in the data where each route is open widest; memory depends on the number of routes alone."""
+    """The places in the data where each route is open widest; memory depends on the number of routes alone.
+
+    Attributes:
+        counts: how often each token stands in the data, `[largest id + 1]`.
+    """
 
     def __init__(self) -> None:
+        self.counts = torch.zeros(0, dtype=torch.long)
         self.weights: dict[int, Tensor] = {}  # of each layer [G (i + 1), EXAMPLES]
         self.windows: dict[int, Tensor] = {}  # [G (i + 1), EXAMPLES, before + 1 + after]
 
     def update(self, seen: Activations) -> None:
         """Take in a batch."""
         before, after = CONTEXT
+        counts = seen.input_ids.flatten().cpu().bincount(minlength=len(self.counts))
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
         ids = torch.nn.functional.pad(seen.input_ids, (before, after), value=NO_TOKEN)
         windows = ids.unfold(1, before + 1 + after, 1).flatten(0, 1)  # [B T, window]
         for layer, A in seen.routing.items():
@@ -181,14 +239,19 @@ def circuit_records(
         Records of `layer`, `source`, `head`; `is_own`, whether the source is the layer's own input; `usage` and its
         `usage_bin`; `tokens` with their logits and weights, and their `coherence`; `control_tokens` and
         `control_coherence` of a random route, and `coherence_percentile`, the share of the layer's random routes that
-        are less coherent; `examples`, places in the data where the route is open widest.
+        are less coherent, in per cent; `matched_coherence` and `matched_percentile`, the same frequency aside (see
+        `matched_coherence`); `clear`, whether both percentiles are above CLEAR_ABOVE (CLEAR), the first alone
+        (FREQUENT) or neither (UNCLEAR); `examples`, places in the data where the route is open widest.
     """
     directions = vocabulary_directions(model)
+    counts = torch.zeros(len(directions), dtype=torch.long)
+    counts[: len(examples.counts)] = examples.counts
     names = TokenNames(tokenizer)
     records: Records = []
     layers = find_layers(model)
     for index, router in routers_of(model).items():
         top, control = tokens_of_routes(layers[index], directions)
+        aside, matched = matched_coherence(layers[index], directions, top.tokens, counts)
         sets, sources = sets_of(router), router.spec.sources
         num_heads = len(usage[index]) // max(1, len(sets))
         for head in range(len(usage[index])):
@@ -196,6 +259,8 @@ def circuit_records(
                 row = head * len(sources) + slot
                 random = row % CONTROLS
                 used = float(usage[index][head, source])
+                percentile = _percentile(top.coherence[row], control.coherence)
+                among_matched = _percentile(aside[row], matched[row])
                 records.append(
                     {
                         "model": set_label(label, sets[head // num_heads]) if sets else label,
@@ -209,11 +274,25 @@ def circuit_records(
                         "coherence": float(top.coherence[row]),
                         "control_tokens": _listed(names, control, random),
                         "control_coherence": float(control.coherence[random]),
-                        "coherence_percentile": float((control.coherence < top.coherence[row]).float().mean() * 100),
+                        "coherence_percentile": percentile,
+                        "matched_coherence": float(aside[row]),
+                        "matched_percentile": among_matched,
+                        "clear": _clear(percentile, among_matched),
                         "examples": _examples(names, examples, index, head * (index + 1) + source),
                     }
                 )
     return records
+
+
+def _percentile(coherence: Tensor, others: Tensor) -> float:
+    """How many of the others are less coherent, in per cent."""
+    return float((others < coherence - ROUNDING).float().mean() * 100)
+
+
+def _clear(percentile: float, among_matched: float) -> str:
+    if percentile <= CLEAR_ABOVE:
+        return UNCLEAR
+    return CLEAR if among_matched > CLEAR_ABOVE else FREQUENT
 
 
 class TokenNames:

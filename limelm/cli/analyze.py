@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     from limelm.cli.quiet import quieten
     from limelm.errors import Stopped
     from limelm.report import ANALYSIS, write_analysis
+    from limelm.report.circuits import shares_above
+    from limelm.text import printable
 
     quieten()
     check_out(options.out, marker=ANALYSIS)
@@ -104,5 +106,7 @@ def run(options: argparse.Namespace) -> None:
         raise Stopped(f"interrupted; {options.out} holds {done}", signal.SIGINT) from None
     assert analysis is not None
     for note in analysis.notes:
-        print(f"{note['model']}: no {note['analysis']}: {note['reason']}")
+        print(printable(f"{note['model']}: no {note['analysis']}: {note['reason']}"))
+    for sentence in shares_above(analysis.records.get("circuits", [])):
+        print(printable(sentence))
     print(f"Report: {write_analysis(options.out, asdict(analysis))}")

@@ -110,6 +110,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.report import write_evaluation
     from limelm.report.evaluation import scores_as_text
     from limelm.report.perplexity import as_text
+    from limelm.text import printable
 
     quieten()
     if not (options.tasks or options.text):
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
     text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None
     evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, text, settings, options.out)
     for note in evaluation.notes:
-        print(f"{note['model']}: no {note['task']}: {note['reason']}")
+        print(printable(f"{note['model']}: no {note['task']}: {note['reason']}"))
     if not (evaluation.scores or evaluation.perplexity):
         raise UserError("no task could be scored")
     page = write_evaluation(options.out, asdict(evaluation))

@@ -12,6 +12,8 @@ from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section
 from limelm.text import printable
 
+# As in limelm.analysis.circuits: what a route's `clear` says, and from where on.
+CLEAR_ABOVE, CLEAR, UNCLEAR = 95, "yes", "no"
 WELL_USED = 0.2  # the authors' first bin ends here
 CLEAREST, FIRST, MOST = 5, 10, 2_000  # routes per model: in the short table, without scripts, in the browser
 SPACE = "␣"
@@ -24,6 +26,21 @@ def circuit_sections(records: Records) -> list[Section]:
         return []
     clearest = [route for _, routes in by_model(records) for route in _clearest(routes)]
     return [*([_clearest_section(clearest)] if clearest else []), _browser_section(records)]
+
+
+def shares_above(records: Records) -> list[str]:
+    """A sentence per model: how many routes stand out, and how many would by chance."""
+    sentences = []
+    for model, routes in by_model(records):
+        of_any = sum(route["clear"] != UNCLEAR for route in routes) / len(routes)
+        of_own = sum(route["matched_percentile"] > CLEAR_ABOVE for route in routes) / len(routes)
+        both = sum(route["clear"] == CLEAR for route in routes)
+        sentences.append(
+            f"{model}: {of_any:.0%} of {len(routes):,} routes are above the {CLEAR_ABOVE}th percentile of random "
+            f"routes, {of_own:.0%} above that of random routes to equally frequent tokens (chance: "
+            f"{1 - CLEAR_ABOVE / 100:.0%}), {both:,} above both."
+        )
+    return sentences
 
 
 def visible(text: str) -> str:
@@ -46,9 +63,10 @@ def _escaped(character: str) -> str:
 
 
 def _clearest(routes: Records) -> Records:
-    """Of those that are used and do not lead to the layer's own input."""
+    """The most coherent routes, frequency aside, of those that are used and do not lead to the layer's own input."""
     used = [route for route in routes if route["usage"] >= WELL_USED and not route["is_own"]]
-    return sorted(used, key=lambda route: (-route["coherence_percentile"], -route["coherence"]))[:CLEAREST]
+    order = ("matched_percentile", "coherence_percentile", "matched_coherence")
+    return sorted(used, key=lambda route: [-route[key] for key in order])[:CLEAREST]
 
 
 def _clearest_section(routes: Records) -> Section:
@@ -58,10 +76,14 @@ def _clearest_section(routes: Records) -> Section:
         [
             "A route is a head H of a layer L that reads a representation R. Its tokens are those of the vocabulary "
             f"that open it most, found from the weights alone. Here are up to {CLEAREST} routes per model, those whose "
-            f"tokens are most alike in the embedding among all that carry {WELL_USED:g} or more of their head's weight "
-            "on data and do not lead to the layer's own input.",
+            f"tokens are most alike in the embedding, their frequency aside, among all that carry {WELL_USED:g} or "
+            "more of their head's weight on data and do not lead to the layer's own input.",
             "The percentile compares with random routes of the same layer, one of which stands beside: neighbours in "
-            "an embedding look related whatever the direction. The clearest of many are clear by luck to a part.",
+            "an embedding look related whatever the direction. The matched percentile compares with random routes "
+            "to tokens that are as frequent in the data, after the direction along which embeddings change with "
+            f"frequency is taken out. A route is marked “{CLEAR}” where both are above {CLEAR_ABOVE}, “frequent "
+            "tokens” where the first alone is: its tokens are alike because they are frequent. Even so, these are the "
+            "clearest of many, and some of them are so by luck.",
         ],
         routes,
         columns=[
@@ -86,8 +108,10 @@ def _browser_section(records: Records) -> Section:
         [
             "Every route with the tokens that open it most, from the weights, and the places in the data where it was "
             "open widest. Usage is the mean weight of the route on data. Coherence is the mean cosine similarity of "
-            "its tokens' embeddings, the percentile its place among random routes of the layer: by chance one route in "
-            "twenty stands above 95. A space is shown as ␣.",
+            "its tokens' embeddings, the percentile its place among random routes of the layer, the matched one that "
+            "among random routes to equally frequent tokens: by chance one route in twenty stands above 95. A space is "
+            "shown as ␣.",
+            *shares_above(records),
             *shortened,
         ],
         records,
@@ -119,6 +143,8 @@ def _packed(model: int, route: dict[str, Any]) -> dict[str, Any]:
         "bin": route["usage_bin"],
         "coherence": _number(route["coherence"]),
         "percentile": _number(route["coherence_percentile"]),
+        "matched": _number(route["matched_percentile"]),
+        "clear": route["clear"],
         "tokens": [_packed_token(token) for token in route["tokens"]],
         "control": [_packed_token(token) for token in route["control_tokens"]],
         "controlCoherence": _number(route["control_coherence"]),
@@ -159,4 +185,6 @@ ROUTE_COLUMNS = (
     Column("usage", "usage", _digits(2)),
     Column("coherence", "coherence", _digits(2)),
     Column("coherence_percentile", "percentile", _digits(0)),
+    Column("matched_percentile", "matched", _digits(0)),
+    Column("clear", "above 95"),
 )

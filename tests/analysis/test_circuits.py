@@ -5,7 +5,8 @@ from transformers import PreTrainedTokenizerFast
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.analysis import ActivationReader, circuit_records, tokens_of_routes, vocabulary_directions
-from limelm.analysis.circuits import CONTEXT, CONTROLS, EXAMPLES, OpenRoutes
+from limelm.analysis.circuits import CONTEXT, CONTROLS, EXAMPLES, OpenRoutes, matched_coherence
+from limelm.analysis.frequency import SMALLEST_BIN, MatchedRoutes, frequency_bins, without_frequency
 from limelm.data.tokenization import train_tokenizer
 from tests.models.variants import randomise, tiny_model, token_ids
 
@@ -125,3 +126,147 @@ def test_records():
         "0.4-0.6",
         "0.8-1",
     }
+
+
+# ---- frequency
+
+RARE = [100, 130, 171, 210, 222, 260, 271, 280, 290, 299]  # a concept
+
+
+def young():
+    """A young model: frequent tokens lie farther along a direction. It has a route there, one to a concept, others."""
+    model = planted()
+    layer = model.model.layers[LAYER]
+    with torch.no_grad():
+        frequent, concept = torch.randn(2, 64)
+        rank = torch.arange(300.0)
+        read_as = torch.randn(300, 64) + 4 / (1 + rank[:, None] / 20) * frequent
+        read_as[RARE] += 3 * concept
+        model.lm_head.weight.copy_(read_as * model.model.norm.weight)
+        P = layer.self_attn.router.proj.weight
+        P.copy_(0.1 * torch.randn(P.shape))
+        P[3 * 0] = 2 * frequent / layer.routing_layernorm.weight
+        P[3 * 1] = 2 * concept / layer.routing_layernorm.weight
+    return model, (500 / (1 + rank)).long()  # Zipf's law, and the rarest do not occur in the sample
+
+
+def bins_by_hand(counts):
+    """Ranks 0-31, 32-95, ...; those that never occur by themselves, and too few of anything with what is before."""
+    order = sorted(range(len(counts)), key=lambda token: (-counts[token], token))
+    seen = [token for token in order if counts[token]]
+    parts, start, size = [], 0, 32
+    while start < len(seen):
+        parts.append(seen[start : start + size])
+        start, size = start + size, 2 * size
+    parts.append(order[len(seen) :])
+    joined = []
+    for part in parts:
+        if joined and (len(part) < 32 or len(joined[-1]) < 32):
+            joined[-1] = joined[-1] + part
+        elif part:
+            joined.append(part)
+    return joined
+
+
+@pytest.mark.parametrize("seen", [0, 1, 31, 32, 33, 96, 100, 268, 280, 300])
+def test_bins_of_like_frequency(seen):
+    counts = torch.zeros(300, dtype=torch.long)
+    counts[torch.randperm(300)[:seen]] = torch.randint(1, 50, (seen,))
+    bins = [tokens.tolist() for tokens in frequency_bins(counts)]
+    assert bins == bins_by_hand(counts.tolist())
+    assert sorted(token for tokens in bins for token in tokens) == list(range(300))
+    assert all(len(tokens) >= SMALLEST_BIN for tokens in bins)
+
+
+def test_a_small_vocabulary_is_one_bin():
+    assert [tokens.tolist() for tokens in frequency_bins(torch.tensor([0, 3, 1]))] == [[1, 2, 0]]
+
+
+def test_matched_routes_choose_as_many_tokens_of_each_frequency():
+    """Against a loop over the definition: of each bin those with the largest logits."""
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.randint(0, 60, (300,), generator=generator)
+    logits = torch.randn(300, 7, generator=generator)
+    bins = frequency_bins(counts)
+    matched = MatchedRoutes(logits, bins, k=10)
+    own = torch.randperm(300, generator=generator)[:10]
+    chosen = matched.tokens(matched.profile(own))
+    assert chosen.shape == (7, 10)
+    for route in range(7):
+        expected = []
+        for tokens in bins:
+            wanted = len(set(tokens.tolist()) & set(own.tolist()))
+            expected += sorted(tokens.tolist(), key=lambda token: -float(logits[token, route]))[:wanted]
+        assert chosen[route].tolist() == expected
+
+
+def test_a_route_to_frequent_tokens_is_no_clearer_than_they_are():
+    model, counts = young()
+    layer, directions = model.model.layers[LAYER], vocabulary_directions(model)
+    routes, random = tokens_of_routes(layer, directions)
+    assert max(routes.tokens[0].tolist()) < 40 and sorted(routes.tokens[3].tolist()) == RARE
+    aside, matched = matched_coherence(layer, directions, routes.tokens, counts)
+    assert aside.shape == (12,) and matched.shape == (12, CONTROLS)
+    share = lambda others, value: float((others < value).float().mean())  # noqa: E731
+    assert min(share(random.coherence, routes.coherence[row]) for row in (0, 3)) > 0.95
+    assert share(matched[0], aside[0]) < 0.95 < share(matched[3], aside[3])
+
+
+def test_records_say_which_routes_are_clear():
+    model, counts = young()
+    examples = OpenRoutes()
+    examples.counts = counts[: int(counts.nonzero().max()) + 1]  # the largest ids do not occur
+    for layer in (1, 2, 3):
+        examples.weights[layer] = torch.zeros(4 * (layer + 1), EXAMPLES)
+        examples.windows[layer] = torch.zeros(4 * (layer + 1), EXAMPLES, sum(CONTEXT) + 1, dtype=torch.long)
+    usage = {layer: np.full((4, layer + 1), 1 / (layer + 1)) for layer in (1, 2, 3)}
+    rows = {(r["layer"], r["source"], r["head"]): r for r in circuit_records("m", model, tokenizer(), usage, examples)}
+    frequent, concept = rows[LAYER, 0, 0], rows[LAYER, 0, 1]
+    assert (frequent["clear"], concept["clear"]) == ("frequent tokens", "yes")
+    assert frequent["matched_percentile"] < 95 < frequent["coherence_percentile"]
+    for row in rows.values():
+        clear = row["coherence_percentile"] > 95, row["matched_percentile"] > 95
+        assert row["clear"] == {(True, True): "yes", (True, False): "frequent tokens"}.get(clear, "no")
+
+
+def test_random_routes_are_above_95_one_time_in_twenty():
+    """Routes that are random directions, among matched ones."""
+    model, counts = young()
+    layer, directions = model.model.layers[LAYER], vocabulary_directions(model)
+    logits = layer.routing_layernorm(directions) @ torch.randn(64, 400, generator=torch.Generator().manual_seed(7))
+    tokens = logits.T.topk(10).indices
+    aside, matched = matched_coherence(layer, directions, tokens, counts)
+    above = (matched < aside[:, None]).float().mean(dim=1) > 0.95
+    assert 0.01 < float(above.float().mean()) < 0.12
+
+
+def test_what_changes_with_frequency_is_taken_out():
+    model, counts = young()
+    directions = vocabulary_directions(model)
+    beside = without_frequency(directions, counts).double().numpy()
+    frequency = np.log1p(counts.numpy())
+    slopes = np.polyfit(frequency, beside, 1)[0]
+    assert np.abs(slopes).max() < 1e-5 and np.abs(beside.mean(axis=0)).max() < 1e-5
+    centred = (directions - directions.mean(0)).double().numpy()
+    assert np.linalg.matrix_rank(centred - beside, tol=1e-3) == 1
+    same = torch.full((300,), 7)
+    torch.testing.assert_close(without_frequency(directions, same), directions - directions.mean(0))
+
+
+def test_coherence_frequency_aside_by_hand():
+    model, counts = young()
+    directions = vocabulary_directions(model)
+    tokens = torch.tensor([[3, 17, 60, 299], [100, 5, 7, 9]])
+    aside, _ = matched_coherence(model.model.layers[LAYER], directions, tokens, counts)
+    unit = torch.nn.functional.normalize(without_frequency(directions, counts), dim=-1)
+    for row, own in enumerate(tokens.tolist()):
+        pairs = [float(unit[a] @ unit[b]) for a in own for b in own if a != b]
+        assert float(aside[row]) == pytest.approx(np.mean(pairs), abs=1e-5)
+
+
+def test_tokens_are_counted_over_batches():
+    model, ids = tiny_model("dynamic"), token_ids(batch=6, tokens=11)
+    reader, routes = ActivationReader(model, "m"), OpenRoutes()
+    for part in ids.split([1, 3, 2]):
+        routes.update(reader(part))
+    assert routes.counts.tolist() == np.bincount(ids.flatten().numpy()).tolist()

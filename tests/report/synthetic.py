@@ -225,6 +225,7 @@ class Study:
                 for t, z in zip(names, logits, strict=True)
             ]
 
+        percentile, matched = (float(value) for value in self.random.uniform(0, 100, 2))
         bins = ("0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1")
         return {
             "model": model,
@@ -238,7 +239,10 @@ class Study:
             "coherence": float(self.random.uniform(0, 0.6)),
             "control_tokens": tokens(False),
             "control_coherence": float(self.random.uniform(0, 0.4)),
-            "coherence_percentile": float(self.random.uniform(0, 100)),
+            "coherence_percentile": percentile,
+            "matched_coherence": float(self.random.uniform(-0.1, 0.4)),
+            "matched_percentile": matched,
+            "clear": "no" if percentile <= 95 else ("yes" if matched > 95 else "frequent tokens"),
             "examples": [
                 {
                     "before": "The city that never sleeps, whose streets\n",

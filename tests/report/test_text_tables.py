@@ -2,7 +2,10 @@
 
 import pytest
 
+from limelm.analysis import circuits as analysis_circuits
 from limelm.evaluation.scores import average_rows, score_rows
+from limelm.report import circuits
+from limelm.report.circuits import shares_above
 from limelm.report.evaluation import scores_as_text
 from limelm.report.perplexity import as_text
 from limelm.report.plain_tables import aligned
@@ -69,3 +72,25 @@ def test_bits_per_byte_are_printed_by_domain():
 
 def test_text_stands_left_and_numbers_right():
     assert aligned([["a", "b", "cc"], ["long", "", "1"]], texts=2) == "a     b  cc\nlong      1"
+
+
+def test_routes_above_chance_are_told_by_model():
+    rows = [
+        {"model": model, "clear": clear, "matched_percentile": matched}
+        for model, clear, matched, count in (
+            ("a", "yes", 99.0, 2),
+            ("a", "frequent tokens", 50.0, 3),
+            ("a", "no", 99.0, 1),
+            ("a", "no", 95.0, 4),
+            ("b", "no", 10.0, 5),
+        )
+        for _ in range(count)
+    ]
+    first, second = shares_above(rows)
+    assert first == (
+        "a: 50% of 10 routes are above the 95th percentile of random routes, 30% above that of random routes to "
+        "equally frequent tokens (chance: 5%), 2 above both."
+    )
+    assert second.startswith("b: 0% of 5 routes") and second.endswith("0 above both.")
+    for name in ("CLEAR", "UNCLEAR", "CLEAR_ABOVE"):  # the report and the analysis, side by side, say the same
+        assert getattr(circuits, name) == getattr(analysis_circuits, name)

@@ -20,6 +20,8 @@
     { key: "usage", header: "usage", show: (route) => digits(route.usage, 3), descending: true },
     { key: "coherence", header: "coherence", show: (route) => digits(route.coherence, 3), descending: true },
     { key: "percentile", header: "percentile", show: (route) => digits(route.percentile, 0), descending: true },
+    { key: "matched", header: "matched", title: "percentile among random routes to equally frequent tokens", show: (route) => digits(route.matched, 0), descending: true },
+    { key: "clear", header: "above 95", title: "in both percentiles, or in the first alone", show: (route) => route.clear },
   ].filter((column) => column.key !== "model" || models.length > 1);
   const SORTED_FIRST = { sort: "usage", order: "descending" };
 
