@@ -47,13 +47,13 @@ GPU_BENCH = $(GPU_PYTHON) -m limelm bench --device cuda --dtype bfloat16
 
 .PHONY: demo seeds arithmetic test lint test-oldest test-newest test-hf chaos wrong-calls gpu gpu-small gpu-synthetic gpu-attach clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.runs
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
 
-seeds: $(VENV)/.installed
+seeds: $(VENV)/.runs
 	$(VENV)/bin/limelm reproduce --scale tiny --out $(SEEDS) --seeds 5 --models llama,hc,static,dynamic,kv --eval-steps 20
 
-arithmetic: $(VENV)/.installed
+arithmetic: $(VENV)/.runs
 	$(VENV)/bin/limelm reproduce --scale synthetic-arithmetic-3 --out $(ARITHMETIC) --models llama,static,dynamic,kv
 	$(VENV)/bin/limelm reproduce --scale synthetic-arithmetic-4 --out $(ARITHMETIC) --models llama,static,dynamic,kv
 
@@ -102,22 +102,27 @@ gpu:
 clean:
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) .hf-tests $(DEMO)
 
+# What runs and analyses need, without the tools of tests and benchmarks.
+$(VENV)/.runs: pyproject.toml constraints.txt
+	$(call install,$(VENV),constraints.txt,analysis,.runs)
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(call install,$(VENV),constraints.txt)
+	$(call install,$(VENV),constraints.txt,dev,.installed)
 
 $(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
 	mkdir -p $(OLDEST)
 	grep -vE '^(transformers|huggingface_hub)==' constraints.txt | cat - constraints-oldest.txt > $(OLDEST)/constraints.txt
-	$(call install,$(OLDEST),$(OLDEST)/constraints.txt)
+	$(call install,$(OLDEST),$(OLDEST)/constraints.txt,dev,.installed)
 
 check_python = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "limelm needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
 
-# $(call install,FOLDER,CONSTRAINTS)
+# $(call install,FOLDER,CONSTRAINTS,EXTRA,MARK)
 define install
 	$(check_python)
+	@echo "Installing limelm[$(3)] and what it needs into $(1): about 3 GB, some minutes"
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[dev]'
-	touch $(1)/.installed
+	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[$(3)]'
+	touch $(1)/$(4)
 endef
 
 gpu-small:
