@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -161,11 +160,15 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
     try:
         if description.resized is not None and rows != description.resized.adapted:
             model.resize_token_embeddings(description.resized.adapted, mean_resizing=False)
-        _load_tensors(model, folder / WEIGHTS, list(description.replaces))
+        values = _read_tensors(model, folder / WEIGHTS, list(description.replaces))
         if description.lora:
             import_extra("peft", "lora")
             with reading(folder / LORA):
                 model.load_adapter(str(folder / LORA))
+            check_finite(folder / LORA, model.named_parameters())
+        with torch.no_grad():  # when nothing can fail any more
+            for target, tensor in values:
+                target.copy_(tensor)
     except BaseException:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that weights have changed: they are as they were but for new tokens
@@ -204,13 +207,11 @@ def find_adapter(adapter: str | Path) -> Path | None:
             return None
         try:
             hf_hub_download(adapter, DESCRIPTION)
-        except (
-            EntryNotFoundError,
-            OSError,
-            ValueError,
-        ):  # not there, not reached, or no name
+        except Exception:  # not there, not reached, or no name of a repository
             return None
-        folder = Path(snapshot_download(adapter, allow_patterns=[DESCRIPTION, WEIGHTS, f"{LORA}/*", "*token*"]))
+        with reading(adapter):
+            files = [DESCRIPTION, WEIGHTS, f"{LORA}/*", "*token*"]
+            folder = Path(snapshot_download(adapter, allow_patterns=files))
     if (folder / DESCRIPTION).is_file():
         return folder
     if (folder / WEIGHTS).exists():
@@ -249,7 +250,8 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def _load_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> None:
+def _read_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> list[tuple[Tensor, Tensor]]:
+    """What an adapter holds, each beside the parameter that it belongs into."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -267,9 +269,7 @@ def _load_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> No
                 f"{path}: {name} is not in the model's memory; load the adapter before weights are offloaded"
             )
     check_finite(path, iter(tensors.items()))
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            targets[name].copy_(tensor)
+    return [(targets[name], tensor) for name, tensor in tensors.items()]
 
 
 def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, adapter: str | Path) -> None:

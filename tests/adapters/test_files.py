@@ -166,6 +166,37 @@ def test_a_broken_adapter_is_named_and_leaves_the_model_alone(damage, message, t
     assert list(model.state_dict()) == names and torch.equal(model(tokens()).logits, before)
 
 
+def nan_lora(folder):
+    tensors = load_file(folder / "lora" / "adapter_model.safetensors")
+    next(iter(tensors.values())).fill_(float("nan"))
+    save_file(tensors, folder / "lora" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (nan_lora, "lora: .* holds NaN or infinite values"),
+        (lambda folder: (folder / "lora" / "adapter_config.json").write_text("{"), "lora: broken checkpoint"),
+        (
+            lambda folder: (folder / "lora" / "adapter_model.safetensors").write_bytes(b"x" * 99),
+            "lora: broken checkpoint",
+        ),
+    ],
+)
+def test_a_broken_lora_leaves_the_weights_of_the_model_alone(damage, message, tmp_path):
+    model = trained()
+    model.add_adapter(LoraConfig(**LORA))
+    shift(model, "model.layers.1.mlp.down_proj.weight")
+    save_adapter(model, tmp_path)
+    damage(tmp_path)
+    base = family_model("llama")
+    with pytest.raises(UserError, match=message):
+        load_adapter(base, tmp_path)
+    assert not router_parameters(base)
+    weight = base.model.layers[1].mlp.down_proj.weight
+    assert torch.equal(weight, family_model("llama").model.layers[1].mlp.down_proj.weight)
+
+
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     for missing in (tmp_path, tmp_path / "nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(UserError, match="no adapter"):

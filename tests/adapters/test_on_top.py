@@ -1,11 +1,21 @@
 """What people do with a model goes on when routers are attached: generation in all its forms, trainers, scores."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DynamicCache, StaticCache, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    CLIPVisionConfig,
+    DynamicCache,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    StaticCache,
+    pipeline,
+)
 
-from limelm import attach, set_trainable
+from limelm import attach, load_adapter, save_adapter, set_trainable
 from limelm.data import load_prepared_tokenizer
 from tests.adapters.families import CONFIGS, VOCAB, family_model, router_parameters, tokens, train_routers
 from tests.recipes import prepared
@@ -159,3 +169,64 @@ def test_trl_trains_routers(with_lora, tokenizer, tmp_path):
     for name in copies:
         original = name.replace("modules_to_save.default", "original_module")
         assert not torch.equal(now[name], now[original])
+
+
+@routings
+def test_gradients_of_each_row(routing):
+    """torch.func, as for per-sample gradients and influence functions."""
+    from torch.func import functional_call, grad, vmap
+
+    model = trained(routing)
+    rows = tokens()
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights, row):
+        return functional_call(model, weights, (row[None],), {"labels": row[None], "use_cache": False}).loss
+
+    together = vmap(grad(loss), (None, 0))(weights, rows)
+    for index, row in enumerate(rows):
+        model.zero_grad()
+        model(row[None], labels=row[None], use_cache=False).loss.backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(together[name][index], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@routings
+def test_a_reward_model(routing, tmp_path):
+    config = copy.deepcopy(CONFIGS["llama"])
+    config.num_labels, config.pad_token_id = 1, 0
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    before = model(tokens()).logits
+    assert torch.equal(attach(model, routing)(tokens()).logits, before)
+    train_routers(model)
+    with torch.no_grad():
+        model.score.weight.mul_(2)
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(AutoModelForSequenceClassification.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    assert not torch.equal(model(tokens()).logits, before)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+
+
+@routings
+@torch.no_grad()
+def test_images_before_the_text(routing):
+    text = copy.deepcopy(CONFIGS["llama"])
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(text_config=text, vision_config=vision, image_token_index=VOCAB - 1)
+    )
+    model.eval()
+    inputs = torch.cat([torch.full((2, 4), VOCAB - 1), tokens(2, 5).clamp(max=VOCAB - 2)], dim=1)
+    images = {"input_ids": inputs, "pixel_values": torch.randn(2, 3, 8, 8), "attention_mask": torch.ones_like(inputs)}
+    before = model(**images).logits
+    assert torch.equal(attach(model, routing)(**images).logits, before)
+    train_routers(model)
+    assert not torch.equal(model(**images).logits, before)
+    cached, uncached = (
+        model.generate(**images, max_new_tokens=4, do_sample=False, use_cache=use, pad_token_id=0)
+        for use in (True, False)
+    )
+    assert torch.equal(cached, uncached)
