@@ -15,9 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from limelm import tokenizers
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
 from limelm.adapters.base import lora_parameters
-from limelm.adapters.checkpoint import context_length, load_config, load_model, load_tokenizer
+from limelm.adapters.checkpoint import context_length, load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.adapters.config import AdapterConfig
-from limelm.adapters.files import find_adapter
 from limelm.adapters.routers import ROUTERS
 from limelm.errors import UserError
 from limelm.extras import import_extra
@@ -111,8 +110,8 @@ def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
     """
     if not base:
         raise UserError("names no pretrained model to start from; give --from MODEL")
-    if find_adapter(base) is not None:
-        raise UserError(f"{base}: an adapter; start from the model that it is for")
+    if load_adapter_config(base) is not None:
+        raise UserError(f"{base}: an adapter, or a model with attached routers; start from the model that they are for")
     config = load_config(base)
     context = context_length(config)
     if context is not None and context < sequence_length:
