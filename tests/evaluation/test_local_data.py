@@ -1,7 +1,6 @@
-import gzip
-
 """Hand-checked: what the model is shown, among what it chooses, and what is right, for one item of every format."""
 
+import gzip
 import json
 from pathlib import Path
 
