@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limelm.data import LocalFiles, TokenDataset, list_files
+from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
 from limelm.errors import UserError
 from limelm.evaluation.perplexity import are_shards, check_shards
 
@@ -69,10 +69,8 @@ class Sequences:
 
     def _open_shards(self, folder: Path, verify: bool) -> None:
         self._shards.append(TokenDataset(folder, "validation", self.length, verify=verify))
-        try:
+        if Manifest.load(folder).splits["train"].tokens >= self.length:  # else there is the other
             self._shards.append(TokenDataset(folder, "train", self.length, verify=False))
-        except UserError:  # too short for one sequence: there is the other
-            return
 
     @staticmethod
     def _shuffled(split: TokenDataset) -> Iterator[Tensor]:

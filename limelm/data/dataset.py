@@ -57,6 +57,15 @@ class TokenDataset(Dataset):
         for start in range(0, self.tokens, tokens):
             yield self._read(start, min(start + tokens, self.tokens))
 
+    def check_unchanged(self) -> None:
+        """Refuse shards that have been overwritten since they were opened: what was read may have been either.
+
+        Raises:
+            UserError: for the first of them.
+        """
+        for shard in self._shards:
+            shard.check_unchanged()
+
     def _read(self, start: int, end: int) -> np.ndarray:
         """Tokens `start ... end - 1` of the split, from as many shards as they lie in."""
         parts = []

@@ -31,6 +31,7 @@ class MappedShard:
 
     def __init__(self, folder: Path, shard: Shard, manifest: Manifest, verify: bool = True):
         self.path, self.tokens, self.vocab_size = folder / shard.file, shard.tokens, manifest.vocab_size
+        self._shard, self._dtype = shard, manifest.dtype
         self._bytes = shard.tokens * np.dtype(manifest.dtype).itemsize
         try:
             if self.path.resolve().parent != folder.resolve():
@@ -45,8 +46,9 @@ class MappedShard:
                         f"{manifest.dtype}"
                     )
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._opened_as = _identity(found)
             if verify:
-                self._verify(shard, manifest.dtype, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+                self._verify(self._opened_as)
         except OSError as error:
             raise UserError.from_os_error(self.path, error) from error
         self._ids = np.frombuffer(self._map, manifest.dtype)
@@ -67,10 +69,25 @@ class MappedShard:
             raise self._beyond(int(ids.max()))
         return ids
 
-    def _verify(self, shard: Shard, dtype: str, identity: tuple[int, ...]) -> None:
-        sha256, largest = _measure(self.path, dtype, identity)
-        if sha256 != shard.sha256:
-            raise UserError(f"{self.path}: its hash is not the manifest's {shard.sha256[:12]}…; prepare the data again")
+    def check_unchanged(self) -> None:
+        """Compare the file with its hash again, unless neither its size nor its time has changed since it was opened.
+
+        Raises:
+            UserError: where it is another one.
+        """
+        try:
+            identity = _identity(self.path.stat())
+            if identity != self._opened_as:
+                self._verify(identity)
+        except OSError as error:
+            raise UserError.from_os_error(self.path, error) from error
+
+    def _verify(self, identity: tuple[int, ...]) -> None:
+        sha256, largest = _measure(self.path, self._dtype, identity)
+        if sha256 != self._shard.sha256:
+            raise UserError(
+                f"{self.path}: its hash is not the manifest's {self._shard.sha256[:12]}…; prepare the data again"
+            )
         if largest >= self.vocab_size:
             raise self._beyond(largest)
 
@@ -86,12 +103,18 @@ class MappedShard:
         )
 
 
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    """What changes with a file's content, but for what is done on purpose."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @functools.lru_cache(maxsize=4096)
 def _measure(path: Path, dtype: str, identity: tuple[int, ...]) -> tuple[str, int]:
     """The hash and the largest id of a shard; once for the several trainings of a process, unless the file changes."""
-    digest, largest = hashlib.sha256(), 0
+    digest, largest, itemsize = hashlib.sha256(), 0, np.dtype(dtype).itemsize
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-            largest = max(largest, int(np.frombuffer(chunk, dtype).max()))
+            ids = np.frombuffer(chunk, dtype, count=len(chunk) // itemsize)
+            largest = max(largest, int(ids.max(initial=0)))
     return digest.hexdigest(), largest

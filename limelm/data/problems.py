@@ -185,6 +185,9 @@ class ProblemDataset(Dataset):
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def check_unchanged(self) -> None:
+        """Nothing to compare: all problems were read when the folder was opened (see `TokenDataset`)."""
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
 

@@ -92,6 +92,8 @@ def train_model(
             else:
                 _measure(trainer, folder / METRICS)
         if this_process().is_main_process:
+            for split in (train_set, eval_set):
+                split.check_unchanged()
             _finish(recipe, name, checkpoint, tokenizer, held_out, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)

@@ -205,6 +205,31 @@ def test_a_shard_that_is_cut_off_in_use_is_noticed_at_the_next_reading(folder, l
     assert len(first) == 32 and len(data[len(data) - 1]["input_ids"]) == 32  # other shards can be read
 
 
+@pytest.mark.parametrize("by_rename", [False, True])
+def test_a_shard_that_is_overwritten_in_use_is_noticed_at_the_end(folder, tmp_path, by_rename):
+    data, path = TokenDataset(folder, "train", 32), folder / "train-00001.bin"
+    data.check_unchanged()
+    whole = path.read_bytes()
+
+    def overwrite(content, time):
+        target = tmp_path / "new" if by_rename else path
+        target.write_bytes(content)
+        os.utime(target, ns=(time, time))
+        target.replace(path)
+
+    overwrite(whole, 10**18)  # the same content again
+    data.check_unchanged()
+    overwrite(whole[:-2] + whole[:2], 10**18 + 1)
+    with pytest.raises(UserError, match=r"train-00001\.bin: its hash is not the manifest's"):
+        data.check_unchanged()
+    overwrite(whole[:-1], 10**18 + 2)
+    with pytest.raises(UserError, match=r"train-00001\.bin: its hash is not the manifest's"):
+        data.check_unchanged()
+    path.unlink()
+    with pytest.raises(UserError, match=r"train-00001\.bin: No such file"):
+        data.check_unchanged()
+
+
 def test_what_is_no_file_of_the_folder_is_refused(folder, tmp_path):
     shard = folder / "train-00000.bin"
     shard.rename(tmp_path / "elsewhere.bin")
