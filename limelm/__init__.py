@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LimeForCausalLM,
         LimeModel,
     )
+    from limelm.training.parameter_groups import parameter_groups
 
 __all__ = [
     "HyperConnectionConfig",
@@ -32,11 +33,13 @@ __all__ = [
     "attach",
     "detach",
     "load_adapter",
+    "parameter_groups",
     "save_adapter",
     "set_trainable",
 ]
 
 _MODELS = frozenset(name for name in __all__ if name.endswith(("Config", "Model", "CausalLM")))
+_ELSEWHERE = {"parameter_groups": "training.parameter_groups"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 
 _register()
@@ -47,7 +50,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"limelm.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("limelm.models" if name in _MODELS else "limelm.adapters"), name)
+    home = "models" if name in _MODELS else _ELSEWHERE.get(name, "adapters")
+    value = getattr(importlib.import_module(f"limelm.{home}"), name)
     globals()[name] = value
     return value
 

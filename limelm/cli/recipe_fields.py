@@ -35,7 +35,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         dest="base",
         type=model_name,
         metavar="MODEL",
-        help="pretrained model to start from, for the recipe attach",
+        help="model to start from, with the recipe attach: native or of another family",
     )
     parser.add_argument(
         "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"

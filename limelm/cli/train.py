@@ -12,7 +12,8 @@ recipe's .toml file, with --model where it has several.
 {EXPLANATION}
 
 --attach puts routers into the pretrained model that --from names, and trains these alone, or with --trains kv, lora or
-all more of it. --data has to be prepared with that model's tokenizer. OUT then holds an adapter.
+all more of it. OUT then holds an adapter. --from alone goes on training all of a model, native or of another family,
+and OUT holds a checkpoint. For both, --data has to be prepared with the model's own tokenizer.
 
 Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
 was never broken off. Ctrl-C and SIGTERM save a checkpoint first.
@@ -24,10 +25,14 @@ EPILOG = """\
 examples:
   limelm train tiny-static --out static
   limelm train small-dynamic --data tokens --out dynamic --steps 200 --report-to tensorboard
+  limelm train --from demo/models/static --data demo/data --steps 100 --out more       go on training a model
   limelm train --attach kv --from my-llama --data tokens --out routers                 LIMe in a pretrained model
   limelm train --attach kv --from my-llama --trains lora --data tokens --out routers   routers and LoRA
   torchrun --nproc-per-node 8 -m limelm train paper-1.2b-static --data tokens --out static --sharding fsdp
 """
+
+
+WHOLE_MODEL = "full"  # of the recipe attach: no routers are put in, and everything is trained
 
 
 def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
@@ -59,9 +64,10 @@ def run(options: argparse.Namespace) -> None:
     from limelm.training.result import read_result
 
     quieten()
-    if (options.recipe is None) == (options.attach is None):
-        raise UserError("give a RECIPE, or --attach ROUTING --from MODEL")
-    experiment = options.recipe or f"attach-{options.attach}"
+    names_recipe, names_routing = options.recipe is not None, options.attach is not None
+    if names_recipe == names_routing and (names_recipe or options.base is None):
+        raise UserError("give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL")
+    experiment = options.recipe or f"attach-{options.attach or WHOLE_MODEL}"
     recipe, name = load_experiment(experiment, options.model, all_fields(options))
     recipe.check_model(name)
     done = read_result(options.out)

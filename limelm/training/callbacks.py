@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from limelm.errors import UserError
+from limelm.training import checkpoints
 from limelm.training.jsonl import append_line, drop_lines_after, read_lines
 from limelm.training.processes import this_process
 
@@ -74,6 +75,15 @@ class MetricsLog(TrainerCallback):
             )
 
 
+class StepBar(tqdm):
+    """Counts parts of steps, for the time that is left, and shows whole ones."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        shown = dict(super().format_dict)
+        return {**shown, "steps": int(shown["n"] + 1e-6)}
+
+
 class ProgressBar(ProgressCallback):
     """One bar per model: steps, time left, latest losses, tokens per second, and model FLOPs utilisation.
 
@@ -90,17 +100,31 @@ class ProgressBar(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.training_bar = tqdm(
+            self.training_bar = StepBar(
                 total=state.max_steps,
                 initial=state.global_step,
                 desc=f"{self.label:>22}",
                 unit="step",
                 dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {steps}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
             )
         self.current_step = state.global_step
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_start = time.perf_counter()
+        self.forwards = 0
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        """A part of a step is done, so that the time to the end is shown from the first on."""
+        self.forwards += 1
+        self._move_to(state.global_step + self.forwards / args.gradient_accumulation_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._move_to(state.global_step)
+
+    def _move_to(self, step: float) -> None:
+        if self.training_bar is not None:
+            self.training_bar.update(step - self.training_bar.n)
 
     def close(self) -> None:
         """End the bar's line, also where training was broken off."""
@@ -123,7 +147,10 @@ class ProgressBar(ProgressCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends the training after the step in which SIGTERM or Ctrl-C came, with a checkpoint of that step.
+    """Ends the training after the forward in which SIGTERM or Ctrl-C came, with a checkpoint of the last whole step.
+
+    Half a step leaves nothing: neither weights nor the optimiser have changed, and the random numbers are put back.
+    Among several processes the running step is ended first, as they have to agree.
 
     A context manager: signals mean this between entry and exit. A second Ctrl-C interrupts at once.
 
@@ -148,6 +175,20 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._random = (torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if self.received is None or this_process().num_processes > 1:
+            return
+        on_cpu, on_cuda = self._random
+        torch.set_rng_state(on_cpu)
+        if on_cuda is not None:
+            torch.cuda.set_rng_state(on_cuda)
+        saved = Path(args.output_dir, f"{checkpoints.PREFIX}{state.global_step}", checkpoints.COMPLETE).exists()
+        control.should_save = state.global_step > 0 and not saved
+        control.should_training_stop = True
 
     def on_step_end(self, args, state, control, **kwargs):
         if this_process().num_processes > 1:  # all of them stop after the same step

@@ -14,6 +14,7 @@ from limelm.files import write_text
 from limelm.training.data import DATA, describe_data, open_data, own_data, prepare_data
 from limelm.training.identity import refuse_other_run
 from limelm.training.models import check_data
+from limelm.training.planning.here import require_memory
 from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import read_result
@@ -29,7 +30,7 @@ def reproduce(
     data: Path | None = None,
     report_to: Sequence[str] = (),
 ) -> list[str]:
-    """Train the models that `out` does not hold yet, and write `out/summary.json`.
+    """Train the models that `out` does not hold yet, and bring `out/summary.json` up to date.
 
     Args:
         models: names in the recipe, or ["all"]; by default the recipe's `compare`.
@@ -50,6 +51,10 @@ def reproduce(
         check_data(recipe, open_data(recipe, data)[0], data)  # so that bad data is refused before any work
     run = {"data": own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.published()}
     _check_same_run(out, run)
+    vocab_size = recipe.data.vocab_size if data is None else describe_data(recipe, data)["vocab_size"]
+    for name in names:
+        if read_result(out / MODELS / name) is None:
+            require_memory(recipe, name, vocab_size)
     if data is None:
         _write_json(out / RUN, {"run": run})  # before the data, which it has made its own
         data = prepare_data(recipe, out / DATA)

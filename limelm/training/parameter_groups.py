@@ -1,76 +1,64 @@
-"""The optimiser's parameter groups: by name, and provably all of the parameters, once each."""
-
-import re
-from dataclasses import dataclass
+"""The optimiser's parameter groups: each parameter in one, by what it belongs to."""
 
 from torch import nn
 
 from limelm.adapters.base import lora_parameters
 from limelm.adapters.files import router_parameters
-from limelm.training.adapted import AdaptedModel
-from limelm.training.recipe import TrainingRecipe
+from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnection
+from limelm.routing.routers import Router
+
+ROUTER, PROJECTION, LORA = "router", "router_projection", "lora"
+MATRICES, CONNECTION_MATRICES = "matrices", "connection_matrices"
+VECTORS, CONNECTIONS = "norms_and_biases", "connections"
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Parameters whose names match `pattern` (the paper's Table 3 and its code's groups)."""
+def parameter_groups(
+    model: nn.Module, learning_rate: float = 1e-3, router_learning_rate: float = 1e-2, weight_decay: float = 0.1
+) -> list[dict]:
+    """Parameter groups for `torch.optim.AdamW`: routers learn faster; routing weights, norms and biases do not decay.
 
-    group: str
-    pattern: str
-    is_router: bool
-    decays: bool
+    The paper's Table 3 and the groups of its code, for any model: those of this package, models of other families with
+    attached routers or a LoRA, and one's own `nn.Module`, in which matrices decay and vectors do not.
 
+    Args:
+        model: its parameters that require gradients are grouped.
+        learning_rate: of everything but routers and LoRA.
+        router_learning_rate: of routers, native and attached, and of LoRA.
+        weight_decay: of matrices: the model's own, projections of dynamic routers, and those of Hyper-Connections.
 
-RULES = (
-    Rule("router", r"\.router\.weight$", is_router=True, decays=False),
-    Rule("router_projection", r"\.router\.proj\.weight$", is_router=True, decays=True),
-    Rule("matrices", r"(embed_tokens|lm_head|[a-z]_proj|gate_proj|down_proj|up_proj)\.weight$", False, True),
-    Rule("connection_matrices", r"_connection\.dynamic_(alpha|beta)$", False, True),
-    Rule("norms_and_biases", r"(norm\.weight|\.bias)$", False, False),
-    Rule("connections", r"_connection\.(static_alpha|static_beta|alpha_scale|beta_scale)$", False, False),
-)
-
-
-def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict]:
-    """The groups for `torch.optim.AdamW`, each with its `name`; empty ones are left out.
-
-    Raises:
-        ValueError: for a trainable parameter that no rule or more than one rule matches, by its name.
+    Returns:
+        Groups of `name`, `params`, `lr` and `weight_decay`; empty ones are left out.
     """
-    groups: dict[str, dict] = {
-        rule.group: {
-            "name": rule.group,
-            "params": [],
-            "lr": recipe.router_learning_rate if rule.is_router else recipe.learning_rate,
-            "weight_decay": recipe.weight_decay if rule.decays else 0.0,
-        }
-        for rule in RULES
+    settings = {
+        ROUTER: (router_learning_rate, 0.0),
+        PROJECTION: (router_learning_rate, weight_decay),
+        LORA: (router_learning_rate, 0.0),
+        MATRICES: (learning_rate, weight_decay),
+        CONNECTION_MATRICES: (learning_rate, weight_decay),
+        VECTORS: (learning_rate, 0.0),
+        CONNECTIONS: (learning_rate, 0.0),
     }
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        matching = [rule.group for rule in RULES if re.search(rule.pattern, name)]
-        if len(matching) != 1:
-            raise ValueError(f"parameter {name} belongs to {len(matching)} groups {matching}, not to exactly one")
-        groups[matching[0]]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
-
-
-def adapted_groups(model: nn.Module, recipe: TrainingRecipe, spec: AdaptedModel) -> list[dict]:
-    """The groups of a pretrained model: what was put into it, and its own matrices and vectors, of whatever family."""
-    own_rate = spec.adapter_learning_rate or recipe.router_learning_rate
-    groups: dict[str, dict] = {
-        "router": {"lr": own_rate, "weight_decay": 0.0},
-        "lora": {"lr": own_rate, "weight_decay": 0.0},
-        "matrices": {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
-        "norms_and_biases": {"lr": recipe.learning_rate, "weight_decay": 0.0},
-    }
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
-    routers = {id(parameter) for parameter in router_parameters(model).values()}
-    lora = {id(parameter) for parameter in lora_parameters(model)}
+    special = _special_parameters(model)
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in settings}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            own = "matrices" if parameter.ndim > 1 else "norms_and_biases"
-            group = "router" if id(parameter) in routers else "lora" if id(parameter) in lora else own
-            members[group].append(parameter)
-    return [{"name": name, "params": members[name], **group} for name, group in groups.items() if members[name]]
+            ordinary = MATRICES if parameter.ndim > 1 else VECTORS
+            members[special.get(id(parameter), ordinary)].append(parameter)
+    return [
+        {"name": name, "params": members[name], "lr": rate, "weight_decay": decay}
+        for name, (rate, decay) in settings.items()
+        if members[name]
+    ]
+
+
+def _special_parameters(model: nn.Module) -> dict[int, str]:
+    """The group of each parameter that is not of an ordinary layer, by its id."""
+    special = {id(parameter): ROUTER for parameter in router_parameters(model).values()}  # attached, by their names
+    for module in model.modules():
+        if isinstance(module, Router):
+            special |= {id(parameter): PROJECTION for parameter in module.parameters()}
+            special |= {id(parameter): ROUTER for parameter in module.parameters(recurse=False)}
+        elif isinstance(module, HyperConnection):
+            for name, parameter in module.named_parameters(recurse=False):
+                special[id(parameter)] = CONNECTION_MATRICES if name.startswith("dynamic_") else CONNECTIONS
+    return special | {id(parameter): LORA for parameter in lora_parameters(model)}

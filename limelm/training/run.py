@@ -30,6 +30,7 @@ from limelm.training.identity import identify, refuse_other_run
 from limelm.training.jsonl import METRICS
 from limelm.training.memory import peak_training_memory
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
+from limelm.training.planning.here import require_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
@@ -61,6 +62,9 @@ def train_model(
     _check_trackers(report_to)
     arguments = training_arguments(recipe, folder / CHECKPOINTS, report_to, name)
     recorded = read_run(folder)
+    if read_result(folder) is None and recipe.is_trained(name):
+        vocab_size = recipe.data.vocab_size if data is None else describe_data(recipe, data)["vocab_size"]
+        require_memory(recipe, name, vocab_size)
     data = data or prepare_data(recipe, folder / DATA)
     tokenizer, train_set, eval_set = open_data(recipe, data)
     check_data(recipe, tokenizer, data)
@@ -132,6 +136,7 @@ def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
     content = {"run": run, "recipe": recipe.published(), "environment": environment()}
     write_text(folder / RUN, json.dumps(content, indent=2) + "\n")
     checkpoints.discard_incomplete(folder / CHECKPOINTS)
+    checkpoints.keep_newest(folder / CHECKPOINTS, recipe.engine.keep_checkpoints)  # what a kill kept from being removed
 
 
 def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> ProgressBar:
@@ -151,12 +156,10 @@ def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             progress.close()
-    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
-        raise Stopped(
-            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint; the same "
-            "command goes on from there",
-            stop.received,
-        )
+    done = trainer.state.global_step
+    if stop.received is not None and done < trainer.state.max_steps:
+        where = f"after step {done} of {trainer.state.max_steps}, with a checkpoint" if done else "in the first step"
+        raise Stopped(f"stopped {where}; the same command goes on from there", stop.received)
 
 
 def _measure(trainer: LimeTrainer, metrics: Path) -> None:

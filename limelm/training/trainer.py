@@ -14,7 +14,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from limelm.errors import UserError
 from limelm.training import checkpoints
 from limelm.training.adapted import AdaptedModel, load_trained, save_trained
-from limelm.training.parameter_groups import adapted_groups, parameter_groups
+from limelm.training.parameter_groups import parameter_groups
 from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.router_statistics import RouterStatistics
@@ -67,8 +67,11 @@ class LimeTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         training, model = self.recipe.training, model or self.model
+        own_rate = self.adapted.adapter_learning_rate if self.adapted else None
         optimizer = torch.optim.AdamW(
-            adapted_groups(model, training, self.adapted) if self.adapted else parameter_groups(model, training),
+            parameter_groups(
+                model, training.learning_rate, own_rate or training.router_learning_rate, training.weight_decay
+            ),
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),
             eps=training.adam_epsilon,

@@ -14,7 +14,7 @@ from limelm.data import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
 from limelm.training import load_experiment, train_model
 from limelm.training.adapted import AdaptedModel, build_adapted
-from limelm.training.parameter_groups import adapted_groups
+from limelm.training.parameter_groups import parameter_groups
 from tests.recipes import corpus, prepared
 
 SMALL = {
@@ -131,7 +131,7 @@ def test_what_is_trained_and_at_which_rate(setting, trains, groups):
     spec = AdaptedModel("static", trains, adapter_learning_rate=0.5)
     recipe, _ = recipe_of(setting, "static")
     model = build_adapted(setting[0], spec, "fp32")
-    found = adapted_groups(model, recipe.training, spec)
+    found = parameter_groups(model, recipe.training.learning_rate, spec.adapter_learning_rate)
     assert {group["name"] for group in found} == set(groups)
     rates = {group["name"]: group["lr"] for group in found}
     assert rates["router"] == 0.5 and rates.get("lora", 0.5) == 0.5 and rates.get("matrices", 1e-4) == 1e-4
@@ -236,8 +236,11 @@ def test_one_training_from_the_command_line(setting, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--out", "x"], "give a RECIPE, or --attach ROUTING --from MODEL"),
-        (["train", "tiny-kv", "--attach", "kv", "--out", "x"], "give a RECIPE, or --attach ROUTING --from MODEL"),
+        (["train", "--out", "x"], "give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL"),
+        (
+            ["train", "tiny-kv", "--attach", "kv", "--out", "x"],
+            "give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL",
+        ),
         (["train", "--attach", "kv", "--out", "x"], "names no pretrained model"),
         (["train", "--attach", "hc", "--from", "y", "--out", "x"], "there is no model 'hc' in it"),
         (["train", "tiny-kv", "--from", "y", "--out", "x"], "unknown field 'base'"),

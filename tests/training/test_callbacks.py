@@ -34,6 +34,23 @@ def test_the_bar_shows_losses_speed_and_utilisation(monkeypatch):
     bar.close()
 
 
+def test_the_time_that_is_left_shows_from_the_first_forward_on():
+    bar = ProgressBar("LIMe", tokens_per_step=1000, flops_per_token=2e9, peak_flops=None)
+    bar.on_train_begin(None, state(3), control())
+    shown = bar.training_bar.format_dict
+    assert "3/10" in bar.training_bar.format_meter(**shown) and "?" in bar.training_bar.format_meter(**shown)
+    bar.on_step_begin(None, state(3), control())
+    for forwards in (1, 2, 3):
+        bar.on_substep_end(SimpleNamespace(gradient_accumulation_steps=4), state(3), control())
+        assert bar.training_bar.n == pytest.approx(3 + forwards / 4)
+        line = bar.training_bar.format_meter(**{**bar.training_bar.format_dict, "elapsed": 6.0})
+        left = 6.0 / (forwards / 4) * (7 - forwards / 4)  # as long for each forward as for those that are done
+        assert "| 3/10 [" in line and f"<{bar.training_bar.format_interval(left)}," in line
+    bar.on_step_end(None, state(4), control())
+    assert bar.training_bar.n == 4
+    bar.close()
+
+
 def test_utilisation_is_left_out_where_the_peak_is_unknown():
     bar = ProgressBar("LIMe", tokens_per_step=1000, flops_per_token=2e9, peak_flops=None)
     bar.on_train_begin(None, state(0), control())

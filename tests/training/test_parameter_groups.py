@@ -1,21 +1,30 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from limelm.training.parameter_groups import parameter_groups
+import limelm
+from limelm import attach
+from limelm.routing.routers import StaticRouter
 from tests.recipes import small_recipe
+
+
+def settings_of(groups):
+    return {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+
+
+def assert_partition(groups, model):
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
 
 
 @pytest.mark.parametrize("name", ["llama", "hc", "static", "dynamic", "kv"])
 def test_groups_partition_all_parameters(tmp_path, name):
     recipe = small_recipe(tmp_path)
     model = AutoModelForCausalLM.from_config(recipe.model_config(name, vocab_size=300))
-    groups = parameter_groups(model, recipe.training)
-    ids = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(ids) == sorted(id(parameter) for parameter in model.parameters())
-    settings = {
-        id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
-    }
+    groups = limelm.parameter_groups(model)
+    assert_partition(groups, model)
+    settings = settings_of(groups)
     for key, parameter in model.named_parameters():
         lr = 1e-2 if "router" in key else 1e-3
         undecayed = parameter.ndim == 1 and "dynamic_beta" not in key
@@ -29,14 +38,53 @@ def test_frozen_parameters_are_left_out(tmp_path):
     model = AutoModelForCausalLM.from_config(recipe.model_config("static", vocab_size=300))
     for key, parameter in model.named_parameters():
         parameter.requires_grad_("router" in key)
-    groups = parameter_groups(model, recipe.training)
-    assert [group["name"] for group in groups] == ["router"]
+    groups = limelm.parameter_groups(model, router_learning_rate=3e-2)
+    assert [(group["name"], group["lr"]) for group in groups] == [("router", 3e-2)]
     assert len(groups[0]["params"]) == 2
 
 
-def test_an_unknown_parameter_is_refused(tmp_path):
-    recipe = small_recipe(tmp_path)
-    model = AutoModelForCausalLM.from_config(recipe.model_config("llama", vocab_size=300))
-    model.model.register_parameter("mystery", torch.nn.Parameter(torch.zeros(3)))
-    with pytest.raises(ValueError, match=r"model\.mystery belongs to 0 groups"):
-        parameter_groups(model, recipe.training)
+class OwnModel(nn.Module):
+    """Somebody's model, with names of its own and a router whose class is new."""
+
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(11, 8)
+        self.mix = NewRouter(limelm.routing.RouterSpec(2, 8, 2))
+        self.ln_f, self.out = nn.LayerNorm(8), nn.Linear(8, 11)
+
+
+class NewRouter(StaticRouter):
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.extra = nn.Linear(4, 2, bias=False)
+
+
+def test_an_own_model_is_grouped_by_what_its_parameters_belong_to():
+    model = OwnModel()
+    groups = limelm.parameter_groups(model, learning_rate=1.0, router_learning_rate=2.0, weight_decay=0.5)
+    assert_partition(groups, model)
+    settings = settings_of(groups)
+    expected = {
+        "wte.weight": (1.0, 0.5),
+        "mix.weight": (2.0, 0.0),
+        "mix.extra.weight": (2.0, 0.5),
+        "ln_f.weight": (1.0, 0.0),
+        "ln_f.bias": (1.0, 0.0),
+        "out.weight": (1.0, 0.5),
+        "out.bias": (1.0, 0.0),
+    }
+    assert {name: settings[id(parameter)] for name, parameter in model.named_parameters()} == expected
+    torch.optim.AdamW(groups)
+
+
+def test_attached_routers_learn_as_routers():
+    config = GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    model = GPT2LMHeadModel(config)
+    own = {name: id(parameter) for name, parameter in model.named_parameters()}
+    attach(model, "static")
+    groups = limelm.parameter_groups(model)
+    assert_partition(groups, model)
+    settings = settings_of(groups)
+    for name, parameter in model.named_parameters():
+        expected = (1e-2, 0.0) if id(parameter) not in own.values() else (1e-3, 0.1 if parameter.ndim > 1 else 0.0)
+        assert settings[id(parameter)] == expected, name

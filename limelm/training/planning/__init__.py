@@ -3,6 +3,7 @@
 Memory is simulated: a step of the model's real code on tensors without memory (`simulation.py`).
 """
 
+from limelm.training.planning.here import require_memory
 from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
 from limelm.training.planning.plan import Hardware, ModelPlan, Plan, make_plan, require_fit
 from limelm.training.planning.simulation import Step, StepMemory, measure_step, simulate_step
@@ -21,5 +22,6 @@ __all__ = [
     "plan_memory",
     "plan_table",
     "require_fit",
+    "require_memory",
     "simulate_step",
 ]

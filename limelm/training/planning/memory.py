@@ -1,5 +1,6 @@
 """Memory per GPU: what the simulation of a step says of one process, and what several processes change in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from limelm.training.planning.simulation import (
     WEIGHTS,
     Parts,
     Step,
+    StepMemory,
     simulate_step,
 )
 from limelm.training.processes import micro_batches
@@ -50,8 +52,18 @@ class MemoryPlan:
         return self.total - (1 - share) * of_sequences
 
 
-def plan_memory(config: LlamaConfig, recipe: Recipe, gpus: int) -> MemoryPlan:
+def plan_memory(
+    config: LlamaConfig,
+    recipe: Recipe,
+    gpus: int,
+    simulate: Callable[[LlamaConfig, Step, torch.dtype], StepMemory] = simulate_step,
+    allowance: int = ALLOWANCE,
+) -> MemoryPlan:
     """Memory of training `config`'s model as the recipe says, on `gpus` GPUs.
+
+    Args:
+        simulate: gives a step's memory for a type of the parameters.
+        allowance: bytes for what is not simulated.
 
     Raises:
         UserError: where the GPUs cannot share the batch.
@@ -67,14 +79,14 @@ def plan_memory(config: LlamaConfig, recipe: Recipe, gpus: int) -> MemoryPlan:
     )
     if recipe.engine.sharding == "fsdp":  # the Trainer has FSDP2 gather the weights in bfloat16
         dtype = torch.bfloat16 if uses_bf16 else torch.float32
-        phases = simulate_step(config, step, dtype).phases
+        phases = simulate(config, step, dtype).phases
         phases = {phase: _sharded(phase, parts, config, gpus, dtype, step) for phase, parts in phases.items()}
     else:
-        phases = simulate_step(config, step).phases
+        phases = simulate(config, step, torch.float32).phases
         if gpus > 1:  # DDP's gradients are not views of the buckets that it sends, as the Trainer sets it up
             buckets = phases["optimizer step"][GRADIENTS]
             phases = {phase: {**parts, BUCKETS: buckets} for phase, parts in phases.items()}
-    plans = [MemoryPlan({**parts, CONTEXT: ALLOWANCE}, phase) for phase, parts in phases.items()]
+    plans = [MemoryPlan({**parts, CONTEXT: allowance}, phase) for phase, parts in phases.items()]
     return max(plans, key=lambda plan: plan.total)
 
 

@@ -1,7 +1,6 @@
 """What a training will cost, before anything is spent."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import LlamaConfig
@@ -9,6 +8,7 @@ from transformers import LlamaConfig
 from limelm.data.shards import token_dtype
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
+from limelm.training.planning.fit import Fit, in_words
 from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
 from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
@@ -133,47 +133,15 @@ def require_fit(plan: Plan) -> None:
     """
     if plan.missing <= 0:
         return
-    options = [f"{words} ({total / GIB:.1f} GiB)" for words, total in ways_to_fit(plan)]
     raise UserError(
         f"{plan.recipe.name}-{plan.name} needs {plan.model.memory.total / GIB:.1f} GiB per GPU, "
         f"{plan.missing / GIB:.1f} more than --gpu-memory {plan.hardware.memory / GIB:g}; "
-        + (f"it would fit with {', or with '.join(options)}" if options else "no setting of the engine makes it fit")
+        + in_words(ways_to_fit(plan))
     )
 
 
 def ways_to_fit(plan: Plan) -> list[tuple[str, int]]:
-    """Changes of the engine that make the model fit, each tried, with the bytes per GPU that they need.
-
-    First a smaller micro-batch, activation checkpointing and FSDP by themselves, the last two with a smaller
-    micro-batch where that must be; all together only if none of them is enough.
-    """
-    changes: list[dict[str, bool | str]] = [{}, {"activation_checkpointing": True}]
-    if plan.hardware.gpus > 1:
-        changes.append({"sharding": "fsdp"})
-    ways = [way for change in changes for way in _try(plan, change)]
-    return ways or _try(plan, {key: value for change in changes for key, value in change.items()})
-
-
-def _try(plan: Plan, changes: dict[str, bool | str]) -> list[tuple[str, int]]:
-    """The largest micro-batch with which the changed engine fits, if there is one."""
-    engine = replace(plan.recipe.engine, **changes)  # type: ignore[arg-type]
-    if changes and engine == plan.recipe.engine:
-        return []
+    """Changes of the engine that make the model fit, each tried, with the bytes per GPU that they need."""
     config = plan.recipe.model_config(plan.name, vocab_size=plan.recipe.data.vocab_size)
-    tried, tried_size = (None if changes else plan.model.memory), plan.micro_batch_size
-    for size in _halves(plan.micro_batch_size):
-        if tried is not None and tried.at_least(size / tried_size) > plan.hardware.memory:
-            continue
-        recipe = replace(plan.recipe, engine=replace(engine, micro_batch_size=size))
-        tried, tried_size = plan_memory(config, recipe, plan.hardware.gpus), size
-        if tried.total <= plan.hardware.memory:
-            wanted = changes if size == plan.micro_batch_size else {**changes, "micro_batch_size": size}
-            words = " and ".join(f"engine.{key}={str(value).lower()}" for key, value in wanted.items())
-            return [(words, tried.total)]
-    return []
-
-
-def _halves(number: int) -> Iterator[int]:
-    while number:
-        yield number
-        number //= 2
+    fit = Fit(plan.recipe, config, plan.hardware.gpus, plan.hardware.memory)
+    return fit.ways(plan.model.memory)

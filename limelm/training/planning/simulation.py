@@ -76,20 +76,25 @@ class StepMemory:
 
 
 def simulate_step(
-    config: LlamaConfig, step: Step, dtype: torch.dtype = torch.float32, on_cuda: bool = True
+    config: LlamaConfig,
+    step: Step,
+    dtype: torch.dtype = torch.float32,
+    on_cuda: bool = True,
+    foreach: bool | None = None,
 ) -> StepMemory:
     """The memory that a step of `config`'s model would take.
 
     Args:
         dtype: of the parameters.
         on_cuda: as on a CUDA device; otherwise as on a CPU.
+        foreach: whether AdamW updates all parameters at once; by default as on that device.
     """
     if on_cuda and getattr(config, "routing_backend", None) == "triton":  # keeps the same, and runs on CUDA only
         config = type(config).from_dict({**config.to_dict(), "routing_backend": "chunked"})
     with FakeTensorMode():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
         with _as_on_cuda() if on_cuda else nullcontext():
-            return measure_step(model, step, on_cuda)
+            return measure_step(model, step, on_cuda if foreach is None else foreach)
 
 
 def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> StepMemory:
