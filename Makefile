@@ -13,7 +13,8 @@
 # make gpu-synthetic on such a machine: 5 and 6 operands and ProsQA, three minutes each; started again, it goes on
 # make gpu-attach    on such a machine: continued training of GPU_BASE on GPU_DATA with and without LIMe, and its cost
 #
-# Each sets up .venv first, with the exact versions of constraints.txt; but for test-newest, later calls need no network.
+# All but gpu... first install what they need into .venv, at the exact versions of constraints.txt; later calls need no
+# network, except for test-newest.
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,7 +1,7 @@
 """Exact match on reasoning problems: does a trained model write the right answer, greedily, and then stop?
 
-Of one seed all models see the same problems in the same order and share initial values, so models are compared seed by
-seed.
+Within a seed all models see the same problems in the same order and share initial values, so models are compared
+seed by seed.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Trainings with several seeds: which models differ, at equal tokens, equal FLOPs and equal wall-clock time.
 
-Of one seed all models see the same data in the same order and share initial values, so differences are taken seed by
+Within a seed all models see the same data in the same order and share initial values, so differences are taken seed by
 seed (paired) before they are averaged.
 """
 

@@ -10,6 +10,7 @@ from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.html import Column, Records, Section, unbroken, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
+from limelm.text import counted
 from limelm.training.summary import made_of
 
 ADAPTATION = "adaptation.json"
@@ -53,7 +54,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
         title="LIMe in a pretrained model, beside equally small baselines",
         lead=(
             f"{first['base']}, {max(entry['train_tokens'] for entry in first['models']):,} tokens of "
-            f"{first['data']['source']}, {len(summaries)} seed{'s' if len(summaries) > 1 else ''}. Of one seed all "
+            f"{first['data']['source']}, {counted(len(summaries), 'seed')}. Within a seed all "
             "models see the same data in the same order, so differences are taken seed by seed."
         ),
         tiles=[

@@ -1,4 +1,4 @@
-"""How values are written in the cells of tables; nothing for None."""
+"""How values are written in the cells of tables; None becomes an empty cell."""
 
 from typing import Any
 

@@ -37,8 +37,8 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
         _sections(scores, summary, {task["task"]: task["chance"] for task in tasks}, palette),
         title="Reasoning from scratch: " + ", ".join(task["task"] for task in tasks),
         lead=(
-            "Models trained from scratch on generated problems, and asked others that they have not seen. Of one seed "
-            "all models see the same problems in the same order and share initial values."
+            "Models trained from scratch on generated problems, and asked others that they have not seen. Within a "
+            "seed all models see the same problems in the same order and share initial values."
         ),
         tiles=[_tile(model, summary, palette, len(models)) for model in models],
         cautions=_cautions(tasks, summary),

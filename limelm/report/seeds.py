@@ -57,7 +57,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         title=f"LIMe side by side, {len(summaries)} seeds: the {first['scale']} run",
         lead=(
             f"{len(labels)} models, each trained from scratch with {len(summaries)} seeds on "
-            f"{first['models'][0]['train_tokens']:,} tokens of {first['data']['source']}. Of one seed all models see "
+            f"{first['models'][0]['train_tokens']:,} tokens of {first['data']['source']}. Within a seed all models see "
             "the same data in the same order and share initial values, so differences are taken seed by seed."
         ),
         tiles=[
@@ -89,8 +89,8 @@ def _cautions(first: dict[str, Any], seeds: int, summary: Records) -> list[str]:
         *(sparse if any(row["mean"] is None for row in summary) else []),
         f"{seeds} seeds of one recipe: intervals are over seeds, not over data sets, sizes or hyperparameters, and are "
         "not corrected for the number of comparisons. One in twenty would exclude zero by luck.",
-        "At equal FLOPs or time the dearer models are read before their schedule has ended, while their learning rate "
-        "is still above its last value: that counts against them.",
+        "At equal FLOPs or time models that cost more are read before their schedule has ended, while their learning "
+        "rate is still above its last value: that counts against them.",
         "Wall-clock time is that of this machine in these runs, with all its noise; limelm bench measures speed.",
         f"{parameters:,} parameters and {first['models'][0]['train_tokens']:,} tokens are far from the paper's 1.2 "
         "billion and 41.9 billion: an early lead need not last.",
