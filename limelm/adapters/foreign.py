@@ -25,12 +25,11 @@ T = TypeVar("T")
 
 PEFT_CONFIG = "adapter_config.json"
 
-DTYPES = ("bfloat16", "float16", "float32", "float64")
 Dtype = Annotated[
-    str, Check(lambda name: name.removeprefix("torch.") in (*DTYPES, "auto"), f"one of {', '.join(DTYPES)}")
+    str, Check(lambda name: name == "auto" or _is_float(name), "the name of a floating-point type, such as bfloat16")
 ]
 Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
-Layers = Annotated[int, at_least(0), at_most(100_000)]
+Layers = Annotated[int, at_least(0), at_most(10_000)]
 #: Attention from a repository of the hub would be code of somebody else's.
 Builtin = Annotated[
     str, Check(lambda name: "/" not in name, "the name of an attention of transformers; others are code")
@@ -185,6 +184,11 @@ def is_dir(path: str | Path) -> bool:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
+
+
+def _is_float(name: str) -> bool:
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
 
 
 def _is_file(path: str | Path) -> bool:

@@ -7,10 +7,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from limelm import LimeConfig, LimeForCausalLM, attach, save_adapter
 from limelm.adapters.checkpoint import load_checkpoint, load_config, load_model, load_tokenizer
+from limelm.adapters.foreign import ConfigFields, read_known
 from limelm.data.tokenization import train_tokenizer
 from limelm.errors import UserError
 from limelm.text import has_control_characters
@@ -100,6 +102,18 @@ def test_a_field_that_cannot_be_is_named(folder, name, field, value):
     change(folder / name, field, value)
     line = refused(folder / name)
     assert field in line or "gptq" in line.lower()  # a package is missing
+
+
+def test_what_other_families_say_by_default_is_not_refused(tmp_path):
+    found = []
+    for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        try:
+            CONFIG_MAPPING[name]().save_pretrained(tmp_path / name)
+        except Exception:  # some have no default, or need a package
+            continue
+        read_known(tmp_path / name / "config.json", ConfigFields)
+        found.append(name)
+    assert len(found) > 100
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", "3", '"x"', "[" * 100_000, '{"a": ' * 100_000, "\0", ""])
