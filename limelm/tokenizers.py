@@ -66,6 +66,10 @@ def _reason(folder: Path, error: Exception) -> str:
     """What is wrong in a few words, with the file's name where that can be told."""
     if "trust_remote_code" in str(error):
         return "it needs Python code of its own, which limelm does not run"
+    if folder.is_file():
+        return "a file; name the folder that it is in"
+    if folder.is_dir() and not any((folder / name).exists() for name in FILES):
+        return f"the folder has no {FILES[-1]}"
     for path in (folder / name for name in FILES):
         if path.is_file() and not _is_object(path):
             return f"{path.name} is not a JSON object"

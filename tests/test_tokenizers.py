@@ -79,6 +79,14 @@ def test_code_of_a_tokenizer_is_refused_without_a_question(folder, monkeypatch):
     assert not (folder / "was-run").exists()
 
 
+def test_what_is_no_folder_of_a_tokenizer_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer\.json: no readable tokenizer \(a file; name the folder"):
+        load_tokenizer(folder / "tokenizer.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no readable tokenizer \(the folder has no tokenizer\.json\)"):
+        load_tokenizer(tmp_path / "empty")
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no readable tokenizer"):
         load_tokenizer(tmp_path / "nowhere")
