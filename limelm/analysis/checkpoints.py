@@ -78,7 +78,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
 
 
 def model_labels(checkpoints: list[str]) -> list[str]:
-    """A name for each: the label that its training gave it, or the folder's; with more of the path where two agree.
+    """A name for each: the label that its training gave it, or the folder's; with folders above it where two agree.
 
     Raises:
         UserError: for a checkpoint that is named twice.
@@ -89,12 +89,20 @@ def model_labels(checkpoints: list[str]) -> list[str]:
         printable(path.name or str(path)) if result is None else result.label
         for path, result in zip(paths, results, strict=True)
     ]
-    for more in ([path.parent.name for path in paths], checkpoints):
-        if len(set(labels)) < len(labels):
-            labels = [f"{label} ({part})" for label, part in zip(labels, more, strict=True)]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"{next(c for c in checkpoints if checkpoints.count(c) > 1)}: named twice")
-    return labels
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise UserError(f"{checkpoints[place]}: named twice")
+    above, told_apart = 0, labels
+    while len(set(told_apart)) < len(labels):  # ends, as the whole paths differ
+        above += 1
+        told_apart = [_with_folders(label, path, above) for label, path in zip(labels, paths, strict=True)]
+    return told_apart
+
+
+def _with_folders(label: str, path: Path, count: int) -> str:
+    """A label with so many of the last names of its path, beside that which is the label itself."""
+    parts = path.parts[:-1] if label == path.name else path.parts
+    return f"{label} ({printable('/'.join(parts[-count:]))})"
 
 
 def _without_missing(settings: Settings) -> tuple[Settings, str | None]:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import limelm
 from limelm.adapters.checkpoint import load_checkpoint
 from limelm.analysis import ANALYSES, ActivationReader, Settings, analyze, cka, matrix_entropy
+from limelm.analysis.checkpoints import model_labels
 from limelm.analysis.sequences import Sequences
 from limelm.data import TokenDataset
 from limelm.errors import UserError
@@ -133,6 +135,26 @@ def test_labels_that_agree_are_told_apart_by_their_paths(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a/m", "b/m"], ["m (a)", "m (b)"]),
+        (["a/x/m", "b/x/m"], ["m (a/x)", "m (b/x)"]),
+        (["trained/one", "trained/two"], ["LIMe KV (one)", "LIMe KV (two)"]),
+        (["trained/one", "a/trained/one"], ["LIMe KV (HERE/trained/one)", "LIMe KV (a/trained/one)"]),
+    ],
+)
+def test_labels_hold_no_more_of_the_paths_than_tells_them_apart(tmp_path, monkeypatch, names, labels):
+    def result(path):
+        return SimpleNamespace(label="LIMe KV") if "trained" in path.parts else None
+
+    monkeypatch.setattr("limelm.analysis.checkpoints.read_result", result)
+    for checkpoints in (names, [str(tmp_path / name) for name in names]):
+        monkeypatch.chdir(tmp_path)
+        assert model_labels(checkpoints) == [label.replace("HERE", tmp_path.name) for label in labels]
+
+
+@pytest.mark.parametrize(
     ("checkpoints", "data", "settings", "message"),
     [
         (["llama-like"], "tokens", {"analyses": ("retrieval",)}, "--only retrieval: no routers in .*llama-like"),
@@ -182,6 +204,7 @@ def test_bad_settings(settings, message):
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
+from types import SimpleNamespace
 from limelm.analysis import Settings, analyze
 torch.set_num_threads(1)
 peaks = []
