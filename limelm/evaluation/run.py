@@ -17,6 +17,7 @@ from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import check_names, load_tasks
 from limelm.files import shown_path
+from limelm.text import counted
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30
 
@@ -134,10 +135,11 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
     rows = evaluation.scores + evaluation.averages + evaluation.perplexity
     compared = sum(is_verdict(row["verdict"]) for row in rows)
     if compared:
-        tested = "1 difference was tested" if compared == 1 else f"{compared} differences were tested"
+        were = "was" if compared == 1 else "were"
         cautions.append(
-            f"{tested}, each with a 95 % interval, some of them on the same items: were all models equally good, about "
-            f"{0.05 * compared:.2g} of them would still be called a difference."
+            f"{counted(compared, 'difference')} {were} tested, each with a 95 % interval, some of them on the same "
+            f"items: were all models equally good, about {0.05 * compared:.2g} of them would still be called a "
+            "difference."
         )
     small = _names(f"{row['task']} ({row['items']})" for row in evaluation.scores if row["items"] < FEW_ITEMS)
     if small:

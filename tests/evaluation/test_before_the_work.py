@@ -11,6 +11,7 @@ from limelm.errors import UserError
 from limelm.evaluation import domains, run
 from limelm.evaluation.domains import TextRequest
 from limelm.evaluation.harness import Settings
+from limelm.evaluation.statistics import TOO_FEW
 from limelm.evaluation.suites import expand
 from tests.evaluation.benchmarks import write_benchmarks, write_checkpoint
 
@@ -99,3 +100,15 @@ def test_a_lora_without_peft(folder, no_model, no_text, monkeypatch):
     (folder / "lora" / "adapter_config.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="peft is not installed"):
         evaluate(folder, names=("static", "lora"))
+
+
+@pytest.mark.parametrize(
+    ("models", "said"), [(1, None), (2, "1 difference was tested"), (3, "2 differences were tested")]
+)
+def test_the_differences_that_were_tested_are_counted(models, said):
+    rows = [{"verdict": None}, *[{"verdict": "not distinguishable"}] * (models - 1), {"verdict": TOO_FEW}]
+    row = {"domain": "x", "documents": 30, "low": 0.0}
+    evaluation = run.Evaluation(perplexity=[row | each for each in rows])
+    cautions = " ".join(run._cautions(evaluation, []))
+    assert "tested" not in cautions if said is None else said in cautions
+    assert "Of fewer than 10 items, passages or documents no verdict is given" in cautions
