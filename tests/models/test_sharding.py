@@ -1,7 +1,5 @@
 """FSDP2 on two processes (gloo, CPU): gradients equal one process's on both halves of the batch together."""
 
-import datetime
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -68,7 +66,6 @@ def work(rank: int, rendezvous: str, folder: str) -> None:
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=WORLD,
-        timeout=datetime.timedelta(seconds=60),
     )
     try:
         for case, (_, _, how) in CASES.items():

@@ -177,6 +177,17 @@ def test_the_papers_training_is_planned():
     assert max(map(len, table.splitlines())) <= 120
 
 
+@pytest.mark.parametrize("label", ["X", "LIMe static, top-p 0.9", "a name of a hundred letters" * 4])
+def test_a_long_name_does_not_move_the_columns(tmp_path, label):
+    recipe = small_recipe(tmp_path, ('label = "LIMe static"', f'label = "{label[:100]}"'))
+    lines = plan_table(make_plan(recipe, "static", Hardware(1))).splitlines()
+    rows = [line for line in lines if line.startswith(("parameters", "training FLOPs", "  total", "  hours"))]
+    head = next(line for line in lines if line.endswith("difference"))
+    assert label[:20] in head and len(rows) == 5
+    assert {len(line) for line in [head, *rows]} == {98}
+    assert {line.index("LLaMA") + 5 for line in [head]} == {len(head) - 16}
+
+
 @pytest.fixture
 def recipe(tmp_path):
     return small_recipe(tmp_path)

@@ -15,7 +15,7 @@ from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe
 
 CPU_ALLOWANCE = GIB // 4  # for what libraries keep for themselves
-FEW, MORE = 3, 6  # layers, from which the memory of a deeper model follows
+FEW, MORE = 6, 12  # layers, from which the memory of a deeper model follows
 # Generous numbers of floats: of a layer per token, in hidden and in intermediate sizes; of the logits; per parameter.
 PER_HIDDEN, PER_INTERMEDIATE, PER_LOGIT, PER_PARAMETER = 64, 8, 6, 5
 

@@ -6,7 +6,7 @@ from limelm.training.planning.memory import BUCKETS, CONTEXT, GATHERED, GIB
 from limelm.training.planning.plan import ModelPlan, Plan
 from limelm.training.planning.simulation import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
 
-LABEL_WIDTH, COLUMN_WIDTH = 42, 18
+LABEL_WIDTH, OWN_WIDTH, COLUMN_WIDTH = 42, 24, 16  # of the rows' labels, of the model's own column, of the others
 TIGHT = 0.95  # of a GPU's memory: from here on there is a warning
 MEMORY_ROWS = {
     WEIGHTS: "weights, float32",
@@ -48,7 +48,7 @@ def _rows(plan: Plan) -> list[str]:
         _row(plan, "parameters", lambda model: model.cost.parameters, "{:,.0f}"),
         _row(plan, "training FLOPs per token", lambda model: model.training_flops, "{:.4e}"),
         _row(plan, "training FLOPs", lambda model: model.training_flops * plan.tokens, "{:.4e}"),
-        f"{'tokens':<{LABEL_WIDTH}}{plan.tokens:>{COLUMN_WIDTH},}",
+        _line("tokens", [f"{plan.tokens:,}"]),
         "",
         f"memory per GPU in GiB, at the peak (in the {phase})" if same_phase else "memory per GPU in GiB, at the peak",
     ]
@@ -74,7 +74,7 @@ def _columns(plan: Plan, label: str) -> str:
     heads = [plan.recipe.label(plan.name)]
     if plan.baseline is not None:
         heads += ["LLaMA", "difference"]
-    return f"{label:<{LABEL_WIDTH}}" + "".join(f"{head:>{COLUMN_WIDTH}}" for head in heads)
+    return _line(label, heads)
 
 
 def _row(plan: Plan, label: str, value: Value, style: str) -> str:
@@ -82,7 +82,14 @@ def _row(plan: Plan, label: str, value: Value, style: str) -> str:
     if plan.baseline is not None:
         own, other = value(plan.model), value(plan.baseline)
         cells += [style.format(other), _signed(style, own - other)]
-    return f"{label:<{LABEL_WIDTH}}" + "".join(f"{cell:>{COLUMN_WIDTH}}" for cell in cells)
+    return _line(label, cells)
+
+
+def _line(label: str, cells: list[str]) -> str:
+    """A row; the model's own name, of whatever length, does not move the columns."""
+    own, *others = cells
+    own = own if len(own) < OWN_WIDTH else f"{own[: OWN_WIDTH - 2]}…"
+    return f"{label:<{LABEL_WIDTH}}{own:>{OWN_WIDTH}}" + "".join(f"{cell:>{COLUMN_WIDTH}}" for cell in others)
 
 
 def _gib_of(part: str) -> Value:
@@ -96,7 +103,7 @@ def _signed(style: str, number: float) -> str:
 
 
 def _single(label: str, number: float) -> str:
-    return f"{label:<{LABEL_WIDTH}}{number:>{COLUMN_WIDTH}.2f}"
+    return _line(label, [f"{number:.2f}"])
 
 
 def _notes(plan: Plan) -> list[str]:
