@@ -6,6 +6,7 @@ from typing import Any
 from limelm.report.circuits import circuit_sections
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.html import write_page
+from limelm.report.made import made_now
 from limelm.report.output import write_json
 from limelm.report.representations import representation_sections
 from limelm.report.routing import routing_sections
@@ -43,6 +44,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         cautions=analysis["cautions"],
         missing=_missing(analysis["notes"]),
         facts={
+            "Command": made_now(),
             "Checkpoints": [(entry["label"], entry["checkpoint"]) for entry in models],
             "Data and environment": list(facts.items()),
         },

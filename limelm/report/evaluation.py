@@ -14,6 +14,7 @@ from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import REFERENCE
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.made import made_now
 from limelm.report.output import write_json
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
 from limelm.report.perplexity import perplexity_section
@@ -49,6 +50,7 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
         cautions=evaluation["cautions"],
         missing=[f"{note['task']}: {note['model']}: {note['reason']}" for note in evaluation["notes"]],
         facts={
+            "Command": made_now(),
             "Checkpoints": [(model["label"], model["checkpoint"]) for model in models],
             "Settings and environment": list(evaluation["facts"].items()),
         },

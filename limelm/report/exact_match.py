@@ -12,6 +12,7 @@ from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
 from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.made import made_now
 
 
 def write_exact_match(out: Path) -> tuple[Path, Records]:
@@ -43,6 +44,7 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
         tiles=[_tile(model, summary, palette, len(models)) for model in models],
         cautions=_cautions(tasks, summary),
         facts={
+            "Command": made_now(),
             "Problems": [(task["task"], _counts(task)) for task in tasks],
             "Environment of the evaluation": list(environment().items()),
         },

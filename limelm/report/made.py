@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from limelm.provenance import provenance
+
 Facts = dict[str, list[tuple[str, Any]]]
 
 NAMES = {
@@ -39,6 +41,11 @@ def how_made(summaries: Sequence[Mapping[str, Any]]) -> Facts:
         "Training": _training(summaries, recipe.get("training", {})),
         "Environment": _environment([entry for summary in summaries for entry in summary["models"]]),
     }
+
+
+def made_now() -> list[tuple[str, Any]]:
+    """Command, date and commit of this process, for pages that it measures and writes at once."""
+    return _named(provenance())
 
 
 def _named(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -88,6 +88,12 @@ def test_what_a_summary_does_not_say_is_left_out(tmp_path):
     assert made.keys() == {"Data", "Models", "Environment"}
 
 
+def test_an_analysis_says_when_and_by_which_command_it_was_made(tmp_path):
+    made = facts(write_analysis(tmp_path, Study({"a": None}, layers=1).analysis()))
+    assert made["Command"].keys() >= {"command", "date"} and made["Checkpoints"] == {"a": "runs/a"}
+    assert made["Data and environment"]["tokens"] == "32,768"
+
+
 def test_a_comparison_over_seeds_names_them_all(tmp_path):
     page, _ = write_seeds(tmp_path, {seed: run(tmp_path / "models", LABELS, "books", seed) for seed in (3, 4)})
     assert facts(page)["Training"]["seeds"] == "3, 4"
