@@ -18,7 +18,7 @@ from limelm.training.planning.here import require_memory
 from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import read_result
-from limelm.training.run import train_model
+from limelm.training.run import check_trackers, train_model
 from limelm.training.run_folder import RUN, read_run
 from limelm.training.summary import MODELS, SUMMARY, is_up_to_date, summarize_run
 
@@ -44,6 +44,7 @@ def reproduce(
         UserError: for bad input, before any work; or where `out` holds another run.
         Stopped: when a signal asked for it, after a checkpoint.
     """
+    check_trackers(report_to)
     names = recipe.select(models)
     for name in names:
         recipe.check_model(name)

@@ -59,7 +59,7 @@ def train_model(
             finite, or a checkpoint that cannot be saved. Checkpoints of earlier steps stay.
         Stopped: when a signal asked for it, after a checkpoint.
     """
-    _check_trackers(report_to)
+    check_trackers(report_to)
     arguments = training_arguments(recipe, folder / CHECKPOINTS, report_to, name)
     recorded = read_run(folder)
     if read_result(folder) is None and recipe.is_trained(name):
@@ -126,7 +126,12 @@ def _held_out(eval_set: Sequences) -> Tensor:
     return torch.stack([eval_set[index]["input_ids"] for index in range(min(ROUTED_SEQUENCES, len(eval_set)))])
 
 
-def _check_trackers(report_to: Sequence[str]) -> None:
+def check_trackers(report_to: Sequence[str]) -> None:
+    """Refuse trackers that are not installed.
+
+    Raises:
+        UserError: for the first of them.
+    """
     for tracker in report_to:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(f"--report-to {tracker}: not installed; install it with: pip install {tracker}")

@@ -6,7 +6,9 @@ from pathlib import Path
 from limelm.errors import UserError
 from limelm.training.comparison import reproduce
 from limelm.training.data import DATA, own_data, prepare_data
+from limelm.training.planning.here import require_memory
 from limelm.training.recipe import Recipe
+from limelm.training.run import check_trackers
 from limelm.training.run_folder import RUN
 
 
@@ -47,11 +49,14 @@ def reproduce_seeds(
     """
     if (out / RUN).exists():
         raise UserError(f"{out}: holds a run of one seed; name a new folder for --seeds {count}")
+    check_trackers(report_to)
     folders = seed_folders(recipe, out, count)
     if data is None:
         own_data(recipe)  # refused where there is none
     for name in recipe.select(models):
         recipe.check_model(name)
+        if data is None and not out.exists():
+            require_memory(recipe, name, recipe.data.vocab_size)
     if data is None:
         data = prepare_data(recipe, out / DATA)
     trained = []

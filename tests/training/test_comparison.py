@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limelm.errors import UserError
-from limelm.training import reproduce
+from limelm.training import reproduce, reproduce_seeds
 from tests.recipes import corpus, prepared, small_recipe
 
 IDENTITY = {"model_type": "lime", "routing": "kv", "routing_init": "identity"}
@@ -225,4 +225,21 @@ def test_a_damaged_shard_is_refused_before_training(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-2] + b"\0\0")
     with pytest.raises(UserError, match="its hash is not the manifest's"):
         reproduce(small_recipe(tmp_path), tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seeds", [None, 2])
+def test_a_tracker_that_is_missing_is_noticed_before_anything_is_written(tmp_path, seeds):
+    recipe, out = small_recipe(tmp_path), tmp_path / "run"
+    start = (lambda: reproduce(recipe, out, report_to=["no_such_tracker"])) if seeds is None else None
+    start = start or (lambda: reproduce_seeds(recipe, out, seeds, report_to=["no_such_tracker"]))
+    with pytest.raises(UserError, match="--report-to no_such_tracker: not installed"):
+        start()
+    assert not out.exists()
+
+
+def test_seeds_that_do_not_exist_are_noticed_before_the_first_is_trained(tmp_path):
+    recipe = small_recipe(tmp_path).with_training(seed=2**32 - 1)
+    with pytest.raises(UserError, match=r"training\.seed=4294967295 with --seeds 2: the last seed must be less than"):
+        reproduce_seeds(recipe, tmp_path / "run", 2)
     assert not (tmp_path / "run").exists()
