@@ -82,6 +82,8 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
         UserError: for a model without routers or one that was attached to on the meta device, or a folder that cannot
             be written.
     """
+    if not str(folder):
+        raise UserError("folder='' is empty; name a new folder")
     folder = Path(folder)
     attachment = required_attachment(model)
     plain = plain_model(model)

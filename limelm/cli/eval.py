@@ -58,7 +58,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder of the results, new or of an earlier evaluation"
     )
     parser.add_argument(
-        "--local-data", type=Path, metavar="DIR", help="read the tasks from JSONL and TSV files, without a network"
+        "--local-data",
+        type=Path,
+        metavar="DIR",
+        help="read the tasks from JSONL and TSV files, without a network",
     )
     parser.add_argument("--shots", type=shots, metavar="N", help="examples in each prompt (default: the suite's)")
     parser.add_argument(
@@ -119,6 +122,8 @@ def run(options: argparse.Namespace) -> None:
         for option in others:
             if getattr(options, option) is not None and not getattr(options, needed):
                 raise UserError(f"--{option.replace('_', '-')}: only with --{needed}")
+    if options.local_data is not None and not options.local_data.is_dir():
+        raise UserError(f"--local-data: {options.local_data} is not a folder")
     check_out(options.out, marker=FOLDER)
     given = {"limit": options.limit, "batch_size": options.batch_size, "seed": options.seed}
     known = {name: value for name, value in given.items() if value is not None}

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from limelm.cli.parser import add_command
-from limelm.cli.types import any_float, any_text, positive_int, seed
+from limelm.cli.types import any_float, any_text, new_tokens, seed
 
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
@@ -32,7 +32,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a model and its tokenizer")
     parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
-    parser.add_argument("--max-new-tokens", type=positive_int, default=100, metavar="N", help="at most N tokens (100)")
+    parser.add_argument("--max-new-tokens", type=new_tokens, default=100, metavar="N", help="at most N tokens (100)")
     parser.add_argument("--temperature", type=any_float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
     parser.add_argument("--top-p", type=any_float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the sampling (0)")

@@ -34,6 +34,11 @@ def number_of_seeds(text: str) -> int:
     return _integer(text, 2, 1000)
 
 
+def new_tokens(text: str) -> int:
+    """An integer from 1 to 1,000,000."""
+    return _integer(text, 1, 1_000_000)
+
+
 def seed(text: str) -> int:
     """An integer that every random generator takes."""
     return _integer(text, 0, 2**32 - 1)
@@ -49,26 +54,26 @@ def listed(text: str) -> list[str]:
 
 def existing_path(text: str) -> Path:
     """A file or folder that is there: an error at once, not after seconds of imports."""
-    return _existing(text, "no such file or folder")
+    return _existing(text, ": no such file or folder")
 
 
 def token_folder(text: str) -> Path:
     """A folder that is there, to be one of token shards."""
-    return _existing(text, "not a folder made by `limelm data prepare` (there is no such folder)")
+    return _existing(text, ": not a folder made by `limelm data prepare` (there is no such folder)")
 
 
 def model_name(text: str) -> str:
     """A folder that is there, or what may be a name on the Hugging Face hub: NAME or OWNER/NAME."""
     is_path = text.startswith((".", "/", "~")) or text.count("/") != text.strip("/").count("/") or text.count("/") > 1
     if is_path:
-        _existing(text, "no such folder")
+        _existing(text, ": no such folder")
     return text
 
 
 def recipe_name(text: str) -> str:
     """A name, or a .toml file that is there."""
     if text.endswith(".toml"):
-        _existing(text, "no such file")
+        _existing(text, ": no such file")
     return text
 
 
@@ -77,7 +82,7 @@ def _existing(text: str, otherwise: str) -> Path:
     try:
         path.stat()
     except FileNotFoundError:
-        raise argparse.ArgumentTypeError(f"{text}: {otherwise}") from None
+        raise argparse.ArgumentTypeError(f"{text}{otherwise}") from None
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     return path

@@ -28,7 +28,7 @@ OWN_VALUES = {
         "routing_sources": ({"first": -1}, {"frist": 1}, 5, "x", {}),
         "routing_backend": ("nope", 5),
     },
-    "HyperConnectionConfig": {"num_streams": (0, -1, "x", 1.5), "dynamic": ("x", 5)},
+    "HyperConnectionConfig": {"expansion_rate": (0, -1, "x", 1.5), "dynamic": ("x", 5)},
 }
 
 

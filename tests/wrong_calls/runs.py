@@ -105,11 +105,11 @@ def _folder(path: str) -> Change:
 
 def _runs() -> Iterator[Case]:
     again = "reproduce --scale small.toml --data T --out R --models llama static"
-    for name in ("run.json", "models/static/run.json", "models/static/result.json", "summary.json"):
+    for name in ("run.json", "models/static/result.json"):
         for what, content in NO_OBJECT.items():
             change = _changed_run(name, lambda path, content=content: path.write_bytes(content))
             yield command("runs", again, "json", change=change, what=f"{name}: {what}")
-    for name in ("models/static/result.json", "summary.json"):
+    for name in ("run.json", "models/static/result.json"):
         for position, value in zip(range(12), cycle(({}, "x\x1b[2J", -1.5, [[1]])), strict=False):
             change = _changed_run(name, lambda path, p=position, v=value: _replace_field(path, p, v))
             what = f"{name}: field {position} = {value!r}"
@@ -153,24 +153,10 @@ def _each(pattern: str, content: bytes) -> Change:
 
 def _outputs() -> Iterator[Case]:
     """Folders of earlier evaluations, analyses and benchmarks that hold something else by now."""
-    evaluate = "eval M --text held=T --out E"
-    for what, content in NO_OBJECT.items():
-        change = _each_item(content)
-        yield command("outputs", evaluate, "E", change=change, what=f"items: {what}")
     yield command("outputs", "eval M --text held=T --out E", "E", change=_folder_of("E/items"), what="items is a file")
     yield command("outputs", "bench --cases static --out B --attach L", "B|--cases|--out", what="another measurement")
     for text in ("eval M --text held=T --out N", "analyze M --data T --out E", "bench --out E", "convert A --out E"):
         yield command("outputs", text, "N|E", what="the folder of another command")
-
-
-def _each_item(content: bytes) -> Change:
-    def change() -> None:
-        paths = [path for path in Path("E/items").rglob("*") if path.is_file()]
-        assert paths
-        for path in paths:
-            path.write_bytes(content)
-
-    return change
 
 
 def _folder_of(path: str) -> Change:
