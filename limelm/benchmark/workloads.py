@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from limelm.adapters import attachment_of, set_trainable
 from limelm.benchmark.shape import Inputs
+from limelm.models.decoder import CACHE
 
 DECODED_TOKENS = 32
 Work = Callable[[], object]
@@ -51,7 +52,7 @@ def decoding(model: PreTrainedModel, inputs: Inputs) -> Work:
     prompt = _tokens(model, 1, inputs.decode_from)
     filled = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=prompt, past_key_values=filled, use_cache=True)
+        model(input_ids=prompt, **{CACHE: filled}, use_cache=True)
 
     @torch.no_grad()
     def decode() -> None:
@@ -60,7 +61,7 @@ def decoding(model: PreTrainedModel, inputs: Inputs) -> Work:
         cache = copy.copy(filled)
         cache.layers = [copy.copy(layer) for layer in filled.layers]
         for _ in range(DECODED_TOKENS):
-            model(input_ids=prompt[:, :1], past_key_values=cache, use_cache=True)
+            model(input_ids=prompt[:, :1], **{CACHE: cache}, use_cache=True)
 
     return decode
 
