@@ -161,4 +161,5 @@ def _in_turn(label: str) -> list[Look]:
     """The looks of models that are not known, beginning where the label says."""
     start = zlib.crc32(label.encode())
     colors = [OTHERS[(start + turn) % len(OTHERS)] for turn in range(len(OTHERS))]
-    return [Look(color, MARKERS[OTHERS.index(color)]) for color in colors]
+    markers = MARKERS[len(OTHERS) :]  # the first are those of the best known models
+    return [Look(color, markers[OTHERS.index(color)]) for color in colors]
