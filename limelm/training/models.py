@@ -11,6 +11,7 @@ from transformers import (
     set_seed,
 )
 
+from limelm.adapters.checkpoint import load_model
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost
 from limelm.training.adapted import (
@@ -55,7 +56,7 @@ def _from_scratch(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast)
 def trained_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast, checkpoint: Path) -> PreTrainedModel:
     """The model of a checkpoint, in evaluation mode."""
     if recipe.base is None:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        model = load_model(checkpoint)
     else:
         model = initial_model(recipe, name, tokenizer)
         load_trained(model, checkpoint)
