@@ -43,7 +43,9 @@ def cases() -> Iterator[Case]:
         yield command("recipe fields", f"{TRAIN} --{field.replace('_', '-')}=inf", field)
     for what, content in RECIPES.items():
         for text in (PLAN, TRAIN, "reproduce --scale small.toml --data T --out o"):
-            if text.startswith("plan") and what.startswith("compare"):
+            if (text.startswith("plan") and what.startswith("compare")) or (
+                text.startswith("reproduce") and what == "a model without model_type"  # not one of those compared
+            ):
                 continue
             yield command("recipes", text, "small", change=write("small.toml", content), what=what)
     yield command("recipes", PLAN, "small.toml", change=_folder("small.toml"), what="a folder")

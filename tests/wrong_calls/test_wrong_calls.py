@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -58,3 +59,9 @@ def test_all_commands_and_hundreds_of_calls_are_tried():
     commands = Counter(case.arguments[0] for case in cases if case.call is None and case.arguments)
     wanted = ("reproduce", "data", "train", "eval", "analyze", "bench", "generate", "plan", "convert")
     assert all(commands[command] >= 20 for command in wanted)
+
+
+def test_a_part_of_the_wrong_calls_ends_as_it_must():
+    command = [sys.executable, "-m", "tests.wrong_calls", "--every", "41"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr[-300:]
