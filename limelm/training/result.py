@@ -119,6 +119,8 @@ def summarise(
     length = recipe.data.sequence_length
     cost = cost_of(recipe, name, model)
     lines = read_lines(metrics)
+    if not lines or lines[-1].get("eval_loss") is None:
+        raise UserError(f"{metrics}: does not end with the last step and its eval_loss; remove {metrics.parent}")
     losses = [line["loss"] for line in lines[-FINAL_LOSS_STEPS:] if "loss" in line]
     eval_loss = lines[-1]["eval_loss"]
     step_seconds = [later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)])]

@@ -115,7 +115,7 @@ def _runs() -> Iterator[Case]:
         for position, value in zip(range(12), cycle(({}, "x\x1b[2J", -1.5, [[1]])), strict=False):
             change = _changed_run(name, lambda path, p=position, v=value: _replace_field(path, p, v))
             what = f"{name}: field {position} = {value!r}"
-            yield command("runs", again, "json", change=change, what=what)
+            yield command("runs", again, "json|R:", change=change, what=what)
     yield command("runs", f"{again} --steps 5", "steps", what="another recipe")
     yield command("runs", f"{again} --seed 2", "seed", what="another seed")
     kept = "train small.toml --model static --data T --out K"

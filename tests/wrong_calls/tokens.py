@@ -191,6 +191,8 @@ def _journals() -> Iterator[Case]:
     text, path = "data prepare a.jsonl --out o --vocab-size 300 --processes 1", ".o.partial/journal.json"
 
     def begun() -> None:
+        Path(".o.partial/prepared").mkdir(parents=True)
+        Path(".o.partial/lock").touch()
         write(path, json.dumps({"format_version": 1, "settings": {}, "hold_out": {}, "documents": 3}))()
 
     for field, value in [
@@ -206,7 +208,8 @@ def _journals() -> Iterator[Case]:
         change = _after(begun, edit(path, field, value))
         yield command("journal", text, "journal.json|.o.partial", change=change, what=f"{field} = {value!r}")
     for what, content in NO_OBJECT.items():
-        yield command("journal", text, "journal.json|.o.partial", change=write(path, content), what=what)
+        change = _after(begun, write(path, content))
+        yield command("journal", text, "journal.json|.o.partial", change=change, what=what)
 
 
 def _after(*changes: Change) -> Change:
