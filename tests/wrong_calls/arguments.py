@@ -93,7 +93,7 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("reproduce --scale synthetic-arithmetic-3 --train-problems 100000000 --out o", "train"),
     ("reproduce --scale synthetic-arithmetic-3 --train-problems 0 --out o", "train"),
     ("reproduce --scale synthetic-arithmetic-3 --sequence-length 8 --out o", "sequence_length"),
-    ("reproduce --scale synthetic-prosqa --test-file nowhere.json --out o", "nowhere.json"),
+    ("reproduce --scale synthetic-prosqa --test-file nowhere.json --out o", "nowhere.json|GiB"),
     ("reproduce --scale small.toml --data T --out o --stepz 3", "stepz", "steps"),
     ("reproduce --scale small.toml --data T --out o --steps", "--steps"),
     ("reproduce --scale small.toml --data T --out o --seed=1 --seed=2", "--seed"),

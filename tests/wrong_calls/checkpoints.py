@@ -218,7 +218,6 @@ def _peft() -> Iterator[Case]:
         "r": (None, 0, -1, "x", 1.5, 10**30),
         "target_modules": (5, ["nope"], {"a": 1}),
         "lora_alpha": ("x", []),
-        "surprise": ([[1]],),
     }
     yield from fields("PEFT", text, path, wrong, "adapter_config.json|P:|P/|P ")
     yield from broken("PEFT", text, path, "adapter_config.json|P:|P ")

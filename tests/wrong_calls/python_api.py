@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.recipes import corpus
 from tests.wrong_calls.case import NO_OBJECT, Case, write
 from tests.wrong_calls.fixtures import SIZES
 
@@ -67,12 +68,16 @@ def _calls() -> Iterator[tuple]:
     from limelm.data import TokenDataset, list_files, prepare
     from limelm.training import load_recipe
 
-    texts = ["memory layer router head key value"] * 30
+    texts = corpus()
     yield "attach(llama, 'nope')", lambda: limelm.attach(_llama(), "nope"), "nope"
     yield "attach(llama, 5)", lambda: limelm.attach(_llama(), 5), "5"
     yield "attach twice", lambda: limelm.attach(limelm.attach(_llama(), "kv"), "kv"), "attached|routers"
     yield "attach(linear)", lambda: limelm.attach(torch.nn.Linear(2, 2), "kv"), "Linear"
-    yield "attach(bert)", lambda: limelm.attach(BertLMHeadModel(BertConfig(**SIZES, vocab_size=30)), "kv"), "Bert"
+    yield (
+        "attach(bert)",
+        lambda: limelm.attach(BertLMHeadModel(BertConfig(**SIZES, vocab_size=30, is_decoder=True)), "kv"),
+        "Bert",
+    )
     yield "attach(5)", lambda: limelm.attach(5, "kv"), "int"
     yield "detach without routers", lambda: limelm.detach(_llama()), "Llama"
     yield "save_adapter without routers", lambda: limelm.save_adapter(_llama(), "o"), "Llama"
