@@ -33,19 +33,6 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def shown_path(path: str | Path) -> str:
-    """A path as published files name it: without what is of this machine alone.
-
-    A relative path (and a name on the Hugging Face hub) stays as it is; of one that is absolute, or leads out of the
-    working folder, its last two parts are left.
-    """
-    parts = Path(path).parts
-    is_of_machine = Path(path).is_absolute() or ".." in parts
-    return (
-        "/".join([part for part in parts if part not in ("..", Path(path).anchor)][-2:]) if is_of_machine else str(path)
-    )
-
-
 def append_text(path: Path, text: str) -> None:
     """Add text at the end of a UTF-8 file, which is made where it is missing.
 

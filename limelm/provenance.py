@@ -1,5 +1,6 @@
 """How what is written was made, in words that others may read."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ def provenance() -> dict[str, str | None]:
     """How what is being written was made.
 
     Returns:
-        `command`, this process's, with folders and files elsewhere by their last name alone; `date`, in UTC; and
+        `command`, this process's, with what lies outside the working folder by its last name alone; `date`, in UTC; and
         `commit` of limelm's clone, with "-dirty" where files differ from it (None where it is no clone).
     """
     return {
@@ -22,22 +23,27 @@ def provenance() -> dict[str, str | None]:
 
 
 def published_command(arguments: list[str]) -> str:
-    """A command line as others may read it: paths of this machine are cut down to their last name."""
+    """A command line as others may read it (see `shown_path`)."""
     program = Path(arguments[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return shlex.join([name, *map(_without_folders, arguments[1:])])
 
 
-def published_name(path: str) -> str:
-    """What others may read of a folder, file or hub name: the last name of a path of this machine, a hub name whole."""
-    return Path(path).resolve().name if Path(path).is_absolute() or Path(path).exists() else path
+def shown_path(path: str | Path) -> str:
+    """A path as published files name it: without what is of this machine alone.
+
+    A relative path (and a name on the Hugging Face hub) stays as it is; of one that is absolute, or leads out of the
+    working folder, the last name is left.
+    """
+    is_of_machine = Path(path).is_absolute() or ".." in Path(path).parts
+    return Path(os.path.normpath(Path.cwd() / path)).name if is_of_machine else str(path)
 
 
 def _without_folders(argument: str) -> str:
     option, equals, value = argument.partition("=")
     if option.startswith("--") and equals:
-        return f"{option}={published_name(value)}"
-    return argument if argument.startswith("-") else published_name(argument)
+        return f"{option}={shown_path(value)}"
+    return argument if argument.startswith("-") else shown_path(argument)
 
 
 def _commit(clone: Path) -> str | None:

@@ -1,11 +1,9 @@
 """Files are written whole, and never through a link."""
 
-from pathlib import Path
-
 import pytest
 
 from limelm.errors import UserError
-from limelm.files import append_text, lock, partial_of, refuse_links, shown_path, write_text
+from limelm.files import append_text, lock, partial_of, refuse_links, write_text
 
 
 @pytest.fixture
@@ -74,21 +72,3 @@ def test_a_link_to_data_that_is_only_read_stays(tmp_path):
     (out / "data").symlink_to(data)
     refuse_links(out, but=("data",))
     refuse_links(tmp_path / "missing")
-
-
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
-        ("demo/models/kv", "demo/models/kv"),
-        ("kv", "kv"),
-        (".", "."),
-        ("/home/somebody/runs/demo/models/kv", "models/kv"),
-        ("/kv", "kv"),
-        ("../other/runs/kv", "runs/kv"),
-        ("../kv", "kv"),
-        ("demo/../../somebody/kv", "somebody/kv"),
-    ],
-)
-def test_paths_are_shown_without_what_is_of_this_machine(path, shown):
-    assert shown_path(path) == shown_path(Path(path)) == shown

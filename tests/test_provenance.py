@@ -1,10 +1,11 @@
 """How a file was made is said in words that others may read."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from limelm.provenance import provenance, published_command, published_name
+from limelm.provenance import provenance, published_command, shown_path
 
 
 @pytest.mark.parametrize(
@@ -14,17 +15,32 @@ from limelm.provenance import provenance, published_command, published_name
         (["/x/limelm/__main__.py", "reproduce", "--data=/home/me/my tokens"], "limelm reproduce '--data=my tokens'"),
         (["limelm", "train", "--from", "org/model", "--steps", "5"], "limelm train --from org/model --steps 5"),
         (["limelm", "plan", "/home/me/my.toml"], "limelm plan my.toml"),
+        (
+            ["limelm", "analyze", "demo/models/kv", "--data", "demo/data"],
+            "limelm analyze demo/models/kv --data demo/data",
+        ),
     ],
 )
 def test_a_command_names_no_folder_of_the_machine(arguments, published):
     assert published_command(arguments) == published
 
 
-def test_a_folder_is_named_by_its_last_name(tmp_path, monkeypatch):
-    (tmp_path / "model").mkdir()
-    monkeypatch.chdir(tmp_path / "model")
-    assert published_name(".") == published_name("../model") == published_name(str(tmp_path / "model")) == "model"
-    assert published_name("org/model") == "org/model"
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("demo/models/kv", "demo/models/kv"),
+        ("kv", "kv"),
+        (".", "."),
+        ("/home/somebody/runs/demo/models/kv", "kv"),
+        ("/kv", "kv"),
+        ("../other/runs/kv", "kv"),
+        ("../kv", "kv"),
+        ("demo/../../somebody/kv", "kv"),
+    ],
+)
+def test_paths_are_shown_without_what_is_of_this_machine(path, shown):
+    assert shown_path(path) == shown_path(Path(path)) == shown
 
 
 def test_date_and_commit():

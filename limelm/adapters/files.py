@@ -44,6 +44,7 @@ from limelm.adapters.offload import kept_elsewhere
 from limelm.errors import UserError
 from limelm.extras import import_extra
 from limelm.files import partial_of, write_text
+from limelm.provenance import shown_path
 
 WEIGHTS, LORA, CARD = "lime_adapter.safetensors", "lora", "README.md"
 CARD_TEXT = """\
@@ -290,7 +291,7 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, a
 
 
 def _card(description: Description, name: str) -> str:
-    base = description.base_model or "BASE"
+    base = shown_path(description.base_model or "BASE")
     on_hub = base.count("/") == 1 and not Path(base).exists()
     beside = [f"{len(description.replaces)} weights of the model itself"] if description.replaces else []
     beside += ["a LoRA (PEFT)"] if description.lora else []

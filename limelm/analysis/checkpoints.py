@@ -18,7 +18,7 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.loading import Found, find_checkpoints
 from limelm.extras import import_extra
-from limelm.files import shown_path
+from limelm.provenance import shown_path
 from limelm.text import printable
 from limelm.training.result import read_result
 

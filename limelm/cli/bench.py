@@ -219,7 +219,7 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
     from limelm.benchmark.workloads import WORKLOADS
     from limelm.errors import UserError
-    from limelm.files import shown_path
+    from limelm.provenance import shown_path
 
     inputs = _given(Inputs(batch=1), options)
     names = _known("--cases", options.cases or DEFAULT_ATTACHED_CASES, ATTACHED_CASES)

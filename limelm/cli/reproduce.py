@@ -167,8 +167,7 @@ def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) 
 def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
     from limelm.analysis import measure_retrieval
-    from limelm.cli.table import text_table
-    from limelm.report import is_one_environment, write_report
+    from limelm.report import aligned, is_one_environment, write_report
 
     (summary,) = summaries.values()
     write_report(job.out, summary, measure_retrieval(summary, job.data or job.out / "data"))
@@ -183,13 +182,12 @@ def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
         for entry in summary["models"]
     ]
     head = ["model", "parameters", "held-out loss", "perplexity", "tokens/s"]
-    return text_table(head[: len(rows[0])], rows)
+    return aligned(head[: len(rows[0])], rows)
 
 
 def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     """Write the page of a comparison over seeds; gives the table for the terminal."""
-    from limelm.cli.table import text_table
-    from limelm.report import write_seeds
+    from limelm.report import aligned, write_seeds
 
     _, losses = write_seeds(job.out, summaries)
     rows = []
@@ -206,13 +204,12 @@ def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
             ]
         )
     head = ["model", "at equal", "held-out loss", "difference", "95 % interval", "verdict"]
-    return text_table(head, rows, left=(0, 1, 5))
+    return aligned(head, rows, texts=(0, 1, 5))
 
 
 def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     """Write the page of a comparison in a pretrained model; gives the table for the terminal."""
-    from limelm.cli.table import text_table
-    from limelm.report import write_adaptation
+    from limelm.report import aligned, write_adaptation
 
     recipe = job.recipe
     _, summary = write_adaptation(
@@ -228,15 +225,14 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
         ]
         for row in summary
     ]
-    return text_table(["model", "trained", "held-out loss", "difference", "verdict"], rows, left=(0, 4))
+    return aligned(["model", "trained", "held-out loss", "difference", "verdict"], rows, texts=(0, 4))
 
 
 def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
     """Ask every model the test problems, unless that was done, and report on all tasks beside `job.out`."""
-    from limelm.cli.table import text_table
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.files import write_text
-    from limelm.report import write_exact_match
+    from limelm.report import aligned, write_exact_match
     from limelm.training import made_of
 
     path, fingerprint = job.out / EXACT_MATCH, made_of(summaries.values())
@@ -254,7 +250,7 @@ def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
         ]
         for row in summary
     ]
-    print(text_table(["task", "model", "right", "difference", "verdict"], rows, left=(0, 1, 4)))
+    print(aligned(["task", "model", "right", "difference", "verdict"], rows, texts=(0, 1, 4)))
     print(f"Report: {page}")
 
 

@@ -9,6 +9,7 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class MappedShard:
 
     def __init__(self, folder: Path, shard: Shard, manifest: Manifest, verify: bool = True):
         self.path, self.tokens, self.vocab_size = folder / shard.file, shard.tokens, manifest.vocab_size
-        self._shard, self._dtype = shard, manifest.dtype
+        self._shard, self._dtype, self._manifest = shard, manifest.dtype, manifest
         self._bytes = shard.tokens * np.dtype(manifest.dtype).itemsize
         try:
             if self.path.resolve().parent != folder.resolve():
@@ -55,6 +56,10 @@ class MappedShard:
 
     def __len__(self) -> int:
         return self.tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened again where it is unpickled, such as in the processes of a data loader: a map cannot be sent."""
+        return type(self), (self.path.parent, self._shard, self._manifest, False)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """A copy of the ids `start ... stop - 1`.

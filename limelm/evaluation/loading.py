@@ -12,7 +12,7 @@ from limelm.adapters.checkpoint import context_length, load_checkpoint, load_con
 from limelm.adapters.files import LORA, find_adapter
 from limelm.evaluation.items import Record, fingerprint
 from limelm.extras import import_extra
-from limelm.files import shown_path
+from limelm.provenance import shown_path
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import check_names, load_tasks
-from limelm.files import shown_path
+from limelm.provenance import shown_path
 from limelm.text import counted
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30

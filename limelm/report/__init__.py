@@ -7,12 +7,14 @@ from limelm.report.evaluation import write_evaluation
 from limelm.report.exact_match import write_exact_match
 from limelm.report.html import REPORT, is_made_of
 from limelm.report.page import write_report
+from limelm.report.plain_tables import aligned
 from limelm.report.seeds import write_seeds
 from limelm.report.tables import is_one_environment
 
 __all__ = [
     "ANALYSIS",
     "REPORT",
+    "aligned",
     "is_made_of",
     "is_one_environment",
     "write_adaptation",

@@ -18,7 +18,7 @@ from limelm.report.made import made_now
 from limelm.report.output import write_json
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
 from limelm.report.perplexity import perplexity_section
-from limelm.report.plain_tables import aligned, markdown
+from limelm.report.plain_tables import aligned, markdown, short_name
 
 EVALUATION = "evaluation.json"
 
@@ -135,9 +135,9 @@ def scores_as_text(scores: Records, averages: Records) -> str:
     body, last = [], None
     for row in rows:
         shown = (percent(row[key]) or "-" for key in ("accuracy", "standard_error", "chance", "constant_rate"))
-        body.append(["" if row["task"] == last else row["task"], row["model"], *shown])
+        body.append(["" if row["task"] == last else short_name(row["task"]), short_name(row["model"]), *shown])
         last = row["task"]
-    return aligned([["task", "model", "acc., %", "±", "chance", "constant"], *body], texts=2)
+    return aligned(["task", "model", "acc., %", "±", "chance", "constant"], body, texts=(0, 1))
 
 
 def markdown_tables(scores: Records, averages: Records, perplexity: Records) -> str:

@@ -8,7 +8,7 @@ from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Records, Section, unbroken
-from limelm.report.plain_tables import aligned
+from limelm.report.plain_tables import aligned, short_name
 
 
 def perplexity_section(rows: Records, palette: Palette) -> Section:
@@ -47,8 +47,8 @@ def bits_by_domain(rows: Records, palette: Palette) -> Figure:
 def as_text(rows: Records) -> str:
     """Bits per byte as lines of text, models by domains."""
     head = ["bits per byte", *_domains(rows)]
-    body = [[model, *(thousandths(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
-    return aligned([head, *body], texts=1)
+    body = [[short_name(model), *(thousandths(row["bits_per_byte"]) for row in own)] for model, own in by_model(rows)]
+    return aligned(head, body)
 
 
 def _domains(rows: Records) -> list[str]:

@@ -1,33 +1,32 @@
 """Tables as text: for the terminal, and in Markdown."""
 
+from collections.abc import Collection, Iterable, Sequence
+
 from limelm.report.html import Column, Records
 from limelm.text import markdown_cell, printable
 
-LONGEST_TEXT = 22  # characters of a cell of text on a terminal
+LONGEST_NAME = 22  # characters of a name on a terminal
 
 
-def aligned(rows: list[list[str]], texts: int) -> str:
-    """Rows of cells in columns, for a terminal; text that is too long for its column is cut.
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Collection[int] = (0,)) -> str:
+    """Rows below a head in columns as wide as their widest cell, for a terminal.
 
     Args:
-        texts: how many of the first columns are text, aligned to the left and at most LONGEST_TEXT wide; the others
-            are numbers, aligned to the right.
+        texts: columns of text, aligned to the left; the others are numbers, aligned to the right.
     """
-    cells = [
-        [_cut(printable(cell)) if place < texts else printable(cell) for place, cell in enumerate(row)] for row in rows
-    ]
+    cells = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = (
-        "  ".join(cell.ljust(w) if place < texts else cell.rjust(w) for place, (cell, w) in enumerate(pairs))
+        "  ".join(cell.ljust(w) if place in texts else cell.rjust(w) for place, (cell, w) in enumerate(pairs))
         for pairs in (zip(row, widths, strict=True) for row in cells)
     )
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cut(text: str) -> str:
-    """In the middle: names often differ at their ends."""
-    half = LONGEST_TEXT // 2
-    return text if len(text) <= LONGEST_TEXT else f"{text[: half - 1]}…{text[-half:]}"
+def short_name(text: str) -> str:
+    """A name for a narrow table; one that is too long is cut in the middle, as names often differ at their ends."""
+    text, half = printable(text), LONGEST_NAME // 2
+    return text if len(text) <= LONGEST_NAME else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def markdown(columns: list[Column], records: Records) -> str:

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 
 import pytest
@@ -70,3 +71,11 @@ def test_too_short_a_split_is_refused(folder):
     assert len(TokenDataset(folder, "validation", tokens)) == 1
     with pytest.raises(UserError, match=f"validation split has {tokens} tokens, fewer"):
         TokenDataset(folder, "validation", tokens + 1)
+
+
+def test_a_data_set_is_sent_to_other_processes(folder):
+    train_set = TokenDataset(folder, "train", 32)
+    sent = pickle.loads(pickle.dumps(train_set))
+    assert len(sent) == len(train_set)
+    for index in range(len(sent)):
+        assert sent[index]["input_ids"].equal(train_set[index]["input_ids"])

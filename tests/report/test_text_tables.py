@@ -71,7 +71,7 @@ def test_bits_per_byte_are_printed_by_domain():
 
 
 def test_text_stands_left_and_numbers_right():
-    assert aligned([["a", "b", "cc"], ["long", "", "1"]], texts=2) == "a     b  cc\nlong      1"
+    assert aligned(["a", "b", "cc"], [["long", "", "1"]], texts=(0, 1)) == "a     b  cc\nlong      1"
 
 
 def test_routes_above_chance_are_told_by_model():
