@@ -30,3 +30,22 @@ def import_extra(module: str, extra: str) -> Any:
             f"{package} is not installed; install it with: pip install 'limelm[{extra}]' (in a clone of limelm: pip "
             f"install -e '.[{extra}]')"
         ) from error
+
+
+def import_peft() -> Any:
+    """PEFT, in a version that the installed transformers works with.
+
+    Raises:
+        UserError: where it is not installed, or too old.
+    """
+    peft = import_extra("peft", "lora")
+    from packaging.version import Version
+    from transformers import __version__ as transformers_version
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
+        raise UserError(
+            f"peft {peft.__version__} is too old for transformers {transformers_version}, which asks for "
+            f"{MIN_PEFT_VERSION} or later; install that, or an earlier transformers"
+        )
+    return peft

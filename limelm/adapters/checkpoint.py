@@ -27,7 +27,7 @@ from limelm.adapters.foreign import (
 )
 from limelm.adapters.saving import FIELD, forget_saved_routing, saved_routing
 from limelm.errors import UserError
-from limelm.extras import import_extra
+from limelm.extras import import_peft
 from limelm.models import MODEL_TYPES
 
 
@@ -79,7 +79,7 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
         if (folder / DESCRIPTION).exists():
             load_adapter(model, folder)
         else:
-            import_extra("peft", "lora")
+            import_peft()
             with reading(folder):
                 model.load_adapter(str(folder))
             check_finite(folder, model.named_parameters())

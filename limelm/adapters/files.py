@@ -42,7 +42,7 @@ from limelm.adapters.description import DESCRIPTION, Description, Resized, read_
 from limelm.adapters.foreign import check_finite, is_dir, is_local, reading
 from limelm.adapters.offload import kept_elsewhere
 from limelm.errors import UserError
-from limelm.extras import import_extra
+from limelm.extras import import_peft
 from limelm.files import partial_of, write_text
 from limelm.provenance import shown_path
 
@@ -165,7 +165,7 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
             model.resize_token_embeddings(description.resized.adapted, mean_resizing=False)
         values = _read_tensors(model, folder / WEIGHTS, list(description.replaces))
         if description.lora:
-            import_extra("peft", "lora")
+            import_peft()
             with reading(folder / LORA):
                 model.load_adapter(str(folder / LORA))
             check_finite(folder / LORA, model.named_parameters())

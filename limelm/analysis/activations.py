@@ -1,8 +1,9 @@
 """Activations of any causal language model in a forward pass: the residual stream, the values, the routing.
 
 Hidden states are indexed by representation: X_0 is what the first layer reads (the embedded tokens), X_m the residual
-stream after layer m - 1, up to X_L, before the final norm. For Hyper-Connections it is the sum of the streams. Values
-are what attention mixes: the output of the value projection, after routing where the model routes.
+stream after layer m - 1, up to X_L, before the final norm. For Hyper-Connections it is the sum of the streams, X_0 the
+embedding that each of them begins with. Values are what attention mixes: the output of the value projection, after
+routing where the model routes.
 """
 
 from collections.abc import Callable
@@ -129,20 +130,22 @@ def _value_projection(layer: nn.Module, model: PreTrainedModel) -> tuple[nn.Modu
 
 def _keep_input(seen: Activations):
     def hook(layer, args, kwargs):
-        seen.hidden.append(_residual(layer, args[0] if args else kwargs["hidden_states"]))
+        states = args[0] if args else kwargs["hidden_states"]
+        if isinstance(layer, HyperConnectionDecoderLayer):
+            states = states[..., 0, :]  # all streams begin with the same
+        seen.hidden.append(states.float())
 
     return hook
 
 
 def _keep_output(seen: Activations):
     def hook(layer, args, output):
-        seen.hidden.append(_residual(layer, output[0] if isinstance(output, tuple) else output))
+        states = output[0] if isinstance(output, tuple) else output
+        if isinstance(layer, HyperConnectionDecoderLayer):
+            states = states.sum(dim=-2)
+        seen.hidden.append(states.float())
 
     return hook
-
-
-def _residual(layer: nn.Module, states: Tensor) -> Tensor:
-    return (states.sum(dim=-2) if isinstance(layer, HyperConnectionDecoderLayer) else states).float()
 
 
 def _keep_values(seen: Activations, part: Callable[[Tensor], Tensor]):

@@ -11,7 +11,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from limelm.adapters.checkpoint import context_length, load_checkpoint, load_config, load_tokenizer
 from limelm.adapters.files import LORA, find_adapter
 from limelm.evaluation.items import Record, fingerprint
-from limelm.extras import import_extra
+from limelm.extras import import_peft
 from limelm.provenance import shown_path
 
 
@@ -65,7 +65,7 @@ def find_checkpoints(checkpoints: list[str]) -> list[Found]:
     """
     for checkpoint in checkpoints:
         if _has_lora(checkpoint):
-            import_extra("peft", "lora")
+            import_peft()
     return [
         Found(checkpoint, context_length(load_config(checkpoint)), load_tokenizer(checkpoint))
         for checkpoint in checkpoints

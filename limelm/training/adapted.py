@@ -19,7 +19,7 @@ from limelm.adapters.checkpoint import context_length, load_adapter_config, load
 from limelm.adapters.config import AdapterConfig
 from limelm.adapters.routers import ROUTERS
 from limelm.errors import UserError
-from limelm.extras import import_extra
+from limelm.extras import import_peft
 from limelm.models.flops import ModelCost, count_cost
 from limelm.records import Count, Positive, PositiveFloat, unknown_field
 
@@ -198,7 +198,7 @@ def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:
 
 
 def _check_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
-    import_extra("peft", "lora")
+    import_peft()
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     for target in spec.lora_targets:
         if not any(f".{name}".endswith(f".{target}") for name in names):
@@ -211,7 +211,7 @@ def _check_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
 
 
 def _add_lora(model: PreTrainedModel, spec: AdaptedModel) -> None:
-    peft = import_extra("peft", "lora")
+    peft = import_peft()
     config = peft.LoraConfig(
         r=spec.lora_rank,
         lora_alpha=spec.lora_rank,

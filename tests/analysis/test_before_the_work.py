@@ -129,5 +129,5 @@ def test_routers_that_are_broken_are_refused_where_only_they_are_looked_at(folde
 def test_no_path_of_the_machine_is_published(folder):
     found = run(folder, ["kv", "static"], analyses=("retrieval",))
     said = json.dumps([found.models, found.facts])
-    assert str(folder.parent) not in said and found.models[0]["checkpoint"] == f"{folder.name}/kv"
-    assert found.facts["data"] == f"{folder.name}/tokens"
+    assert str(folder.parent) not in said and found.models[0]["checkpoint"] == "kv"
+    assert found.facts["data"] == "tokens"

@@ -246,7 +246,7 @@ def test_generated_tasks_need_neither(folder):
     assert evaluation["averages"][0]["chance"] == 1 / 8 and evaluation["facts"]["data"] == "made here"
     assert main(evaluate(folder, "static", out="generated", tasks="copa,induction")) == 0
     data = json.loads((folder / "generated" / "evaluation.json").read_text())["facts"]["data"]
-    assert data == f"{folder.name}/benchmarks; made here: induction"
+    assert data == "benchmarks; made here: induction"
 
 
 def test_too_short_a_context_is_told_in_one_line_each(folder, capsys):

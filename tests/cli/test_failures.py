@@ -52,7 +52,8 @@ def test_out_of_memory_in_a_command(tmp_path, capsys, monkeypatch):
     assert main(["bench", "--out", str(tmp_path / "o"), "--tasks", "forward"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert error.startswith("limelm: error: bench: out of memory; lower --batch, --tokens, --layers or --hidden (")
+    settings = "--batch, --tokens, --layers, --hidden or --vocab"
+    assert error.startswith(f"limelm: error: bench: out of memory; lower {settings} (")
     assert not (tmp_path / "o").exists()
 
 

@@ -168,7 +168,7 @@ class NaiveLime(NaiveDecoder):
 class NaiveHyperConnection(NaiveDecoder):
     def run(self, embedded: Tensor) -> list[Tensor]:
         S = [embedded] * self.config.expansion_rate
-        X = [sum(S)]
+        X = [embedded]
         for i in range(self.config.num_hidden_layers):
             S = self.connected(i, "attn_connection", S, lambda x, i=i: self.self_attention(i, x))
             S = self.connected(i, "mlp_connection", S, lambda x, i=i: self.mlp(i, x))

@@ -148,7 +148,7 @@ def test_odd_shapes_equal_the_reference(variant, shape, tokens):
     ids = token_ids(batch=3, tokens=tokens)
     results = []
     for backend in ("chunked", "reference"):
-        model = tiny_model(variant, routing_backend=backend, **shape).train()
+        model = tiny_model(variant, routing_backend=backend, **shape).double().train()
         logits = model(ids).logits
         logits.tanh().sum().backward()
         results.append(({"logits": logits.detach()}, gradients(model)))

@@ -114,6 +114,7 @@ def test_an_ensemble_of_weights(case):
     model, parameters, _ = make(case)
     members = [parameters, {name: value.flip(-1) for name, value in parameters.items()}]
     stacked = {name: torch.stack([member[name] for member in members]) for name in parameters}
-    call = lambda weights: functional_call(model, weights, (token_ids(),), {"use_cache": False}).logits  # noqa: E731
+    ids = token_ids()
+    call = lambda weights: functional_call(model, weights, (ids,), {"use_cache": False}).logits  # noqa: E731
     expected = torch.stack([call(member) for member in members])
     torch.testing.assert_close(vmap(call)(stacked), expected, atol=1e-4, rtol=1e-4)

@@ -80,7 +80,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(setting, tmp_path, monkeypatch, na
     def getitem(self, index):
         nonlocal count
         count += self.split == "train"
-        if count == 17 and self.split == "train":
+        if count == 19 and self.split == "train":
             signal.raise_signal(signal.SIGTERM)
         return original(self, index)
 

@@ -1,6 +1,7 @@
 """The deepest recipe on a CPU: 128 layers of static top-p routing train, with memory that grows with the depth only."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -18,7 +19,7 @@ def test_128_layers_of_top_p_train(tmp_path):
     result = train_model(recipe, name, prepared(tmp_path / "tokens"), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[-1]["loss"] < lines[0]["loss"]
-    routing = result.routing
+    routing = asdict(result.routing)
     assert (routing["weights"], routing["padded_weights"]) == (66_040, 130_048)  # the real total, and Table 5's
     assert 0.05 < routing["pruned_share"] < 0.2
     assert len(routing["layers"]) == 127 and sum(layer["pruned"] for layer in routing["layers"]) == routing["pruned"]

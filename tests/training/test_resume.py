@@ -72,7 +72,7 @@ def signalled(monkeypatch):
 def broken_off(setting, signalled, tmp_path):
     """A run that stopped after step 4, and so has the checkpoints 3 and 4."""
     recipe, data = setting
-    signalled(signal.SIGTERM, at=17)  # of 4 a step, and one micro-batch ahead
+    signalled(signal.SIGTERM, at=19)  # of 4 a step, and one micro-batch ahead
     with pytest.raises(Stopped):
         train_model(recipe, "static", data, tmp_path / "run")
     return recipe, data, tmp_path / "run"
@@ -103,7 +103,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["llama", "hc", "static", "dynamic", "kv"])
 def test_resumed_is_uninterrupted_bit_for_bit(setting, whole, signalled, tmp_path, name):
     recipe, data = setting
-    signalled(signal.SIGTERM, at=17)
+    signalled(signal.SIGTERM, at=19)
     with pytest.raises(Stopped, match=r"stopped after step 4 of 8, with a checkpoint") as stop:
         train_model(recipe, name, data, tmp_path / "run")
     assert stop.value.signal_number == signal.SIGTERM
