@@ -85,6 +85,7 @@ class Unrestricted:
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
 PositiveFloat = Annotated[float, more_than(0)]
+NotNegative = Annotated[float, at_least(0)]
 Fraction = Annotated[float, at_least(0), at_most(1)]
 AnyFloat = Annotated[float, Unrestricted]
 AnyText = Annotated[str, Unrestricted]

@@ -7,7 +7,7 @@ from typing import Any
 
 from limelm.errors import UserError
 from limelm.files import append_text, write_text
-from limelm.records import AnyFloat, Count, Fraction, build, parse_json
+from limelm.records import AnyFloat, Count, Fraction, NotNegative, build, parse_json
 
 METRICS, ROUTERS_LOG = "metrics.jsonl", "routers.jsonl"
 
@@ -18,7 +18,7 @@ class MetricsLine:
 
     step: Count
     tokens: Count
-    seconds: float
+    seconds: NotNegative
     loss: AnyFloat | None = None
     grad_norm: AnyFloat | None = None
     learning_rate: dict[str, float] | None = None

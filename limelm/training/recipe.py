@@ -18,6 +18,7 @@ from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import model_cost
 from limelm.records import (
     Count,
+    NotNegative,
     Positive,
     PositiveFloat,
     at_least,
@@ -36,7 +37,6 @@ MOST_TOKENS, MOST_STEPS, MOST_LAYERS, MOST_PARAMETERS = 2**24, 2**40, 2**12, 10*
 Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
 Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
 Steps = Annotated[int, at_least(1), at_most(MOST_STEPS)]
-NotNegative = Annotated[float, at_least(0)]
 Beta = Annotated[float, at_least(0), less_than(1)]
 
 

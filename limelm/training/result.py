@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from transformers import PreTrainedModel
 
@@ -14,7 +14,18 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.files import write_text
 from limelm.models.flops import training_flops_per_token
-from limelm.records import AnyFloat, Count, FileName, Label, Positive, PositiveFloat, build, read_json
+from limelm.records import (
+    Count,
+    FileName,
+    Label,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Unrestricted,
+    at_least,
+    build,
+    read_json,
+)
 from limelm.training.adapted import trainable_parameters
 from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
 from limelm.training.models import cost_of
@@ -71,12 +82,12 @@ class TrainingResult:
     flops_per_token_forward: PositiveFloat
     paper_flops_per_token_forward: PositiveFloat
     train_tokens: Count
-    final_train_loss: float | None
-    eval_loss: float
-    eval_perplexity: AnyFloat
-    seconds: float
-    tokens_per_second: float
-    mfu: float | None
+    final_train_loss: NotNegative | None
+    eval_loss: NotNegative
+    eval_perplexity: Annotated[float, Unrestricted, at_least(0)]
+    seconds: NotNegative
+    tokens_per_second: NotNegative
+    mfu: NotNegative | None
     peak_memory_bytes: Count
     routing: Routing | None
     environment: dict[str, str | int]
