@@ -73,7 +73,9 @@ ORDERS = {
     "configurations, limelm, models": (
         "from transformers import AutoConfig; import limelm; from transformers import AutoModel, AutoModelForCausalLM"
     ),
-    "the Trainer between": "import limelm; import transformers.trainer; from transformers import *",
+    "the Trainer between": (
+        "import limelm, transformers.trainer; from transformers import AutoConfig, AutoModel, AutoModelForCausalLM"
+    ),
     "the models first": "import limelm.models; from transformers import AutoConfig, AutoModel, AutoModelForCausalLM",
 }
 HYPER_CONNECTION = "limelm.models.hyper_connection.modeling_hyper_connection"
