@@ -131,6 +131,8 @@ def _choose_length(found: list[Found], settings: Settings) -> int:
     for checkpoint, context in bounds.items():
         if length > context:
             raise UserError(f"{checkpoint}: its context of {context} tokens is shorter than --sequence-length {length}")
+    if settings.tokens < length:
+        raise UserError(f"--tokens: {settings.tokens} must be at least one sequence of {length} tokens")
     return length
 
 

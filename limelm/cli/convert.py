@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
     out = options.out.resolve()
     if out == Path.cwd():
         raise UserError(f"--out: {options.out} is the folder that you are in, and would be replaced; name a new folder")
+    if Path(options.source).resolve() in out.parents:
+        raise UserError(f"--out: {options.out} lies in {options.source}, which is read; name another folder")
     find_checkpoints([options.source])
     is_adapter, model_type = load_adapter_config(options.source) is not None, load_config(options.source).model_type
     if not is_adapter and model_type != "lime":

@@ -10,6 +10,10 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
 
 
+#: Fields of [data] that say how a recipe's own text is prepared.
+OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
+
+
 def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Declare how one model of a recipe is named."""
     parser.add_argument(
@@ -46,8 +50,12 @@ def all_fields(options: argparse.Namespace) -> dict[str, str]:
     """The values of the recipe's fields, --from among them.
 
     Raises:
-        UserError: where that is given under both of its names.
+        UserError: where that is given under both of its names, or where --data leaves a field without effect.
     """
+    for name in OF_OWN_TEXT if getattr(options, "data", None) is not None else ():
+        if name in options.fields or f"data.{name}" in options.fields:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: not with --data, whose folder was prepared before; leave one of the two out")
     if options.base is None:
         return options.fields
     if "base" in options.fields:

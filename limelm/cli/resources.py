@@ -19,9 +19,10 @@ def check_out(out: Path, marker: str | None = None) -> None:
         UserError: for a folder that holds something else, is a file, or is not writable.
     """
     try:
-        held = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        names = [path.name for path in out.iterdir()] if out.exists() else []
     except NotADirectoryError:
         raise UserError(f"--out: {out} is not a folder") from None
+    held = sorted(names, key=lambda name: (name.startswith("."), name))  # the first is named: one that people see
     if held and (marker is None or not {marker, partial_of(Path(marker)).name} & set(held)):
         raise UserError(f"--out: {out} already holds other files ({held[0]}); name a new folder")
     parent = next(path for path in (out, *out.absolute().parents) if path.exists())

@@ -35,11 +35,8 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
             *representation_sections(records, palette),
         ],
         title="Inside the models: routing and representations by depth",
-        lead=(
-            f"Measured on {facts['tokens']:,} tokens of text ({facts['data']}), in sequences of "
-            f"{facts['sequence_length']:,}. Layers count from zero; representation 0 is the token embedding, m the "
-            "output of layer m - 1."
-        ),
+        lead=f"{_measured_on(facts)} Layers count from zero; representation 0 is the token embedding, m the output of "
+        "layer m - 1.",
         tiles=[_tile(entry, palette) for entry in models],
         cautions=analysis["cautions"],
         missing=_missing(analysis["notes"]),
@@ -53,6 +50,15 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
 
 def _is_attached(entry: dict[str, Any]) -> bool:
     return entry["routing"] is not None and entry["model_type"] != "lime"
+
+
+def _measured_on(facts: dict[str, Any]) -> str:
+    if not facts["tokens"]:
+        return "Read from the models' weights alone: what was asked for needs no text."
+    return (
+        f"Measured on {facts['tokens']:,} tokens of text ({facts['data']}), in sequences of "
+        f"{facts['sequence_length']:,}."
+    )
 
 
 def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:

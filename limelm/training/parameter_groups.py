@@ -4,7 +4,9 @@ from torch import nn
 
 from limelm.adapters.base import lora_parameters
 from limelm.adapters.files import router_parameters
+from limelm.errors import UserError
 from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnection
+from limelm.records import NotNegative, PositiveFloat, build
 from limelm.routing.routers import Router
 
 ROUTER, PROJECTION, LORA = "router", "router_projection", "lora"
@@ -28,7 +30,16 @@ def parameter_groups(
 
     Returns:
         Groups of `name`, `params`, `lr` and `weight_decay`; empty ones are left out.
+
+    Raises:
+        ValueError: for a rate that is not above 0, a decay below 0, or what is no finite number: AdamW would take them.
     """
+    rates = {"learning_rate": learning_rate, "router_learning_rate": router_learning_rate, "weight_decay": weight_decay}
+    for name, value in rates.items():
+        try:
+            build(NotNegative if name == "weight_decay" else PositiveFloat, value, "parameter_groups", name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
     settings = {
         ROUTER: (router_learning_rate, 0.0),
         PROJECTION: (router_learning_rate, weight_decay),

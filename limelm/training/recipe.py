@@ -32,7 +32,7 @@ from limelm.training.adapted import NOTHING, AdaptedModel, adapted_cost, check_a
 
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 # What no machine of today trains: refused before anything is built, which alone would take minutes.
-MOST_TOKENS, MOST_STEPS, MOST_LAYERS, MOST_PARAMETERS = 2**24, 2**40, 2**12, 10**14
+MOST_TOKENS, MOST_STEPS, MOST_LAYERS, MOST_PARAMETERS = 2**24, 10**9, 2**12, 10**14
 
 Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
 Size = Annotated[int, at_least(1), at_most(2**31 - 1)]

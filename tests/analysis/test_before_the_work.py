@@ -131,3 +131,8 @@ def test_no_path_of_the_machine_is_published(folder):
     said = json.dumps([found.models, found.facts])
     assert str(folder.parent) not in said and found.models[0]["checkpoint"] == "kv"
     assert found.facts["data"] == "tokens"
+
+
+def test_fewer_tokens_than_one_sequence_are_refused(folder, no_model):
+    with pytest.raises(UserError, match=r"--tokens: 3 must be at least one sequence of \d+ tokens"):
+        run(folder, ["kv"], tokens=3)

@@ -154,7 +154,7 @@ def test_command_line(checkpoint, tmp_path, capsys):
     written = json.loads((out / "bench.json").read_text())
     assert written["baseline"] == "my-llama"
     assert written["base"] == {
-        "name": "/".join(checkpoint.parts[-2:]),  # not the path on this machine
+        "name": checkpoint.name,  # not the path on this machine
         "architecture": "LlamaForCausalLM",
         "parameters": family_model("llama").num_parameters(),
     }

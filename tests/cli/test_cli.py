@@ -141,6 +141,15 @@ def test_data_prepare_from_a_data_set(tmp_path):
             "needs a value; did you mean --models?",
         ),
         (["reproduce", "--scale", "tiny", "--out", "run", "--seed=1", "--seed=2"], "--seed: given twice"),
+        *(
+            (["train", "tiny-kv", "--data", ".", "--out", "run", f"--{field}={value}"], f"--{option}: not with --data")
+            for field, option, value in (
+                ("vocab-size", "vocab-size", 300),
+                ("data.vocab_size", "vocab-size", 300),
+                ("preset", "preset", "fineweb-edu"),
+                ("validation-fraction", "validation-fraction", 0.5),
+            )
+        ),
         (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
         (["reproduce", "--scale", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
         (["train", "tiny", "--out", "run"], "recipe tiny: names no model; its models: llama, hc"),

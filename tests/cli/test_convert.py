@@ -182,6 +182,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(made, tmp_path, capsys, monkey
         ("apart", tmp_path / "out", "apart: cannot be converted: share_kv=False"),
         ("kv", tmp_path / "full", "already holds other files (file)"),
         ("kv", ".", "--out: . is the folder that you are in"),
+        ("kv", made / "kv" / "converted", "which is read; name another folder"),
     ):
         assert message in fails(capsys, "convert", made / source, "--out", out)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "here"]

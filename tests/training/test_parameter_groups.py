@@ -88,3 +88,16 @@ def test_attached_routers_learn_as_routers():
     for name, parameter in model.named_parameters():
         expected = (1e-2, 0.0) if id(parameter) not in own.values() else (1e-3, 0.1 if parameter.ndim > 1 else 0.0)
         assert settings[id(parameter)] == expected, name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "1", None, True])
+@pytest.mark.parametrize("name", ["learning_rate", "router_learning_rate", "weight_decay"])
+def test_a_rate_that_cannot_be_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"parameter_groups: {name}=.* must be"):
+        limelm.parameter_groups(torch.nn.Linear(2, 2), **{name: value})
+
+
+def test_a_rate_of_zero_is_refused_and_a_decay_of_zero_is_not():
+    with pytest.raises(ValueError, match=r"learning_rate=0 must be more than 0"):
+        limelm.parameter_groups(torch.nn.Linear(2, 2), learning_rate=0)
+    assert {group["weight_decay"] for group in limelm.parameter_groups(torch.nn.Linear(2, 2), weight_decay=0)} == {0}

@@ -38,7 +38,9 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
             axes.plot([], [], label=shown(model), **look)  # the legend shows both
         axes.set_xlabel("training FLOPs (3 × forward)")
         axes.set_ylabel("loss (nats per token)")
-        legend_beside(axes, title="lines: training, smoothed\nmarks: held out", title_fontsize=8, alignment="left")
+        is_smoothed = any(row["smoothed_loss"] != row["loss"] for row in curves)
+        lines = "lines: training, smoothed" if is_smoothed else "lines: training"
+        legend_beside(axes, title=f"{lines}\nmarks: held out", title_fontsize=8, alignment="left")
     return figure
 
 
