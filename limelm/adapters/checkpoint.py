@@ -166,10 +166,21 @@ def _named_base(folder: Path) -> str:
     base = read_description(folder).base_model
     if base is None:
         raise UserError(f"{path}: names no base_model; write its folder or hub name there")
-    base = str(folder / base) if is_dir(folder / base) else base
+    base = _where(base, folder)
     if is_dir(base) and Path(base).resolve() == folder.resolve():
         raise UserError(f"{path}: names itself as its base_model")
     return base
+
+
+def _where(base: str, folder: Path) -> str:
+    """Where a base lies that is named by a relative path: seen from the adapter, from here, or from above the adapter.
+
+    The last is where it was trained, if the two still lie as they did then.
+    """
+    if is_dir(folder / base):
+        return str(folder / base)
+    above = (parent / base for parent in folder.resolve().parents)
+    return base if is_dir(base) else next((str(path) for path in above if (path / "config.json").is_file()), base)
 
 
 def _load_base(checkpoint: str | Path) -> PreTrainedModel:

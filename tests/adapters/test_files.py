@@ -234,6 +234,18 @@ def test_every_reader_of_checkpoints_reads_adapters(tmp_path):
         load_model(tmp_path / "adapter")
 
 
+def test_a_base_that_was_named_from_above_the_adapter_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    family_model("llama").save_pretrained("models/base")
+    model = train_routers(attach(load_model("models/base")))
+    save_adapter(model, "runs/adapter")
+    assert json.loads((tmp_path / "runs" / "adapter" / DESCRIPTION).read_text())["base_model"] == "models/base"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_model("../runs/adapter")
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+
+
 def set_base(**changes):
     def damage(folder):
         edit(folder, base={**json.loads((folder / DESCRIPTION).read_text())["base"], **changes})
