@@ -10,6 +10,7 @@ from pathlib import Path
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out
 from limelm.cli.types import model_name
+from limelm.files import partial_of
 
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
@@ -112,7 +113,7 @@ def _write(converted, tokenizer, folder: Path) -> None:
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
     """Make an empty folder that takes the place of `out` when all has gone well, and is removed when not."""
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_of(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -37,7 +37,7 @@ def find_files(paths: list[Path]) -> Listing:
     others: dict[Path, Path] = {}
     for path in paths:
         below = list(_files_below(path)) if stat.S_ISDIR(_mode(path)) else [path]
-        fitting = [file for file in below if file.name.lower().endswith(SUFFIXES)]
+        fitting = {file for file in below if file.name.lower().endswith(SUFFIXES)}
         if not fitting:
             suffixes = ", ".join(SUFFIXES)
             if below == [path]:
