@@ -46,6 +46,22 @@ def append_text(path: Path, text: str) -> None:
         raise _refused(path, error) from error
 
 
+def is_dir(path: str | Path) -> bool:
+    """Whether there is such a folder; there is none for a name that the system refuses, as one too long."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; there is none for a name that the system refuses, as one too long."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
     """Refuse a folder in which results would be written through a symbolic link, to a place that nobody named.
 

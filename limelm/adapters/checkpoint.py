@@ -21,13 +21,13 @@ from limelm.adapters.foreign import (
     WeightIndex,
     check_files,
     check_finite,
-    is_dir,
     read_known,
     reading,
 )
 from limelm.adapters.saving import FIELD, forget_saved_routing, saved_routing
 from limelm.errors import UserError
 from limelm.extras import import_peft
+from limelm.files import is_dir, is_file
 from limelm.models import MODEL_TYPES
 
 
@@ -180,7 +180,7 @@ def _where(base: str, folder: Path) -> str:
     if is_dir(folder / base):
         return str(folder / base)
     above = (parent / base for parent in folder.resolve().parents)
-    return base if is_dir(base) else next((str(path) for path in above if (path / "config.json").is_file()), base)
+    return base if is_dir(base) else next((str(path) for path in above if is_file(path / "config.json")), base)
 
 
 def _load_base(checkpoint: str | Path) -> PreTrainedModel:

@@ -39,11 +39,11 @@ from limelm.adapters.base import (
     whole,
 )
 from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
-from limelm.adapters.foreign import check_finite, is_dir, is_local, reading
+from limelm.adapters.foreign import check_finite, is_local, reading
 from limelm.adapters.offload import kept_elsewhere
 from limelm.errors import UserError
 from limelm.extras import import_peft
-from limelm.files import partial_of, write_text
+from limelm.files import is_dir, partial_of, write_text
 from limelm.provenance import shown_path
 
 WEIGHTS, LORA, CARD = "lime_adapter.safetensors", "lora", "README.md"
@@ -292,7 +292,7 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, a
 
 def _card(description: Description, name: str) -> str:
     base = shown_path(description.base_model or "BASE")
-    on_hub = base.count("/") == 1 and not Path(base).exists()
+    on_hub = base.count("/") == 1 and not is_dir(base)
     beside = [f"{len(description.replaces)} weights of the model itself"] if description.replaces else []
     beside += ["a LoRA (PEFT)"] if description.lora else []
     return CARD_TEXT.format(

@@ -17,6 +17,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from limelm.errors import UserError
+from limelm.files import is_dir, is_file
 from limelm.models.configuration import HUB_MODULE
 from limelm.records import Check, FileName, Fraction, PositiveFloat, at_least, at_most, build, load_json
 from limelm.text import printable
@@ -128,7 +129,7 @@ def check_files(checkpoint: str | Path) -> None:
         UserError: for a checkpoint without a readable config.json; for a field that cannot be right, or code of the
             checkpoint's own.
     """
-    if is_local(checkpoint) and not _is_file(Path(checkpoint) / CONFIG_NAME):
+    if is_local(checkpoint) and not is_file(Path(checkpoint) / CONFIG_NAME):
         raise UserError(f"{printable(str(checkpoint))}: not a checkpoint (no readable {CONFIG_NAME})")
     with reading(checkpoint):
         config = cached_file(checkpoint, CONFIG_NAME)
@@ -175,27 +176,12 @@ def reading(checkpoint: str | Path) -> Iterator[None]:
 
 def is_local(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is looked for on the disk, not on the hub."""
-    return isinstance(checkpoint, Path) or is_dir(checkpoint) or _is_file(checkpoint)
-
-
-def is_dir(path: str | Path) -> bool:
-    """Whether there is such a folder; a name that the system refuses is none."""
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
+    return isinstance(checkpoint, Path) or is_dir(checkpoint) or is_file(checkpoint)
 
 
 def _is_float(name: str) -> bool:
     dtype = getattr(torch, name.removeprefix("torch."), None)
     return isinstance(dtype, torch.dtype) and dtype.is_floating_point
-
-
-def _is_file(path: str | Path) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def check_finite(name: str | Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
@@ -251,7 +237,7 @@ def _reason(checkpoint: str | Path, error: Exception) -> str:
 def _place_of(value: Any, checkpoint: str | Path) -> str | None:
     """Where a value stands in a checkpoint's config.json, by the names of its fields."""
     path = Path(checkpoint) / CONFIG_NAME
-    tables = [("", load_json(path))] if is_local(checkpoint) and _is_file(path) else []
+    tables = [("", load_json(path))] if is_local(checkpoint) and is_file(path) else []
     while tables:
         prefix, table = tables.pop()
         for name, entry in table.items():
