@@ -92,7 +92,7 @@ wrong-calls: $(VENV)/.installed
 gpu:
 	mkdir -p $(GPU_RESULTS)
 	cd $(GPU_RESULTS) && rm -rf paper paper-triton deep deep-triton
-	-timeout 150 env TRITON_INTERPRET=0 $(GPU_PYTHON) -m pytest tests/gpu tests/routing/kernels > $(GPU_RESULTS)/tests.txt 2>&1; tail -n 15 $(GPU_RESULTS)/tests.txt
+	-timeout 150 env TRITON_INTERPRET=0 $(GPU_PYTHON) -m pytest tests/gpu tests/routing/triton > $(GPU_RESULTS)/tests.txt 2>&1; tail -n 15 $(GPU_RESULTS)/tests.txt
 	-timeout 110 $(GPU_BENCH) --preset paper --tasks train,decode --rounds 5 --out $(GPU_RESULTS)/paper \
 		--cases static,static-grouped,dynamic,dynamic-grouped,kv,kv-grouped,hc
 	-timeout 60 $(GPU_BENCH) --preset paper --tasks train --rounds 5 --out $(GPU_RESULTS)/paper-triton \

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.analysis import (
     ActivationReader,
     cka,
@@ -24,6 +23,7 @@ from limelm.analysis import (
     vocabulary_directions,
 )
 from limelm.data import TokenDataset
+from limelm.loading import load_checkpoint
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
 checkpoint, shards = arguments if len(arguments) == 2 else ("demo/models/dynamic", "demo/data")

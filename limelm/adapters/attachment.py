@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.base import (
-    ROUTER,
+from limelm.adapters.history import ForwardHistory
+from limelm.adapters.hooks import RoutedProjection, hook_attention, hook_decoder, hook_layer, remove_hooks
+from limelm.adapters.parameters import (
     BaseIdentity,
     Digests,
     digest_parameters,
@@ -16,14 +17,8 @@ from limelm.adapters.base import (
     plain_model,
     vocabulary_rows,
 )
-from limelm.adapters.config import AdapterConfig
-from limelm.adapters.families import AttentionLayer, find_attention_layers, find_decoder, find_layers
-from limelm.adapters.history import ForwardHistory
-from limelm.adapters.hooks import RoutedProjection, hook_attention, hook_decoder, hook_layer, remove_hooks
-from limelm.adapters.norms import check_input_norm
-from limelm.adapters.offload import device_of
 from limelm.adapters.probe import hands_keywords_on
-from limelm.adapters.routers import ROUTERS, AttachedRouter, AttachedSpec
+from limelm.adapters.routers import ROUTERS, AdapterConfig, AttachedRouter, AttachedSpec
 from limelm.adapters.saving import (
     LOADER,
     forget_saved_routing,
@@ -32,8 +27,11 @@ from limelm.adapters.saving import (
     saved_vocabulary,
 )
 from limelm.errors import UserError
-from limelm.routing import Router
-from limelm.routing.bounds import sources_of_layer
+from limelm.models.families import AttentionLayer, find_attention_layers, find_decoder, find_layers
+from limelm.models.input_norms import check_input_norm
+from limelm.models.offload import device_of
+from limelm.routing import ROUTER, Router
+from limelm.routing.sources import sources_of_layer
 
 _ATTACHMENT = "_routing_attachment"
 

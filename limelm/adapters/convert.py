@@ -11,11 +11,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from limelm.adapters.attachment import attach, required_attachment
-from limelm.adapters.base import base_parameters, plain_model
-from limelm.adapters.families import AttentionLayer, find_attention_layers
-from limelm.adapters.files import router_parameters
+from limelm.adapters.parameters import base_parameters, plain_model, router_parameters
 from limelm.errors import UserError
 from limelm.models import LimeConfig, LimeForCausalLM
+from limelm.models.families import AttentionLayer, find_attention_layers
 
 #: Families that are Llama but for biases, and for sliding windows, which may not be used.
 LLAMAS = ("llama", "mistral", "qwen2")

@@ -25,26 +25,26 @@ from limelm.adapters.attachment import (
     detach,
     required_attachment,
 )
-from limelm.adapters.base import (
+from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
+from limelm.adapters.parameters import (
     BaseIdentity,
     base_parameters,
     base_values,
     digest_parameters,
     identify_base,
-    is_of_router,
     is_peft_model,
     lora_parameters,
     plain_model,
+    router_parameters,
     vocabulary_rows,
-    whole,
 )
-from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
-from limelm.adapters.foreign import check_finite, is_local, reading
-from limelm.adapters.offload import kept_elsewhere
 from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.files import is_dir, partial_of, write_text
+from limelm.models.checkpoint_files import check_finite, is_local, reading
+from limelm.models.offload import kept_elsewhere
 from limelm.provenance import shown_path
+from limelm.routing import whole
 
 WEIGHTS, LORA, CARD = "lime_adapter.safetensors", "lora", "README.md"
 CARD_TEXT = """\
@@ -232,17 +232,6 @@ def router_values(model: nn.Module) -> dict[str, Tensor]:
             if kept is not None:
                 values |= {key: kept for key, value in values.items() if value is parameter}
     return values
-
-
-def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The routers' parameters, by their names without PEFT's modules."""
-    found = {}
-    for name, parameter in plain_model(model).named_parameters():
-        parts = name.split(".")
-        if is_of_router(parts) and "original_module" not in parts:
-            skipped = parts.index("modules_to_save") if "modules_to_save" in parts else len(parts)
-            found[".".join(parts[:skipped] + parts[skipped + 2 :])] = parameter
-    return found
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from limelm.adapters.norms import InputNorm
+from limelm.models.input_norms import InputNorm
 
 
 class LayerStates:

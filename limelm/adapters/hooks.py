@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limelm.adapters.families import Projection, project_heads
 from limelm.adapters.history import ForwardHistory
-from limelm.adapters.norms import input_norm
 from limelm.adapters.routers import AttachedRouter
+from limelm.models.families import Projection, project_heads
+from limelm.models.input_norms import input_norm
 
 HISTORY = "routing_history"
 

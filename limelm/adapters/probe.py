@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from limelm.adapters.offload import device_of
+from limelm.models.offload import device_of
 
 KEYWORD = "routing_probe"
 

@@ -1,7 +1,7 @@
 """`save_pretrained` of a model with attached routers, so that they are not lost without a word.
 
 transformers saves routers among the other weights, and cannot read them back. So config.json says how they are
-attached, and `limelm.adapters.checkpoint.load_model` attaches them again.
+attached, and `limelm.loading.load_model` attaches them again.
 """
 
 import warnings
@@ -14,12 +14,12 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from limelm.adapters.config import AdapterConfig
+from limelm.adapters.routers import AdapterConfig
 from limelm.errors import UserError
 from limelm.records import build, load_json
 
 FIELD = "attached_routing"  # in config.json
-LOADER = "limelm.adapters.checkpoint.load_model"
+LOADER = "limelm.loading.load_model"
 
 
 def keep_routers_when_saved(model: PreTrainedModel, config: AdapterConfig) -> None:

@@ -3,10 +3,9 @@
 from transformers import PreTrainedModel
 
 from limelm.adapters.attachment import required_attachment
-from limelm.adapters.base import lora_parameters, plain_model
-from limelm.adapters.families import find_attention_layers
-from limelm.adapters.files import router_parameters
+from limelm.adapters.parameters import lora_parameters, plain_model, router_parameters
 from limelm.errors import UserError
+from limelm.models.families import find_attention_layers
 
 TRAINABLE = ("routers", "kv", "lora", "all")
 

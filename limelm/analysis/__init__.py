@@ -1,21 +1,23 @@
 """Measurements on a model: what its routers retrieve, and what becomes of its representations with depth."""
 
-from limelm.adapters.retrieval import RetrievalWeights, mean_by_source, retrieval_weights
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.checkpoints import Analysis, analyze
 from limelm.analysis.circuits import circuit_records, tokens_of_routes, vocabulary_directions
 from limelm.analysis.logit_lens import LogitLens
-from limelm.analysis.retrieval import (
+from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
+from limelm.analysis.retrieval_statistics import (
     expected_source,
     layer_mass,
+    layer_statistics,
+    mean_by_source,
     pruned_weights,
+    pruning_totals,
     retrieval_records,
     retrieval_under_top_p,
     self_retrieval,
     self_retrieval_by_layer,
     weight_records,
 )
-from limelm.analysis.run import measure_retrieval
 from limelm.analysis.separability import Separability, clouds, separability
 from limelm.analysis.similarity import any_pair_cosine, cka, neighbour_cosine
 from limelm.analysis.spectrum import effective_rank, gram_spectrum, matrix_entropy
@@ -39,11 +41,12 @@ __all__ = [
     "expected_source",
     "gram_spectrum",
     "layer_mass",
+    "layer_statistics",
     "matrix_entropy",
     "mean_by_source",
-    "measure_retrieval",
     "neighbour_cosine",
     "pruned_weights",
+    "pruning_totals",
     "retrieval_records",
     "retrieval_under_top_p",
     "retrieval_weights",

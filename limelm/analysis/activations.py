@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.families import attention_layer, find_layers
-from limelm.adapters.retrieval import (
+from limelm.adapters.routers import AttachedRouter
+from limelm.analysis.retrieval import (
     AnyRouter,
     all_routers,
     is_dynamic,
@@ -23,8 +23,8 @@ from limelm.adapters.retrieval import (
     routers_of,
     routing_weights_of_call,
 )
-from limelm.adapters.routers import AttachedRouter
 from limelm.errors import UserError
+from limelm.models.families import attention_layer, find_layers
 from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnectionDecoderLayer
 from limelm.routing import HeadwiseLinear
 

@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 
-from limelm.adapters.checkpoint import load_adapter_config, load_checkpoint, load_config
-from limelm.adapters.retrieval import Records
 from limelm.adapters.routers import ROUTERS
+from limelm.analysis.retrieval import Records
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS, token_of_word
 from limelm.environment import environment
 from limelm.errors import UserError
-from limelm.evaluation.loading import Found, find_checkpoints
 from limelm.extras import import_extra
+from limelm.loading import Found, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
 from limelm.provenance import shown_path
-from limelm.text import printable
-from limelm.training.result import read_result
 
 LONGEST_DEFAULT = 512
 
@@ -64,8 +61,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
         Sequences(data, each.tokenizer, length, each.checkpoint, verify=place == 0) for place, each in enumerate(found)
     ]
     for checkpoint, label, sequences in zip(checkpoints, labels, readings, strict=True):
-        model, tokenizer = load_checkpoint(checkpoint)
-        model = model.to(device) if device.type != "cpu" else model.float()
+        model, tokenizer = load_on(device, checkpoint)
         study = ModelStudy(label, model, tokenizer, sequences, settings)
         analysis.add(study.run())
         analysis.notes += study.notes
@@ -75,34 +71,6 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
         analysis.facts = _facts(sequences, settings, study.sampled)
         analysis.cautions = _cautions([each.tokenizer.get_vocab() for each in found], sequences)
         yield analysis
-
-
-def model_labels(checkpoints: list[str]) -> list[str]:
-    """A name for each: the label that its training gave it, or the folder's; with folders above it where two agree.
-
-    Raises:
-        UserError: for a checkpoint that is named twice.
-    """
-    paths = [Path(checkpoint).absolute() for checkpoint in checkpoints]
-    results = [read_result(path) for path in paths]
-    labels = [
-        printable(path.name or str(path)) if result is None else result.label
-        for path, result in zip(paths, results, strict=True)
-    ]
-    for place, path in enumerate(paths):
-        if path in paths[:place]:
-            raise UserError(f"{checkpoints[place]}: named twice")
-    above, told_apart = 0, labels
-    while len(set(told_apart)) < len(labels):  # ends, as the whole paths differ
-        above += 1
-        told_apart = [_with_folders(label, path, above) for label, path in zip(labels, paths, strict=True)]
-    return told_apart
-
-
-def _with_folders(label: str, path: Path, count: int) -> str:
-    """A label with so many of the last names of its path, beside that which is the label itself."""
-    parts = path.parts[:-1] if label == path.name else path.parts
-    return f"{label} ({printable('/'.join(parts[-count:]))})"
 
 
 def _without_missing(settings: Settings) -> tuple[Settings, str | None]:

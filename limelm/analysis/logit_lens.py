@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
-from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import ActivationReader, Activations
+from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
 
 POSITIONS = 16  # of a sequence: the head costs most

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import OWN_VALUES
+from limelm.analysis.retrieval import Records
 from limelm.analysis.words import WordStates
 from limelm.extras import import_extra
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
+from limelm.data.dataset import are_shards, check_shards
 from limelm.errors import UserError
-from limelm.evaluation.perplexity import are_shards, check_shards
 
 ORDER_SEED = 0
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import Activations
+from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
 
 CKA_TOKENS = 256  # of a batch: one kernel matrix per layer of this size is in memory

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limelm.adapters.retrieval import Records
 from limelm.analysis.activations import Activations
+from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
 
 NEAR_ONE = 1e-9  # alphas so near to 1 are taken for it: the formula would divide rounding errors by nearly nothing

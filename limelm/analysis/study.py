@@ -17,7 +17,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters.attachment import attachment_of
-from limelm.adapters.retrieval import (
+from limelm.analysis.activations import ActivationReader, Activations
+from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
+from limelm.analysis.logit_lens import LogitLens
+from limelm.analysis.retrieval import (
     DynamicPriors,
     Records,
     RetrievalWeights,
@@ -25,10 +28,7 @@ from limelm.adapters.retrieval import (
     routers_of,
     weights_of_routers,
 )
-from limelm.analysis.activations import ActivationReader, Activations
-from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
-from limelm.analysis.logit_lens import LogitLens
-from limelm.analysis.retrieval import retrieval_records
+from limelm.analysis.retrieval_statistics import retrieval_records
 from limelm.analysis.separability import clouds, separability_records
 from limelm.analysis.sequences import Sequences, batches
 from limelm.analysis.similarity import LayerAlignment, NeighbourCosine

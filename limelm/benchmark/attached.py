@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.adapters import attach, detach
-from limelm.adapters.checkpoint import context_length
-from limelm.adapters.config import AdapterConfig
+from limelm.adapters.routers import AdapterConfig
 from limelm.benchmark.cases import BOUNDED
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import context_of
 from limelm.errors import UserError
+from limelm.loading import context_length
 
 #: How routers are attached, and what is compared unless cases are named.
 ATTACHED_CASES = {

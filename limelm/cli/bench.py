@@ -214,11 +214,11 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
 def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     """Routers in a model, beside that model."""
     from limelm.adapters import attachment_of
-    from limelm.adapters.checkpoint import load_model
     from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, check_memory, compare
     from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
     from limelm.benchmark.workloads import WORKLOADS
     from limelm.errors import UserError
+    from limelm.loading import load_model
     from limelm.provenance import shown_path
 
     inputs = _given(Inputs(batch=1), options)

@@ -48,11 +48,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert, compare, write."""
-    from limelm.adapters.checkpoint import load_adapter_config, load_checkpoint, load_config
     from limelm.adapters.convert import largest_difference, to_attached, to_native
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
-    from limelm.evaluation.loading import find_checkpoints
+    from limelm.loading import find_checkpoints, load_adapter_config, load_checkpoint, load_config
 
     quieten()
     check_out(options.out)

@@ -102,7 +102,6 @@ def run(options: argparse.Namespace) -> None:
     """Score model after model, write the report."""
     from dataclasses import asdict
 
-    from limelm.analysis.checkpoints import model_labels
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
     from limelm.evaluation.domains import TextRequest, named_paths
@@ -110,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.evaluation.items import FOLDER
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
+    from limelm.loading import model_labels
     from limelm.report import write_evaluation
     from limelm.report.evaluation import scores_as_text
     from limelm.report.perplexity import as_text

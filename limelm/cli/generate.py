@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> None:
 
     from transformers import LogitsProcessorList, TextStreamer, set_seed
 
-    from limelm.adapters.checkpoint import context_length, load_checkpoint
     from limelm.cli.quiet import quieten
     from limelm.evaluation.finite import FiniteLogits
+    from limelm.loading import context_length, load_checkpoint
 
     quieten()
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):

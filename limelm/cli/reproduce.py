@@ -166,8 +166,8 @@ def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) 
 
 def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
-    from limelm.analysis import measure_retrieval
     from limelm.report import aligned, is_one_environment, write_report
+    from limelm.training.router_statistics import measure_retrieval
 
     (summary,) = summaries.values()
     write_report(job.out, summary, measure_retrieval(summary, job.data or job.out / "data"))

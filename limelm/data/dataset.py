@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from limelm.data.mapped import MappedShard
-from limelm.data.shards import TOKENIZER, Manifest
+from limelm.data.shards import MANIFEST, TOKENIZER, Manifest
 from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
+from limelm.tokenizers import check_tokenizer
 
 CHUNK = 2**20  # tokens
 
@@ -100,3 +101,17 @@ def load_prepared_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
                 "data again"
             )
     return tokenizer
+
+
+def are_shards(path: Path) -> bool:
+    """Whether a path is a folder of token shards; else it is taken for text."""
+    return (path / MANIFEST).exists()
+
+
+def check_shards(folder: Path, tokenizer: PreTrainedTokenizerBase, model: str = "the model") -> None:
+    """Refuse token shards that were made with another tokenizer than `model`'s.
+
+    Raises:
+        UserError: where they were, or their own tokenizer is not there.
+    """
+    check_tokenizer(folder, load_prepared_tokenizer(folder), tokenizer, model, "give text instead")

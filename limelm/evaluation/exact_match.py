@@ -15,12 +15,12 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import ProblemFolder, read_problems
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict
 from limelm.files import write_text
+from limelm.loading import load_checkpoint
 
 Records = list[dict[str, Any]]
 

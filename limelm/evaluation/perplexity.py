@@ -20,11 +20,10 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.data import LocalFiles, Manifest, TokenDataset, list_files, load_prepared_tokenizer
-from limelm.data.shards import MANIFEST
+from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
+from limelm.data.dataset import are_shards, check_shards
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
-from limelm.tokenizers import check_tokenizer
 
 BATCH_TOKENS = 4096
 LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
@@ -95,11 +94,6 @@ def score_text(
     return score
 
 
-def are_shards(path: Path) -> bool:
-    """Whether a path is a folder of token shards; else it is taken for text."""
-    return (path / MANIFEST).exists()
-
-
 def read_texts(path: Path) -> Iterator[str]:
     """The documents of a file or folder of text.
 
@@ -107,15 +101,6 @@ def read_texts(path: Path) -> Iterator[str]:
         UserError: for what cannot be read.
     """
     yield from LocalFiles(list_files([path])).open()
-
-
-def check_shards(folder: Path, tokenizer: PreTrainedTokenizerBase, model: str = "the model") -> None:
-    """Refuse token shards that were made with another tokenizer than `model`'s.
-
-    Raises:
-        UserError: where they were, or their own tokenizer is not there.
-    """
-    check_tokenizer(folder, load_prepared_tokenizer(folder), tokenizer, model, "give text instead")
 
 
 def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:

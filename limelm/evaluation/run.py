@@ -5,17 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limelm.data.dataset import are_shards
 from limelm.environment import environment
 from limelm.evaluation.domains import Reading, TextRequest, check_text, choose_window, perplexity_rows, score_domains
 from limelm.evaluation.generated import GENERATED
 from limelm.evaluation.harness import Settings, run_tasks
 from limelm.evaluation.items import Record
-from limelm.evaluation.loading import find_checkpoints, load_for_evaluation
-from limelm.evaluation.perplexity import TextScore, are_shards
+from limelm.evaluation.loading import load_for_evaluation
+from limelm.evaluation.perplexity import TextScore
 from limelm.evaluation.scores import average_rows, headline, score_rows
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT, TOO_FEW, is_verdict
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import check_names, load_tasks
+from limelm.loading import find_checkpoints
 from limelm.provenance import shown_path
 from limelm.text import counted
 

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from limelm.models.blocks import RMSNorm, RotaryEmbedding
+from limelm.models.llama import RMSNorm, RotaryEmbedding
 
 #: What transformers calls the cache, as an argument and in outputs: "past_key_values", from 5.24 on "cache".
 CACHE = fields(BaseModelOutputWithPast)[1].name

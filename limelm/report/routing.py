@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from limelm.adapters.retrieval import SETS, set_label
+from limelm.analysis.retrieval import SETS, set_label
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model

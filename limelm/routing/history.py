@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limelm.routing.backends import autocast_dtype, products_of
-from limelm.routing.chunked import Products
-from limelm.routing.normalization import normalize
-from limelm.routing.operations import new_carrier, pass_on, refuse_second_gradient, requires_grad
-from limelm.routing.source_matrix import empty_rows, runs
+from limelm.routing.ops.autograd import new_carrier, pass_on, refuse_second_gradient, requires_grad
+from limelm.routing.ops.backends import autocast_dtype, products_of
+from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.rms_norm import normalize
+from limelm.routing.ops.source_matrix import empty_rows, runs
 
 
 class ReadPlan:
@@ -43,7 +43,7 @@ class History:
         plan: which layer reads what.
         eps: of the RMS norm of representations.
         backend: "reference" keeps sources in autograd's graph; other backends read plain tensors, and the gradients
-            travel with the carrier (`limelm.routing.operations`).
+            travel with the carrier (`limelm.routing.ops.autograd`).
     """
 
     def __init__(self, plan: ReadPlan, eps: float, backend: str):

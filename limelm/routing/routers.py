@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from limelm.routing.backends import resolve_backend
-from limelm.routing.bounds import sources_of_layer
 from limelm.routing.history import keep_heads
-from limelm.routing.operations import route_heads, route_representations
-from limelm.routing.projection import HeadwiseLinear, Projection, RoutingLinear, parameter_of
+from limelm.routing.linear import HeadwiseLinear, Projection, RoutingLinear, parameter_of
+from limelm.routing.ops.autograd import route_heads, route_representations
+from limelm.routing.ops.backends import resolve_backend
 from limelm.routing.reference import mix_heads, mix_representations
+from limelm.routing.sources import sources_of_layer
 from limelm.routing.top_p import Pruning, can_decide, prune, top_p_mask
 
 Routed = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # K, V, the carrier, and the source for later layers

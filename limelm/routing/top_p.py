@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from limelm.routing.normalization import is_transformed
-from limelm.routing.source_matrix import runs
+from limelm.routing.ops.rms_norm import is_transformed
+from limelm.routing.ops.source_matrix import runs
 
 SPARSE_FROM = 0.85  # share of the weights that must be pruned for a sparse product to win; docs/performance.md
 

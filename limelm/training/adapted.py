@@ -14,12 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from limelm import tokenizers
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
-from limelm.adapters.base import lora_parameters
-from limelm.adapters.checkpoint import context_length, load_adapter_config, load_config, load_model, load_tokenizer
-from limelm.adapters.config import AdapterConfig
-from limelm.adapters.routers import ROUTERS
+from limelm.adapters.parameters import lora_parameters
+from limelm.adapters.routers import ROUTERS, AdapterConfig
 from limelm.errors import UserError
 from limelm.extras import import_peft
+from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.models.flops import ModelCost, count_cost
 from limelm.records import Count, Positive, PositiveFloat, unknown_field
 

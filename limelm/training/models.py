@@ -11,8 +11,8 @@ from transformers import (
     set_seed,
 )
 
-from limelm.adapters.checkpoint import load_model
 from limelm.errors import UserError
+from limelm.loading import load_model
 from limelm.models.flops import ModelCost, model_cost
 from limelm.training.adapted import (
     adapted_cost,

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from limelm.adapters.base import lora_parameters
-from limelm.adapters.files import router_parameters
+from limelm.adapters.parameters import lora_parameters, router_parameters
 from limelm.errors import UserError
 from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnection
 from limelm.records import NotNegative, PositiveFloat, build

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.files import write_text
+from limelm.loading import RESULT
 from limelm.models.flops import training_flops_per_token
 from limelm.records import (
     Count,
@@ -31,7 +32,6 @@ from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
 from limelm.training.models import cost_of
 from limelm.training.recipe import Recipe
 
-RESULT = "result.json"
 FINAL_LOSS_STEPS = 10
 LARGEST_EXPONENT = 709.0  # of a float
 

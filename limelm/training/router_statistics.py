@@ -3,64 +3,40 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
-from limelm.adapters.retrieval import Records, RetrievalWeights, mean_by_source, retrieval_weights
-from limelm.training.jsonl import ROUTERS_LOG, append_line, drop_lines_after
+from limelm.analysis.retrieval import Records, retrieval_weights
+from limelm.analysis.retrieval_statistics import layer_statistics, mean_by_source, pruning_totals, retrieval_records
+from limelm.data import TokenDataset
+from limelm.loading import load_model
+from limelm.training.jsonl import append_line, drop_lines_after
 
-__all__ = ["ROUTERS_LOG", "RouterStatistics", "layer_statistics", "pruning_totals", "routing_summary"]
-
-
-def layer_statistics(weights: RetrievalWeights) -> Records:
-    """One record per routing layer, in depth order.
-
-    Returns:
-        Records of `layer`; `entropy` in nats, of a head's weights over the sources that the layer reads, mean over
-        heads, and `normalised_entropy`, the same over its maximum ln(sources) (0 where one source is read);
-        `self_weight`, the weight on the layer's own input, mean over heads; `weights`, how many there are (heads x
-        sources), and `pruned`, how many of them top-p makes zero. For dynamic routing they are of the mean over tokens.
-    """
-    records = []
-    for layer, matrix in sorted(weights.layers.items()):
-        read = matrix[:, weights.sources[layer]]
-        heads, sources = read.shape
-        entropy = float((read * np.log(1 / np.where(read > 0, read, 1))).sum(axis=1).mean())
-        records.append(
-            {
-                "layer": layer,
-                "entropy": entropy,
-                "normalised_entropy": entropy / float(np.log(sources)) if sources > 1 else 0.0,
-                "self_weight": float(matrix[:, layer].mean()),
-                "pruned": 0 if weights.top_p is None else int((read == 0).sum()),
-                "weights": heads * sources,
-            }
-        )
-    return records
+BATCH_SIZE = 8
 
 
-def pruning_totals(records: Records, heads: int, layers: int) -> dict[str, int | float]:
-    """Pruned weights of the whole model (Table 5), from its `layer_statistics`.
+def measure_retrieval(summary: dict[str, Any], data: Path, max_sequences: int = 64) -> dict[str, Records]:
+    """Load the run's checkpoints and measure what their routers retrieve.
 
     Args:
-        heads: H, key/value heads.
-        layers: L, of the decoder, the first one, which does not route, included.
+        summary: of a run, from `limelm.training.read_summary`.
+        data: the prepared folder that it was trained on.
+        max_sequences: how many held-out sequences the dynamic priors are averaged over.
 
     Returns:
-        `pruned`; `weights`, those that there are (H (L(L+1)/2 - 1) where every layer reads all before it);
-        `padded_weights`, H L (L-1), the size of one array for all layers, zeros included, which the paper prints as
-        the total; and `pruned_share` and `padded_pruned_share` of the two.
+        The `retrieval_records` of all routing models together, by figure; empty where no model routes.
     """
-    pruned, weights = (sum(record[key] for record in records) for key in ("pruned", "weights"))
-    padded = heads * layers * (layers - 1)
-    return {
-        "pruned": pruned,
-        "weights": weights,
-        "padded_weights": padded,
-        "pruned_share": pruned / weights,
-        "padded_pruned_share": pruned / padded,
-    }
+    held_out = TokenDataset(data, "validation", summary["data"]["sequence_length"])
+    sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
+    batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
+    records: dict[str, Records] = {}
+    for entry in summary["models"]:
+        weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
+        if weights is not None:
+            for name, rows in retrieval_records(weights).items():
+                records.setdefault(name, []).extend(rows)
+    return records
 
 
 def routing_summary(model: PreTrainedModel, sequences: Tensor) -> dict[str, Any] | None:

@@ -27,14 +27,14 @@ from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.data import DATA, Sequences, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
-from limelm.training.jsonl import METRICS
+from limelm.training.jsonl import METRICS, ROUTERS_LOG
 from limelm.training.memory import peak_training_memory
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.planning.here import require_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarise
-from limelm.training.router_statistics import ROUTERS_LOG, RouterStatistics, routing_summary
+from limelm.training.router_statistics import RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, read_run
 from limelm.training.trainer import LimeTrainer, training_arguments
 

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from limelm import attach, detach
-from limelm.adapters.files import router_parameters
+from limelm.adapters.parameters import router_parameters
 from limelm.errors import UserError
 
 # By the name of a field in any family's configuration.

@@ -18,7 +18,7 @@ from transformers import (
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.adapters import attach, detach
-from limelm.adapters.files import router_parameters as adapter_parameters
+from limelm.adapters.parameters import router_parameters as adapter_parameters
 from limelm.errors import UserError
 from limelm.training.trainer import checkpoint_activations
 from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, router_parameters, tokens, train_routers

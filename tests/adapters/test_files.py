@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from limelm import attach, detach, load_adapter, save_adapter, set_trainable
-from limelm.adapters.checkpoint import load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.errors import UserError
+from limelm.loading import load_adapter_config, load_config, load_model, load_tokenizer
 from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
 
 families = pytest.mark.parametrize("family", CONFIGS)

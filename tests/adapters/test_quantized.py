@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from limelm import attach, detach, load_adapter, save_adapter
-from limelm.adapters.families import find_attention_layers, project_heads
+from limelm.models.families import find_attention_layers, project_heads
 from tests.adapters.families import family_model, router_parameters, tokens, train_routers
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from limelm import attach, detach, load_adapter, save_adapter
-from limelm.adapters.checkpoint import load_adapter_config, load_model
-from limelm.adapters.config import AdapterConfig
+from limelm.adapters.routers import AdapterConfig
 from limelm.errors import UserError
+from limelm.loading import load_adapter_config, load_model
 from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
 
 OPTIONS = {"share_kv": False, "routing_sources": {"first": 1, "last": 1}}

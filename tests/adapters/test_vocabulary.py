@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from limelm import attach, load_adapter, save_adapter
-from limelm.adapters.checkpoint import load_model
 from limelm.errors import UserError
+from limelm.loading import load_model
 from tests.adapters.families import VOCAB, family_model, tokens, train_routers
 
 families = pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gemma2"])

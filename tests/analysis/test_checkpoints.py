@@ -9,12 +9,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import limelm
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.analysis import ANALYSES, ActivationReader, Settings, analyze, cka, matrix_entropy
-from limelm.analysis.checkpoints import model_labels
 from limelm.analysis.sequences import Sequences
 from limelm.data import TokenDataset
 from limelm.errors import UserError
+from limelm.loading import load_checkpoint, model_labels
 from tests.analysis.models_on_text import CHECKPOINTS, write_study, write_text
 
 CPU = torch.device("cpu")

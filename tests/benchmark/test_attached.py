@@ -226,7 +226,7 @@ def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, options, message):
 
 
 def test_a_model_that_cannot_be_measured_is_one_line(checkpoint, tmp_path, capsys):
-    limelm.save_adapter(limelm.attach(limelm.adapters.checkpoint.load_model(checkpoint)), tmp_path / "adapter")
+    limelm.save_adapter(limelm.attach(limelm.loading.load_model(checkpoint)), tmp_path / "adapter")
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("adapter", "is an adapter; name the model that it is for"),

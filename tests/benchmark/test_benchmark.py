@@ -11,7 +11,7 @@ from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.report.bench import ratio_against_depth, ratio_of_cases
-from limelm.routing import backends
+from limelm.routing.ops import backends
 
 CPU = torch.device("cpu")
 TINY = Shape(layers=3, hidden=32, intermediate=48, heads=4, grouped=2, vocab=50, batch=1, tokens=8, decode_from=8)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import stats
 
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.data import prepare
 from limelm.errors import UserError
 from limelm.evaluation import domains
@@ -20,9 +19,10 @@ from limelm.evaluation.domains import (
     score_domains,
 )
 from limelm.evaluation.generated import WORDS
-from limelm.evaluation.loading import find_checkpoints, load_for_evaluation
+from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore, score_path
 from limelm.evaluation.statistics import TOO_FEW
+from limelm.loading import find_checkpoints, load_checkpoint
 from tests.evaluation.benchmarks import write_checkpoint
 
 TEXTS = [" ".join(WORDS[i : i + 4 + 3 * i]) for i in range(12)]

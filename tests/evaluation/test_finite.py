@@ -6,7 +6,6 @@ import pytest
 import torch
 from lm_eval.api.task import ConfigurableTask
 
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import write_continuations
 from limelm.evaluation.finite import FiniteLogits
@@ -17,6 +16,7 @@ from limelm.evaluation.own_tasks import hub_like
 from limelm.evaluation.perplexity import score_path
 from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import LoadedTask
+from limelm.loading import load_checkpoint
 from tests.evaluation.benchmarks import write_checkpoint
 
 

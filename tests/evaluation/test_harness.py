@@ -10,7 +10,6 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from limelm.adapters.checkpoint import load_checkpoint
 from limelm.evaluation import harness
 from limelm.evaluation.generated import WORDS
 from limelm.evaluation.harness import Settings, language_model, run_task, run_tasks
@@ -20,6 +19,7 @@ from limelm.evaluation.own_tasks import hub_like
 from limelm.evaluation.scores import score_rows
 from limelm.evaluation.suites import SuiteTask, expand
 from limelm.evaluation.tasks import LoadedTask, load_tasks
+from limelm.loading import load_checkpoint
 from tests.evaluation.benchmarks import write_checkpoint
 from tests.evaluation.direct_harness import direct
 

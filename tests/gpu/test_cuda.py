@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import LimeConfig, LimeForCausalLM
-from limelm.routing.backends import why_not_triton
-from limelm.routing.chunked import Products
+from limelm.routing.ops.backends import why_not_triton
+from limelm.routing.ops.chunked import Products
 from limelm.training.memory import peak_training_memory, saved_for_backward
 from tests.models.variants import all_variants, assert_same_gradients, gradients, tiny_model, token_ids
 
@@ -100,7 +100,7 @@ def test_gradients_are_the_same_to_the_bit_every_time(routing, backend, ids):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "n", "D"), [(32, 16, 2048), (8, 16, 2048), (8, 128, 256), (3, 5, 72)])
 def test_kernels_equal_the_products(dtype, heads, n, D, exact_products):
-    from limelm.routing.kernels import TritonProducts
+    from limelm.routing.ops.triton import TritonProducts
 
     torch.manual_seed(0)
     tokens, tolerance = 192, 2e-2 if dtype == torch.bfloat16 else 1e-4

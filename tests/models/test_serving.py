@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import limelm
 from limelm.models import serving
-from limelm.models.blocks import Attention
+from limelm.models.llama import Attention
 from tests.models.variants import VARIANTS, all_variants, main_variants, tiny_model, token_ids
 
 BOUNDED = {"routing_sources": {"first": 1, "last": 2}}

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from limelm.analysis import measure_retrieval
 from limelm.report import write_report
 from limelm.report.figures.training import router_entropy as entropy_figure
 from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
 from limelm.training import read_summary, reproduce
 from limelm.training.jsonl import append_line
+from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe
 
 FIGURES = {

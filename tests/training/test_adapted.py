@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from limelm.adapters import set_trainable
-from limelm.adapters.checkpoint import load_model
 from limelm.cli import main
 from limelm.data import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
+from limelm.loading import load_model
 from limelm.training import load_experiment, train_model
 from limelm.training.adapted import AdaptedModel, build_adapted
 from limelm.training.parameter_groups import parameter_groups

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PrinterC
 
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
-from limelm.routing import chunked
+from limelm.routing.ops import chunked
 from limelm.training import load_recipe
 from limelm.training.memory import PeakMemory, peak_training_memory
 from limelm.training.planning import (

@@ -8,9 +8,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from limelm import LimeConfig, LimeForCausalLM
-from limelm.adapters.retrieval import RetrievalWeights, retrieval_weights
+from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
+from limelm.analysis.retrieval_statistics import layer_statistics, pruning_totals
 from limelm.training.jsonl import append_line
-from limelm.training.router_statistics import RouterStatistics, layer_statistics, pruning_totals, routing_summary
+from limelm.training.router_statistics import RouterStatistics, routing_summary
 from tests.models.variants import tiny_model, token_ids
 
 BY_HAND = RetrievalWeights(

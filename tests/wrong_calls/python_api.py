@@ -117,8 +117,8 @@ def _dataset(kind: Any, length: int) -> Callable[[], object]:
 
 def _readers() -> dict[str, Callable[[], object]]:
     import limelm
-    from limelm.adapters.checkpoint import load_checkpoint
     from limelm.data import Manifest
+    from limelm.loading import load_checkpoint
     from limelm.training.result import read_result
 
     return {

@@ -13,9 +13,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import OutputRecorder
 
-from limelm.models.blocks import MLP, Attention, eager_attention_forward
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
+from limelm.models.llama import MLP, Attention, eager_attention_forward
 
 LAYER_NORM_EPS = 1e-5
 

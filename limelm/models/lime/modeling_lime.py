@@ -13,9 +13,9 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from limelm.models.blocks import MLP, Attention, RMSNorm, eager_attention_forward
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.lime.configuration_lime import LimeConfig
+from limelm.models.llama import MLP, Attention, RMSNorm, eager_attention_forward
 from limelm.routing import (
     ROUTERS,
     HeadwiseLinear,

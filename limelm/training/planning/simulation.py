@@ -20,12 +20,12 @@ from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from limelm.models.hyper_connection import modeling_hyper_connection
-from limelm.routing import chunked
+from limelm.routing.ops import chunked
 from limelm.training.memory import PeakMemory
 from limelm.training.trainer import checkpoint_activations
 
 WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY = "weights", "gradients", "optimizer", "activations", "temporary"
-# Half of an H100's L2 cache: `limelm.routing.source_matrix.chunk_bytes` on that device.
+# Half of an H100's L2 cache: `limelm.routing.ops.source_matrix.chunk_bytes` on that device.
 CHUNK_BYTES = 25 * 2**20
 # HF makes no mask for an attention that it does not know, as it makes none for packed sequences of tokens without
 # padding; of fake tensors it cannot see that none is needed. PyTorch's fused attention saves the same on a CPU as on

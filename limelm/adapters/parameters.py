@@ -1,0 +1,165 @@
+"""What tells the model that routers are attached to from another, and its weights from changed ones."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from limelm.errors import UserError
+from limelm.models.families import ATTENTIONS
+from limelm.models.offload import kept_elsewhere
+from limelm.records import Count, Sha256
+from limelm.routing import ROUTER, whole
+
+SAMPLED = 2**16  # entries of each parameter, evenly spread
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a parameter's shape and values are.
+
+    Attributes:
+        rounded: of its values as bfloat16, so that it is the same in whatever type a model is loaded.
+        exact: of its values in their own type, with which small changes show.
+        numel: how many they are.
+    """
+
+    rounded: str
+    exact: str
+    dtype: torch.dtype
+    numel: int
+
+    def is_same(self, other: "Digest") -> bool:
+        """Whether the values are, as far as their types allow to tell."""
+        return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
+
+
+#: By parameter name.
+Digests = dict[str, Digest]
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """A model without its routers.
+
+    Attributes:
+        sha256: over every parameter's name and digest.
+    """
+
+    model_type: str
+    parameters: Count
+    sha256: Sha256
+
+
+def plain_model(model: nn.Module) -> Any:
+    """The Hugging Face model itself, where PEFT has put a model of its own around it."""
+    return model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]
+
+
+def is_peft_model(model: nn.Module) -> bool:
+    """Whether it is PEFT's model around another."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def is_of_router(parts: list[str]) -> bool:
+    """Whether a name, in its parts, is of an attention's router; a mixture of experts has others."""
+    return any(part == ROUTER and before in ATTENTIONS for before, part in pairwise(parts))
+
+
+def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What PEFT has put in as LoRA; empty where there is none."""
+    return [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+
+
+def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The model's own parameters under the names that they have without routers and PEFT's modules."""
+    for name, parameter in plain_model(model).named_parameters():
+        parts = name.split(".")
+        if is_of_router(parts) or "modules_to_save" in parts or any(part.startswith("lora_") for part in parts):
+            continue
+        yield ".".join(part for part in parts if part not in ("base_layer", "original_module")), parameter
+
+
+def base_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """As `base_parameters`, with the values of those that accelerate keeps elsewhere."""
+    modules = {id(parameter): (module, name) for module, name, parameter in _own_parameters(model)}
+    tied = getattr(plain_model(model), "all_tied_weights_keys", {})
+    for name, parameter in base_parameters(model):
+        kept = kept_elsewhere(*modules[id(parameter)]) if parameter.is_meta else None
+        if kept is not None and name in tied:
+            continue  # offloaded, it is no longer one parameter with the other
+        yield name, parameter.detach() if kept is None else kept
+
+
+def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The routers' parameters, by their names without PEFT's modules."""
+    found = {}
+    for name, parameter in plain_model(model).named_parameters():
+        parts = name.split(".")
+        if is_of_router(parts) and "original_module" not in parts:
+            skipped = parts.index("modules_to_save") if "modules_to_save" in parts else len(parts)
+            found[".".join(parts[:skipped] + parts[skipped + 2 :])] = parameter
+    return found
+
+
+def embedding_names(model: nn.Module) -> set[str]:
+    """Names of the base's parameters that have a row for each token."""
+    plain = plain_model(model)
+    modules = (plain.get_input_embeddings(), plain.get_output_embeddings())
+    ids = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+    return {name for name, parameter in base_parameters(model) if id(parameter) in ids}
+
+
+def vocabulary_rows(model: nn.Module) -> int:
+    """How many tokens a model has embeddings for."""
+    return plain_model(model).get_input_embeddings().weight.shape[0]
+
+
+def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digests:
+    """Of the model's own parameters; those without values, on the meta device, have none.
+
+    Args:
+        vocabulary: of embeddings take so many rows, as the model had before tokens were added.
+    """
+    cut = set() if vocabulary is None else embedding_names(model)
+    return {
+        name: _digest(name, values[:vocabulary] if name in cut else values)
+        for name, values in base_values(model)
+        if not values.is_meta
+    }
+
+
+def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
+    """Who the model is, by its digests."""
+    parameters = sum(digest.numel for digest in digests.values())
+    content = json.dumps(sorted((name, digest.rounded) for name, digest in digests.items())).encode()
+    return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())
+
+
+def _own_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield module, name, parameter
+
+
+def _digest(name: str, parameter: Tensor) -> Digest:
+    try:
+        values = whole(parameter).flatten()
+        stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
+        sample = values[::stride].cpu()
+        rounded, exact = (
+            hashlib.sha256(f"{tuple(parameter.shape)}".encode() + kind.contiguous().view(torch.uint8).numpy().tobytes())
+            for kind in (sample.to(torch.bfloat16), sample)
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{name}: weights of type {type(parameter).__name__} cannot be read; attach routers before they are "
+            "quantised"
+        ) from error
+    return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype, values.numel())

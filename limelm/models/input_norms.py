@@ -1,0 +1,91 @@
+"""The norm before a layer's attention, taken apart: what all layers that read a representation share, and their own."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from limelm.errors import UserError
+from limelm.models.offload import device_of, own_weights
+from limelm.routing import normalize
+
+NORMS = ("input_layernorm", "ln_1")
+# Attention reads X itself. Of other families it is not guessed: their norm may have another name.
+WITHOUT_NORM = ("olmo2", "olmo3")
+
+
+@dataclass(frozen=True)
+class InputNorm:
+    """`norm(X) = gain * unit(X) + bias`, where unit(X) needs no parameters of the layer.
+
+    Attributes:
+        module: RMSNorm or LayerNorm; None where attention reads X itself (OLMo 2).
+    """
+
+    module: nn.Module | None
+
+    @property
+    def eps(self) -> float | None:
+        """What is added to the variance."""
+        for name in ("variance_epsilon", "eps"):
+            if hasattr(self.module, name):
+                return float(getattr(self.module, name))
+        return None
+
+    def unit(self, X: Tensor) -> Tensor:
+        """X / rms(X) or, for a LayerNorm, (X - mean(X)) / deviation(X)."""
+        if self.module is None:
+            return X
+        assert self.eps is not None
+        return normalize(X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X, self.eps)
+
+    def scale(self, mixed: Tensor) -> Tensor:
+        """The layer's own gain and bias, on a mix of unit representations whose weights sum to one."""
+        if self.module is None:
+            return mixed
+        weight, bias = own_weights(self.module, "weight", "bias")
+        assert weight is not None
+        gain = 1 + weight if type(self.module).__name__.startswith("Gemma") else weight
+        scaled = mixed * gain.to(mixed.dtype)
+        return scaled if bias is None else scaled + bias.to(mixed.dtype)
+
+
+def input_norm(layer: nn.Module) -> InputNorm:
+    """The norm before a layer's attention."""
+    return InputNorm(next((getattr(layer, name) for name in NORMS if hasattr(layer, name)), None))
+
+
+def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
+    """Try whether a layer's norm is what `InputNorm` takes it for.
+
+    Args:
+        config: of the decoder.
+
+    Raises:
+        UserError: where it is not, or where there seems to be none.
+    """
+    norm = input_norm(layer)
+    module = norm.module
+    if module is None:
+        if config.model_type in WITHOUT_NORM:
+            return
+        raise UserError(
+            f"{type(layer).__name__}: no norm before attention found; looked for {', '.join(NORMS)}; routing='kv' does "
+            "not need it"
+        )
+    (weight,) = own_weights(module, "weight")
+    if weight is not None and weight.is_meta:
+        return  # no values to try it with
+    device, dtype = (device_of(layer), torch.float32) if weight is None else (weight.device, weight.dtype)
+    X = torch.linspace(-1, 2, config.hidden_size, device=device, dtype=dtype)[None]
+    try:
+        with torch.no_grad():
+            is_known = torch.allclose(norm.scale(norm.unit(X)), module(X), rtol=0.05, atol=1e-3)
+    except (AttributeError, AssertionError, TypeError):
+        is_known = False
+    if not is_known:
+        raise UserError(
+            f"{type(module).__name__}: not an RMSNorm or LayerNorm as they are known here, so representations cannot "
+            "be mixed; routing='kv' does not need to know it"
+        )

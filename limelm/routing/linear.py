@@ -1,0 +1,99 @@
+"""Linear layers whose weights the routing reads itself, and modules of which it reads or hands on such."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, einsum, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import initialization as init
+
+#: What attention modules call their router.
+ROUTER = "router"
+
+
+class RoutingLinear(nn.Module):
+    """`y = W x + b`, with `nn.Linear`'s parameters, names and random draws, but not an `nn.Linear`.
+
+    Serving engines and quantisation put modules of their own in the place of every `nn.Linear`, to be called. The
+    routing reads these weights without a call, and would have to refuse what is there instead: so they stay.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
+        nn.Linear.reset_parameters(self)  # type: ignore[arg-type]  # it reads weight and bias only
+
+    def init_weights(self, std: float) -> None:
+        """N(0, std), and no bias, as HF initialises an `nn.Linear`."""
+        init.normal_(self.weight, mean=0.0, std=std)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Project `[..., in_features]` to `[..., out_features]`."""
+        return F.linear(inputs, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class HeadwiseLinear(RoutingLinear):
+    """`K_h = Z_h W_h`: a `k_proj`/`v_proj` whose head `h` reads an input of its own.
+
+    The parameters are those of `nn.Linear(hidden_size, num_heads * head_dim)`; rows `h * head_dim` and on are head `h`.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int, bias: bool = False):
+        super().__init__(hidden_size, num_heads * head_dim, bias=bias)
+        self.num_heads = num_heads
+
+    def forward(self, mixed: Tensor) -> Tensor:
+        """Project `[B, T, G, D]` to `[B, T, G, head_dim]`."""
+        heads = einsum("btgd,ged->btge", mixed, self.weight.unflatten(0, (self.num_heads, -1)))
+        return heads if self.bias is None else heads + self.bias.unflatten(0, (self.num_heads, -1))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank; of a quantised one its values."""
+    if hasattr(tensor, "full_tensor"):
+        return tensor.full_tensor()
+    return tensor.dequantize() if is_quantized(tensor) else tensor
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether it is a tensor of torchao, or another of its kind, that is multiplied by code of its own."""
+    return is_traceable_wrapper_subclass(tensor) and hasattr(tensor, "dequantize") and not hasattr(tensor, "placements")
+
+
+def parameter_of(module: nn.Module, name: str = "weight") -> Any:
+    """A parameter of a module that is not called: under accelerate's offloading brought to where it computes."""
+    hook = module.__dict__.get("_hf_hook")
+    if hook is None:
+        return getattr(module, name)
+    hook.pre_forward(module)
+    try:
+        return getattr(module, name)
+    finally:
+        hook.post_forward(module, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A module as an argument of a call whose arguments accelerate moves to a device: it would move a module too."""
+
+    module: nn.Module
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs)
+
+
+def as_arguments(*projections: nn.Module, to: nn.Module) -> Iterator[Any]:
+    """`projections` as they can be handed to the module `to`."""
+    return (Projection(module) if "_hf_hook" in to.__dict__ else module for module in projections)

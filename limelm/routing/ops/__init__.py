@@ -1,0 +1,1 @@
+"""The operations below the routers: gradients, compilers, chunks of tokens, Triton kernels, backends."""

@@ -1,0 +1,88 @@
+"""Which implementation of routing runs: chosen by `routing_backend`, refused with the reason where it cannot run.
+
+- `reference`: the formulas in plain PyTorch, differentiable any number of times. Memory grows with G x D per token.
+- `chunked`: linear memory, any device (`limelm.routing.ops.chunked`).
+- `triton`: as chunked, the products inside a chunk in Triton kernels (`limelm.routing.ops.triton`); CUDA.
+- `auto`: chunked; under the transforms of `torch.func` and forward-mode AD reference.
+
+An export to ONNX and `torch.jit.trace` always record the reference.
+"""
+
+import functools
+import importlib.util
+import logging
+import os
+
+import torch
+
+from limelm.errors import UserError
+from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.rms_norm import is_transformed
+
+BACKENDS = ("auto", "reference", "chunked", "triton")
+NOT_TRANSFORMED = (
+    "torch.func and forward-mode AD cannot follow it; build the model with routing_backend='reference' or 'auto'"
+)
+logger = logging.getLogger(__name__)
+
+
+def resolve_backend(name: str, device: torch.device) -> str:
+    """The implementation that `routing_backend=name` means on `device`.
+
+    Raises:
+        ValueError: for an unknown name.
+        UserError: where that backend cannot run, with the reason.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"routing_backend={name!r} is unknown; allowed: {', '.join(BACKENDS)}")
+    if _is_recorded():
+        return "reference"
+    reason = NOT_TRANSFORMED if is_transformed() and not torch.compiler.is_compiling() else None
+    resolved = name
+    if name == "auto":
+        resolved = "reference" if reason else "chunked"
+    elif name == "triton":
+        reason = why_not_triton(device.type) or reason
+    if reason and resolved != "reference":
+        raise UserError(f"routing_backend={name!r} cannot run: {reason}")
+    if not torch.compiler.is_compiling():
+        _announce(name, resolved, device.type)
+    return resolved
+
+
+def _is_recorded() -> bool:
+    """Whether operations are recorded to run without this library, which knows the other backends' operators."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return torch.jit.is_tracing()
+
+
+@functools.cache
+def why_not_triton(device_type: str) -> str | None:
+    """Why the Triton kernels cannot run on such a device; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the tensors are on {device_type}, not cuda (TRITON_INTERPRET=1 interprets the kernels, slowly)"
+    return None
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast has matrix products on `device` take; None where it is off, or where there is none, as on meta."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return None
+
+
+def products_of(backend: str) -> Products:
+    """The products inside a chunk."""
+    if backend == "triton":
+        from limelm.routing.ops.triton import TritonProducts
+
+        return TritonProducts()
+    return Products()
+
+
+@functools.cache
+def _announce(name: str, resolved: str, device_type: str) -> None:
+    logger.info("routing_backend=%s on %s: %s", name, device_type, resolved)

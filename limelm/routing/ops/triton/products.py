@@ -1,0 +1,68 @@
+"""`chunked.Products` in Triton."""
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+
+from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.triton import tokens
+from limelm.routing.ops.triton.launch import along_rows
+from limelm.routing.ops.triton.normalize import scale_to_unit, scale_to_unit_backward
+from limelm.routing.ops.triton.rows import MOST_MIXES, mix_by_token, mix_by_token_backward
+
+logger = logging.getLogger(__name__)
+
+
+class TritonProducts(Products):
+    """What happens inside a chunk, in Triton kernels; shapes that these are not made for are left to PyTorch, aloud."""
+
+    scale_to_unit = staticmethod(scale_to_unit)
+    scale_to_unit_backward = staticmethod(scale_to_unit_backward)
+
+    def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
+        if weights.layout == torch.sparse_csr:
+            _leave_to_pytorch("a sparse mix (top-p)")
+            return super().mix_rows(weights, S)
+        if _has_many_rows(len(weights)):
+            return super().mix_rows(weights, S)
+        return mix_by_token(weights.contiguous()[None], along_rows(S))
+
+    def mix_rows_backward(
+        self, weights: Tensor, S: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
+    ) -> Tensor:
+        if _has_many_rows(len(weights)):
+            return super().mix_rows_backward(weights, S, grad, targets, add)
+        return mix_by_token_backward(weights.contiguous()[None], S, grad, targets, add)[0].sum(dim=0)
+
+    def mix_tokens(self, P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        if _is_too_large(heads, len(S)):
+            return super().mix_tokens(P, S, heads)
+        return tokens.mix_tokens(P, S, heads)
+
+    def mix_tokens_backward(
+        self, P: Tensor, S: Tensor, A: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
+    ) -> Tensor:
+        if _is_too_large(len(grad), len(S)):
+            return super().mix_tokens_backward(P, S, A, grad, targets, add)
+        return tokens.mix_tokens_backward(S, A, grad, targets, add)
+
+
+def _has_many_rows(heads: int) -> bool:
+    if heads <= MOST_MIXES:
+        return False
+    _leave_to_pytorch(f"{heads} heads, above {MOST_MIXES},")
+    return True
+
+
+def _is_too_large(heads: int, n: int) -> bool:
+    if n > tokens.MOST_SOURCES:
+        _leave_to_pytorch(f"{n} sources, above {tokens.MOST_SOURCES},")
+        return True
+    return _has_many_rows(heads)
+
+
+@functools.cache
+def _leave_to_pytorch(what: str) -> None:
+    logger.warning("routing_backend='triton': %s is left to PyTorch", what)
