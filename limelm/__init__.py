@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         LimeForCausalLM,
         LimeModel,
     )
-    from limelm.training.parameter_groups import parameter_groups
+    from limelm.optimization import parameter_groups
 
 __all__ = [
     "HyperConnectionConfig",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _MODELS = frozenset(name for name in __all__ if name.endswith(("Config", "Model", "CausalLM")))
-_ELSEWHERE = {"parameter_groups": "training.parameter_groups"}
+_ELSEWHERE = {"parameter_groups": "optimization"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 
 _register()

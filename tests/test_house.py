@@ -15,7 +15,7 @@ TIERS = [
     {"routing"},
     {"models"},
     {"adapters", "data"},
-    {"loading"},
+    {"loading", "optimization"},
     {"analysis", "evaluation"},
     {"training"},
     {"report", "benchmark"},

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from limelm.errors import UserError
+from limelm.optimization import parameter_groups
 from limelm.training import checkpoints
 from limelm.training.adapted import AdaptedModel, load_trained, save_trained
-from limelm.training.parameter_groups import parameter_groups
 from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.router_statistics import RouterStatistics

@@ -12,9 +12,9 @@ from limelm.cli import main
 from limelm.data import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
 from limelm.loading import load_model
+from limelm.optimization import parameter_groups
 from limelm.training import load_experiment, train_model
 from limelm.training.adapted import AdaptedModel, build_adapted
-from limelm.training.parameter_groups import parameter_groups
 from tests.recipes import corpus, prepared
 
 SMALL = {
