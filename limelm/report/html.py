@@ -1,7 +1,6 @@
 """One self-contained HTML page of sections, with each figure and table as a file beside it."""
 
 import base64
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from limelm.text import printable
 
 Records = list[dict[str, Any]]
 
+TEMPLATES = Path(__file__).parent / "templates"
 REPORT, FIGURES = "report.html", "figures"
 MARKED = 4096  # characters at a page's beginning, in which its fingerprint stands
 
@@ -40,8 +40,7 @@ class Section:
         name: of its files, and its anchor on the page.
         text: paragraphs; alone, they introduce the parts that follow.
         is_part: of the section before; not in the page's list of contents.
-        data: what a template of its own shows instead.
-        template: that template's name.
+        shown: the rows of the table, where it shows others than all records.
     """
 
     name: str
@@ -50,8 +49,7 @@ class Section:
     records: Records = field(default_factory=list)
     figure: Figure | None = None
     columns: list[Column] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
-    template: str | None = None
+    shown: Records | None = None
     is_part: bool = False
     svg: str | None = None
 
@@ -90,14 +88,13 @@ def write_page(
             section.svg = base64.b64encode(save_figure(section.figure, folder / section.name)).decode()
     _remove_earlier(folder, {section.name for section in sections if section.records})
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("limelm.report", "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_as_text,
     )
-    script = _source(environment, "browser.js") if any(section.template for section in sections) else None
     page = environment.get_template("report.html").render(
         title=published(title),
         lead=published(lead),
@@ -107,9 +104,7 @@ def write_page(
         made_of=made_of,
         sections=sections,
         facts={heading: [(key, published(value)) for key, value in entries] for heading, entries in facts.items()},
-        style=_source(environment, "report.css"),
-        script=script,
-        script_hash=script and base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(TEMPLATES.joinpath("report.css").read_text(encoding="utf-8")),
     )
     path = out / REPORT
     write_text(path, page)
@@ -156,8 +151,3 @@ def _remove_earlier(folder: Path, names: set[str]) -> None:
     for path in folder.iterdir():
         if path.suffix in (".csv", ".png", ".svg") and path.stem not in names:
             path.unlink()
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]

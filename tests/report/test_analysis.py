@@ -26,7 +26,7 @@ FIGURES = {
     ),
     *("cosine", "cka", "logit_lens"),
 }
-TABLES = {"pruned_weights", "circuits", "circuits_clearest"}
+TABLES = {"pruned_weights", "circuits"}
 
 
 def study(models=MODELS, only=None, **options):
@@ -92,16 +92,26 @@ HOSTILE = ["</script><script>alert(1)</script>", "$x_1$ & \"quotes\" 'more'", "_
 def test_labels_and_tokens_are_shown_as_they_are(tmp_path):
     analysis = study(dict.fromkeys(HOSTILE[:3], "dynamic"), only=["circuits", "weights", "entropy", "tsne"], layers=3)
     for route in analysis["records"]["circuits"]:
+        route |= {"is_own": False, "usage": 0.5}
         for entry, token in zip(route["tokens"], HOSTILE, strict=False):
             entry["token"] = token
         route["examples"][0] |= {"token": HOSTILE[0], "before": HOSTILE[1], "after": "\u202e\x07\n"}
     page = write_analysis(tmp_path, analysis).read_text()
-    assert "<script>alert" not in page and "&lt;/script&gt;" in page
-    (data,) = re.findall(r'<script type="application/json" id="routes">(.*?)</script>', page, re.DOTALL)
-    routes = json.loads(data)
-    assert routes["models"] == HOSTILE[:3]
-    assert routes["routes"][0]["tokens"][0][0] == HOSTILE[0]
-    assert routes["routes"][0]["examples"][0][2] == "\\u{202e}\\u{7}\\n"
+    assert "<script" not in page and "script-src 'none'" in page
+    assert '<bdi class="token">&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;</bdi>' in page
+    assert "<mark>&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;</mark>\\u{202e}\\u{7}\\n" in page
+
+
+def test_the_page_shows_the_clearest_routes_and_the_csv_all(tmp_path):
+    analysis = study({"a": "dynamic", "b": "dynamic"}, only=["circuits"], layers=8)
+    page = write_analysis(tmp_path, analysis).read_text()
+    routes = analysis["records"]["circuits"]
+    clear = [route for route in routes if route["usage"] >= 0.2 and not route["is_own"]]
+    for model in "ab":
+        own = [route["matched_percentile"] for route in clear if route["model"] == model]
+        rows = re.findall(rf"<tr><td>{model}</td>(?:<td>[^<]*</td>){{6}}<td>(\d+)</td>", page)
+        assert rows == [f"{percentile:.0f}" for percentile in sorted(own, reverse=True)[:25]] and len(own) > 25
+    assert len(read_csv(tmp_path / "figures" / "circuits.csv")) == len(routes) > 50
 
 
 def test_names_stand_in_figures_as_they_are():
