@@ -16,7 +16,7 @@ from limelm.analysis import (
     cka,
     matrix_entropy,
     mean_by_source,
-    neighbour_cosine,
+    neighbor_cosine,
     retrieval_weights,
     separability,
     tokens_of_routes,
@@ -55,15 +55,15 @@ else:
 seen = ActivationReader(model, "the model")(sequences)
 for layer, values in enumerate(seen.values):
     flat = values.double().flatten(0, 1)
-    standardised = (values.double() - flat.mean(dim=0)) / flat.std(dim=0)
-    entropy = matrix_entropy(standardised)
+    standardized = (values.double() - flat.mean(dim=0)) / flat.std(dim=0)
+    entropy = matrix_entropy(standardized)
     error = entropy.std() / len(entropy) ** 0.5
     print(f"layer {layer}: entropy of values {entropy.mean():.3f} ± {error:.3f} nats")
 
 # %%
 for m, X in enumerate(seen.hidden):
     first, here = seen.hidden[0].flatten(0, 1), X.flatten(0, 1)
-    print(f"X_{m}: CKA with the embedding {cka(first, here):.3f}, neighbours' cosine {neighbour_cosine(X).mean():.3f}")
+    print(f"X_{m}: CKA with the embedding {cka(first, here):.3f}, neighbors' cosine {neighbor_cosine(X).mean():.3f}")
 
 # %% [markdown]
 # ## A probe of your own

@@ -1,4 +1,4 @@
-"""The optimiser's parameter groups: each parameter in one, by what it belongs to."""
+"""The optimizer's parameter groups: each parameter in one, by what it belongs to."""
 
 from torch import nn
 

@@ -46,7 +46,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, tokeni
 def check_tokenizer(
     data: Path, made_with: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, model_name: str, instead: str
 ) -> None:
-    """Refuse data that were tokenised with another tokenizer than a model's.
+    """Refuse data that were tokenized with another tokenizer than a model's.
 
     Args:
         data: the folder, said in the error.

@@ -133,7 +133,7 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
     Args:
         model: the adapter's base.
         adapter: a folder, or, where there is none of this name, a repository of the Hugging Face hub.
-        check_base: refuse a model whose weights are not those that the adapter was made for. A quantised model has
+        check_base: refuse a model whose weights are not those that the adapter was made for. A quantized model has
             other weights, and needs False.
 
     Returns:
@@ -275,7 +275,7 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, a
             )
     raise UserError(
         f"{adapter}: made for a model of this shape with other weights (sha256 {wanted.sha256[:12]}, not "
-        f"{found.sha256[:12]}); load its own base, or give check_base=False where they only differ by quantisation"
+        f"{found.sha256[:12]}); load its own base, or give check_base=False where they only differ by quantization"
     )
 
 

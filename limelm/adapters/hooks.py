@@ -36,7 +36,7 @@ _reading = _Reading()
 class RoutedProjection:
     """The hook on the module that makes a layer's keys or values, whichever that is now.
 
-    PEFT and quantisation put other modules there. Some carry the hooks of the old one over, so that what counts is
+    PEFT and quantization put other modules there. Some carry the hooks of the old one over, so that what counts is
     which hooks the module has, not which were put there.
     """
 

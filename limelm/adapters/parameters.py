@@ -160,6 +160,6 @@ def _digest(name: str, parameter: Tensor) -> Digest:
     except (NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"{name}: weights of type {type(parameter).__name__} cannot be read; attach routers before they are "
-            "quantised"
+            "quantized"
         ) from error
     return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype, values.numel())

@@ -19,7 +19,7 @@ from limelm.analysis.retrieval_statistics import (
     weight_records,
 )
 from limelm.analysis.separability import Separability, clouds, separability
-from limelm.analysis.similarity import any_pair_cosine, cka, neighbour_cosine
+from limelm.analysis.similarity import any_pair_cosine, cka, neighbor_cosine
 from limelm.analysis.spectrum import effective_rank, gram_spectrum, matrix_entropy
 from limelm.analysis.study import ANALYSES, Settings
 
@@ -44,7 +44,7 @@ __all__ = [
     "layer_statistics",
     "matrix_entropy",
     "mean_by_source",
-    "neighbour_cosine",
+    "neighbor_cosine",
     "pruned_weights",
     "pruning_totals",
     "retrieval_records",

@@ -40,7 +40,7 @@ class Analysis:
 
 
 def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device: torch.device) -> Iterator[Analysis]:
-    """Analyse checkpoints, one after the other; yields all that is known after each.
+    """Analyze checkpoints, one after the other; yields all that is known after each.
 
     Args:
         checkpoints: folders, or names of the Hugging Face hub, of causal language models, or of adapters.

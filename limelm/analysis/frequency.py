@@ -51,12 +51,12 @@ def without_frequency(embedding: Tensor, counts: Tensor) -> Tensor:
     Returns:
         `[vocabulary, D]`; nothing in it is linear in log(1 + count).
     """
-    centred = embedding - embedding.mean(dim=0)
+    centered = embedding - embedding.mean(dim=0)
     if (counts == counts[0]).all():
-        return centred
+        return centered
     frequency = counts.to(embedding).log1p()
-    direction = normalize((frequency - frequency.mean()) @ centred, dim=-1)
-    return centred - (centred @ direction)[:, None] * direction
+    direction = normalize((frequency - frequency.mean()) @ centered, dim=-1)
+    return centered - (centered @ direction)[:, None] * direction
 
 
 class MatchedRoutes:

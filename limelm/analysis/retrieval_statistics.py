@@ -37,7 +37,7 @@ def layer_statistics(weights: RetrievalWeights) -> Records:
 
     Returns:
         Records of `layer`; `entropy` in nats, of a head's weights over the sources that the layer reads, mean over
-        heads, and `normalised_entropy`, the same over its maximum ln(sources) (0 where one source is read);
+        heads, and `normalized_entropy`, the same over its maximum ln(sources) (0 where one source is read);
         `self_weight`, the weight on the layer's own input, mean over heads; `weights`, how many there are (heads x
         sources), and `pruned`, how many of them top-p makes zero. For dynamic routing they are of the mean over tokens.
     """
@@ -50,7 +50,7 @@ def layer_statistics(weights: RetrievalWeights) -> Records:
             {
                 "layer": layer,
                 "entropy": entropy,
-                "normalised_entropy": entropy / float(np.log(sources)) if sources > 1 else 0.0,
+                "normalized_entropy": entropy / float(np.log(sources)) if sources > 1 else 0.0,
                 "self_weight": float(matrix[:, layer].mean()),
                 "pruned": 0 if weights.top_p is None else int((read == 0).sum()),
                 "weights": heads * sources,

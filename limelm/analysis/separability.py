@@ -34,7 +34,7 @@ def separability(features: np.ndarray, labels: np.ndarray, probe: str = "logisti
     Args:
         features: `[n, D]`.
         labels: `[n]`.
-        probe: "logistic" standardises the features on the training folds and trains a logistic regression to
+        probe: "logistic" standardizes the features on the training folds and trains a logistic regression to
             convergence. "paper" is the authors': one epoch of Adam (learning rate 1e-2, batches of 64) on features as
             they are, which measures their scale as much as their separability.
 

@@ -1,4 +1,4 @@
-"""The token sequences that a model is analysed on, from token shards or from text, read again for every pass."""
+"""The token sequences that a model is analyzed on, from token shards or from text, read again for every pass."""
 
 from collections.abc import Iterator
 from pathlib import Path

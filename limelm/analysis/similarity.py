@@ -1,4 +1,4 @@
-"""How alike representations are: neighbouring tokens within a layer, and layers among each other."""
+"""How alike representations are: neighboring tokens within a layer, and layers among each other."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from limelm.analysis.statistics import Mean
 CKA_TOKENS = 256  # of a batch: one kernel matrix per layer of this size is in memory
 
 
-def neighbour_cosine(states: Tensor) -> Tensor:
-    """Mean cosine similarity of neighbouring tokens, `[..., T, D]` to `[...]`; zero states count as similarity 0."""
+def neighbor_cosine(states: Tensor) -> Tensor:
+    """Mean cosine similarity of neighboring tokens, `[..., T, D]` to `[...]`; zero states count as similarity 0."""
     unit = normalize(states.double(), dim=-1)
     return (unit[..., 1:, :] * unit[..., :-1, :]).sum(dim=-1).mean(dim=-1)
 
@@ -26,7 +26,7 @@ def any_pair_cosine(states: Tensor) -> Tensor:
 
 
 def cka(X: Tensor, Y: Tensor) -> float:
-    """Linear centred kernel alignment of two sets of features, unbiased (Kornblith et al. 2019; Nguyen et al. 2021).
+    """Linear centered kernel alignment of two sets of features, unbiased (Kornblith et al. 2019; Nguyen et al. 2021).
 
     Args:
         X: `[n, D]`; Y: `[n, E]`, of the same n tokens, n > 3.
@@ -39,33 +39,33 @@ def cka(X: Tensor, Y: Tensor) -> float:
     """
     if len(X) != len(Y) or len(X) < 4:
         raise ValueError(f"CKA needs the same 4 tokens or more on both sides, not {len(X)} and {len(Y)}")
-    return float(_normalised(_hsic([X, Y]))[0, 1])
+    return float(_normalized(_hsic([X, Y]))[0, 1])
 
 
-class NeighbourCosine:
-    """Cosine similarity of neighbouring tokens, and of any two, in every representation."""
+class NeighborCosine:
+    """Cosine similarity of neighboring tokens, and of any two, in every representation."""
 
     def __init__(self) -> None:
-        self._neighbours: dict[int, Mean] = {}
+        self._neighbors: dict[int, Mean] = {}
         self._any_pair: dict[int, Mean] = {}
 
     def update(self, seen: Activations) -> None:
         """Take in a batch."""
         for index, states in enumerate(seen.hidden):
-            self._neighbours.setdefault(index, Mean()).add(neighbour_cosine(states))
+            self._neighbors.setdefault(index, Mean()).add(neighbor_cosine(states))
             self._any_pair.setdefault(index, Mean()).add(any_pair_cosine(states))
 
     def records(self, model: str) -> dict[str, Records]:
-        """`cosine`: `layer`, `neighbours` with its `standard_error` over sequences, and `any_pair`."""
+        """`cosine`: `layer`, `neighbors` with its `standard_error` over sequences, and `any_pair`."""
         rows = [
             {
                 "model": model,
                 "layer": index,
-                "neighbours": mean.value,
+                "neighbors": mean.value,
                 "standard_error": mean.standard_error,
                 "any_pair": self._any_pair[index].value,
             }
-            for index, mean in self._neighbours.items()
+            for index, mean in self._neighbors.items()
         ]
         return {"cosine": rows}
 
@@ -85,7 +85,7 @@ class LayerAlignment:
     def records(self, model: str) -> dict[str, Records]:
         """`cka`: `layer`, `other` and `cka`, for every pair of representations."""
         assert isinstance(self._hsic, Tensor)
-        alignment = _normalised(self._hsic).tolist()
+        alignment = _normalized(self._hsic).tolist()
         rows = [
             {"model": model, "layer": layer, "other": other, "cka": value}
             for layer, row in enumerate(alignment)
@@ -97,14 +97,14 @@ class LayerAlignment:
 def _hsic(features: list[Tensor]) -> Tensor:
     """Unbiased HSIC of all pairs with linear kernels (Song et al. 2012, equation 5), float64 `[sets, sets]`."""
     n = len(features[0])
-    centred = [X.double() - X.double().mean(dim=0) for X in features]  # changes nothing but the rounding
-    kernels = torch.stack([(X @ X.T).fill_diagonal_(0) for X in centred])
+    centered = [X.double() - X.double().mean(dim=0) for X in features]  # changes nothing but the rounding
+    kernels = torch.stack([(X @ X.T).fill_diagonal_(0) for X in centered])
     flat, rows = kernels.flatten(1), kernels.sum(dim=-1)
     totals = rows.sum(dim=-1)
     traces = flat @ flat.T
     return (traces + totals[:, None] * totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows @ rows.T) / (n * (n - 3))
 
 
-def _normalised(hsic: Tensor) -> Tensor:
+def _normalized(hsic: Tensor) -> Tensor:
     own = hsic.diagonal().clamp(min=torch.finfo(torch.float64).tiny).sqrt()
     return hsic / (own[:, None] * own)

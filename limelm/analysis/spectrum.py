@@ -1,6 +1,6 @@
 """Matrix entropy and effective rank: how many directions the states of a sequence spread over (Figures 5 and 11).
 
-Both are functions of the eigenvalues of a sequence's Gram matrix K = Z Z^T, the states Z `[T, D]` being standardised
+Both are functions of the eigenvalues of a sequence's Gram matrix K = Z Z^T, the states Z `[T, D]` being standardized
 per feature over the whole sample first. The eigenvalues other than zero are those of Z^T Z too, so the smaller of the
 two matrices is taken.
 """
@@ -48,7 +48,7 @@ def matrix_entropy(states: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
     """Renyi entropy of the spectrum, `S_a = log(sum_i (lambda_i / tr K)^a) / (1 - a)`, in nats (section 5.3).
 
     Args:
-        states: Z `[..., T, D]`, used as they are; for the paper's figures standardised per feature over the sample.
+        states: Z `[..., T, D]`, used as they are; for the paper's figures standardized per feature over the sample.
         alpha: a > 0; at 1 the von Neumann entropy, which is the limit.
 
     Returns:
@@ -111,7 +111,7 @@ class FeatureStatistics:
         """Nothing to show of these."""
         return {}
 
-    def standardise(self, name: str, index: int, states: Tensor) -> Tensor:
+    def standardize(self, name: str, index: int, states: Tensor) -> Tensor:
         """`(x - mean) / deviation` per feature, in float64; a feature that never changes becomes zero."""
         mean, square = self._sums[name, index] / self._tokens
         variance = (square - mean.square()).clamp(min=0)
@@ -121,7 +121,7 @@ class FeatureStatistics:
 
 
 class Spectra:
-    """Entropy and effective rank of every layer's standardised states, mean and standard error over sequences."""
+    """Entropy and effective rank of every layer's standardized states, mean and standard error over sequences."""
 
     def __init__(self, statistics: FeatureStatistics, alpha: float):
         self._statistics, self.alpha = statistics, alpha
@@ -134,7 +134,7 @@ class Spectra:
         for name, layers in seen.states().items():
             for index, states in enumerate(layers):
                 place = (name, index)
-                spectrum = gram_spectrum(self._statistics.standardise(name, index, states))
+                spectrum = gram_spectrum(self._statistics.standardize(name, index, states))
                 self._entropy.setdefault(place, Mean()).add(renyi_entropy(spectrum, self.alpha))
                 self._rank.setdefault(place, Mean()).add(_effective_rank(spectrum))
                 self._ceilings[place] = math.log(min(states.shape[1:]))

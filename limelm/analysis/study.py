@@ -31,7 +31,7 @@ from limelm.analysis.retrieval import (
 from limelm.analysis.retrieval_statistics import retrieval_records
 from limelm.analysis.separability import clouds, separability_records
 from limelm.analysis.sequences import Sequences, batches
-from limelm.analysis.similarity import LayerAlignment, NeighbourCosine
+from limelm.analysis.similarity import LayerAlignment, NeighborCosine
 from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
 from limelm.analysis.words import DEFAULT_WORDS, LEAST, Occurrence, collect_states, find_occurrences, token_of_word
 from limelm.errors import UserError
@@ -207,7 +207,7 @@ class ModelStudy:
         if self.routing.is_dynamic and self.settings.wants("retrieval", "circuits"):
             yield self.routing
         if self.settings.wants("collapse"):
-            yield NeighbourCosine()
+            yield NeighborCosine()
         if self.settings.wants("cka"):
             yield LayerAlignment()
         if self.settings.wants("logit-lens"):

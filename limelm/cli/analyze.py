@@ -24,7 +24,7 @@ analyses:
   entropy        matrix entropy of values and hidden states (Figures 5, 11)
   separability   linear probes on close tokens (Figures 7, 12)
   tsne           clouds of the same tokens (Figures 6, 15)
-  collapse       effective rank, cosine similarity of neighbouring tokens
+  collapse       effective rank, cosine similarity of neighboring tokens
   cka            alignment of the layers with each other
   logit-lens     what the head would predict from each layer
 
@@ -67,7 +67,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, help="of the entropy; 1 is the von Neumann entropy (0.5)")
     parser.add_argument("--words", type=listed, metavar="WORD,...", help="close tokens to tell apart (is,are,was,were)")
     parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (100)")
-    parser.add_argument("--probe", choices=["logistic", "paper"], help="standardised to convergence, or the authors'")
+    parser.add_argument("--probe", choices=["logistic", "paper"], help="standardized to convergence, or the authors'")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 

@@ -45,7 +45,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         common,
         "prepare",
         run,
-        help="tokenise text into shards",
+        help="tokenize text into shards",
         description=DESCRIPTION,
         epilog=EPILOG,
         memory_settings="--processes or --vocab-size",
@@ -65,7 +65,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     prepare.add_argument("--vocab-size", type=positive_int, help="entries of the trained tokenizer (4096)")
     prepare.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
     prepare.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
-    prepare.add_argument("--processes", type=positive_int, help="how many tokenise (default: all cores)")
+    prepare.add_argument("--processes", type=positive_int, help="how many tokenize (default: all cores)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ class Journal:
 
     settings: dict[str, Any]
     hold_out: HoldOut
-    documents: Count = 0  # read, tokenised and written
+    documents: Count = 0  # read, tokenized and written
     position: Any = None  # in the source, after these documents
     splits: dict[str, WriterState] = field(default_factory=dict)
 
@@ -147,7 +147,7 @@ def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
     except Interruption as error:
         raise _kept(work, str(error)) from error
     except BrokenProcessPool as error:
-        raise _kept(work, "a tokenising process died, perhaps for want of memory; try fewer --processes") from error
+        raise _kept(work, "a tokenizing process died, perhaps for want of memory; try fewer --processes") from error
     except OSError as error:
         raise _kept(work, str(UserError.from_os_error(out, error))) from error
 

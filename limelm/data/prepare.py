@@ -1,4 +1,4 @@
-"""From documents to a prepared folder: hold documents out, tokenise, write shards and the manifest."""
+"""From documents to a prepared folder: hold documents out, tokenize, write shards and the manifest."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +53,7 @@ def prepare(
             TOKENIZER_CHARACTERS.
         validation_fraction: the share of documents to hold out, in (0, 1).
         max_documents: stop after so many documents.
-        processes: how many tokenise; 1 is this one, with the tokenizer's own threads. The result is the same.
+        processes: how many tokenize; 1 is this one, with the tokenizer's own threads. The result is the same.
         progress: shows what happens, and holds this run's tokens and seconds afterwards.
 
     Raises:
@@ -148,7 +148,7 @@ def _training_text(documents: Iterable[str], hold_out: HoldOut) -> Iterator[str]
 def _write_shards(
     work: Preparation, documents: Source, tokenizer: PreTrainedTokenizerFast, processes: int, progress: Progress
 ) -> Manifest:
-    """Tokenise what is left, and describe the result."""
+    """Tokenize what is left, and describe the result."""
     journal = work.journal
     assert journal is not None
     dtype = token_dtype(len(tokenizer))
@@ -161,8 +161,8 @@ def _write_shards(
         closing(encode_batches(batches, make_encoder, processes)) as encoded,
     ):
         before = sum(writer.split.tokens for writer in writers.values())
-        with progress.tokenising(before, last) as advance:
-            for batch, mark in _journalled(encoded, work, writers):
+        with progress.tokenizing(before, last) as advance:
+            for batch, mark in _journaled(encoded, work, writers):
                 _write(batch, writers)
                 advance(len(batch.ids), mark)
                 read = mark.documents
@@ -201,7 +201,7 @@ def _write(batch: Encoded, writers: dict[str, SplitWriter]) -> None:
         start += tokens
 
 
-def _journalled(
+def _journaled(
     batches: Iterator[tuple[Encoded, Mark]], work: Preparation, writers: dict[str, SplitWriter]
 ) -> Iterator[tuple[Encoded, Mark]]:
     """Pass on batches; note in the journal, every few seconds, that those passed on before have been written."""

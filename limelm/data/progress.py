@@ -11,7 +11,7 @@ from limelm.data.encode import Mark
 
 
 class Progress:
-    """Bars and lines; afterwards `tokens` and `seconds` say what was tokenised in this run, and how long it took."""
+    """Bars and lines; afterwards `tokens` and `seconds` say what was tokenized in this run, and how long it took."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -28,7 +28,7 @@ class Progress:
             yield bar
 
     @contextmanager
-    def tokenising(self, before: int, last: int | None) -> Iterator[Callable[[int, Mark], None]]:
+    def tokenizing(self, before: int, last: int | None) -> Iterator[Callable[[int, Mark], None]]:
         """Gives a function to call with each batch's tokens and mark.
 
         Args:
@@ -36,7 +36,7 @@ class Progress:
             last: the number of documents to stop at, where that is known.
         """
         begin = time.perf_counter()
-        with tqdm(desc="tokenising", unit=" tokens", unit_scale=True, initial=before) as bar:
+        with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, initial=before) as bar:
 
             def advance(tokens: int, mark: Mark) -> None:
                 share = max(mark.share or 0.0, mark.documents / last if last else 0.0)

@@ -140,7 +140,7 @@ def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> di
     }
 
 
-def summarise_accuracies(scores: Records, baseline: str) -> Records:
+def summarize_accuracies(scores: Records, baseline: str) -> Records:
     """Each model's accuracy over seeds, and its difference from the baseline's, seed by seed.
 
     Args:

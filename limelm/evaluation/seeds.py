@@ -71,7 +71,7 @@ def losses_at_equal_budgets(curves: Mapping[str, Mapping[int, Curve]], baseline:
     return records
 
 
-def summarise_losses(losses: Records, baseline: str) -> Records:
+def summarize_losses(losses: Records, baseline: str) -> Records:
     """Mean, scatter and paired difference of each model on each axis, from `losses_at_equal_budgets`.
 
     Returns:
@@ -99,7 +99,7 @@ def compare_final_losses(losses: Mapping[str, Mapping[int, float]], reference: s
     """Mean, scatter and paired difference of each model's last held-out loss, by model and seed.
 
     Returns:
-        Records as of `summarise_losses` at equal tokens, those of the reference and of a single seed without scatter
+        Records as of `summarize_losses` at equal tokens, those of the reference and of a single seed without scatter
         and interval.
     """
     records: Records = []

@@ -1,7 +1,7 @@
 """The named suites of `limelm eval`: which tasks, how many examples in the prompt, and what the paper prints for them.
 
 The paper's version 1 (arXiv 2502.09245v1, Table 1) and version 2 (its Tables 1 and 4 to 6) print accuracies without
-saying which of the harness's two. At this size HellaSwag's plain accuracy is near 40 % and its length-normalised one
+saying which of the harness's two. At this size HellaSwag's plain accuracy is near 40 % and its length-normalized one
 near 53 %; the paper prints 53 to 54. So we take its numbers to be `acc_norm` where the harness gives one, `acc` else.
 """
 

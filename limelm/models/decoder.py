@@ -142,7 +142,7 @@ class Decoder(DecoderPreTrainedModel):
 
 
 class CausalLM(DecoderPreTrainedModel):
-    """A decoder with a language-modelling head; a subclass has HF's `GenerationMixin` beside this among its bases."""
+    """A decoder with a language-modeling head; a subclass has HF's `GenerationMixin` beside this among its bases."""
 
     decoder_class: type[Decoder]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}

@@ -65,7 +65,7 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
 
     Args:
         module: the projection itself. Where its weights are not all there is to it, as in one that LoRA has wrapped, or
-            that is quantised or offloaded, it is called with every head's input, which costs G times as much.
+            that is quantized or offloaded, it is called with every head's input, which costs G times as much.
         which: "key" or "value".
         inputs: `[..., G, D]`.
 

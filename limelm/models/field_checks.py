@@ -1,6 +1,6 @@
 """What a configuration's fields may hold, and a word about names that are nearly those of a field.
 
-Hugging Face checks types, some ranges, and takes any name: a misspelt option would be kept and do nothing.
+Hugging Face checks types, some ranges, and takes any name: a misspelled option would be kept and do nothing.
 """
 
 import math
@@ -62,13 +62,13 @@ ROPE_RANGES: dict[str, tuple[Check, ...]] = {
 def strict_in_one_line(cls: ConfigClass) -> ConfigClass:
     """Hugging Face's `strict`, whose errors are a `ValueError` of one line, as those of these classes are."""
     cls = strict(cls)
-    initialise = cls.__init__
+    initialize = cls.__init__
     types = {field.name: field.type for field in fields(cls)}
 
-    @wraps(initialise)
+    @wraps(initialize)
     def __init__(self, *args, **kwargs):
         try:
-            initialise(self, *args, **kwargs)
+            initialize(self, *args, **kwargs)
         except StrictDataclassError as error:
             found = re.match(r"Validation error for field '(\w+)':\s+TypeError", str(error))
             if found and (name := found[1]) in kwargs:

@@ -60,7 +60,7 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: LlamaConfig, **kwargs) -> tuple[Tensor, float]:
-        """theta^(-2k/d) for k = 0 ... d/2 - 1; the name is the one that HF's weight initialisation looks for."""
+        """theta^(-2k/d) for k = 0 ... d/2 - 1; the name is the one that HF's weight initialization looks for."""
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 

@@ -15,7 +15,7 @@ ANALYSIS = "analysis.json"
 
 
 def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
-    """Write `out/report.html`, `out/figures/*.png, *.svg, *.csv`, and `out/analysis.json`: what was analysed.
+    """Write `out/report.html`, `out/figures/*.png, *.svg, *.csv`, and `out/analysis.json`: what was analyzed.
 
     Args:
         analysis: `models`, `facts`, `notes`, `cautions` and `records`, as `limelm.analysis.analyze` yields them.

@@ -32,7 +32,7 @@ def circuit_sections(records: Records) -> list[Section]:
                 f"similarity of its tokens' embeddings. Here are up to {CLEAREST} routes per model, those whose tokens "
                 f"are most alike, their frequency aside, among all that carry {WELL_USED:g} or more of their head's "
                 "weight on data and do not lead to the layer's own input. The CSV has all routes.",
-                "The percentile compares with random routes of the same layer, one of which stands beside: neighbours "
+                "The percentile compares with random routes of the same layer, one of which stands beside: neighbors "
                 "in an embedding look related whatever the direction. The matched percentile compares with random "
                 "routes to tokens that are as frequent in the data, after the direction along which embeddings change "
                 f"with frequency is taken out. A route is marked “{CLEAR}” where both are above {CLEAR_ABOVE}, "

@@ -65,7 +65,7 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             "accuracy",
             "Accuracy by task",
             [
-                "Points are accuracies with Student's 95 % intervals. A grey line is what guessing scores, a dotted "
+                "Points are accuracies with Student's 95 % intervals. A gray line is what guessing scores, a dotted "
                 "one what always giving the most frequent answer scores; a model at or below either has shown nothing.",
                 "acc_norm (log-likelihood per character) where the harness gives one, acc elsewhere.",
             ],

@@ -7,7 +7,7 @@ from typing import Any
 
 from limelm.environment import environment
 from limelm.errors import UserError
-from limelm.evaluation.exact_match import EXACT_MATCH, summarise_accuracies
+from limelm.evaluation.exact_match import EXACT_MATCH, summarize_accuracies
 from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
@@ -19,7 +19,7 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
     """Write `out/report.html` and `out/figures/*` on all tasks that `out/*/exact-match.json` tell of.
 
     Returns:
-        The page's path, and the summaries of all tasks (see `limelm.evaluation.exact_match.summarise_accuracies`).
+        The page's path, and the summaries of all tasks (see `limelm.evaluation.exact_match.summarize_accuracies`).
 
     Raises:
         UserError: for a file that is broken.
@@ -29,7 +29,7 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
     summary = [
         {**row, "chance": task["chance"], "constant_rate": task["constant_rate"]}
         for task in tasks
-        for row in summarise_accuracies(task["scores"], task["baseline"])
+        for row in summarize_accuracies(task["scores"], task["baseline"])
     ]
     models = list(dict.fromkeys(row["model"] for row in scores))
     palette = Palette(models)

@@ -77,7 +77,7 @@ def _cautions(summary: dict[str, Any], palette: Palette) -> list[str]:
         "Losses there can be compared with each other, but other text may give another gap.",
         "Speed and memory are those of this machine in this run; a ratio within a few percent is noise. limelm bench "
         "measures them side by side.",
-        *(["Routing weights after few steps still carry their initialisation."] if routes(palette) else []),
+        *(["Routing weights after few steps still carry their initialization."] if routes(palette) else []),
     ]
 
 

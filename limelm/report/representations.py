@@ -52,7 +52,7 @@ def _entropy(rows: Records, palette: Palette) -> Section:
         [
             f"How evenly the {of} of a sequence spread over directions: 0 where all lie on one line, at most the "
             f"logarithm of the smaller of their number and their size{ceiling}. Rényi entropy with "
-            f"α\u00a0=\u00a0{alpha:g} of the Gram matrix's eigenvalues, features standardised over the sample; the "
+            f"α\u00a0=\u00a0{alpha:g} of the Gram matrix's eigenvalues, features standardized over the sample; the "
             "shade is one standard error over sequences. Diverse is not useful as such: noise has the highest entropy.",
             *_before_routing(rows),
         ],
@@ -64,7 +64,7 @@ def _entropy(rows: Records, palette: Palette) -> Section:
 def _separability(rows: Records, palette: Palette) -> Section:
     of, figure = ("hidden states", 12) if _is_hidden(rows) else ("values", 7)
     probes = {
-        "logistic": "a logistic regression on standardised features, trained to convergence",
+        "logistic": "a logistic regression on standardized features, trained to convergence",
         "paper": "one epoch of Adam on features as they are, as the authors trained it, which measures their scale too",
     }
     return Section(
@@ -88,7 +88,7 @@ def _tsne(rows: Records, _: Palette) -> Section:
         _name("tsne", rows),
         f"Clouds of close tokens' {of} (Figure {figure})",
         [
-            "t-SNE of the same tokens in a few layers. It keeps neighbours together; distances between clouds, their "
+            "t-SNE of the same tokens in a few layers. It keeps neighbors together; distances between clouds, their "
             "sizes and the directions mean nothing, and panels cannot be laid over each other. The probe's accuracy "
             "is the measurement."
         ],
@@ -105,7 +105,7 @@ def _effective_rank(rows: Records, palette: Palette) -> Section:
         [
             f"How many directions the {of} of a sequence fill, were they filled evenly: the exponential of the entropy "
             "of their singular values, from 1 to the smaller of their number and their size. Not in the paper. "
-            "Features are standardised over the sample, the shade is one standard error over sequences; longer "
+            "Features are standardized over the sample, the shade is one standard error over sequences; longer "
             "sequences have higher ranks.",
             *_before_routing(rows),
         ],
@@ -119,7 +119,7 @@ def _cosine(rows: Records, palette: Palette) -> Section:
         "cosine",
         "How alike the tokens of a sequence become",
         [
-            "Cosine similarity of the hidden states of neighbouring tokens (the shade is one standard error over "
+            "Cosine similarity of the hidden states of neighboring tokens (the shade is one standard error over "
             "sequences) and of any two tokens of a sequence (dashed); 1 is collapse. Not in the paper. A few features "
             "of large size can raise both alone, so look at the distance between the two lines as well."
         ],

@@ -193,7 +193,7 @@ def _weights(records: Records, notes: list[str]) -> Iterator[Section]:
         f"All retrieval weights ({figures})",
         [
             "A panel per head; a row is a layer, a column a representation, and each row sums to 1. The diagonal is "
-            "the layer's own input. The scale is that of the cube root, so that small weights show: a colour half-way "
+            "the layer's own input. The scale is that of the cube root, so that small weights show: a color half-way "
             "up stands for 0.125. Grey, where there is any: not read.",
             *notes,
         ],

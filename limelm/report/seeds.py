@@ -10,7 +10,7 @@ from limelm.evaluation.seeds import (
     Curve,
     how_much_sooner,
     losses_at_equal_budgets,
-    summarise_losses,
+    summarize_losses,
 )
 from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
@@ -32,7 +32,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         summaries: each seed's, from `limelm.training.read_summary`.
 
     Returns:
-        The page's path, and the summary of losses (see `limelm.evaluation.seeds.summarise_losses`).
+        The page's path, and the summary of losses (see `limelm.evaluation.seeds.summarize_losses`).
     """
     first = next(iter(summaries.values()))
     trained = [[entry["label"] for entry in summary["models"]] for summary in summaries.values()]
@@ -46,7 +46,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
     ]
     curves = {label: {seed: _curve(measured, label, seed) for seed in summaries} for label in labels}
     losses = losses_at_equal_budgets(curves, baseline)
-    summary, sooner = summarise_losses(losses, baseline), how_much_sooner(curves, baseline)
+    summary, sooner = summarize_losses(losses, baseline), how_much_sooner(curves, baseline)
     results = {"baseline": baseline, "seeds": list(summaries), "losses": summary, "sooner": sooner}
     write_json(out / SEEDS, results)
     palette = palette_of(entry for entry in first["models"] if entry["label"] in labels)

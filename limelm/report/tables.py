@@ -163,7 +163,7 @@ def paper_scale() -> tuple[Records, list[Column]]:
 def router_entropy(summary: dict[str, Any]) -> Records:
     """Entropy of each layer's routing weights at every evaluation, from the models' `routers.jsonl`.
 
-    `normalised_entropy` is a part of its maximum, that of uniform weights.
+    `normalized_entropy` is a part of its maximum, that of uniform weights.
     """
     return [
         {
@@ -171,7 +171,7 @@ def router_entropy(summary: dict[str, Any]) -> Records:
             "step": line["step"],
             "layer": layer["layer"],
             "entropy": layer["entropy"],
-            "normalised_entropy": layer["normalised_entropy"],
+            "normalized_entropy": layer["normalized_entropy"],
         }
         for entry in summary["models"]
         for line in read_lines(Path(entry["checkpoint"]) / ROUTERS_LOG)

@@ -85,17 +85,17 @@ class StepBar(tqdm):
 
 
 class ProgressBar(ProgressCallback):
-    """One bar per model: steps, time left, latest losses, tokens per second, and model FLOPs utilisation.
+    """One bar per model: steps, time left, latest losses, tokens per second, and model FLOPs utilization.
 
     Args:
-        flops_per_token: of training; None leaves the utilisation out.
+        flops_per_token: of training; None leaves the utilization out.
         peak_flops: of all the devices together, per second; None where it is not known.
     """
 
     def __init__(self, label: str, tokens_per_step: int, flops_per_token: float, peak_flops: float | None):
         super().__init__()
         self.label, self.tokens_per_step = label, tokens_per_step
-        self.utilisation_per_token = flops_per_token / peak_flops if peak_flops else None
+        self.utilization_per_token = flops_per_token / peak_flops if peak_flops else None
         self.latest: dict[str, str] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -141,15 +141,15 @@ class ProgressBar(ProgressCallback):
         if "loss" in logs:  # the step's time, as its loss is on the host by now
             speed = self.tokens_per_step / (time.perf_counter() - self.step_start)
             self.latest["tokens/s"] = f"{speed:,.0f}"
-            if self.utilisation_per_token is not None:
-                self.latest["MFU"] = f"{speed * self.utilisation_per_token:.1%}"
+            if self.utilization_per_token is not None:
+                self.latest["MFU"] = f"{speed * self.utilization_per_token:.1%}"
         self.training_bar.set_postfix(self.latest)
 
 
 class StopOnSignal(TrainerCallback):
     """Ends the training after the forward in which SIGTERM or Ctrl-C came, with a checkpoint of the last whole step.
 
-    Half a step leaves nothing: neither weights nor the optimiser have changed, and the random numbers are put back.
+    Half a step leaves nothing: neither weights nor the optimizer have changed, and the random numbers are put back.
     Among several processes the running step is ended first, as they have to agree.
 
     A context manager: signals mean this between entry and exit. A second Ctrl-C interrupts at once.

@@ -31,7 +31,7 @@ class LayerStatistics:
 
     layer: Count
     entropy: AnyFloat
-    normalised_entropy: AnyFloat
+    normalized_entropy: AnyFloat
     self_weight: AnyFloat
     pruned: Count
     weights: Count

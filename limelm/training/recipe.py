@@ -84,7 +84,7 @@ class ProblemRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Optimiser and schedule (the paper's Table 3)."""
+    """Optimizer and schedule (the paper's Table 3)."""
 
     steps: Steps
     batch_size: Size
@@ -108,7 +108,7 @@ class EngineRecipe:
 
     Attributes:
         micro_batch_size: sequences per process and forward, at most; gradients of several make the batch.
-        sharding: of weights, gradients and optimiser over processes: "none" (DDP keeps a copy in each), or "fsdp"
+        sharding: of weights, gradients and optimizer over processes: "none" (DDP keeps a copy in each), or "fsdp"
             (FSDP2, one unit per layer).
         activation_checkpointing: keep only the layers' inputs, and compute the rest again in the backward.
         compile: run `torch.compile` with its default backend.

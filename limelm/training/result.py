@@ -67,7 +67,7 @@ class TrainingResult:
         eval_loss: mean over the whole held-out split.
         seconds: of the training steps alone, without evaluations and saves.
         tokens_per_second: of the median step.
-        mfu: model FLOPs utilisation of the median step: training FLOPs over the devices' peak; None where unknown.
+        mfu: model FLOPs utilization of the median step: training FLOPs over the devices' peak; None where unknown.
         peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
             in a training step. Of one process.
         routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
@@ -113,7 +113,7 @@ def read_result(folder: Path) -> TrainingResult | None:
         raise UserError(f"{error}; remove {folder} to train this model again") from error
 
 
-def summarise(
+def summarize(
     recipe: Recipe,
     name: str,
     model: PreTrainedModel,

@@ -33,7 +33,7 @@ from limelm.training.models import check_data, cost_of, initial_model, save_mode
 from limelm.training.planning.here import require_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
-from limelm.training.result import TrainingResult, read_result, summarise
+from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, read_run
 from limelm.training.trainer import LimeTrainer, training_arguments
@@ -190,7 +190,7 @@ def _finish(
     else:
         model = trained_model(recipe, name, tokenizer, checkpoint)
     routing = routing_summary(model, held_out)
-    result = summarise(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
+    result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
     save_model(recipe, name, model, folder)
     tokenizer.save_pretrained(folder)
     result.save(folder)

@@ -155,7 +155,7 @@ def disabled():
     return model
 
 
-def quantised():
+def quantized():
     model = attached("grouped", "kv")
     model.hf_quantizer = object()
     return model
@@ -179,7 +179,7 @@ def without_gain():
         (lambda: attach(family_model("gemma2")), "model_type='gemma2': native models are Llamas; allowed: llama, mis"),
         (lambda: attach(family_model("mistral")), "sliding_window=4: native layers read all earlier tokens"),
         (lambda: attach(family_model("qwen2")), "sliding_window=4: native layers read all earlier tokens"),
-        (quantised, "quantised weights: convert the model that they were made from"),
+        (quantized, "quantized weights: convert the model that they were made from"),
         (disabled, "layers.0.self_attn.k_proj: what PEFT has put in is disabled"),
         (lambda: with_lora(attached("tied", "kv"), target_modules=["lm_head"]), "one of two tied embeddings"),
         (

@@ -1,4 +1,4 @@
-"""Quantised bases: what is attached changes nothing at first, and then as much as it does in the model itself."""
+"""Quantized bases: what is attached changes nothing at first, and then as much as it does in the model itself."""
 
 import copy
 
@@ -61,7 +61,7 @@ def test_attached_to_a_quantized_base(routing, base, tmp_path):
 
 @pytest.mark.parametrize("base", BASES)
 def test_each_heads_own_input_is_projected_by_the_module_itself(base, tmp_path):
-    """Head by head, as the quantised projection makes them from one input."""
+    """Head by head, as the quantized projection makes them from one input."""
     model = BASES[base](tmp_path / "base")
     inputs = torch.randn(2, 5, 2, 32, requires_grad=True)  # without, bitsandbytes wants larger weights
     for layer in find_attention_layers(model):

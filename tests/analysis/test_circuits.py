@@ -8,7 +8,7 @@ from limelm.analysis import ActivationReader, circuit_records, tokens_of_routes,
 from limelm.analysis.circuits import CONTEXT, CONTROLS, EXAMPLES, OpenRoutes, matched_coherence
 from limelm.analysis.frequency import SMALLEST_BIN, MatchedRoutes, frequency_bins, without_frequency
 from limelm.data.tokenization import train_tokenizer
-from tests.models.variants import randomise, tiny_model, token_ids
+from tests.models.variants import randomize, tiny_model, token_ids
 
 PLANTED = [11, 23, 42, 57, 80]
 LAYER, SOURCE, HEAD = 2, 1, 3
@@ -25,7 +25,7 @@ def planted(tie: bool = True):
         routing="dynamic",
         tie_word_embeddings=tie,
     )
-    model = randomise(LimeForCausalLM(config)).eval()
+    model = randomize(LimeForCausalLM(config)).eval()
     layer = model.model.layers[LAYER]
     with torch.no_grad():
         concept = torch.randn(64)
@@ -72,10 +72,10 @@ def test_coherence_by_hand():
     model = planted()
     directions = vocabulary_directions(model)
     routes, _ = tokens_of_routes(model.model.layers[1], directions, k=4)
-    centred = directions - directions.mean(0)
+    centered = directions - directions.mean(0)
     tokens = routes.tokens[5].tolist()
     pairs = [
-        float(torch.nn.functional.cosine_similarity(centred[a], centred[b], dim=0))
+        float(torch.nn.functional.cosine_similarity(centered[a], centered[b], dim=0))
         for a in tokens
         for b in tokens
         if a != b
@@ -247,8 +247,8 @@ def test_what_changes_with_frequency_is_taken_out():
     frequency = np.log1p(counts.numpy())
     slopes = np.polyfit(frequency, beside, 1)[0]
     assert np.abs(slopes).max() < 1e-5 and np.abs(beside.mean(axis=0)).max() < 1e-5
-    centred = (directions - directions.mean(0)).double().numpy()
-    assert np.linalg.matrix_rank(centred - beside, tol=1e-3) == 1
+    centered = (directions - directions.mean(0)).double().numpy()
+    assert np.linalg.matrix_rank(centered - beside, tol=1e-3) == 1
     same = torch.full((300,), 7)
     torch.testing.assert_close(without_frequency(directions, same), directions - directions.mean(0))
 

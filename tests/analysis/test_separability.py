@@ -11,9 +11,9 @@ RANDOM = np.random.default_rng(0)
 
 
 def features(distance: float, labels=LABELS, width: int = 6) -> np.ndarray:
-    """A cloud per word; `distance` of their centres."""
-    centres = {word: RANDOM.normal(size=width) * distance for word in WORDS}
-    return np.stack([centres[word] + RANDOM.normal(size=width) for word in labels]).astype(np.float32)
+    """A cloud per word; `distance` of their centers."""
+    centers = {word: RANDOM.normal(size=width) * distance for word in WORDS}
+    return np.stack([centers[word] + RANDOM.normal(size=width) for word in labels]).astype(np.float32)
 
 
 @pytest.mark.parametrize("probe", ["logistic", "paper"])

@@ -1,4 +1,4 @@
-"""The shards that a model is analysed on."""
+"""The shards that a model is analyzed on."""
 
 import os
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from limelm.analysis import Activations, any_pair_cosine, cka, neighbour_cosine
-from limelm.analysis.similarity import LayerAlignment, NeighbourCosine
+from limelm.analysis import Activations, any_pair_cosine, cka, neighbor_cosine
+from limelm.analysis.similarity import LayerAlignment, NeighborCosine
 from limelm.analysis.statistics import Mean
 
 
@@ -39,25 +39,25 @@ def test_cka_needs_the_same_tokens(a, b):
 
 def test_cosines_by_loops():
     states = torch.randn(2, 5, 3)
-    for sequence, neighbours, pairs in zip(states, neighbour_cosine(states), any_pair_cosine(states), strict=True):
+    for sequence, neighbors, pairs in zip(states, neighbor_cosine(states), any_pair_cosine(states), strict=True):
         cosine = torch.nn.functional.cosine_similarity
         every = [float(cosine(sequence[i], sequence[j], dim=0)) for i in range(5) for j in range(5) if i != j]
         close = [float(cosine(sequence[i], sequence[i + 1], dim=0)) for i in range(4)]
-        assert float(neighbours) == pytest.approx(np.mean(close), abs=1e-6)
+        assert float(neighbors) == pytest.approx(np.mean(close), abs=1e-6)
         assert float(pairs) == pytest.approx(np.mean(every), abs=1e-6)
 
 
 def test_over_batches():
     hidden = [torch.randn(6, 20, 4) for _ in range(3)]
     hidden[2] = 2 * hidden[0]
-    cosine, alignment = NeighbourCosine(), LayerAlignment()
+    cosine, alignment = NeighborCosine(), LayerAlignment()
     for first in (0, 2, 4):
         seen = Activations(torch.zeros(2, 20, dtype=torch.long), hidden=[X[first : first + 2] for X in hidden])
         cosine.update(seen)
         alignment.update(seen)
     rows = cosine.records("m")["cosine"]
     assert [row["layer"] for row in rows] == [0, 1, 2]
-    assert rows[1]["neighbours"] == pytest.approx(float(neighbour_cosine(hidden[1]).mean()), abs=1e-9)
+    assert rows[1]["neighbors"] == pytest.approx(float(neighbor_cosine(hidden[1]).mean()), abs=1e-9)
     alignments = {(row["layer"], row["other"]): row["cka"] for row in alignment.records("m")["cka"]}
     assert len(alignments) == 9 and alignments[0, 2] == pytest.approx(1) and abs(alignments[0, 1]) < 0.3
     assert alignments[1, 0] == alignments[0, 1]

@@ -88,7 +88,7 @@ def seen(hidden: torch.Tensor) -> Activations:
     return Activations(torch.zeros(hidden.shape[:2], dtype=torch.long), hidden=[hidden])
 
 
-def test_states_are_standardised_over_the_whole_sample_batch_by_batch():
+def test_states_are_standardized_over_the_whole_sample_batch_by_batch():
     scales = torch.tensor([1.0, 10, 0.1, 5, 1, 1])
     sample = torch.randn(5, 7, 6) * scales + torch.arange(6.0)
     sample[..., 5] = 2.5  # a feature that never changes
@@ -99,8 +99,8 @@ def test_states_are_standardised_over_the_whole_sample_batch_by_batch():
     for batch in sample.split([1, 4]):
         spectra.update(seen(batch))
     flat = sample.double().numpy().reshape(-1, 6)[:, :5]
-    standardised = ((sample.double().numpy()[..., :5] - flat.mean(0)) / flat.std(0)).reshape(5, 7, 5)
-    entropies = np.array([reference_entropy(sequence, 0.5) for sequence in standardised])
+    standardized = ((sample.double().numpy()[..., :5] - flat.mean(0)) / flat.std(0)).reshape(5, 7, 5)
+    entropies = np.array([reference_entropy(sequence, 0.5) for sequence in standardized])
     records = spectra.records("m")
     (row,) = records["entropy"]
     assert row["entropy"] == pytest.approx(entropies.mean(), abs=1e-8)

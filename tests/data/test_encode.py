@@ -44,14 +44,14 @@ def test_the_number_of_processes_changes_nothing(tmp_path, monkeypatch):
     assert len(Manifest.load(folders[0]).splits["train"].shards) > 2
 
 
-def test_a_tokenising_process_that_dies_is_an_error(tmp_path, monkeypatch):
+def test_a_tokenizing_process_that_dies_is_an_error(tmp_path, monkeypatch):
     tokenizer = prepared(tmp_path / "tokens") / "tokenizer"
 
     def die(*arguments):
         raise BrokenProcessPool("a process died")
 
     monkeypatch.setattr(import_module("limelm.data.prepare"), "encode_batches", die)
-    with pytest.raises(UserError, match=r"a tokenising process died.*goes on from there"):
+    with pytest.raises(UserError, match=r"a tokenizing process died.*goes on from there"):
         prepared(tmp_path / "out", tokenizer=str(tokenizer))
     monkeypatch.undo()
     manifest = Manifest.load(prepared(tmp_path / "out", tokenizer=str(tokenizer)))

@@ -14,7 +14,7 @@ from limelm.evaluation.exact_match import (
     EXACT_MATCH,
     score_checkpoint,
     score_run,
-    summarise_accuracies,
+    summarize_accuracies,
     write_continuations,
 )
 from limelm.training import load_scale, reproduce_seeds, seed_folders
@@ -121,7 +121,7 @@ def test_seeds_are_compared_in_pairs():
         for model, accuracies in right.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    llama, lime = summarise_accuracies(scores, "LLaMA")
+    llama, lime = summarize_accuracies(scores, "LLaMA")
     assert llama["mean"] == pytest.approx(0.5) and llama["standard_deviation"] == pytest.approx(0.1)
     assert llama["high"] - llama["mean"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # Student's t, 2
     assert llama["difference"] is None and llama["verdict"] is None

@@ -77,7 +77,7 @@ def test_scores_equal_those_of_a_direct_call(names, shots, benchmarks, random_mo
 
 @pytest.fixture(scope="module")
 def trained(folder, benchmarks):
-    """A model that has learnt the answers of the first items of every task."""
+    """A model that has learned the answers of the first items of every task."""
     checkpoint = write_checkpoint(
         folder / "trained",
         "none",
@@ -260,8 +260,8 @@ def test_paired_differences_are_over_the_same_items(random_model, trained, bench
     models = [known | {"label": "knows"}, other | {"label": "random"}]
     rows = score_rows(models, {"knows": [first["piqa"]], "random": [second["piqa"]]}, [tasks[0].wanted], seed=0)
     plain = [row for row in rows if row["metric"] == "acc"]
-    normalised = [row for row in rows if row["metric"] == "acc_norm"]
+    normalized = [row for row in rows if row["metric"] == "acc_norm"]
     assert plain[0]["difference"] is None and plain[0]["verdict"] is None
     assert plain[1]["difference"] == pytest.approx(plain[1]["accuracy"] - plain[0]["accuracy"])
     assert [row["paper"] for row in plain] == [None, None]  # the paper's are of acc_norm, in all likelihood
-    assert [row["paper"] for row in normalised] == [0.725, 0.6] and normalised[0]["paper_table"] == "v1 Table 1"
+    assert [row["paper"] for row in normalized] == [0.725, 0.6] and normalized[0]["paper_table"] == "v1 Table 1"

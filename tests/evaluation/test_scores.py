@@ -10,11 +10,11 @@ from limelm.evaluation.suites import SuiteTask
 TASKS = [SuiteTask("long", 0, {"llama": 60.0, "kv": 70.0}, "Table"), SuiteTask("short", 0, {"llama": 40.0}, "Table")]
 
 
-def record(task, correct, normalised=None, choices=4):
+def record(task, correct, normalized=None, choices=4):
     """What a model did on a task, from which items it got right."""
     items = []
     for number, right in enumerate(correct):
-        scores = {"acc": float(right)} | ({} if normalised is None else {"acc_norm": float(normalised[number])})
+        scores = {"acc": float(right)} | ({} if normalized is None else {"acc_norm": float(normalized[number])})
         likelihoods = [-1.0] * choices
         items.append({"prompt_hash": f"{task}{number}", "scores": scores, "log_likelihoods": likelihoods, "gold": 0})
     return {"task": task, "shots": 0, "items_cut": 0, "items": items}

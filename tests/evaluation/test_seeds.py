@@ -9,7 +9,7 @@ from limelm.evaluation.seeds import (
     how_much_sooner,
     loss_at,
     losses_at_equal_budgets,
-    summarise_losses,
+    summarize_losses,
 )
 
 
@@ -59,7 +59,7 @@ def test_budgets_are_the_largest_that_all_have_spent():
 
 
 def test_summary_by_hand():
-    rows = summarise_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
+    rows = summarize_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
     by_place = {(row["model"], row["axis"]): row for row in rows}
     dear = by_place["dear", "tokens"]
     differences = np.array([-1, -1.05, -1.1, -1.15])
@@ -76,7 +76,7 @@ def test_summary_by_hand():
 
 
 def test_a_budget_before_the_first_measurement_has_no_verdict():
-    rows = summarise_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
+    rows = summarize_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
     (dear,) = (row for row in rows if (row["model"], row["axis"]) == ("dear", "seconds"))
     assert dear["verdict"] == "not measured so early" and dear["difference"] is None and dear["seeds"] == 4
 

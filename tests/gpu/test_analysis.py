@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 NUMBERS = {
     "entropy": "entropy",
     "effective_rank": "effective_rank",
-    "cosine": "neighbours",
+    "cosine": "neighbors",
     "cka": "cka",
     "logit_lens": "kl",
     "separability": "accuracy",

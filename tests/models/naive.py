@@ -12,8 +12,8 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 def layer_norm(x: Tensor) -> Tensor:
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred / torch.sqrt((centred * centred).mean(dim=-1, keepdim=True) + 1e-5)
+    centered = x - x.mean(dim=-1, keepdim=True)
+    return centered / torch.sqrt((centered * centered).mean(dim=-1, keepdim=True) + 1e-5)
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def kept_by_top_p(weights: list[float], top_p: float) -> list[bool]:
 
 
 def prune_top_p(weights: list[Tensor], top_p: float) -> list[Tensor]:
-    """Drop what top-p does not keep; renormalise."""
+    """Drop what top-p does not keep; renormalize."""
     kept = kept_by_top_p([weight.item() for weight in weights], top_p)
     total = sum(weight for weight, is_kept in zip(weights, kept, strict=True) if is_kept)
     return [weight / total if is_kept else 0 * weight for weight, is_kept in zip(weights, kept, strict=True)]
@@ -80,7 +80,7 @@ class NaiveDecoder:
         return torch.stack([self.hidden_states(sequence)[-1] @ head.T for sequence in input_ids])
 
     def hidden_states(self, sequence: Tensor) -> list[Tensor]:
-        """X_0, ..., X_{L-1} and the normalised X_L of one sequence `[T]`, each `[T, D]`."""
+        """X_0, ..., X_{L-1} and the normalized X_L of one sequence `[T]`, each `[T, D]`."""
         X = self.run(self.weights["model.embed_tokens.weight"][sequence])
         return [*X[:-1], rms_norm(X[-1], self.eps) * self.weights["model.norm.weight"]]
 

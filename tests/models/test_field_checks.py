@@ -117,7 +117,7 @@ def test_what_llama_takes_is_taken_in_silence(cls, good):
     assert not warned(lambda: cls(**(TINY | good)))
 
 
-MISSPELT = [
+misspelled = [
     *[(LimeConfig, name, "routing") for name in ("rooting", "routng", "Routing", "rout")],
     (LimeConfig, "routing_topp", "routing_top_p"),
     (LimeConfig, "router_backend", "routing_backend"),
@@ -142,7 +142,7 @@ MISSPELT = [
 ]
 
 
-@pytest.mark.parametrize(("cls", "name", "meant"), MISSPELT)
+@pytest.mark.parametrize(("cls", "name", "meant"), misspelled)
 def test_a_name_near_a_field_warns_once(cls, name, meant, tmp_path):
     (said,) = warned(lambda: cls(**TINY, **{name: 1}))
     assert cls.__name__ in said and repr(name) in said and meant in said
@@ -161,7 +161,7 @@ def test_a_name_given_while_loading_is_looked_at_too(tmp_path):
         LimeForCausalLM.from_pretrained(tmp_path, rooting="kv")
 
 
-def test_a_model_loaded_from_a_misspelt_config_warns_once(tmp_path):
+def test_a_model_loaded_from_a_misspelled_config_warns_once(tmp_path):
     tiny_model("static").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rooting": "kv"}))

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import LimeForCausalLM
-from tests.models.variants import TINY, assert_same_gradients, gradients, randomise, tiny_config, tiny_model, token_ids
+from tests.models.variants import TINY, assert_same_gradients, gradients, randomize, tiny_config, tiny_model, token_ids
 
 OPTIONS = {
     "tied": {},
@@ -35,7 +35,7 @@ options = pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
 
 
 def hf_llama(**changes) -> LlamaForCausalLM:
-    return randomise(LlamaForCausalLM(LlamaConfig(**(TINY | changes)))).eval()
+    return randomize(LlamaForCausalLM(LlamaConfig(**(TINY | changes)))).eval()
 
 
 @options

@@ -109,7 +109,7 @@ def test_no_parameter_is_a_scalar(variant):
 
 
 @all_variants
-def test_a_model_built_on_the_meta_device_runs_after_materialisation(variant):
+def test_a_model_built_on_the_meta_device_runs_after_materialization(variant):
     config = tiny_config(variant)
     with torch.device("meta"):
         model = causal_lm_class(config)(config)

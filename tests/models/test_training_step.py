@@ -82,15 +82,15 @@ def test_a_second_backward_through_the_same_graph(variant):
 
 
 @main_variants
-def test_an_optimiser_step_lowers_the_loss(variant):
+def test_an_optimizer_step_lowers_the_loss(variant):
     model = tiny_model(variant).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(4):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(token_ids(), labels=token_ids()).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]

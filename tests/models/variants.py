@@ -1,4 +1,4 @@
-"""Every kind of model, tiny, in one list: the suites here are parametrised over it."""
+"""Every kind of model, tiny, in one list: the suites here are parametrized over it."""
 
 import zlib
 
@@ -62,11 +62,11 @@ def causal_lm_class(config: LlamaConfig) -> type[PreTrainedModel]:
 def tiny_model(variant: str, **changes) -> PreTrainedModel:
     """A model in evaluation mode, every parameter random, so that no initial value (a one, a zero) hides a fault."""
     config = tiny_config(variant, **changes)
-    return randomise(causal_lm_class(config)(config)).eval()
+    return randomize(causal_lm_class(config)(config)).eval()
 
 
 @torch.no_grad()
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter with random values that depend on its name and shape only."""
     training = model.training
     for name, parameter in model.named_parameters():

@@ -184,8 +184,8 @@ class Study:
         for layer in sorted({int(layer) for layer in np.linspace(min(1, self.layers - 1), self.layers - 1, 6)}):
             for number, word in enumerate(self.words):
                 apart = 12 * (1 - 0.8 * layer / self.layers) + 3 * place
-                centre = apart * np.array([math.cos(2.4 * number + place), math.sin(2.4 * number + place)])
-                for x, y in (centre + 4 * self.random.standard_normal((60, 2))).tolist():
+                center = apart * np.array([math.cos(2.4 * number + place), math.sin(2.4 * number + place)])
+                for x, y in (center + 4 * self.random.standard_normal((60, 2))).tolist():
                     yield {"model": model, "states": states, "layer": layer, "word": word, "x": x, "y": y}
 
     def collapse(self):
@@ -195,7 +195,7 @@ class Study:
                 depth = layer / self.layers
                 alike = 0.2 + 0.5 * depth**2 - 0.04 * place
                 errors = {"standard_error": 0.01, "any_pair": alike - 0.1}
-                records["cosine"].append({"model": model, "layer": layer, "neighbours": alike, **errors})
+                records["cosine"].append({"model": model, "layer": layer, "neighbors": alike, **errors})
                 loss = {"loss": 10 - 7 * depth**1.5 - 0.1 * place, "loss_standard_error": 0.05}
                 rest = {"kl": 6 * (1 - depth**1.5), "agreement": depth**3}
                 records["logit_lens"].append({"model": model, "layer": layer, **loss, **rest})

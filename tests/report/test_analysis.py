@@ -198,7 +198,7 @@ def test_figure_9_shows_both_curves_of_every_model():
     assert list(figure.axes[1].lines[1].get_ydata()) == own and len(own) == 3
 
 
-def test_values_before_routing_are_dashed_in_the_colour_of_their_model():
+def test_values_before_routing_are_dashed_in_the_color_of_their_model():
     records = [row for row in study({"m": "kv"})["records"]["entropy"] if row["states"] != "hidden states"]
     (axes,) = curves.matrix_entropy(records, Palette(["m"])).axes
     after, before = (line for line in axes.lines if len(line.get_xdata()) == 8)

@@ -1,4 +1,4 @@
-"""How models look: known ones always alike, all of them apart, for colour-blind readers too."""
+"""How models look: known ones always alike, all of them apart, for color-blind readers too."""
 
 import itertools
 
@@ -22,7 +22,7 @@ APART = 15  # CIE76; a just noticeable difference is 2.3
 
 
 def seen(color, vision):
-    """CIELAB of a colour as such eyes see it."""
+    """CIELAB of a color as such eyes see it."""
     encoded = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     x, y, z = TO_XYZ @ np.clip(np.array(VISION[vision]) @ linear, 0, 1) / np.array([0.95047, 1, 1.08883])
@@ -31,14 +31,14 @@ def seen(color, vision):
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_all_colours_are_told_apart(vision):
+def test_all_colors_are_told_apart(vision):
     colors = {*(look.color for look in KNOWN.values()), *OTHERS}
     assert len(colors) == 10 + len(OTHERS)
     for one, other in itertools.combinations(sorted(colors), 2):
         assert np.linalg.norm(seen(one, vision) - seen(other, vision)) > APART, (one, other)
 
 
-def test_known_models_of_one_colour_have_different_markers_and_lines():
+def test_known_models_of_one_color_have_different_markers_and_lines():
     for one, other in itertools.combinations(KNOWN.values(), 2):
         assert one.color != other.color or (one.marker != other.marker and one.line != other.line)
 
@@ -57,7 +57,7 @@ def test_every_model_of_every_recipe_is_known(recipe):
     assert len(set(looks)) == len(models)
 
 
-def test_other_models_keep_their_colours_between_reports_and_never_have_a_known_one():
+def test_other_models_keep_their_colors_between_reports_and_never_have_a_known_one():
     known = {look.color for look in KNOWN.values()}
     for label in (f"model {i}" for i in range(40)):
         alone = Palette([label]).looks[label]
@@ -65,14 +65,14 @@ def test_other_models_keep_their_colours_between_reports_and_never_have_a_known_
         assert Palette(["LLaMA", "LIMe KV", label]).looks[label] == alone
 
 
-def test_models_look_different_though_there_are_more_than_colours():
+def test_models_look_different_though_there_are_more_than_colors():
     labels = [str(i) for i in range(60)]
     looks = Palette(labels).looks
     assert len(set(looks.values())) == 60
-    assert len({looks[label].color for label in labels[:5]}) == len(OTHERS)  # other colours before other markers
+    assert len({looks[label].color for label in labels[:5]}) == len(OTHERS)  # other colors before other markers
 
 
-def test_models_of_one_kind_have_its_colour_and_other_marks():
+def test_models_of_one_kind_have_its_color_and_other_marks():
     palette = Palette(["LIMe KV (keys)", "LIMe KV (values)", "LIMe KV"])
     looks = list(palette.looks.values())
     assert {look.color for look in looks} == {KNOWN["kv"].color}

@@ -118,7 +118,7 @@ def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
     (tmp_path / "model").mkdir()
     for step in (1, 2):
         others = {"self_weight": 0.5, "pruned": 0, "weights": 4}
-        layers = [{"layer": r, "entropy": r / step, "normalised_entropy": 0.5 / step, **others} for r in (1, 2)]
+        layers = [{"layer": r, "entropy": r / step, "normalized_entropy": 0.5 / step, **others} for r in (1, 2)]
         totals = {"pruned": 0, "weights": 8, "padded_weights": 8, "pruned_share": 0.0, "padded_pruned_share": 0.0}
         append_line(tmp_path / "model" / "routers.jsonl", {"step": step, "layers": layers, **totals})
     records = router_entropy({"models": [summary["models"][0], model]})

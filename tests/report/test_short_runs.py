@@ -120,7 +120,7 @@ def test_seeds_with_few_evaluations(evaluations):
 @pytest.mark.parametrize("evaluations", [1, 3])
 def test_router_entropy_after_few_evaluations(evaluations):
     rows = [
-        {"model": "LIMe static", "step": step, "layer": layer, "normalised_entropy": 1 / (step + layer)}
+        {"model": "LIMe static", "step": step, "layer": layer, "normalized_entropy": 1 / (step + layer)}
         for step in range(1, evaluations + 1)
         for layer in (1, 2)
     ]

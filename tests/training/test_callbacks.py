@@ -20,7 +20,7 @@ def control(evaluates: bool = False):
     return SimpleNamespace(should_evaluate=evaluates)
 
 
-def test_the_bar_shows_losses_speed_and_utilisation(monkeypatch):
+def test_the_bar_shows_losses_speed_and_utilization(monkeypatch):
     clock = iter([100.0, 100.5])
     monkeypatch.setattr("limelm.training.callbacks.time.perf_counter", lambda: next(clock))
     bar = ProgressBar("LIMe", tokens_per_step=1000, flops_per_token=2e9, peak_flops=8e12)
@@ -51,7 +51,7 @@ def test_the_time_that_is_left_shows_from_the_first_forward_on():
     bar.close()
 
 
-def test_utilisation_is_left_out_where_the_peak_is_unknown():
+def test_utilization_is_left_out_where_the_peak_is_unknown():
     bar = ProgressBar("LIMe", tokens_per_step=1000, flops_per_token=2e9, peak_flops=None)
     bar.on_train_begin(None, state(0), control())
     bar.on_step_begin(None, state(0), control())

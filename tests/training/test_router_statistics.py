@@ -30,7 +30,7 @@ def test_statistics_by_hand():
     assert first == {
         "layer": 1,
         "entropy": pytest.approx(math.log(2) / 2),
-        "normalised_entropy": pytest.approx(0.5),
+        "normalized_entropy": pytest.approx(0.5),
         "self_weight": 0.25,
         "pruned": 1,
         "weights": 4,
@@ -39,7 +39,7 @@ def test_statistics_by_hand():
     assert second == {
         "layer": 3,
         "entropy": pytest.approx(entropy),
-        "normalised_entropy": pytest.approx(entropy / math.log(3)),
+        "normalized_entropy": pytest.approx(entropy / math.log(3)),
         "self_weight": 0.75,
         "pruned": 2,
         "weights": 6,
@@ -62,7 +62,7 @@ def test_zeros_that_nothing_pruned_are_not_counted():
     assert [record["entropy"] for record in records[3:]] == [0] * 3
     alone = {"first": 0, "last": 1}
     records = layer_statistics(retrieval_weights(tiny_model("static", routing_sources=alone), "m"))
-    assert [(record["normalised_entropy"], record["weights"]) for record in records] == [(0, 4)] * 3
+    assert [(record["normalized_entropy"], record["weights"]) for record in records] == [(0, 4)] * 3
 
 
 @pytest.mark.parametrize(

@@ -75,5 +75,5 @@ def _make_runs() -> None:
     def broken_off(*arguments, **options):
         raise KeyboardInterrupt
 
-    limelm.training.run.summarise = broken_off
+    limelm.training.run.summarize = broken_off
     assert main(["train", "small.toml", "--model", "static", "--data", "T", "--out", "K"]) == 130

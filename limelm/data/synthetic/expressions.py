@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from limelm.errors import UserError
 
 OPERATORS = ("+", "-", "*", "/")
-# An operator's neighbours that would bind what it gives more tightly than it does itself. Where "+" stands on the left,
+# An operator's neighbors that would bind what it gives more tightly than it does itself. Where "+" stands on the left,
 # "a + (b - c)" is the same as "a + b - c" and needs no brackets; where "/" does, everything needs them.
 _LEFT_NEEDS_BRACKETS = {"+": {"-", "*", "/"}, "-": {"-", "*", "/"}, "*": {"/"}, "/": {"/"}}
 _RIGHT_NEEDS_BRACKETS = {"+": {"*", "/"}, "-": {"*", "/"}, "*": set(), "/": set()}

@@ -130,7 +130,7 @@ _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"  # one more than laye
 
 
 class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
-    """Configuration and initialisation of Hyper-Connection models."""
+    """Configuration and initialization of Hyper-Connection models."""
 
     config: HyperConnectionConfig
     config_class = HyperConnectionConfig
@@ -169,6 +169,6 @@ class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):
 
 
 class HyperConnectionForCausalLM(HyperConnectionPreTrainedModel, CausalLM, GenerationMixin):
-    """Hyper-Connections with a language-modelling head."""
+    """Hyper-Connections with a language-modeling head."""
 
     decoder_class = HyperConnectionModel

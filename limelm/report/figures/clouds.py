@@ -7,7 +7,7 @@ from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, new_figur
 
 
 def tsne(records: Records) -> Figure:
-    """A row per model, a panel per layer, a colour and marker per word."""
+    """A row per model, a panel per layer, a color and marker per word."""
     models = list(by_model(records))
     words = list(dict.fromkeys(row["word"] for row in records))
     palette = Palette(words)

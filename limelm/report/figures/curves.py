@@ -62,15 +62,15 @@ def separability(records: Records, palette: Palette) -> Figure:
 
 
 def cosine(records: Records, palette: Palette) -> Figure:
-    """Cosine similarity of neighbouring tokens' hidden states, and of any two, per representation."""
+    """Cosine similarity of neighboring tokens' hidden states, and of any two, per representation."""
     with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
-            _line(axes, rows, "neighbours", palette.line(model, len(rows)), shown(model), "standard_error")
+            _line(axes, rows, "neighbors", palette.line(model, len(rows)), shown(model), "standard_error")
             look = {"color": palette[model], **single_mark(rows)}
             axes.plot(numbers(rows, "layer"), numbers(rows, "any_pair"), "--", **look)
         depth_axis(axes, "representation m (0: token embedding)")
         axes.set_ylabel("mean cosine similarity")
-        kinds = {"neighbouring tokens": "-", "any two tokens": "--"}
+        kinds = {"neighboring tokens": "-", "any two tokens": "--"}
         lines = [Line2D([], [], color="#222222", label=label, ls=style) for label, style in kinds.items()]
         legend_beside(axes, handles=[*axes.get_legend_handles_labels()[0], *lines])
     return figure

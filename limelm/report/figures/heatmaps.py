@@ -134,7 +134,7 @@ def _root_bar(figure: Figure, images: list[AxesImage], label: str) -> None:
 
 
 def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
-    """One colour bar above all panels."""
+    """One color bar above all panels."""
     axes = [image.axes for image in images]
     width = min(1, 5 / figure.get_figwidth())  # five inches
     bar = figure.colorbar(images[0], ax=axes, label=label, location="top", shrink=width, aspect=40, pad=0.02)

@@ -1,7 +1,7 @@
 """How each model is drawn: known models always alike, in every figure of every report.
 
-Colours of known models are Okabe and Ito's with three more, and those of other models are chosen so that readers with
-any kind of colour blindness tell all of them apart (tests/report/test_palette.py measures it).
+Colors of known models are Okabe and Ito's with three more, and those of other models are chosen so that readers with
+any kind of color blindness tell all of them apart (tests/report/test_palette.py measures it).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 Line = str | tuple[int, tuple[int, ...]]
 
-#: Markers and lines of further models of one colour, in this order. Dashes and dots are left to references.
+#: Markers and lines of further models of one color, in this order. Dashes and dots are left to references.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h", ">")
 LINES: tuple[Line, ...] = ("-", (0, (6, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
 MARKS_PER_LINE = 20
@@ -21,14 +21,14 @@ MARKS_PER_LINE = 20
 
 @dataclass(frozen=True)
 class Look:
-    """A colour, a marker and a line style."""
+    """A color, a marker and a line style."""
 
     color: str
     marker: str
     line: Line = "-"
 
     def other(self, number: int) -> "Look":
-        """The same colour with another marker and line, for the further models of one kind; 0 is this look itself."""
+        """The same color with another marker and line, for the further models of one kind; 0 is this look itself."""
         markers, lines = MARKERS.index(self.marker) + number, LINES.index(self.line) + number
         return Look(self.color, MARKERS[markers % len(MARKERS)], LINES[lines % len(LINES)])
 
@@ -54,7 +54,7 @@ KNOWN = {
 #: Kinds without routers.
 UNROUTED = {"llama", "llama-grouped", "hyper_connection", "none", "scale", "lora", "full"}
 
-#: Colours of other models, none of them a known model's.
+#: Colors of other models, none of them a known model's.
 OTHERS = ("#9900ee", "#993300", "#330099", "#99cc99", "#660066")
 
 #: What the recipes call their models, beside the names of the kinds themselves.
@@ -91,10 +91,10 @@ def kind_of(label: str, model_type: str | None = None, routing: str | None = Non
 
 
 class Palette:
-    """The look of each model of a report: the same colour, marker and line in all of its figures.
+    """The look of each model of a report: the same color, marker and line in all of its figures.
 
     A known model looks the same in all reports. Where a report has several of one kind, the further ones have its
-    colour with other markers and lines. Any other model has a colour that follows from its label, unless another such
+    color with other markers and lines. Any other model has a color that follows from its label, unless another such
     model of the report has that already.
     """
 
@@ -115,7 +115,7 @@ class Palette:
         return next((look for look in looks if look not in taken), wished[0])
 
     def __getitem__(self, model: str) -> str:
-        """The model's colour."""
+        """The model's color."""
         return self.looks[model].color
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from limelm.report.figures.style import (
 )
 
 UNIFORM = "no preference (uniform)"
-#: Colours of Figure 9 in the paper.
+#: Colors of Figure 9 in the paper.
 GREEN, ORANGE = "#009e73", "#d55e00"
 
 
@@ -99,7 +99,7 @@ def expected_source(records: Records, palette: Palette) -> Figure:
 def retrieval_under_top_p(records: Records) -> Figure:
     """Mean retrieval of each representation and mean self-retrieval of each layer, a panel per model (Figure 9)."""
     models = list(by_model(records))
-    curves = {  # the colours are the paper's
+    curves = {  # the colors are the paper's
         "mean_retrieval": (GREEN, "o", "representation n, from subsequent layers"),
         "self_retrieval": (ORANGE, "s", "layer n, its own input (self-retrieval)"),
     }

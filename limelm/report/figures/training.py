@@ -45,14 +45,14 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
 
 
 def router_entropy(records: Records) -> Figure:
-    """Normalised entropy of the routing weights over training, a line per layer, a panel per model."""
+    """Normalized entropy of the routing weights over training, a line per layer, a panel per model."""
     models = list(by_model(records))
     layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
     with new_panels(len(models), (None, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for layer in sorted({row["layer"] for row in rows}):
                 line = [row for row in rows if row["layer"] == layer]
-                entropies = [row["normalised_entropy"] for row in line]
+                entropies = [row["normalized_entropy"] for row in line]
                 axes.plot([row["step"] for row in line], entropies, ".-", color=layers.to_rgba(layer), linewidth=1.2)
             axes.set_title(shown(model))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -23,7 +23,7 @@ class Hardware:
     Attributes:
         memory: bytes of one GPU.
         tokens_per_second: of one GPU, measured; None to assume `mfu` of `peak_flops`.
-        mfu: model FLOPs utilisation, the share of the peak that a model's own operations reach.
+        mfu: model FLOPs utilization, the share of the peak that a model's own operations reach.
         peak_flops: of one GPU, per second.
     """
 

@@ -36,7 +36,7 @@ AttentionInterface.register(ATTENTION, sdpa_attention_forward)
 
 @dataclass(frozen=True)
 class Step:
-    """What one process does between two steps of the optimiser, as far as memory goes.
+    """What one process does between two steps of the optimizer, as far as memory goes.
 
     Attributes:
         micro_batch_size: sequences in a forward.

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_model(variant):
 
 
 def test_existing_routers_survive_loading(tmp_path):
-    """Initialising what a checkpoint lacks must not touch what it has."""
+    """Initializing what a checkpoint lacks must not touch what it has."""
     model = LimeForCausalLM(tiny_config("kv"))
     with torch.no_grad():
         for router in routers(model):
