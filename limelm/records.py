@@ -34,6 +34,11 @@ from limelm.text import has_control_characters
 
 T = TypeVar("T")
 
+#: One row of results that we measured ourselves: plain values by column.
+Record = dict[str, Any]
+#: A table of results. A function that draws takes one, and it stands as CSV beside the figure.
+Records = list[Record]
+
 MOST_BYTES = 64 * 2**20  # of one file; the largest that this project writes have some megabytes
 MOST_NAMED = 40  # fields in one error
 LONGEST_VALUE = 80  # characters of a value in an error

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from limelm.adapters.routers import ROUTERS
-from limelm.analysis.retrieval import Records
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS, token_of_word
@@ -18,6 +17,7 @@ from limelm.errors import UserError
 from limelm.extras import import_extra
 from limelm.loading import Found, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
 from limelm.provenance import shown_path
+from limelm.records import Records
 
 LONGEST_DEFAULT = 512
 
@@ -26,7 +26,7 @@ LONGEST_DEFAULT = 512
 class Analysis:
     """The results: `models`, `facts`, `notes` on what could not be had, `cautions`, and the `records` by name."""
 
-    models: list[dict[str, Any]] = field(default_factory=list)
+    models: Records = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[dict[str, str]] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)

@@ -21,9 +21,10 @@ from limelm.adapters.routers import AttachedRouter
 from limelm.analysis.activations import Activations
 from limelm.analysis.frequency import MatchedRoutes, frequency_bins, without_frequency
 from limelm.analysis.logit_lens import final_norm_and_head
-from limelm.analysis.retrieval import AnyRouter, Records, all_routers, is_dynamic, routers_of, set_label, sets_of
+from limelm.analysis.retrieval import AnyRouter, all_routers, is_dynamic, routers_of, set_label, sets_of
 from limelm.models.families import find_layers
 from limelm.models.input_norms import InputNorm, input_norm
+from limelm.records import Records
 from limelm.routing import whole
 
 TOP_TOKENS = 10

@@ -6,8 +6,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
 from limelm.analysis.activations import ActivationReader, Activations
-from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
+from limelm.records import Records
 
 POSITIONS = 16  # of a sequence: the head costs most
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")

@@ -8,7 +8,6 @@ r >= m.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from transformers import PreTrainedModel
 from limelm.adapters.routers import AttachedDynamicRouter, AttachedKeyValueRouter, AttachedRouter
 from limelm.routing import ROUTER, DynamicRouter, KeyValueRouter, Router, StaticRouter, prune, top_p_mask, whole
 
-Records = list[dict[str, Any]]
 AnyRouter = Router | AttachedRouter
 
 #: What a router with two sets of weights has them for, in their order.

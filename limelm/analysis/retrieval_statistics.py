@@ -6,7 +6,8 @@ Statistics are lists of records, one a row of the CSV that stands beside the fig
 
 import numpy as np
 
-from limelm.analysis.retrieval import Records, RetrievalWeights
+from limelm.analysis.retrieval import RetrievalWeights
+from limelm.records import Records
 
 
 def mean_by_source(weights: RetrievalWeights) -> Records:

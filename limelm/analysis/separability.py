@@ -7,9 +7,9 @@ import torch
 from tqdm import tqdm
 
 from limelm.analysis.activations import OWN_VALUES
-from limelm.analysis.retrieval import Records
 from limelm.analysis.words import WordStates
 from limelm.extras import import_extra
+from limelm.records import Records
 
 FOLDS = 5
 SEED = 42  # the authors'

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from limelm.analysis.activations import Activations
-from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
+from limelm.records import Records
 
 CKA_TOKENS = 256  # of a batch: one kernel matrix per layer of this size is in memory
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from limelm.analysis.activations import Activations
-from limelm.analysis.retrieval import Records
 from limelm.analysis.statistics import Mean
+from limelm.records import Records
 
 NEAR_ONE = 1e-9  # alphas so near to 1 are taken for it: the formula would divide rounding errors by nearly nothing
 DEFAULT_ALPHA = 0.5  # the authors' default; the paper does not name it

@@ -22,7 +22,6 @@ from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import (
     DynamicPriors,
-    Records,
     RetrievalWeights,
     is_dynamic,
     routers_of,
@@ -35,6 +34,7 @@ from limelm.analysis.similarity import LayerAlignment, NeighborCosine
 from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
 from limelm.analysis.words import DEFAULT_WORDS, LEAST, Occurrence, collect_states, find_occurrences, token_of_word
 from limelm.errors import UserError
+from limelm.records import Records
 
 ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
 ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -10,10 +9,9 @@ from tqdm import tqdm
 from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
+from limelm.records import Record, Records
 from limelm.training.memory import peak_training_memory, saved_for_backward
 
-Record = dict[str, Any]
-Records = list[Record]
 Tables = dict[str, Records]
 
 

@@ -6,10 +6,11 @@ import torch
 from tqdm import tqdm
 
 from limelm.benchmark.cases import CASES
-from limelm.benchmark.compare import Records, Tables
+from limelm.benchmark.compare import Tables
 from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
+from limelm.records import Records
 from limelm.routing import StaticRouter
 
 #: Spread of the routing logits; the larger, the fewer sources hold 90 % of a head's weight.

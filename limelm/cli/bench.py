@@ -11,6 +11,7 @@ from typing import Any
 from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, model_name, positive_int
+from limelm.records import Records
 
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the
@@ -128,7 +129,7 @@ class Measurement:
 
     baseline: str
     facts: dict[str, Any]
-    tables: Iterator[dict[str, list[dict[str, Any]]]]
+    tables: Iterator[dict[str, Records]]
     total: int
 
 

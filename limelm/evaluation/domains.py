@@ -10,12 +10,13 @@ from limelm.data import Manifest, TokenDataset
 from limelm.data.dataset import are_shards, check_shards
 from limelm.data.listing import SUFFIXES
 from limelm.errors import UserError
-from limelm.evaluation.items import FOLDER, Record, digest, file_name, read_record, write_record
+from limelm.evaluation.items import FOLDER, digest, file_name, read_record, write_record
 from limelm.evaluation.kept import KeptText
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.perplexity import TextScore, difference, read_texts, score_path, text_record
 from limelm.evaluation.statistics import loss_verdict
 from limelm.loading import Found
+from limelm.records import Record
 from limelm.text import has_control_characters, printable
 
 LONGEST_DEFAULT = 1024

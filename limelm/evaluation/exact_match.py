@@ -21,8 +21,7 @@ from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict
 from limelm.files import write_text
 from limelm.loading import load_checkpoint
-
-Records = list[dict[str, Any]]
+from limelm.records import Records
 
 EXACT_MATCH = "exact-match.json"
 BATCH_SIZE = 500

@@ -13,7 +13,8 @@ The right position is uniform over the eight: guessing, or always taking the sam
 """
 
 import random
-from typing import Any
+
+from limelm.records import Records
 
 PAIRS = 8
 ITEMS = {"train": 64, "test": 500}  # examples for prompts, and what is scored
@@ -32,7 +33,7 @@ wheel window wing wolf wood wool yard
 WORDS = tuple(_TEXT.split())
 
 
-def key_value_items(split: str, seed: int) -> list[dict[str, Any]]:
+def key_value_items(split: str, seed: int) -> Records:
     """Items of key-value retrieval.
 
     Args:
@@ -52,7 +53,7 @@ def key_value_items(split: str, seed: int) -> list[dict[str, Any]]:
     return items
 
 
-def induction_items(split: str, seed: int) -> list[dict[str, Any]]:
+def induction_items(split: str, seed: int) -> Records:
     """Items of induction; arguments and rows as in `key_value_items`."""
     generator = random.Random(f"induction {split} {seed}")
     items = []

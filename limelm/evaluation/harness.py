@@ -16,7 +16,6 @@ from limelm.errors import UserError
 from limelm.evaluation.finite import check_finite
 from limelm.evaluation.items import (
     FOLDER,
-    Record,
     data_fingerprint,
     definition_fingerprint,
     file_name,
@@ -27,6 +26,7 @@ from limelm.evaluation.items import (
 from limelm.evaluation.kept import KeptTask
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.tasks import LoadedTask
+from limelm.records import Record
 
 DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those of its command line
 

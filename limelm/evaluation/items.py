@@ -14,8 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.evaluation.kept import HasItems, read_kept
 from limelm.files import write_text
-
-Record = dict[str, Any]
+from limelm.records import Record
 
 FOLDER = "items"
 LONGEST_NAME = 100  # bytes; file systems allow 255, and an ending and a hash are added

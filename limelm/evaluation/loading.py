@@ -6,9 +6,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.evaluation.items import Record, fingerprint
+from limelm.evaluation.items import fingerprint
 from limelm.loading import context_length, load_on
 from limelm.provenance import shown_path
+from limelm.records import Record
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from limelm.evaluation.generated import GENERATED, ITEMS
+from limelm.records import Records
 
-Splits = dict[str, list[dict[str, Any]]]
+Splits = dict[str, Records]
 
 VERSION = 1.0
 LOGICAL_DEDUCTION = "logical_deduction_three_objects"

@@ -10,7 +10,6 @@ from limelm.environment import environment
 from limelm.evaluation.domains import Reading, TextRequest, check_text, choose_window, perplexity_rows, score_domains
 from limelm.evaluation.generated import GENERATED
 from limelm.evaluation.harness import Settings, run_tasks
-from limelm.evaluation.items import Record
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore
 from limelm.evaluation.scores import average_rows, headline, score_rows
@@ -19,6 +18,7 @@ from limelm.evaluation.suites import SuiteTask
 from limelm.evaluation.tasks import check_names, load_tasks
 from limelm.loading import find_checkpoints
 from limelm.provenance import shown_path
+from limelm.records import Record
 from limelm.text import counted
 
 FEW_DOCUMENTS, FEW_ITEMS = 20, 30

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from limelm.evaluation.items import Record, correct
+from limelm.evaluation.items import correct
 from limelm.evaluation.statistics import (
     CONFIDENCE,
     FEWEST_FOR_VERDICT,
@@ -23,6 +23,7 @@ from limelm.evaluation.statistics import (
     verdict,
 )
 from limelm.evaluation.suites import SuiteTask, paper_kind
+from limelm.records import Record
 
 #: The metric that the paper's numbers most likely are, where a task has both.
 PREFERRED = "acc_norm"

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_verdict, paired_bootstrap, t_interval
-
-Records = list[dict[str, Any]]
+from limelm.records import Records
 
 AXES = ("tokens", "flops", "seconds")
 

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from limelm.evaluation.seeds import compare_final_losses
+from limelm.records import Records
 from limelm.report.cells import count, in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, kind_of
-from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.report.html import Column, Section, unbroken, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.text import counted

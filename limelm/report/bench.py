@@ -5,11 +5,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.figures.style import legend_beside, new_figure, shown
 from limelm.report.output import save_figure, write_csv, write_json
-
-Records = list[dict[str, Any]]
 
 BENCH = "bench.json"
 

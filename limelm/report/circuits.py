@@ -8,8 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from limelm.analysis.circuits import CLEAR, CLEAR_ABOVE, UNCLEAR
+from limelm.records import Records
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Records, Section
+from limelm.report.html import Column, Section
 
 WELL_USED = 0.2  # the authors' first bin ends here
 CLEAREST = 25  # routes per model on the page
@@ -104,7 +105,7 @@ def _opened(route: dict[str, Any]) -> Markup:
     )
 
 
-def _token_list(tokens: list[dict[str, Any]]) -> Markup:
+def _token_list(tokens: Records) -> Markup:
     return Markup(" ").join(Markup('<bdi class="token">{}</bdi>').format(visible_token(t["token"])) for t in tokens)
 
 

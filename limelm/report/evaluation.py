@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from limelm.evaluation.scores import headline
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.files import write_text
+from limelm.records import Records
 from limelm.report.cells import count, in_one_line, optional, percent, points
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import REFERENCE
-from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.html import Column, Section, share, unbroken, write_page
 from limelm.report.made import made_now
 from limelm.report.output import write_json
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS

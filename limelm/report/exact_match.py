@@ -8,10 +8,11 @@ from typing import Any
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarize_accuracies
+from limelm.records import Records
 from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
-from limelm.report.html import Column, Records, Section, share, unbroken, write_page
+from limelm.report.html import Column, Section, share, unbroken, write_page
 from limelm.report.made import made_now
 
 
@@ -77,7 +78,7 @@ def _tile(model: str, summary: Records, palette: Palette, models: int) -> dict[s
     }
 
 
-def _cautions(tasks: list[dict[str, Any]], summary: Records) -> list[str]:
+def _cautions(tasks: Records, summary: Records) -> list[str]:
     counts = sorted({len({row["seed"] for row in task["scores"]}) for task in tasks})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     compared = sum(len({row["model"] for row in task["scores"]}) - 1 for task in tasks)

@@ -12,10 +12,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from limelm.files import write_text
+from limelm.records import Records
 from limelm.report.output import published, save_figure, write_csv
 from limelm.text import printable
-
-Records = list[dict[str, Any]]
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT, FIGURES = "report.html", "figures"

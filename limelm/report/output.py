@@ -11,10 +11,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from limelm.files import partial_of, write_text
+from limelm.records import Records
 from limelm.report.figures.style import STYLE
 from limelm.text import has_control_characters, safe_cell
-
-Records = list[dict[str, Any]]
 
 DPI = 160
 MARGIN = 0.06  # inches

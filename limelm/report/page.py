@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from limelm.records import Records
 from limelm.report import tables
 from limelm.report.figures import training
 from limelm.report.figures.palette import Palette, palette_of, routes
-from limelm.report.html import Records, Section, write_page
+from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.routing import routing_sections
 from limelm.text import counted

@@ -3,11 +3,12 @@
 from matplotlib.figure import Figure
 
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
+from limelm.records import Records
 from limelm.report.cells import count, in_one_line, signed_thousandths, thousandths
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Records, Section, unbroken
+from limelm.report.html import Column, Section, unbroken
 from limelm.report.plain_tables import aligned, short_name
 
 

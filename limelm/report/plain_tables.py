@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from limelm.report.html import Column, Records
+from limelm.records import Records
+from limelm.report.html import Column
 from limelm.text import markdown_cell, printable
 
 LONGEST_NAME = 22  # characters of a name on a terminal

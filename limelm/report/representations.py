@@ -1,9 +1,10 @@
 """The sections on what becomes of representations with depth: Figures 5, 6, 7, 11, 12 and 15, and beyond the paper."""
 
+from limelm.records import Records
 from limelm.report.figures import clouds, curves, heatmaps
 from limelm.report.figures.curves import BEFORE_ROUTING, HIDDEN_STATES
 from limelm.report.figures.palette import Palette, routes
-from limelm.report.html import Records, Section
+from limelm.report.html import Section
 
 BEFORE = (
     "Dashed: the values that a layer's own input alone would give, before routing mixes in those of earlier layers."

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from limelm.analysis.retrieval import SETS, set_label
+from limelm.records import Records
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Records, Section, file_names, share
+from limelm.report.html import Column, Section, file_names, share
 
 DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
 DYNAMIC = "Weights of dynamic routers depend on the token and are averaged over the data."

@@ -12,10 +12,11 @@ from limelm.evaluation.seeds import (
     losses_at_equal_budgets,
     summarize_losses,
 )
+from limelm.records import Records
 from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, palette_of
-from limelm.report.html import Column, Records, Section, unbroken, write_page
+from limelm.report.html import Column, Section, unbroken, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.report.tables import loss_curves

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from limelm.models.flops import TRAINING_TO_FORWARD
+from limelm.records import Records
 from limelm.report.cells import signed_thousandths, thousandths
-from limelm.report.html import Column, Records, share, unbroken
+from limelm.report.html import Column, share, unbroken
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 from limelm.training.jsonl import METRICS, ROUTERS_LOG, read_lines
 from limelm.training.result import FINAL_LOSS_STEPS

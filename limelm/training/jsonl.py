@@ -7,7 +7,7 @@ from typing import Any
 
 from limelm.errors import UserError
 from limelm.files import append_text, write_text
-from limelm.records import AnyFloat, Count, Fraction, NotNegative, build, parse_json
+from limelm.records import AnyFloat, Count, Fraction, NotNegative, Records, build, parse_json
 
 METRICS, ROUTERS_LOG = "metrics.jsonl", "routers.jsonl"
 
@@ -68,7 +68,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     append_text(path, json.dumps(record) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> Records:
     """The records of a log; none where there is no file. A last line that a kill cut short is left out.
 
     Args:

@@ -2,8 +2,9 @@
 
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, new_figure, numbers, shown
+from limelm.report.figures.style import PAGE_WIDTH, by_model, new_figure, numbers, shown
 
 
 def tsne(records: Records) -> Figure:

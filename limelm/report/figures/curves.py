@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     PAGE_WIDTH,
     REFERENCE,
     WIDE,
-    Records,
     band,
     by_model,
     depth_axis,

@@ -3,8 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import REFERENCE, WIDE, Records, by_model, legend_beside, new_figure, numbers, shown
+from limelm.report.figures.style import REFERENCE, WIDE, by_model, legend_beside, new_figure, numbers, shown
 
 SPREAD = 0.35  # of a seed's marks within their model's share of a task's width
 

@@ -14,7 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, label_edges, new_panels, numbers, shown
+from limelm.records import Records
+from limelm.report.figures.style import PAGE_WIDTH, by_model, label_edges, new_panels, numbers, shown
 
 COLORS = "viridis"
 UNREAD = "#d5d5d5"

@@ -6,8 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import PAGE_WIDTH, Records, by_model, legend_beside, new_figure, numbers, shown
+from limelm.report.figures.style import PAGE_WIDTH, by_model, legend_beside, new_figure, numbers, shown
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     REFERENCE,
     WIDE,
-    Records,
     band,
     by_model,
     depth_axis,

@@ -3,12 +3,12 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     PAGE_WIDTH,
     REFERENCE,
     WIDE,
-    Records,
     band,
     by_model,
     legend_beside,

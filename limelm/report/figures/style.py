@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from limelm.records import Records
 from limelm.text import printable
-
-Records = list[dict[str, Any]]
 
 REFERENCE = "#999999"
 PAGE_WIDTH = 11.6  # inches at which a figure fills the page

@@ -5,10 +5,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     WIDE,
-    Records,
     by_model,
     label_edges,
     legend_beside,
