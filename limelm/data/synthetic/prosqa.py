@@ -17,26 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from limelm.data.synthetic.graph_problem import Graph, GraphProblem, shortest_paths, structure
+from limelm.data.synthetic.graph_problem import Graph, GraphProblem, shortest_paths
 from limelm.data.synthetic.graphs import NODES, draw_shape
 from limelm.data.synthetic.problem import Problem, TextFormat
-from limelm.data.synthetic.prosqa_files import load_problems
-from limelm.data.synthetic.prosqa_text import WORDS, answer, fact, question, verify
+from limelm.data.synthetic.prosqa_text import WORDS, answer, fact, question
 from limelm.data.synthetic.sampling import draw_distinct
 from limelm.errors import UserError
-
-__all__ = [
-    "LEXICON",
-    "TEXT_FORMAT",
-    "Graph",
-    "GraphProblem",
-    "Lexicon",
-    "all_words",
-    "generate",
-    "load_problems",
-    "structure",
-    "verify",
-]
 
 TEXT_FORMAT = TextFormat(delimiter="\n")
 _FEWEST_NAMES = 8  # as many as nearly all graphs need; the others are drawn again

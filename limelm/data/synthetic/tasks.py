@@ -7,6 +7,7 @@ from pathlib import Path
 from limelm.data.synthetic import arithmetic, prosqa
 from limelm.data.synthetic.counting import longest_problem
 from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.prosqa_files import load_problems
 from limelm.errors import UserError
 
 MOST_PROBLEMS = 1_000_000  # of a split
@@ -101,7 +102,7 @@ def draw_task(name: str, train: int, test: int, test_file: Path | None = None) -
     if test_file is None:
         lexicon, tested = prosqa.LEXICON, prosqa.generate(test, SEED, "test")
     else:
-        published = prosqa.load_problems(test_file)
+        published = load_problems(test_file)
         if len(published) < test:
             raise UserError(f"{test_file}: has {len(published)} problems, fewer than the {test} to test on")
         lexicon, tested = prosqa.Lexicon.of(published), published[:test]

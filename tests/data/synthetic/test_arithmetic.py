@@ -3,9 +3,9 @@ import re
 import pytest
 
 from limelm.data.synthetic import Problem, arithmetic, split_of, word_tokenizer
-from limelm.data.synthetic.arithmetic import TEXT_FORMAT, generate, verify
-from limelm.data.synthetic.expressions import evaluate, simplifications
+from limelm.data.synthetic.arithmetic import TEXT_FORMAT, generate
 from limelm.errors import UserError
+from tests.data.synthetic.checks import evaluate, simplifications, verify
 from tests.data.synthetic.published import ARITHMETIC, difference, needs_arithmetic, read_chains
 
 GOLDEN = Problem(prompt="8 * 3 * ( 4 - 8 )", steps=("8 * 3 * 7", "2 * 7"), answer="3")

@@ -10,12 +10,11 @@ from limelm.data.synthetic.prosqa import (
     Lexicon,
     all_words,
     generate,
-    load_problems,
-    structure,
-    verify,
 )
-from limelm.data.synthetic.prosqa_text import read_prompt
+from limelm.data.synthetic.prosqa_files import load_problems
+from limelm.data.synthetic.prosqa_text import read_prompt, verify
 from limelm.errors import UserError
+from tests.data.synthetic.checks import structure
 from tests.data.synthetic.published import PROSQA, difference, needs_prosqa
 
 GOLDEN = ("Una is a bluzzop.", ("Una is a blondle.", "Every blondle is a frondle.", "Every frondle is a bluzzop."), 962)

@@ -1,30 +1,31 @@
-"""Expressions modulo a prime as lists of tokens: where brackets stand, one step of simplification, and the value.
+"""What generated problems are held against: an arithmetic of its own, and figures that describe a graph.
 
-`evaluate` shares nothing with the rest: it parses the text and computes, so that it can check what the rest made.
+`evaluate` shares nothing with the generator: it parses the text and computes.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from itertools import pairwise
 
+from limelm.data.synthetic.arithmetic import MODULUS, OPERATORS, needs_brackets
+from limelm.data.synthetic.graph_problem import GraphProblem, distances, shortest_paths
+from limelm.data.synthetic.problem import Problem
 from limelm.errors import UserError
 
-OPERATORS = ("+", "-", "*", "/")
-# An operator's neighbors that would bind what it gives more tightly than it does itself. Where "+" stands on the left,
-# "a + (b - c)" is the same as "a + b - c" and needs no brackets; where "/" does, everything needs them.
-_LEFT_NEEDS_BRACKETS = {"+": {"-", "*", "/"}, "-": {"-", "*", "/"}, "*": {"/"}, "/": {"/"}}
-_RIGHT_NEEDS_BRACKETS = {"+": {"*", "/"}, "-": {"*", "/"}, "*": set(), "/": set()}
 
+def verify(problem: Problem, modulus=MODULUS) -> None:
+    """Evaluate the expression and every step anew, and check that each step carries out exactly one operation.
 
-def number_positions(tokens: Sequence[str]) -> list[int]:
-    """Where the numbers stand."""
-    return [position for position, token in enumerate(tokens) if token.isdecimal()]
-
-
-def expand(tokens: Sequence[str], position: int, left: int, operator: str, right: int) -> list[str]:
-    """The expression with the number at `position` written as `left operator right`, in brackets if they are needed."""
-    pair = [str(left), operator, str(right)]
-    if _needs_brackets(tokens, position, position + 1, operator):
-        pair = ["(", *pair, ")"]
-    return [*tokens[:position], *pair, *tokens[position + 1 :]]
+    Raises:
+        UserError: for what is wrong first.
+    """
+    lines = [problem.prompt, *problem.steps, problem.answer]
+    for line in lines:
+        value = evaluate(line, modulus)
+        if str(value) != problem.answer:
+            raise UserError(f"answer={problem.answer!r} of {problem.prompt!r}: {line!r} is {value} modulo {modulus}")
+    for before, after in pairwise(lines):
+        if after not in simplifications(before, modulus):
+            raise UserError(f"steps of {problem.prompt!r}: no single operation leads from {before!r} to {after!r}")
 
 
 def simplifications(expression: str, modulus: int) -> list[str]:
@@ -43,7 +44,7 @@ def simplifications(expression: str, modulus: int) -> list[str]:
         bracketed = tokens[start - 1 : start] == ["("] and tokens[end : end + 1] == [")"]
         if bracketed:
             start, end = start - 1, end + 1
-        if bracketed == _needs_brackets(tokens, start, end, operator):
+        if bracketed == needs_brackets(tokens, start, end, operator):
             value = _apply(int(left), operator, int(right), modulus)
             lines.append(" ".join([*tokens[:start], str(value), *tokens[end:]]))
     return lines
@@ -60,12 +61,6 @@ def evaluate(expression: str, modulus: int) -> int:
     if parser.next is not None:
         raise parser.error(parser.next, "an operator")
     return value
-
-
-def _needs_brackets(tokens: Sequence[str], start: int, end: int, operator: str) -> bool:
-    left = tokens[start - 1] if start > 0 else ""
-    right = tokens[end] if end < len(tokens) else ""
-    return left in _LEFT_NEEDS_BRACKETS[operator] or right in _RIGHT_NEEDS_BRACKETS[operator]
 
 
 def _apply(left: int, operator: str, right: int, modulus: int) -> int:
@@ -128,3 +123,39 @@ class _Parser:
             if candidate * value % self.modulus == 1:
                 return candidate
         raise self.error("/", "division by anything but zero")
+
+
+def structure(problem: GraphProblem) -> dict[str, int]:
+    """The figures that describe a problem: its size, the way to the target, and what surrounds it.
+
+    `only_root`, `only_other` and `both` count the nodes below the root asked about, below the other root, and below
+    both; the other root is the first node without parents that reaches the negative target, at `neg_target_distance`
+    (0 where there is none). `distractor_edges` are those that are not in the steps.
+    """
+    graph = problem.graph
+    in_degree = Counter(end for _, end in graph.edges)
+    out_degree = Counter(start for start, _ in graph.edges)
+    nodes = range(len(graph.symbols))
+    below = distances(graph.edges, graph.root)
+    tops = [node for node in nodes if in_degree[node] == 0 and node != graph.root]
+    below_other: dict[int, int] = next(
+        (reached for reached in (distances(graph.edges, top) for top in tops) if graph.neg_target in reached), {}
+    )
+    return {
+        "nodes": len(graph.symbols),
+        "names": len(tops) + 1,
+        "edges": len(graph.edges),
+        "path_length": len(problem.steps),
+        "shortest_paths": len(shortest_paths(graph.edges, graph.root, graph.target)),
+        "distractor_edges": len(graph.edges) - len(problem.steps),
+        "root_out_degree": out_degree[graph.root],
+        "target_in_degree": in_degree[graph.target],
+        "target_out_degree": out_degree[graph.target],
+        "neg_target_in_degree": in_degree[graph.neg_target],
+        "neg_target_out_degree": out_degree[graph.neg_target],
+        "neg_target_distance": below_other.get(graph.neg_target, 0),
+        "leaves": sum(out_degree[node] == 0 for node in nodes),
+        "only_root": len(below.keys() - below_other.keys()) - 1,
+        "only_other": max(len(below_other.keys() - below.keys()) - 1, 0),
+        "both": len(below.keys() & below_other.keys()),
+    }
