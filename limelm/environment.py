@@ -1,4 +1,4 @@
-"""Where a measurement is made: versions, device, and how much memory there is."""
+"""The environment of a measurement: versions, device, and available memory."""
 
 import platform
 import sys
@@ -27,7 +27,7 @@ PEAK_BF16_FLOPS = {
 
 
 def peak_flops(precision: str) -> float | None:
-    """The CUDA device's peak FLOP/s in "bf16"; None where it is not known."""
+    """The CUDA device's peak FLOP/s in bfloat16; None if unknown."""
     if precision != "bf16" or not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()
@@ -35,7 +35,7 @@ def peak_flops(precision: str) -> float | None:
 
 
 def environment() -> dict[str, str | int]:
-    """Versions, device and threads: what speed and memory depend on."""
+    """Versions, device and threads, on which speed and memory depend."""
     return {
         "limelm": __version__,
         "torch": torch.__version__,
@@ -58,7 +58,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def _left_to_container() -> int | None:
-    """What the control group (version 2) of a container leaves, files in memory not counted; None without a limit."""
+    """Bytes that the container's control group (version 2) leaves, page cache not counted; None without a limit."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -70,7 +70,7 @@ def _left_to_container() -> int | None:
 
 
 def _left_of_address_space() -> int | None:
-    """What `ulimit -v` leaves; None without a limit, and on Windows."""
+    """Bytes that `ulimit -v` leaves; None without a limit, and on Windows."""
     if sys.platform == "win32":
         return None
     import resource

@@ -1,4 +1,4 @@
-"""The error that is the user's to mend, and the end that a signal asked for."""
+"""Errors that the user can mend, and the end that a signal asks for."""
 
 
 class UserError(Exception):

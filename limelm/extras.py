@@ -1,4 +1,4 @@
-"""Modules of the optional packages."""
+"""Import modules of optional packages, or say which extra to install."""
 
 import importlib
 from typing import Any
@@ -10,7 +10,7 @@ PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """A module of an optional package.
+    """Import a module of an optional package.
 
     Args:
         module: its dotted name.
@@ -33,7 +33,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def import_peft() -> Any:
-    """PEFT, in a version that the installed transformers works with.
+    """Import PEFT, in a version that the installed transformers works with.
 
     Raises:
         UserError: where it is not installed, or too old.

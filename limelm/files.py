@@ -1,4 +1,4 @@
-"""Files that are never half-written, folders that one process at a time works in, and links that nobody follows."""
+"""Write files whole or not at all, let one process at a time work in a folder, and follow no symbolic links."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ from limelm.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file beside its place and rename it, so that there is the old file or the new one, never a half.
+    """Write a UTF-8 file under another name and rename it, so that it is never half-written.
 
     Raises:
         UserError: where it cannot be written.
@@ -29,12 +29,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def partial_of(path: Path) -> Path:
-    """Where a file or folder is written before it gets its name."""
+    """The path at which a file or folder is written before it gets its name."""
     return path.with_name(f".{path.name}.partial")
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add text at the end of a UTF-8 file, which is made where it is missing.
+    """Append text to a UTF-8 file, which is created if it is missing.
 
     Raises:
         UserError: where it cannot be written, or is a symbolic link.
@@ -47,7 +47,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def is_dir(path: str | Path) -> bool:
-    """Whether there is such a folder; there is none for a name that the system refuses, as one too long."""
+    """Whether a path is a folder; False for a name that the system refuses, such as one that is too long."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def is_dir(path: str | Path) -> bool:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is such a file; there is none for a name that the system refuses, as one too long."""
+    """Whether a path is a file; False for a name that the system refuses, such as one that is too long."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
-    """Refuse a folder in which results would be written through a symbolic link, to a place that nobody named.
+    """Refuse a folder in which results would be written through a symbolic link.
 
     Args:
         folder: of results, with all that is below it; one that is missing has no links.
@@ -81,7 +81,7 @@ def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
 
 @contextmanager
 def lock(path: Path, taken: str) -> Iterator[None]:
-    """Keep other processes out; the system ends the lock with the process, however that ends.
+    """Hold a lock that keeps other processes out; the system releases it with the process, however that ends.
 
     Args:
         path: of the file that is locked; made where it is missing, and left there.
@@ -107,7 +107,7 @@ def lock(path: Path, taken: str) -> Iterator[None]:
 
 
 def _no_follow(path: str, flags: int) -> int:
-    """An opener for `open` (`Path.open` takes none) that refuses a symbolic link."""
+    """An opener for `open` that refuses a symbolic link (`Path.open` takes no opener)."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

@@ -1,4 +1,4 @@
-"""Read a causal language model, or an adapter upon its base, with errors that say what is wrong with it."""
+"""Load a causal language model, or an adapter upon its base, with errors that say what is wrong with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ RESULT = "result.json"
 
 
 def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`.
+    """Load a model (in evaluation mode) and its tokenizer; arguments and errors as in `load_model`.
 
     Raises:
         UserError: also for a tokenizer that makes token ids for which the model has no embedding.
@@ -50,13 +50,13 @@ def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrained
 
 
 def load_on(device: torch.device, checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load_checkpoint` on a device; on a CPU the model computes in float32."""
+    """Load a model and its tokenizer onto a device; on a CPU the model computes in float32."""
     model, tokenizer = load_checkpoint(checkpoint)
     return (model.float() if device.type == "cpu" else model.to(device)), tokenizer
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer, for an adapter without one its base's; argument as in `load_model`.
+    """Load a checkpoint's tokenizer, or its base's for an adapter without one; argument as in `load_model`.
 
     Raises:
         UserError: where there is none that can be read.
@@ -69,7 +69,7 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(checkpoint: str | Path) -> PreTrainedModel:
-    """A causal language model, in evaluation mode.
+    """Load a causal language model, in evaluation mode.
 
     Routers that were attached when it was saved, by `save_pretrained` or a `Trainer`, are attached again. No code of
     the checkpoint's own is run.
@@ -99,7 +99,7 @@ def load_model(checkpoint: str | Path) -> PreTrainedModel:
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """A checkpoint's configuration, for an adapter its base's; argument as in `load_model`.
+    """Load a checkpoint's configuration, or its base's for an adapter; argument as in `load_model`.
 
     Raises:
         UserError: where there is none.
@@ -112,7 +112,7 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
 
 
 def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
-    """How routers are attached, by an adapter or in the checkpoint itself; None where there are none to attach."""
+    """The configuration of attached routers, from an adapter or the checkpoint itself; None if there are none."""
     found = _find(checkpoint)
     for folder in found.adapters:
         if (folder / DESCRIPTION).exists():
@@ -121,13 +121,13 @@ def load_adapter_config(checkpoint: str | Path) -> AdapterConfig | None:
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """How many tokens a model reads at once; None where its configuration sets no bound."""
+    """The number of tokens that a model reads at once; None if its configuration sets no bound."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that can be read, before its weights are.
+    """A checkpoint that has been found, before its weights are read.
 
     Attributes:
         context: tokens that its model reads at once; None where its configuration sets no bound.
@@ -160,13 +160,13 @@ def _has_lora(checkpoint: str) -> bool:
 
 @dataclass(frozen=True)
 class Labeled:
-    """The part of a training's result that names its model."""
+    """The part of a training's `result.json` that names its model."""
 
     label: Label
 
 
 def model_labels(checkpoints: list[str]) -> list[str]:
-    """A name for each: the label that its training gave it, or the folder's; with folders above it where two agree.
+    """A name for each checkpoint: its training's label or its folder's name, with parent folders where two agree.
 
     Raises:
         UserError: for a checkpoint that is named twice.
@@ -184,7 +184,7 @@ def model_labels(checkpoints: list[str]) -> list[str]:
 
 
 def _with_folders(label: str, path: Path, count: int) -> str:
-    """A label with so many of the last names of its path, beside that which is the label itself."""
+    """A label, followed by so many of the last folder names of its path."""
     parts = path.parts[:-1] if label == path.name else path.parts
     return f"{label} ({printable('/'.join(parts[-count:]))})"
 
@@ -197,7 +197,7 @@ def _label(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a checkpoint's name leads to.
+    """The files that a checkpoint's name leads to.
 
     Attributes:
         checkpoint: the name.
@@ -210,7 +210,7 @@ class _Found:
     base: str | Path
 
     def because_of_base(self, error: UserError) -> UserError:
-        """The error of the base, where an adapter named it."""
+        """The base's error, with the name of the adapter that asked for it."""
         if not self.adapters:
             return error
         named_in = self.adapters[-1] / _description_of(self.adapters[-1])
@@ -218,7 +218,7 @@ class _Found:
 
 
 def _find(checkpoint: str | Path) -> _Found:
-    """The adapters upon a base, be they of routers or PEFT's."""
+    """Find a base and the adapters upon it, of routers or PEFT's."""
     adapters: list[Path] = []
     base = checkpoint
     while (folder := _adapter_folder(base)) is not None:
@@ -255,7 +255,7 @@ def _named_base(folder: Path) -> str:
 
 
 def _where(base: str, folder: Path) -> str:
-    """Where a base lies that is named by a relative path: seen from the adapter, from here, or from above the adapter.
+    """Find a base that is named by a relative path: from the adapter's folder, from here, or from the folder above it.
 
     The last is where it was trained, if the two still lie as they did then.
     """
@@ -266,7 +266,7 @@ def _where(base: str, folder: Path) -> str:
 
 
 def _load_base(checkpoint: str | Path) -> PreTrainedModel:
-    """The model of what is no adapter."""
+    """Load the model of a checkpoint that is no adapter."""
     routing = saved_routing(_read_config(checkpoint), checkpoint)
     with reading(checkpoint), _without_report(routing is not None):
         model, loaded = AutoModelForCausalLM.from_pretrained(
@@ -290,7 +290,7 @@ def _load_base(checkpoint: str | Path) -> PreTrainedModel:
 
 @contextmanager
 def _without_report(is_silent: bool) -> Iterator[None]:
-    """Keep transformers from reporting that a saved model's routers, which are read afterwards, "can be ignored"."""
+    """Keep transformers from reporting that a saved model's routers "can be ignored": they are read afterwards."""
     verbosity = logging.get_verbosity()
     if is_silent:
         logging.set_verbosity_error()
@@ -335,7 +335,7 @@ def _weight_files(checkpoint: str | Path) -> dict[str, str]:
 
 
 def _read_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """The configuration of what is no adapter."""
+    """Read the configuration of a checkpoint that is no adapter."""
     check_files(checkpoint)
     with reading(checkpoint):
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""How what is written was made, in words that others may read."""
+"""The provenance of files: command, commit and versions, without paths of this machine."""
 
 import os
 import shlex
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def provenance() -> dict[str, str | None]:
-    """How what is being written was made.
+    """The provenance of the file that is being written.
 
     Returns:
         `command`, this process's, with what lies outside the working folder by its last name alone; `date`, in UTC; and

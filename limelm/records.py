@@ -47,39 +47,39 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must be beside its type; `says` puts it into words, to follow "must be"."""
+    """A check of a value beside its type; `says` puts it into words, to follow "must be"."""
 
     holds: Callable[[Any], bool]
     says: str
 
 
 def at_least(limit: float) -> Check:
-    """A number from `limit` on."""
+    """Check for numbers from `limit` on."""
     return Check(lambda value: value >= limit, f"at least {limit}")
 
 
 def more_than(limit: float) -> Check:
-    """A number above `limit`."""
+    """Check for numbers above `limit`."""
     return Check(lambda value: value > limit, f"more than {limit}")
 
 
 def at_most(limit: float) -> Check:
-    """A number up to `limit`."""
+    """Check for numbers up to `limit`."""
     return Check(lambda value: value <= limit, f"at most {limit}")
 
 
 def less_than(limit: float) -> Check:
-    """A number below `limit`."""
+    """Check for numbers below `limit`."""
     return Check(lambda value: value < limit, f"less than {limit}")
 
 
 def matches(pattern: str, says: str) -> Check:
-    """A string that a regular expression matches as a whole; `says` is that expression in words."""
+    """Check for strings that a regular expression matches as a whole; `says` is that expression in words."""
     return Check(lambda value: re.fullmatch(pattern, value) is not None, says)
 
 
 def not_longer_than(characters: int) -> Check:
-    """A string of at most so many characters."""
+    """Check for strings of at most so many characters."""
     return Check(lambda value: len(value) <= characters, f"of at most {characters} characters")
 
 
@@ -102,7 +102,7 @@ Sha256 = Annotated[str, matches(r"[0-9a-f]{64}", "64 hexadecimal digits")]
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """A JSON file as a record.
+    """Read a JSON file as a record.
 
     Raises:
         UserError: for a file that cannot be read, is no JSON, or is not such a record, by its field.
@@ -111,7 +111,7 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def read_json_lines(path: Path, kind: type[T]) -> list[T]:
-    """A file of one JSON record per line.
+    """Read a file of one JSON record per line.
 
     Raises:
         UserError: as `read_json` does, by the number of the line.
@@ -123,7 +123,7 @@ def read_json_lines(path: Path, kind: type[T]) -> list[T]:
 
 
 def load_json(path: Path) -> Any:
-    """The plain values of a JSON file.
+    """Read the plain values of a JSON file.
 
     Raises:
         UserError: for a file that cannot be read, or is no JSON.
@@ -132,7 +132,7 @@ def load_json(path: Path) -> Any:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The plain values of a JSON text, of which an error says that it stands in `where`.
+    """Parse a JSON text into plain values; an error says that the text is in `where`.
 
     Raises:
         UserError: for what is no JSON.
@@ -146,7 +146,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """The plain values of a TOML file.
+    """Read the plain values of a TOML file.
 
     Raises:
         UserError: for a file that cannot be read, or is no TOML.
@@ -160,7 +160,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """A small UTF-8 file; a byte-order mark at its beginning is no text.
+    """Read a small UTF-8 file, without a byte-order mark at its beginning.
 
     Raises:
         UserError: where it is missing, no regular file, larger than `most_bytes`, or not UTF-8.
@@ -181,7 +181,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
 
 
 def build(kind: Any, value: Any, where: str, name: str = "") -> Any:
-    """A plain value (of JSON, TOML, or a command line) as a record, or as any other annotated type.
+    """Build a record, or a value of any other annotated type, from a plain value of JSON, TOML, or a command line.
 
     Args:
         kind: a record, or what may stand in the annotation of one.
@@ -219,7 +219,7 @@ def build(kind: Any, value: Any, where: str, name: str = "") -> Any:
 
 
 def unknown_field(name: str, known: Iterable[str], what: str = "field") -> str:
-    """What to say of a name that nothing is known of: the nearest known one, or all of them."""
+    """An error message for an unknown name, with the nearest known name, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:
@@ -286,7 +286,7 @@ def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, where: str, name:
 
 
 def _union(kinds: tuple[Any, ...], value: Any, where: str, name: str) -> Any:
-    """The first kind that fits; where there is only one beside None, its own error says what is wrong."""
+    """Build the first kind that fits; if there is only one beside None, its own error says what is wrong."""
     if value is None and NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not NoneType]

@@ -1,4 +1,4 @@
-"""The models' place in the tables by which other libraries know a causal language model.
+"""Register the models in the tables by which other libraries know a causal language model.
 
 transformers keeps the names of all models' classes in plain tables, and imports a class when somebody asks for it. Our
 names go into the same tables, so that `import limelm` costs nothing until a model is used, and so that whoever reads
@@ -31,7 +31,7 @@ _NOT_FOR_PEFT = {
 
 
 def register() -> None:
-    """Let transformers, PEFT and who reads their tables know the models."""
+    """Register the models with transformers, PEFT, and the libraries that read their tables."""
     waiting: dict[str, Callable[[Any], None]] = {}
     for name, add in _TABLES.items():
         if name in sys.modules:
@@ -43,7 +43,7 @@ def register() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function with a module as soon as that has been imported; importing it here would cost everybody time."""
+    """An import hook that calls a function with a module as soon as somebody else imports it."""
 
     def __init__(self, waiting: dict[str, Callable[[Any], None]]):
         self.waiting = waiting
@@ -82,7 +82,7 @@ def _add_models(modeling_auto: Any) -> None:
 
 
 def _stand_in(model_type: str) -> ModuleType:
-    """What transformers imports as `transformers.models.TYPE` when it looks a name of its tables up."""
+    """Make the module that transformers imports as `transformers.models.TYPE` for the names in its tables."""
     module = ModuleType(f"transformers.models.{model_type}", f"Stands for limelm.models.{model_type}.")
 
     def __getattr__(name: str) -> Any:
@@ -95,7 +95,7 @@ def _stand_in(model_type: str) -> ModuleType:
 
 
 def _add_targets(tables: Any) -> None:
-    """Llama's targets for our types, in every table that has them, but for those that can't be adapted."""
+    """Add Llama's targets for our types to every table, except for types that can't be adapted."""
     for name, table in vars(tables).items():
         if not name.startswith("TRANSFORMERS_MODELS_TO_") or not isinstance(table, MutableMapping):
             continue

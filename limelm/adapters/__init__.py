@@ -1,4 +1,4 @@
-"""LIMe in a model that is there already: routers that are attached, trained, saved, loaded, and taken out again."""
+"""LIMe routers in a pretrained model: attach them, train them, save and load them, and take them out again."""
 
 from limelm.adapters.attachment import attach, attachment_of, detach
 from limelm.adapters.files import load_adapter, save_adapter

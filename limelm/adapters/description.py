@@ -13,7 +13,7 @@ DESCRIPTION = "lime_adapter.json"
 
 @dataclass(frozen=True)
 class Resized:
-    """How many token embeddings the base had, and how many the model with the adapter has."""
+    """The number of token embeddings that the base had, and that the model with the adapter has."""
 
     base: Positive
     adapted: Positive
@@ -21,7 +21,7 @@ class Resized:
 
 @dataclass(frozen=True)
 class Description:
-    """What `lime_adapter.json` holds.
+    """The fields of `lime_adapter.json`.
 
     Attributes:
         limelm: the version that wrote it.
@@ -49,12 +49,12 @@ class Description:
 
     @property
     def config(self) -> AdapterConfig:
-        """How routers are attached."""
+        """The configuration with which the adapter's routers are attached."""
         return AdapterConfig(self.routing, self.share_kv, self.routing_sources)
 
 
 def read_description(folder: Path) -> Description:
-    """What `lime_adapter.json` of an adapter's folder says.
+    """Read the `lime_adapter.json` of an adapter's folder.
 
     Raises:
         UserError: for a file that does not say it.

@@ -1,4 +1,4 @@
-"""Adapters as files: routers, and what was trained beside them, in a folder that can be carried around or pushed.
+"""Adapters as files: routers, and the weights trained beside them, in a folder that can be copied or pushed to the hub.
 
 `lime_adapter.json` says how routers are attached and to which model, `lime_adapter.safetensors` holds the routers and
 every weight of the model itself that was changed, `lora/` a LoRA in PEFT's format where the model has one, and
@@ -70,7 +70,7 @@ limelm.load_adapter(model, "PATH OR NAME OF THIS ADAPTER")
 
 
 def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
-    """Write a model's routers, and all that was trained beside them, into a folder.
+    """Write a model's routers, and all weights trained beside them, into a folder.
 
     Args:
         model: with attached routers; or PEFT's model around one.
@@ -183,7 +183,7 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
 
 
 def _base_vocabulary(rows: int, resized: Resized | None, folder: Path) -> int:
-    """How many of a model's rows of embeddings are those of the adapter's base.
+    """The number of a model's embedding rows that belong to the adapter's base.
 
     Raises:
         UserError: for a model that has neither the base's vocabulary nor the adapter's.
@@ -199,7 +199,7 @@ def _base_vocabulary(rows: int, resized: Resized | None, folder: Path) -> int:
 
 
 def find_adapter(adapter: str | Path) -> Path | None:
-    """An adapter's folder, fetched from the hub where there is no such folder; None for what is not one.
+    """The folder of an adapter, fetched from the hub if it is not on the disk; None if the path or name is no adapter.
 
     Raises:
         UserError: for a folder that has lost its description.
@@ -223,7 +223,7 @@ def find_adapter(adapter: str | Path) -> Path | None:
 
 
 def router_values(model: nn.Module) -> dict[str, Tensor]:
-    """As `router_parameters`, with the values of those that accelerate keeps elsewhere."""
+    """The routers' values by name, also of those that accelerate keeps off the device."""
     plain = plain_model(model)
     values: dict[str, Tensor] = dict(router_parameters(plain))
     for module in plain.modules() if any(value.is_meta for value in values.values()) else ():
@@ -243,7 +243,7 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> list[tuple[Tensor, Tensor]]:
-    """What an adapter holds, each beside the parameter that it belongs into."""
+    """Read an adapter's tensors, each paired with the parameter that it belongs to."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

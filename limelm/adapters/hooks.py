@@ -1,4 +1,4 @@
-"""The hooks by which routers get at a decoder, and what they hand to each other during a forward.
+"""The hooks through which routers act in a decoder, and the state that they share during a forward.
 
 The decoder is given a new history at each forward and hands it to its layers as a keyword, so that it belongs to that
 forward: a layer that is run again for its backward, in whatever thread, finds the same. Each attention module takes the
@@ -23,7 +23,7 @@ HISTORY = "routing_history"
 
 
 class _Reading(threading.local):
-    """What the attention that is running in this thread has, for its projections."""
+    """The router and history of the attention that is running in this thread, for its projections to find."""
 
     router: AttachedRouter | None = None
     history: ForwardHistory | None = None
@@ -34,7 +34,7 @@ _reading = _Reading()
 
 @dataclass
 class RoutedProjection:
-    """The hook on the module that makes a layer's keys or values, whichever that is now.
+    """The hook on the module that makes a layer's keys or values; it follows when another module takes that place.
 
     PEFT and quantization put other modules there. Some carry the hooks of the old one over, so that what counts is
     which hooks the module has, not which were put there.
@@ -45,7 +45,7 @@ class RoutedProjection:
     module: nn.Module | None = None
 
     def follow(self) -> None:
-        """Hook the module that is there, once, and nothing within it."""
+        """Hook the module that is now in place, once, and none of its submodules."""
         module: nn.Module = getattr(self.attention, self.projection.name)
         if module is self.module and sum(map(is_ours, module._forward_hooks.values())) == 1:
             return
@@ -77,7 +77,7 @@ def hook_attention(attention: nn.Module) -> None:
 
 
 def remove_hooks(module: nn.Module) -> None:
-    """Take all hooks of this file off a module and those within it, wherever they came from."""
+    """Remove all hooks of this file from a module and its submodules, copied ones too."""
     for each in module.modules():
         for hooks in (each._forward_hooks, each._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if is_ours(hook)]:
@@ -87,12 +87,12 @@ def remove_hooks(module: nn.Module) -> None:
 
 
 def is_ours(hook: Any) -> bool:
-    """Whether a hook is one of this file."""
+    """Whether a hook belongs to this file."""
     return (hook.func if isinstance(hook, partial) else hook) in _OURS
 
 
 def _marks(module: nn.Module) -> Iterator[dict[int, bool]]:
-    """What PyTorch has noted of hooks, by their keys."""
+    """The tables in which PyTorch keeps flags about a module's hooks, by the hooks' keys."""
     yield module._forward_hooks_with_kwargs
     yield module._forward_hooks_always_called
     yield module._forward_pre_hooks_with_kwargs

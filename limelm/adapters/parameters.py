@@ -1,4 +1,4 @@
-"""What tells the model that routers are attached to from another, and its weights from changed ones."""
+"""Fingerprints of a model: is this the base that an adapter was made for, and have its weights changed?"""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SAMPLED = 2**16  # entries of each parameter, evenly spread
 
 @dataclass(frozen=True)
 class Digest:
-    """What a parameter's shape and values are.
+    """Hashes of a parameter's shape and values.
 
     Attributes:
         rounded: of its values as bfloat16, so that it is the same in whatever type a model is loaded.
@@ -36,7 +36,7 @@ class Digest:
     numel: int
 
     def is_same(self, other: "Digest") -> bool:
-        """Whether the values are, as far as their types allow to tell."""
+        """Whether two parameters have the same values, as far as their dtypes can tell."""
         return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
 
 
@@ -46,7 +46,7 @@ Digests = dict[str, Digest]
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """A model without its routers.
+    """A base model's identity, as it stands in an adapter's description.
 
     Attributes:
         sha256: over every parameter's name and digest.
@@ -58,22 +58,22 @@ class BaseIdentity:
 
 
 def plain_model(model: nn.Module) -> Any:
-    """The Hugging Face model itself, where PEFT has put a model of its own around it."""
+    """The Hugging Face model itself, unwrapped if PEFT has put a model of its own around it."""
     return model.get_base_model() if is_peft_model(model) else model  # type: ignore[operator]
 
 
 def is_peft_model(model: nn.Module) -> bool:
-    """Whether it is PEFT's model around another."""
+    """Whether a model is PEFT's wrapper around another."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def is_of_router(parts: list[str]) -> bool:
-    """Whether a name, in its parts, is of an attention's router; a mixture of experts has others."""
+    """Whether a parameter name, split at its dots, belongs to an attention's router (experts have routers too)."""
     return any(part == ROUTER and before in ATTENTIONS for before, part in pairwise(parts))
 
 
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What PEFT has put in as LoRA; empty where there is none."""
+    """The parameters that PEFT has added as LoRA; empty if there are none."""
     return [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
 
 
@@ -87,7 +87,7 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def base_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """As `base_parameters`, with the values of those that accelerate keeps elsewhere."""
+    """The base's values by name, also of those that accelerate keeps off the device."""
     modules = {id(parameter): (module, name) for module, name, parameter in _own_parameters(model)}
     tied = getattr(plain_model(model), "all_tied_weights_keys", {})
     for name, parameter in base_parameters(model):
@@ -117,12 +117,12 @@ def embedding_names(model: nn.Module) -> set[str]:
 
 
 def vocabulary_rows(model: nn.Module) -> int:
-    """How many tokens a model has embeddings for."""
+    """The number of tokens that a model has embeddings for."""
     return plain_model(model).get_input_embeddings().weight.shape[0]
 
 
 def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digests:
-    """Of the model's own parameters; those without values, on the meta device, have none.
+    """Fingerprints of the base's parameters by name, without those on the meta device, which have no values.
 
     Args:
         vocabulary: of embeddings take so many rows, as the model had before tokens were added.
@@ -136,7 +136,7 @@ def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digest
 
 
 def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
-    """Who the model is, by its digests."""
+    """The base model's identity: its type, its size, and one hash over the fingerprints of all parameters."""
     parameters = sum(digest.numel for digest in digests.values())
     content = json.dumps(sorted((name, digest.rounded) for name, digest in digests.items())).encode()
     return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())

@@ -1,4 +1,4 @@
-"""Whether a decoder hands keywords on to its attention, found by running it up to there on one token."""
+"""Find out whether a decoder passes keywords on to its attention, by running it that far on one token."""
 
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ KEYWORD = "routing_probe"
 
 
 class _ReachedAttention(BaseException):
-    """Ends the run; no handler of errors in the model takes it for one."""
+    """Raised to end the probe's run; it is no `Exception`, so that no error handler in the model catches it."""
 
     def __init__(self, is_handed_on: bool):
         super().__init__()

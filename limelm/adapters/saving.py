@@ -36,7 +36,7 @@ def save_as_before(model: nn.Module) -> None:
 
 
 def saved_routing(config: PreTrainedConfig, checkpoint: str | Path) -> AdapterConfig | None:
-    """How the routers of a saved model were attached; None where it had none.
+    """The configuration of a saved model's attached routers; None if it had none.
 
     Raises:
         UserError: for a field of config.json that does not say it.
@@ -46,7 +46,7 @@ def saved_routing(config: PreTrainedConfig, checkpoint: str | Path) -> AdapterCo
 
 
 def saved_vocabulary(config: PreTrainedConfig) -> int | None:
-    """How many tokens the checkpoint has that a model was loaded from; None where it is not at hand."""
+    """The vocabulary size of the checkpoint that a model was loaded from; None if that cannot be read."""
     if not config.name_or_path:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Every analysis of every checkpoint: the work behind `limelm analyze`."""
+"""Run every analysis on every checkpoint: the work behind `limelm analyze`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ LONGEST_DEFAULT = 512
 
 @dataclass
 class Analysis:
-    """The results: `models`, `facts`, `notes` on what could not be had, `cautions`, and the `records` by name."""
+    """The results: `models`, `facts`, `notes` on what was left out, `cautions`, and the tables of `records` by name."""
 
     models: Records = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Analysis:
 
 
 def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device: torch.device) -> Iterator[Analysis]:
-    """Analyze checkpoints, one after the other; yields all that is known after each.
+    """Analyze checkpoints one after the other; yields the results so far after each.
 
     Args:
         checkpoints: folders, or names of the Hugging Face hub, of causal language models, or of adapters.
@@ -74,7 +74,7 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
 
 
 def _without_missing(settings: Settings) -> tuple[Settings, str | None]:
-    """The settings without what needs scikit-learn where that is missing; and how to get it, None where it is there.
+    """Drop analyses that need scikit-learn if it is missing; also returns a note on how to install it (or None).
 
     Raises:
         UserError: where it is missing, and an analysis that needs it, or an option of one, was asked for by name.
@@ -93,7 +93,7 @@ def _without_missing(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _choose_length(found: list[Found], settings: Settings) -> int:
-    """Tokens per sequence, the same for all models: as asked for, or the smallest context, at most LONGEST_DEFAULT."""
+    """Choose the tokens per sequence for all models: as requested, or the smallest context, at most LONGEST_DEFAULT."""
     bounds = {each.checkpoint: each.context for each in found if each.context is not None}
     length = settings.sequence_length or min([LONGEST_DEFAULT, *bounds.values()])
     for checkpoint, context in bounds.items():
@@ -113,7 +113,7 @@ def _check_words(found: list[Found], settings: Settings) -> None:
 
 
 def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
-    """Refuse what was asked for by name and no checkpoint allows; and checkpoints that are not there."""
+    """Refuse analyses that were requested by name that no checkpoint supports, and checkpoints that do not exist."""
     routings = {_routing(checkpoint) for checkpoint in checkpoints}
     named = ", ".join(checkpoints)
     if "retrieval" in (settings.analyses or ()) and routings == {"none"}:

@@ -1,4 +1,4 @@
-"""Random routes whose tokens are as frequent as a route's own: the control for what frequency alone makes coherent.
+"""Random routes whose tokens are as frequent as a route's own: a control for coherence that frequency alone explains.
 
 In a young model the frequent tokens have alike embeddings. A route that leads to ten of them is then more coherent than
 random routes, which lead to ten tokens of any frequency, and still says nothing. So the direction along which
@@ -16,7 +16,7 @@ SMALLEST_BIN = 32  # tokens; the most frequent ones, among which a random route 
 
 
 def frequency_bins(counts: Tensor) -> list[Tensor]:
-    """Put tokens of like frequency together: by their rank, in bins that double in size.
+    """Group tokens of similar frequency: by rank, in bins that double in size.
 
     Args:
         counts: how often each token of the vocabulary stands in the sample, `[vocabulary]`.
@@ -42,7 +42,7 @@ def frequency_bins(counts: Tensor) -> list[Tensor]:
 
 
 def without_frequency(embedding: Tensor, counts: Tensor) -> Tensor:
-    """Embeddings with their mean taken off, and with it the direction in which they change with frequency.
+    """Embeddings minus their mean and minus the direction along which they change with token frequency.
 
     Args:
         embedding: `[vocabulary, D]`.
@@ -60,7 +60,7 @@ def without_frequency(embedding: Tensor, counts: Tensor) -> Tensor:
 
 
 class MatchedRoutes:
-    """The tokens that random routes choose where the frequency of each choice is given.
+    """The tokens that random routes choose when the frequency of each choice is prescribed.
 
     Args:
         logits: of random routes on the vocabulary, `[vocabulary, routes]`.
@@ -77,7 +77,7 @@ class MatchedRoutes:
             self._best.append(tokens[chosen])
 
     def profile(self, tokens: Tensor) -> tuple[int, ...]:
-        """How many of a route's tokens `[k]` are in each bin."""
+        """The number of a route's tokens `[k]` in each bin."""
         return tuple(self._bin_of[tokens.cpu()].bincount(minlength=len(self._best)).tolist())
 
     def tokens(self, profile: tuple[int, ...]) -> Tensor:

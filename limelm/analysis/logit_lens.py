@@ -14,7 +14,7 @@ FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
 class LogitLens:
-    """Reads every representation out through the final norm and the head, at evenly spaced positions.
+    """Read every representation out through the final norm and the head, at evenly spaced positions.
 
     Raises:
         LookupError: where the head's logits cannot be had from the last representation in this way; it says why.
@@ -67,7 +67,7 @@ class LogitLens:
 
     @torch.no_grad()
     def _log_probabilities(self, states: Tensor) -> Tensor:
-        """`[B, P, D]` to `[B P, vocabulary]`."""
+        """Log-probabilities `[B P, vocabulary]` that the head reads out of states `[B, P, D]`."""
         return self._logits(states).flatten(0, 1).log_softmax(dim=-1)
 
 

@@ -84,7 +84,7 @@ def pruning_totals(records: Records, heads: int, layers: int) -> dict[str, int |
 
 
 def retrieval_records(weights: RetrievalWeights) -> dict[str, Records]:
-    """All of them, by the name of their figure or table; those of top-p only for a model that prunes.
+    """All statistics of retrieval weights by figure or table; those of top-p only for a model that prunes.
 
     Where keys and values have routers of their own, each of the two is a model in them.
     """
@@ -155,7 +155,7 @@ def expected_source(weights: RetrievalWeights) -> Records:
 
 
 def layer_mass(weights: RetrievalWeights) -> Records:
-    """How much layer r takes from representation m, mean over heads.
+    """The weight that layer r puts on representation m, mean over heads.
 
     Returns:
         Records of `layer`, `source` and `share`; for kv routing (the paper's second version, Figure 5) also `absolute`,
@@ -176,7 +176,7 @@ def layer_mass(weights: RetrievalWeights) -> Records:
 
 
 def pruned_weights(weights: RetrievalWeights) -> Records:
-    """How many weights top-p prunes, of those there are and of the paper's padded total (Table 5); one record."""
+    """The number of weights that top-p prunes, of all weights and of the paper's padded total (Table 5); one record."""
     heads, layers = weights.num_heads, weights.num_layers
     totals = pruning_totals(layer_statistics(weights), heads, layers)
     return [{"model": weights.model, "layers": layers, "heads": heads, "top_p": weights.top_p, **totals}]

@@ -1,4 +1,4 @@
-"""Linear probes: can close tokens be told apart by their states? (Figures 7 and 12), and their t-SNE clouds (6, 15)."""
+"""Linear probes: can close tokens be told apart by their states (Figures 7, 12)? And their t-SNE clouds (6, 15)."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ CLOUD_LAYERS = 6  # the paper shows six
 
 @dataclass(frozen=True)
 class Separability:
-    """Accuracy of a probe on the held-out folds: mean and standard deviation over folds, and what guessing reaches."""
+    """A probe's accuracy on the held-out folds, mean and standard deviation, and the accuracy of guessing."""
 
     accuracy: float
     deviation: float
@@ -29,7 +29,7 @@ class Separability:
 
 
 def separability(features: np.ndarray, labels: np.ndarray, probe: str = "logistic") -> Separability:
-    """How well a linear probe tells labels apart, in 5-fold cross-validation (section 5.3).
+    """The accuracy of a linear probe that tells labels apart, in 5-fold cross-validation (section 5.3).
 
     Args:
         features: `[n, D]`.
@@ -104,7 +104,7 @@ def clouds(model: str, words: WordStates) -> Records:
 
 
 def shown_layers(count: int) -> list[int]:
-    """At most six of so many layers, the second and the last among them, evenly spaced: early, middle and late."""
+    """Choose at most six layers to show, evenly spaced, the second and the last among them."""
     return sorted({int(i) for i in np.linspace(min(1, count - 1), count - 1, CLOUD_LAYERS).round()})
 
 

@@ -53,15 +53,15 @@ class Sequences:
 
     @property
     def are_shards(self) -> bool:
-        """Whether the tokens were made before, by `limelm data prepare`."""
+        """Whether the data are token shards of `limelm data prepare`, not text."""
         return bool(self._shards)
 
     def held_out(self) -> Iterator[Tensor]:
-        """Sequences `[T]`: of shards the validation split in a fixed shuffled order, of text all of it in order."""
+        """Yield sequences `[T]`: the validation split of shards in a fixed shuffled order, or a whole text in order."""
         return self._shuffled(self._shards[0]) if self._shards else self.everything()
 
     def everything(self) -> Iterator[Tensor]:
-        """Sequences `[T]`: as `held_out`, and of shards the training split after it."""
+        """Yield the sequences `[T]` of `held_out`, then those of the training split of shards."""
         if not self._shards:
             yield from self._from_text()
         for split in self._shards:
@@ -78,7 +78,7 @@ class Sequences:
             yield split[int(index)]["input_ids"]
 
     def _from_text(self) -> Iterator[Tensor]:
-        """Documents end to end, each with the tokenizer's BOS before and EOS after it, as in training."""
+        """Yield sequences of documents end to end, each between the tokenizer's BOS and EOS, as in training."""
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         left: list[int] = []
         for text in self._source.open():
@@ -91,7 +91,7 @@ class Sequences:
 
 
 def batches(sequences: Iterator[Tensor], tokens: int) -> Iterator[Tensor]:
-    """Sequences `[T]` put together to batches `[B, T]` of at most `tokens` tokens (but at least one sequence)."""
+    """Group sequences `[T]` into batches `[B, T]` of at most `tokens` tokens (but at least one sequence)."""
     batch: list[Tensor] = []
     for sequence in sequences:
         batch.append(sequence)

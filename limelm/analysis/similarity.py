@@ -43,7 +43,7 @@ def cka(X: Tensor, Y: Tensor) -> float:
 
 
 class NeighborCosine:
-    """Cosine similarity of neighboring tokens, and of any two, in every representation."""
+    """Cosine similarity of neighboring tokens, and of any two tokens, in every representation."""
 
     def __init__(self) -> None:
         self._neighbors: dict[int, Mean] = {}
@@ -77,7 +77,7 @@ class LayerAlignment:
         self._hsic: Tensor | float = 0.0
 
     def update(self, seen: Activations) -> None:
-        """Take in a batch; at most CKA_TOKENS of its tokens, evenly spaced, are used."""
+        """Add a batch; at most CKA_TOKENS of its tokens, evenly spaced, are used."""
         tokens = seen.input_ids.numel()
         chosen = torch.linspace(0, tokens - 1, min(tokens, CKA_TOKENS)).round().long()
         self._hsic = self._hsic + _hsic([states.flatten(0, 1)[chosen] for states in seen.hidden])

@@ -1,4 +1,4 @@
-"""Matrix entropy and effective rank: how many directions the states of a sequence spread over (Figures 5 and 11).
+"""Matrix entropy and effective rank: over how many directions do the states of a sequence spread (Figures 5, 11)?
 
 Both are functions of the eigenvalues of a sequence's Gram matrix K = Z Z^T, the states Z `[T, D]` being standardized
 per feature over the whole sample first. The eigenvalues other than zero are those of Z^T Z too, so the smaller of the
@@ -71,7 +71,7 @@ def renyi_entropy(spectrum: Tensor, alpha: float) -> Tensor:
 
 
 def effective_rank(states: Tensor) -> Tensor:
-    """`exp` of the Shannon entropy of the singular values over their sum (Roy & Vetterli 2007).
+    """Effective rank: `exp` of the Shannon entropy of the singular values over their sum (Roy & Vetterli 2007).
 
     Args:
         states: Z `[..., T, D]`.
@@ -108,11 +108,11 @@ class FeatureStatistics:
                 self._sums[place] = self._sums[place] + sums if place in self._sums else sums
 
     def records(self, model: str) -> dict[str, Records]:
-        """Nothing to show of these."""
+        """No records: these statistics only serve other measures."""
         return {}
 
     def standardize(self, name: str, index: int, states: Tensor) -> Tensor:
-        """`(x - mean) / deviation` per feature, in float64; a feature that never changes becomes zero."""
+        """Standardize per feature, `(x - mean) / deviation` in float64; a feature that never changes becomes zero."""
         mean, square = self._sums[name, index] / self._tokens
         variance = (square - mean.square()).clamp(min=0)
         constant = variance <= 1e-12 * square

@@ -1,4 +1,4 @@
-"""States of close tokens, is / are / was / were by default: what probes and t-SNE clouds are made of (section 5.3)."""
+"""States of close tokens, by default is / are / was / were: the data of probes and t-SNE clouds (section 5.3)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class WordStates:
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One place where a word stands: the sequence's number in the sample, and the position in it."""
+    """An occurrence of a word: the sequence's number in the sample, and the position in the sequence."""
 
     word: str
     sequence: int
@@ -57,7 +57,7 @@ def token_of_word(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
 def find_occurrences(
     sequences: Iterable[Tensor], tokens: dict[str, int], most: int
 ) -> tuple[list[Occurrence], list[Tensor]]:
-    """The first occurrences of each word, as many of the one as of the other, and the sequences they stand in.
+    """Find the first occurrences of each word, equally many of each, and the sequences that contain them.
 
     Args:
         sequences: `[T]` each; reading stops when there are enough.
@@ -92,7 +92,7 @@ def find_occurrences(
 
 
 def collect_states(reader: ActivationReader, occurrences: list[Occurrence], batches: Iterator[Tensor]) -> WordStates:
-    """Run the model on the sequences of the occurrences, and keep the states at their places.
+    """Run the model on the sequences that contain the occurrences, and keep the states at those positions.
 
     Args:
         batches: the sequences that `find_occurrences` returned, in their order, as `[B, T]`.

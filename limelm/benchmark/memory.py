@@ -1,4 +1,4 @@
-"""The memory that a comparison needs at the least, held against the device's before anything is made."""
+"""A lower bound of the memory that a comparison needs, checked against the device's before anything is allocated."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def check_memory(
     options: Sequence[str],
     models: int = 2,
 ) -> None:
-    """Refuse what the device has no room for.
+    """Refuse a comparison that the device has no room for.
 
     Args:
         cases: of which one at a time is measured.
@@ -44,7 +44,7 @@ def check_memory(
 
 
 def least_bytes(case: Case, task: str, dtype: torch.dtype, models: int = 2) -> int:
-    """Bytes that must be there at the same time.
+    """A lower bound of the bytes that a comparison allocates at the same time.
 
     Of every model the weights, and where it is trained Adam's two moments; of the one whose turn it is also the
     activations, or (a step takes them one after the other) the gradients. Attached routers alone are trained beside a
@@ -58,7 +58,7 @@ def least_bytes(case: Case, task: str, dtype: torch.dtype, models: int = 2) -> i
 
 
 def _activations(case: Case, task: str, dtype: torch.dtype) -> int:
-    """Bytes of one batch's activations at the least; of a pretrained model only the token ids are counted."""
+    """A lower bound of one batch's activations in bytes; for a pretrained model only the token ids are counted."""
     inputs = case.inputs
     tokens = inputs.decode_from if task == "decode" else inputs.batch * inputs.tokens
     if not isinstance(inputs, Shape):

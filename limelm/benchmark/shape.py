@@ -1,4 +1,4 @@
-"""Sizes of the batch that a model is given, and of models that are made for a comparison."""
+"""Sizes of the batch that models are given, and of models that are built for a comparison."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -49,14 +49,14 @@ class Shape(Inputs):
         }
 
     def llama_parameters(self, is_grouped: bool) -> int:
-        """The parameters of LLaMA at this shape, by arithmetic: a model of any size is counted at once."""
+        """LLaMA's number of parameters at this shape, by arithmetic, without building the model."""
         kv_size = self.hidden // self.heads * (self.grouped if is_grouped else self.heads)
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv_size
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         return self.vocab * self.hidden + self.layers * layer + self.hidden
 
     def with_layers(self, layers: int) -> "Shape":
-        """The same at another depth."""
+        """The same shape at another depth."""
         return dataclasses.replace(self, layers=layers)
 
 

@@ -42,7 +42,7 @@ class Timing:
 
 
 def interleave(works: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[Timing]:
-    """Run all works once per round, in an order that turns with the rounds, after two rounds that do not count."""
+    """Time all works once per round, in an order that rotates from round to round, after two warm-up rounds."""
     seconds: list[list[float]] = [[] for _ in works]
     for number in range(-2, rounds):
         for position in range(len(works)):

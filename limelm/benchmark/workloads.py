@@ -19,7 +19,7 @@ TRAINS = {"train": "all", "train-routers": "routers"}
 
 
 def begin_training(model: PreTrainedModel, task: str) -> PreTrainedModel:
-    """Training mode, with gradients for what a task of `TRAINS` trains."""
+    """Put a model into training mode, with gradients for the parameters that a task of `TRAINS` trains."""
     if attachment_of(model) is not None:
         set_trainable(model, TRAINS[task])
     return model.train()
@@ -40,14 +40,14 @@ def training_step(task: str, model: PreTrainedModel, inputs: Inputs) -> Work:
 
 
 def forward(model: PreTrainedModel, inputs: Inputs) -> Work:
-    """A forward without gradients, logits of the last position only, as a prefill has it."""
+    """A forward without gradients, logits of the last position only, as in a prefill."""
     model.eval()
     tokens = _tokens(model, inputs.batch, inputs.tokens)
     return torch.no_grad()(lambda: model(input_ids=tokens, use_cache=False, logits_to_keep=1))
 
 
 def decoding(model: PreTrainedModel, inputs: Inputs) -> Work:
-    """One sequence, token by token, with a `DynamicCache` that holds `decode_from` tokens at the start."""
+    """Decode one sequence token by token, with a `DynamicCache` that holds `decode_from` tokens at the start."""
     model.eval()
     prompt = _tokens(model, 1, inputs.decode_from)
     filled = DynamicCache(config=model.config)

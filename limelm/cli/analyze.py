@@ -72,7 +72,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure model after model, write the report."""
+    """Measure one model after the other, and write the report."""
     from dataclasses import asdict
 
     from limelm.analysis import Settings, analyze

@@ -119,7 +119,7 @@ NOT_TOGETHER = [
 
 @dataclass
 class Measurement:
-    """A measurement that can begin.
+    """A measurement whose arguments have been checked.
 
     Attributes:
         baseline: what the ratios are to.
@@ -174,7 +174,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _native(options: argparse.Namespace, device, dtype) -> Measurement:
-    """Models that are made for it, beside LLaMA."""
+    """The measurement of models built for the purpose, beside LLaMA."""
     from limelm.benchmark import CASES, PRESETS, check_memory, compare, compare_depths, time_against_pruning
     from limelm.benchmark.cases import COMPARED_CASES, DEFAULT_CASES
     from limelm.benchmark.pruning import SPREADS
@@ -213,7 +213,7 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
 
 
 def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
-    """Routers in a model, beside that model."""
+    """The measurement of routers attached to a model, beside that model."""
     from limelm.adapters import attachment_of
     from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, check_memory, compare
     from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
@@ -243,7 +243,7 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
 
 
 def _given(sizes, options: argparse.Namespace):
-    """Sizes, with those that the command line gives in their place."""
+    """Sizes with those of the command line in place of the defaults."""
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(sizes)}
     return dataclasses.replace(sizes, **{name: value for name, value in fields.items() if value is not None})
 

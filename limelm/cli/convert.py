@@ -47,7 +47,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Convert, compare, write."""
+    """Convert, compare the logits of both models, and write."""
     from limelm.adapters.convert import largest_difference, to_attached, to_native
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
@@ -111,7 +111,7 @@ def _write(converted, tokenizer, folder: Path) -> None:
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """Make an empty folder that takes the place of `out` when all has gone well, and is removed when not."""
+    """Make an empty folder that is renamed to `out` if all goes well, and removed if not."""
     partial = partial_of(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

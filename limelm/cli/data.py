@@ -69,7 +69,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prepare the data and say what came out."""
+    """Prepare the data and print a summary."""
     from limelm.cli.quiet import quieten
     from limelm.data import (
         PRESETS,

@@ -99,7 +99,7 @@ NEEDED = {
 
 
 def run(options: argparse.Namespace) -> None:
-    """Score model after model, write the report."""
+    """Score one model after the other, and write the report."""
     from dataclasses import asdict
 
     from limelm.cli.quiet import quieten

@@ -1,4 +1,4 @@
-"""What an exception tells the user, and the exit code that goes with it."""
+"""Turn exceptions into the line that the user sees, and an exit code."""
 
 import errno
 
@@ -45,7 +45,7 @@ def explain(error: BaseException, command: str, memory_settings: str | None = No
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, in whatever words a library says it."""
+    """Whether an exception means that memory ran out, however the library words it."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -39,7 +39,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Load, sample, stream."""
+    """Load a model, sample from it, and stream the text."""
     from limelm.errors import UserError
 
     if not options.checkpoint.exists():  # found out before seconds of imports

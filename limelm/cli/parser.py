@@ -15,7 +15,7 @@ LONGEST_ARGUMENT = 4096  # characters; the longest path that Linux takes
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs to the window's width; an indented line stays a line, and goes on below where it is too long."""
+    """Fill paragraphs to the window's width; an indented line stays a line, and is wrapped if it is too long."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = re.split(r"\n{2,}", text.strip("\n"))
@@ -23,7 +23,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses, for every argument of the command line, what no argument can mean; errors take one line.
+    """The argument parser: it refuses values that no argument can mean, in one line.
 
     Refused are empty texts (a shell variable that is not set), overlong ones, and numbers that are not finite. Only the
     type `any_text` takes everything.
@@ -73,7 +73,7 @@ def add_command(
 
 
 def check_text(text: str) -> str:
-    """A text that can name something.
+    """Check that a text can name something: neither empty nor overlong.
 
     Raises:
         argparse.ArgumentTypeError: where it is empty or overlong.
@@ -86,7 +86,7 @@ def check_text(text: str) -> str:
 
 
 def _checked(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The type, applied to texts that can mean something, and giving finite numbers."""
+    """Wrap an argument type so that it gets only texts that can name something, and gives only finite numbers."""
 
     @functools.wraps(kind, updated=())
     def convert(text: str) -> Any:
@@ -113,7 +113,7 @@ def _fill(paragraph: str, width: int) -> list[str]:
 
 
 def _fill_line(line: str, width: int) -> list[str]:
-    """An indented line: a name and what it means, or a command and what it is an example of."""
+    """Wrap an indented line: a name and its meaning, or a command and what it is an example of."""
     if len(line) <= width:
         return [line]
     left, gap, right = re.fullmatch(r"(\s*\S.*?)(?:(\s{2,})(.*))?", line).groups(default="")  # type: ignore[union-attr]

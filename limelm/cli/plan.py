@@ -48,7 +48,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Plan, print, and refuse what does not fit."""
+    """Print the plan, and refuse a training that does not fit."""
     from limelm.cli.quiet import quieten
     from limelm.training import load_experiment
     from limelm.training.planning import GIB, Hardware, make_plan, plan_table, require_fit

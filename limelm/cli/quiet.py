@@ -6,7 +6,7 @@ import transformers
 
 
 def quieten() -> None:
-    """Errors and warnings of transformers only where they matter to a user of this command."""
+    """Silence transformers below errors, its progress bars, and PyTorch's warnings about its own files."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="torch")  # about its own files and formats; errors say what matters

@@ -1,4 +1,4 @@
-"""What commands that take a recipe share: how they name a model of it, train, and take `--key value` for any field."""
+"""Options shared by commands that take a recipe: its model, how to train it, and `--key value` for any field."""
 
 import argparse
 import difflib
@@ -15,7 +15,7 @@ OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
 
 
 def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Declare how one model of a recipe is named."""
+    """Declare the arguments that name one model of a recipe."""
     parser.add_argument(
         "recipe",
         type=recipe_name,
@@ -27,7 +27,7 @@ def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = Non
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what every training takes besides its recipe and folder."""
+    """Declare the options that every training takes besides its recipe and folder."""
     parser.add_argument(
         "--data",
         type=token_folder,
@@ -64,7 +64,7 @@ def all_fields(options: argparse.Namespace) -> dict[str, str]:
 
 
 def split_fields(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What is left for the parser, and the values of the recipe's fields.
+    """Split the command line into the arguments for the parser and the values of the recipe's fields.
 
     Raises:
         UserError: for a field without a value, or one that is given twice.

@@ -97,7 +97,7 @@ class Job:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train what is missing, then measure and report."""
+    """Train the models that are missing, then measure and report."""
     from limelm.cli.quiet import quieten
     from limelm.training.processes import this_process
 
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    """What is to be done, checked before the first of it is."""
+    """List the recipes to run, all checked before the first one starts."""
     from limelm.errors import UserError
     from limelm.training import load_scale, seed_folders
     from limelm.training.recipe import ProblemRecipe
@@ -135,7 +135,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 
 def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[str, Any]]]:
-    """Train what is missing; gives its names, and each seed's summary."""
+    """Train the models that are missing; returns their names, and each seed's summary."""
     from limelm.training import read_summary, reproduce, reproduce_seeds, seed_folders
 
     folders = {job.recipe.training.seed: job.out}
@@ -148,7 +148,7 @@ def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[st
 
 
 def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) -> None:
-    """Write the page, unless there is one that tells of these results, and say what came out."""
+    """Write the page, unless there is one of these very results, and print the results."""
     from limelm.report import REPORT, is_made_of
     from limelm.training import made_of
     from limelm.training.recipe import ProblemRecipe
@@ -165,7 +165,7 @@ def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) 
 
 
 def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
+    """Write the page of a run of one seed; returns the table for the terminal, without speeds that do not compare."""
     from limelm.report import aligned, is_one_environment, write_report
     from limelm.training.router_statistics import measure_retrieval
 
@@ -186,7 +186,7 @@ def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
 
 
 def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison over seeds; gives the table for the terminal."""
+    """Write the page of a comparison over seeds; returns the table for the terminal."""
     from limelm.report import aligned, write_seeds
 
     _, losses = write_seeds(job.out, summaries)
@@ -208,7 +208,7 @@ def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
 
 
 def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison in a pretrained model; gives the table for the terminal."""
+    """Write the page of a comparison in a pretrained model; returns the table for the terminal."""
     from limelm.report import aligned, write_adaptation
 
     recipe = job.recipe
@@ -229,7 +229,7 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
 
 
 def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
-    """Ask every model the test problems, unless that was done, and report on all tasks beside `job.out`."""
+    """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.files import write_text
     from limelm.report import aligned, write_exact_match
@@ -255,7 +255,7 @@ def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
 
 
 def _is_scored(path: Path, fingerprint: str) -> bool:
-    """Whether a file of scores is of the results that are there."""
+    """Whether a file of scores belongs to the results that are in the folder now."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["made_of"] == fingerprint
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a command is pointed at: the folder of its results, and the device to run on."""
+"""The folder that a command writes to and the device that it runs on, checked."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from limelm.files import partial_of
 
 
 def check_out(out: Path, marker: str | None = None) -> None:
-    """Refuse a folder that cannot take the results, before any work; nothing is made.
+    """Refuse a folder that cannot take the results, before any work; nothing is created.
 
     Args:
         marker: a file that tells that the folder holds results of this command, which may be replaced; so does what a

@@ -13,7 +13,7 @@ _LINE_UP = "\x1b[A"
 
 
 class SafeStream:
-    """A text stream that writes control characters as escapes, and `?` for what its encoding does not have.
+    """A text stream that writes control characters as escapes, and `?` for characters that its encoding lacks.
 
     Args:
         stream: the stream that is written to; it answers everything else that is asked of this one.
@@ -42,7 +42,7 @@ class SafeStream:
 
 @contextlib.contextmanager
 def safe_streams() -> Iterator[None]:
-    """Put a `SafeStream` in the place of stdout and stderr, unless they are closed."""
+    """Replace stdout and stderr by a `SafeStream`, unless they are closed."""
     with contextlib.ExitStack() as stack:
         if sys.stdout is not None:
             stack.enter_context(contextlib.redirect_stdout(SafeStream(sys.stdout)))  # type: ignore[type-var]
@@ -59,13 +59,13 @@ def print_error(message: str) -> None:
 
 
 def discard_stdout() -> None:
-    """Leave nothing in stdout's buffer that Python would try to write when it ends: nobody reads it any more."""
+    """Empty stdout's buffer when nobody reads it any more, so that Python does not try to write it on exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _close_progress_bars() -> None:
-    """Bars that an error broke off would otherwise be drawn once more below it."""
+    """Close progress bars that an error broke off; they would be drawn once more below it."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 

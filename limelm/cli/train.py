@@ -56,7 +56,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, and say what came out."""
+    """Train, and print the results."""
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
     from limelm.training import load_experiment, train_model

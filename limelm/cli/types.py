@@ -53,17 +53,17 @@ def listed(text: str) -> list[str]:
 
 
 def existing_path(text: str) -> Path:
-    """A file or folder that is there: an error at once, not after seconds of imports."""
+    """An existing file or folder; refused at once, not after seconds of imports."""
     return _existing(text, ": no such file or folder")
 
 
 def token_folder(text: str) -> Path:
-    """A folder that is there, to be one of token shards."""
+    """An existing folder, which is to hold token shards."""
     return _existing(text, ": not a folder made by `limelm data prepare` (there is no such folder)")
 
 
 def model_name(text: str) -> str:
-    """A folder that is there, or what may be a name on the Hugging Face hub: NAME or OWNER/NAME."""
+    """An existing folder, or a possible name on the Hugging Face hub: NAME or OWNER/NAME."""
     is_path = text.startswith((".", "/", "~")) or text.count("/") != text.strip("/").count("/") or text.count("/") > 1
     if is_path:
         _existing(text, ": no such folder")
@@ -71,7 +71,7 @@ def model_name(text: str) -> str:
 
 
 def recipe_name(text: str) -> str:
-    """A name, or a .toml file that is there."""
+    """The name of a recipe, or an existing .toml file."""
     if text.endswith(".toml"):
         _existing(text, ": no such file")
     return text

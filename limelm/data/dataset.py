@@ -54,12 +54,12 @@ class TokenDataset(Dataset):
         return {"input_ids": ids, "labels": ids}
 
     def chunks(self, tokens: int = CHUNK) -> Iterator[np.ndarray]:
-        """All token ids of the split in order, at most `tokens` at a time; they do not end where a document does."""
+        """Yield all token ids of the split in order, at most `tokens` at a time, whatever the documents' ends."""
         for start in range(0, self.tokens, tokens):
             yield self._read(start, min(start + tokens, self.tokens))
 
     def check_unchanged(self) -> None:
-        """Refuse shards that have been overwritten since they were opened: what was read may have been either.
+        """Refuse shards that have been overwritten since they were opened.
 
         Raises:
             UserError: for the first of them.
@@ -104,7 +104,7 @@ def load_prepared_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def are_shards(path: Path) -> bool:
-    """Whether a path is a folder of token shards; else it is taken for text."""
+    """Whether a path is a folder of token shards; any other path is taken for text."""
     return (path / MANIFEST).exists()
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids, in this process or in several, always in the order of the documents."""
+"""Encode text to token ids, in this process or in several, always in the order of the documents."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ BATCHES_PER_PROCESS = 2  # one at work, one waiting
 
 @dataclass(frozen=True)
 class Mark:
-    """How far the source has been read: documents, the stream's position after them, and its share."""
+    """The position up to which a source has been read: documents, the stream's position after them, and its share."""
 
     documents: int
     position: Any
@@ -41,7 +41,7 @@ class Encoded:
 
 
 class Encoder:
-    """Documents to ids; a document that spells out a special token means its letters, not the token."""
+    """Encode documents to ids; a document that spells out a special token means its letters, not the token."""
 
     def __init__(self, tokenizer: Tokenizer, bos: int, eos: int, dtype: str, hold_out: HoldOut):
         self.tokenizer = tokenizer
@@ -59,7 +59,7 @@ class Encoder:
 
 
 def read_batches(stream: Stream, documents: int, last: int | None) -> Iterator[tuple[list[str], Mark]]:
-    """Batches of about BATCH_CHARACTERS, so that memory stays bounded whatever the documents' lengths.
+    """Group documents into batches of about BATCH_CHARACTERS, so that memory stays bounded whatever their lengths.
 
     Args:
         documents: how many were read before.
@@ -127,7 +127,7 @@ def _next_result(pending: "deque[tuple[Future[Encoded], Mark]]") -> tuple[Encode
 
 
 def _light_context() -> Any:
-    """How processes start: limelm imports PyTorch, seconds and 400 MB each, so one server imports and then forks.
+    """The way processes start: importing PyTorch costs seconds and 400 MB, so one server imports it and then forks.
 
     Where there is no such server, each process is started afresh.
     """

@@ -1,4 +1,4 @@
-"""What stops a preparation without being wrong input."""
+"""Errors that stop a preparation although the input was right."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from limelm.errors import UserError
 
 
 class Interruption(UserError):
-    """Something outside the text gave way, such as the network or a disk: what is done is kept, to go on from."""
+    """A failure outside the text, such as of the network or a disk; the work done so far is kept, to go on from."""
 
 
 @contextmanager
 def interrupted_by_disk() -> Iterator[None]:
-    """Around what writes files: where that fails, it is an interruption."""
+    """A context in which failing to write a file counts as an interruption."""
     try:
         yield
     except UserError as error:

@@ -14,7 +14,7 @@ _PARQUET_BUFFER = 2**20  # bytes; the file is read page by page, however large i
 
 
 def read_file(stream: BinaryIO, file: Path, text_field: str = "text", skip: int = 0) -> Iterator[str]:
-    """The documents of an open file: a .txt (or .py) is one document, a line of .jsonl or a row of .parquet is one.
+    """Yield an open file's documents: a .txt (or .py) is one document, and so is a line of .jsonl or a row of .parquet.
 
     Args:
         skip: leave out so many documents at the beginning; they are not parsed.
@@ -89,7 +89,7 @@ def _parquet_documents(stream: BinaryIO, file: Path, text_field: str, skip: int)
 
 
 def _rows_at_once(table: Any, group: int, text_field: str) -> int:
-    """So few that they are no more than the largest document, by what the file says of their sizes."""
+    """The number of rows to read at once, so that they take no more memory than the largest document."""
     rows = table.metadata.row_group(group)
     columns = [rows.column(number) for number in range(rows.num_columns)]
     size = sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] == text_field)

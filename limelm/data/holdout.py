@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are held out."""
+"""Choose which documents are trained on and which are held out for validation."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Digest = Annotated[int, Unrestricted, at_least(0), less_than(2**64)]
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Names the split, "train" or "validation", of each document.
+    """Assigns each document to a split, "train" or "validation".
 
     The split follows from a hash of the text, so copies of a document never stand on both sides. The first document is
     always trained on and the first other one held out, so that neither side is empty; where there is only one document
@@ -26,7 +26,7 @@ class HoldOut:
 
     @classmethod
     def find(cls, documents: Iterable[str], fraction: float, source: str) -> "HoldOut":
-        """Look at the first documents, usually two.
+        """Find the rule for a source by looking at its first documents, usually two.
 
         Args:
             fraction: the share of documents to hold out.
@@ -43,7 +43,7 @@ class HoldOut:
         return cls(fraction, _digest(first), None if other is None else _digest(other))
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
-        """One document as (split, text): itself, or nothing where it is empty, or both parts of the only document."""
+        """Split one document into (split, text) pairs: one pair, none if empty, or both parts of an only document."""
         if not text.strip():
             return []
         if self.other is None:

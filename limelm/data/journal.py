@@ -1,4 +1,4 @@
-"""Where a preparation stands, on disk, so that it goes on after a kill.
+"""A preparation's progress on disk, so that it goes on after a kill.
 
 A folder NAME is prepared in the hidden folder `.NAME.partial` beside it, which holds `journal.json`, `lock` and, below
 `prepared/`, what becomes NAME when all is done. The journal is true at every moment: it is written beside and renamed,
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Journal:
-    """What has been done, and what it was done with."""
+    """The work done so far, and the settings it was done with."""
 
     settings: dict[str, Any]
     hold_out: HoldOut
@@ -74,11 +74,11 @@ class Preparation:
 
     @property
     def prepared(self) -> Path:
-        """What becomes the prepared folder."""
+        """The folder that is renamed to the prepared folder at the end."""
         return self.folder / PREPARED
 
     def save(self, journal: Journal) -> None:
-        """From here on the preparation can be gone on with."""
+        """Save the journal: the preparation can be resumed from here."""
         journal.save(self.folder)
         self.journal = journal
 
@@ -90,7 +90,7 @@ class Preparation:
 
 
 def is_finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether `out` was prepared to the end with these settings; what a kill left after the end is removed.
+    """Whether `out` was prepared to the end with these settings; removes leftovers of a kill after the end.
 
     Raises:
         UserError: where it holds anything else.
@@ -111,7 +111,7 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
 
 @contextmanager
 def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
-    """Begin to prepare `out`, or go on; when the block ends well, `out` is there.
+    """Begin to prepare `out`, or go on; when the block ends without an error, `out` is complete.
 
     What was done stays for the next call with the same settings after a kill, Ctrl-C, a full disk or another
     interruption. Bad input leaves nothing.
@@ -166,7 +166,7 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
 
 
 def _unfinished(folder: Path, settings: dict[str, Any]) -> Journal | None:
-    """The journal of a preparation that was stopped; None where there is none, and then an empty `prepared/`."""
+    """The journal of a preparation that was stopped; if there is none, None, and `prepared/` is made anew, empty."""
     if not (folder / JOURNAL).exists() or not (folder / PREPARED).exists():
         (folder / JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(folder / PREPARED, ignore_errors=True)

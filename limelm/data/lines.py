@@ -1,4 +1,4 @@
-"""Text read from files in bounded memory: what stands in them, line by line, and never more than one document of it."""
+"""Read text files line by line, in bounded memory: never more than one document at a time."""
 
 import gzip
 import zlib
@@ -17,7 +17,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 @contextmanager
 def unpacked(stream: BinaryIO, file: Path) -> Iterator[BinaryIO]:
-    """The stream itself; where the name of its file ends in .gz, what is packed in it.
+    """A stream's content, decompressed if the file's name ends in .gz.
 
     Raises:
         UserError: when a broken gzip file is read.
@@ -33,7 +33,7 @@ def unpacked(stream: BinaryIO, file: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(stream: BinaryIO, file: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines that are not blank, without byte-order marks, each with words for where it stands.
+    """Yield the lines that are not blank, without byte-order marks, each with its place for error messages.
 
     Raises:
         UserError: for a line that is too long to be a document.
@@ -49,7 +49,7 @@ def read_lines(stream: BinaryIO, file: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_whole(stream: BinaryIO, file: Path) -> str:
-    """All of a file as one document.
+    """Read a whole file as one document.
 
     Raises:
         UserError: where it is too long for one, or no text.
@@ -60,7 +60,7 @@ def read_whole(stream: BinaryIO, file: Path) -> str:
 
 
 def check_size(size: int, where: str) -> None:
-    """Refuse a document (or its line) of too many bytes.
+    """Refuse a document (or line) of too many bytes.
 
     Raises:
         UserError: where `size` is too large.
@@ -72,7 +72,7 @@ def check_size(size: int, where: str) -> None:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Bytes as text, without a byte-order mark.
+    """Decode bytes to text, without a byte-order mark.
 
     Raises:
         UserError: for what is not UTF-8, or binary.

@@ -1,4 +1,4 @@
-"""Which files a user means: those that are named, and all below the folders that are, through symbolic links too."""
+"""List the files that a user means: named files, and all files below named folders, also through symbolic links."""
 
 import stat
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of text, and the files beside them in their folders that are of other kinds."""
+    """The text files that were found, and the files of other kinds beside them."""
 
     files: list[Path]
     others: list[Path]
@@ -24,7 +24,7 @@ def list_files(paths: list[Path]) -> list[Path]:
 
 
 def find_files(paths: list[Path]) -> Listing:
-    """Files as they are named, folders with all that is below them, in alphabetical order.
+    """Find named files, and all files below named folders, in alphabetical order.
 
     Symbolic links are followed. What several links lead to is taken once, at the first of these paths; a link to a
     folder that holds the link itself is not followed.
@@ -52,7 +52,7 @@ def find_files(paths: list[Path]) -> Listing:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All that is no folder, in alphabetical order; no folder is entered twice."""
+    """Yield everything below a folder that is no folder, in alphabetical order; no folder is entered twice."""
     entered: set[Path] = set()
     stack = [folder]
     while stack:
@@ -71,7 +71,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _mode(path: Path) -> int:
-    """What a path is, behind links."""
+    """The file mode of what a path leads to, behind links."""
     try:
         return path.stat().st_mode
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Token shards that are mapped into memory.
+"""Token shards, mapped into memory.
 
 A map reads zeros, or ends the process, where its file has been cut off since: every reading looks at the file's size.
 """
@@ -58,7 +58,7 @@ class MappedShard:
         return self.tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Opened again where it is unpickled, such as in the processes of a data loader: a map cannot be sent."""
+        """Pickle as an instruction to open the file again: a memory map cannot be sent to another process."""
         return type(self), (self.path.parent, self._shard, self._manifest, False)
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -109,13 +109,13 @@ class MappedShard:
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
-    """What changes with a file's content, but for what is done on purpose."""
+    """The device, inode, size and time of a file, which change with its content."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=4096)
 def _measure(path: Path, dtype: str, identity: tuple[int, ...]) -> tuple[str, int]:
-    """The hash and the largest id of a shard; once for the several trainings of a process, unless the file changes."""
+    """Measure a shard's hash and largest id; remembered within a process until the file changes."""
     digest, largest, itemsize = hashlib.sha256(), 0, np.dtype(dtype).itemsize
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

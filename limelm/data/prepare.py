@@ -1,4 +1,4 @@
-"""From documents to a prepared folder: hold documents out, tokenize, write shards and the manifest."""
+"""Prepare documents: hold some out, tokenize, write shards and the manifest."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -108,7 +108,7 @@ def _check(source: str, tokenizer: str | None, vocab_size: int, validation_fract
 
 
 def _tokenizer_identity(tokenizer: str) -> str:
-    """A hub name; of a folder its name and content, wherever it lies."""
+    """A tokenizer's identity: its hub name, or a folder's name and content, wherever the folder lies."""
     folder = Path(tokenizer)
     if not (folder / "tokenizer.json").exists():
         return tokenizer
@@ -118,7 +118,7 @@ def _tokenizer_identity(tokenizer: str) -> str:
 def _tokenizer(
     work: Preparation, documents: Source, tokenizer: str | None, progress: Progress
 ) -> PreTrainedTokenizerFast:
-    """Load or train the tokenizer and save it, where that is not done yet."""
+    """Load or train the tokenizer and save it, unless that is done already."""
     assert work.journal is not None
     settings, folder = work.journal.settings, work.prepared / TOKENIZER
     if not folder.exists():
@@ -148,7 +148,7 @@ def _training_text(documents: Iterable[str], hold_out: HoldOut) -> Iterator[str]
 def _write_shards(
     work: Preparation, documents: Source, tokenizer: PreTrainedTokenizerFast, processes: int, progress: Progress
 ) -> Manifest:
-    """Tokenize what is left, and describe the result."""
+    """Tokenize the remaining documents, and describe the result."""
     journal = work.journal
     assert journal is not None
     dtype = token_dtype(len(tokenizer))
@@ -184,7 +184,7 @@ def _write_shards(
 
 @contextmanager
 def _writers(work: Preparation, journal: Journal, dtype: str) -> Iterator[dict[str, SplitWriter]]:
-    """Writers that begin where the journal stands."""
+    """Make the splits' writers, which begin where the journal stands."""
     size = journal.settings["tokens_per_shard"]
     writers = {name: SplitWriter(work.prepared, name, dtype, size, journal.splits.get(name)) for name in SPLITS}
     try:
@@ -204,7 +204,7 @@ def _write(batch: Encoded, writers: dict[str, SplitWriter]) -> None:
 def _journaled(
     batches: Iterator[tuple[Encoded, Mark]], work: Preparation, writers: dict[str, SplitWriter]
 ) -> Iterator[tuple[Encoded, Mark]]:
-    """Pass on batches; note in the journal, every few seconds, that those passed on before have been written."""
+    """Pass batches on; every few seconds, note in the journal that the earlier ones have been written."""
     assert work.journal is not None
     saved = time.monotonic()
     for batch, mark in batches:

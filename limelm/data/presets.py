@@ -1,4 +1,4 @@
-"""Texts by name, each with the settings it is used with."""
+"""Named texts, each with the settings it is prepared with."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from limelm.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """A text and how it is prepared.
+    """A text, and the settings it is prepared with.
 
     Args:
         dataset: a data set of the Hugging Face hub, or a local folder of its format; None is the Python library.

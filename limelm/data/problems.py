@@ -39,7 +39,7 @@ IGNORED = -100  # a label that the loss leaves out
 
 @dataclass(frozen=True)
 class ProblemFolder:
-    """What a folder of problems holds, as `problems.json` says.
+    """The content of a folder of problems, as `problems.json` says.
 
     Attributes:
         task: see `limelm.data.synthetic.draw_task`.
@@ -75,7 +75,7 @@ class ProblemFolder:
 
     @property
     def text_format(self) -> TextFormat:
-        """How problems are written."""
+        """The format in which problems are written."""
         return TextFormat(self.delimiter)
 
 
@@ -186,7 +186,7 @@ class ProblemDataset(Dataset):
         return len(self.input_ids)
 
     def check_unchanged(self) -> None:
-        """Nothing to compare: all problems were read when the folder was opened (see `TokenDataset`)."""
+        """Do nothing: all problems were read when the folder was opened (compare `TokenDataset.check_unchanged`)."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
@@ -195,7 +195,7 @@ class ProblemDataset(Dataset):
 def _encode(
     tokenizer: PreTrainedTokenizerFast, problems: list[Problem], written: TextFormat, worked_steps: bool, where: str
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts and continuations."""
+    """Encode prompts and continuations."""
     texts = [written.prompt(problem) for problem in problems]
     texts += [written.continuation(problem, worked_steps) for problem in problems]
     try:

@@ -1,4 +1,4 @@
-"""What a preparation shows while it works, on stderr."""
+"""A preparation's progress bars and messages, on stderr."""
 
 import sys
 import time
@@ -11,25 +11,25 @@ from limelm.data.encode import Mark
 
 
 class Progress:
-    """Bars and lines; afterwards `tokens` and `seconds` say what was tokenized in this run, and how long it took."""
+    """Bars and messages; afterwards `tokens` and `seconds` say how much was tokenized in this run, and in what time."""
 
     def __init__(self) -> None:
         self.tokens = 0
         self.seconds = 0.0
 
     def say(self, line: str) -> None:
-        """One line."""
+        """Print one line."""
         tqdm.write(line, file=sys.stderr)
 
     @contextmanager
     def training(self, texts: Iterable[str]) -> Iterator[Iterable[str]]:
-        """Gives the documents that a tokenizer is trained on; the bar ends before any error is shown."""
+        """Yields the documents that a tokenizer is trained on, with a bar that ends before any error is shown."""
         with tqdm(texts, desc="training the tokenizer", unit=" documents") as bar:
             yield bar
 
     @contextmanager
     def tokenizing(self, before: int, last: int | None) -> Iterator[Callable[[int, Mark], None]]:
-        """Gives a function to call with each batch's tokens and mark.
+        """A bar for tokenizing; yields a function to call with each batch's tokens and mark.
 
         Args:
             before: the tokens of earlier runs.

@@ -40,7 +40,7 @@ class Split:
 
 @dataclass
 class Manifest:
-    """What a prepared folder holds.
+    """The content of a prepared folder.
 
     Raises:
         ValueError: for values that contradict each other.
@@ -70,7 +70,7 @@ class Manifest:
 
     @property
     def content_sha256(self) -> str:
-        """One hash for all that training sees: the tokenizer, the dtype, and every shard in its order."""
+        """A hash of everything that training sees: the tokenizer, the dtype, and every shard in order."""
         digest = hashlib.sha256(f"{self.tokenizer_sha256} {self.dtype}".encode())
         for name in SPLITS:
             for shard in self.splits[name].shards:

@@ -1,4 +1,4 @@
-"""Where documents come from: local files, a Hugging Face data set, Python's own library, or any function.
+"""Sources of documents: local files, a Hugging Face data set, Python's own library, or any function.
 
 A source gives its documents in a fixed order, holds only a few of them in memory, and can begin again at the position
 where an earlier reading stopped.
@@ -23,35 +23,35 @@ _NOT_LIBRARY_CODE = {"test", "tests", "idle_test", "site-packages", "dist-packag
 
 
 class Stream(Protocol):
-    """Documents, one after the other."""
+    """An iterator of documents that knows its position."""
 
     @property
     def position(self) -> Any:
-        """What JSON can hold and `Source.open` takes, to go on after the document that was read last."""
+        """The position after the document read last, as plain JSON values that `Source.open` takes."""
 
     @property
     def share(self) -> float | None:
-        """About how much of the source has been read, from 0 to 1; None where that is not known."""
+        """The approximate share of the source that has been read, from 0 to 1; None if unknown."""
 
     def __iter__(self) -> Iterator[str]:
-        """The documents from here on; called once."""
+        """Iterate over the documents from here on; may be called once."""
 
 
 class Source(ABC):
-    """Documents that can be read again, from the beginning or from a position."""
+    """A source of documents that can be read again, from the beginning or from a position."""
 
     @abstractmethod
     def open(self, position: Any = None) -> Stream:
-        """Begin at the first document, or after the one where a stream's `position` was taken."""
+        """Start reading at the first document, or after the one at which a stream's `position` was taken."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells these documents from others: names and values that JSON can hold."""
+        """Plain JSON values that tell these documents from others."""
 
 
 @dataclass(frozen=True)
 class Repeatable(Source):
-    """The documents of a function that makes an iterator; a position in them is their number."""
+    """The documents of a function that makes an iterator; a position is a number of documents."""
 
     documents: Callable[[], Iterable[str]]
 
@@ -82,7 +82,7 @@ class LocalFiles(Source):
         return _FileStream(self, file, document)
 
     def identity(self) -> dict[str, Any]:
-        """The files' paths and sizes, in short, and the field."""
+        """A hash of the files' paths and sizes, and the field."""
         sizes = self.sizes()
         listing = "".join(f"{file.resolve()} {size}\n" for file, size in zip(self.files, sizes, strict=True))
         digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
@@ -108,7 +108,7 @@ class LocalFiles(Source):
 
 @dataclass(frozen=True)
 class HubPosition:
-    """How many rows have been read, and `datasets`' own state, with which finished files need not be fetched again."""
+    """The number of rows read, and `datasets`' own state, so that finished files are not fetched again."""
 
     rows: Count
     state: dict[str, Any]
@@ -133,7 +133,7 @@ class HubDataset(Source):
 
     @property
     def description(self) -> str:
-        """The data set in a few words; of a local folder the name alone."""
+        """The data set in a few words; for a local folder its name alone."""
         path = Path(self.path).resolve().name if Path(self.path).exists() else self.path
         return f"{path}, {self.name or 'default'}, {self.split}"
 
@@ -150,7 +150,7 @@ class HubDataset(Source):
 
 
 def list_python_library() -> list[Path]:
-    """The .py files of this Python's standard library, without its tests: real text on every user's machine.
+    """List the .py files of this Python's standard library, without its tests: real text on every user's machine.
 
     Raises:
         UserError: where this Python was installed without its sources.
@@ -170,7 +170,7 @@ def read_python_library() -> Iterator[str]:
 
 
 def _file_position(position: Any, files: int) -> tuple[int, int]:
-    """Checked: a file's number, and how many of its documents have been read."""
+    """Check a position: a file's number, and the number of its documents that have been read."""
     place = build(tuple[Count, ...], position, "the journal", "position")
     if len(place) != 2 or place[0] > files:
         raise UserError(f"the journal: position={list(place)} must be the number of a file, up to {files}, and a count")
@@ -184,7 +184,7 @@ def _check_given(**values: str | None) -> None:
 
 
 def _local_name(path: str) -> str | None:
-    """What tells a local folder from others of the same name, without saying where it lies; None for a hub name."""
+    """A mark that tells a local folder from others of the same name without its path; None for a hub name."""
     if not Path(path).exists():
         return None
     real = Path(path).resolve()
@@ -204,7 +204,7 @@ class _CountedStream:
 
 
 class _FileStream:
-    """A position is the number of a file and of the documents that were read in it."""
+    """A stream of local files; its position is a file's number and the number of documents read in that file."""
 
     def __init__(self, source: LocalFiles, file: int, document: int):
         self.source, self.file, self.document = source, file, document
@@ -266,7 +266,7 @@ class _HubStream:
             yield text
 
     def _stopped(self, error: Exception) -> Interruption:
-        """Whatever a hub, a proxy or a loading script may raise."""
+        """Turn whatever a hub, a proxy or a loading script may raise into an interruption."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         dataset = self.source
         return Interruption(f"data set {dataset.path!r} (config {dataset.name}, split {dataset.split}): {reason}")

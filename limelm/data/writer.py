@@ -1,4 +1,4 @@
-"""Token shards in the making."""
+"""Write token shards."""
 
 import copy
 import os
@@ -16,7 +16,7 @@ from limelm.records import Count
 
 @dataclass
 class WriterState:
-    """How far a split has been written; `open_tokens` counts those in its last shard, where that is not finished."""
+    """The position up to which a split is written; `open_tokens` counts the tokens of an unfinished last shard."""
 
     split: Split
     open_tokens: Count
@@ -53,7 +53,7 @@ class SplitWriter:
             self.close()
 
     def flush(self) -> WriterState:
-        """Bring all that was added to the disk; returns the state to go on from."""
+        """Bring all added tokens to the disk; returns the state to go on from."""
         if self._stream is not None:
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -70,7 +70,7 @@ class SplitWriter:
             self._stream, self._tokens = None, 0
 
     def abandon(self) -> None:
-        """Let go of the open shard; what `flush` did not bring to the disk may be there or not."""
+        """Abandon the open shard; tokens that `flush` did not bring to the disk may be lost."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.close()

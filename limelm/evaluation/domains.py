@@ -1,4 +1,4 @@
-"""Domains of text that models are scored on: checked before any model runs, resumable domain by domain."""
+"""Domains of text on which models are scored: checked before any model runs, resumable domain by domain."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Domain:
-    """Text that was found readable; `text_hash` is that of all that is scored."""
+    """A domain whose text has been read once; `fingerprint` is over everything that is scored."""
 
     name: str
     path: Path
@@ -51,7 +51,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Reading:
-    """Domains, and how every model reads them.
+    """The domains, and the window and stride with which every model reads them.
 
     Attributes:
         window, stride: as in `TextRequest`.
@@ -86,7 +86,7 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
 
 
 def choose_window(request: TextRequest, models: list[Found]) -> tuple[int, int]:
-    """The window and the stride with which all models read text, both in tokens; no text is read.
+    """Choose the window and stride, in tokens, with which all models read text; no text is read.
 
     Raises:
         UserError: for a window or stride that cannot be, or a path where there is nothing.
@@ -125,7 +125,7 @@ def check_text(request: TextRequest, models: list[Found], limit: int | None) -> 
 
 
 def score_domains(loaded: LoadedModel, reading: Reading, out: Path) -> dict[str, TextScore]:
-    """Score a model on each domain; what an earlier run of the same finished is taken as it is.
+    """Score a model on each domain; domains that an earlier run of the same finished are not scored again.
 
     Returns:
         The scores by domain.
@@ -194,7 +194,7 @@ def _comparison(first: TextScore, second: TextScore) -> Record:
 
 
 def _stem(path: Path) -> str:
-    """The name without a suffix that tells the kind of file."""
+    """A file's name without the suffix of its format."""
     name = path.name or path.resolve().name
     suffix = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
     return name[: len(name) - len(suffix)]

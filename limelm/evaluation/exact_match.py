@@ -31,7 +31,7 @@ BATCH_SIZE = 500
 def write_continuations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], longest: int, label: str = ""
 ) -> list[str | None]:
-    """Continue each prompt greedily up to EOS; None where the model does not stop in time.
+    """Continue each prompt greedily up to EOS; None for one that the model does not end in time.
 
     Prompts of one length make a batch, so nothing is padded and the result does not depend on what else is asked.
 
@@ -70,7 +70,7 @@ def write_continuations(
 
 
 def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = "") -> dict[str, Any]:
-    """Ask a trained model every test problem; kept in `checkpoint/exact-match.json`, and read from there again.
+    """Score a trained model on every test problem; kept in `checkpoint/exact-match.json`, and read from there again.
 
     Args:
         data: the folder of problems that it was trained on.
@@ -140,7 +140,7 @@ def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> di
 
 
 def summarize_accuracies(scores: Records, baseline: str) -> Records:
-    """Each model's accuracy over seeds, and its difference from the baseline's, seed by seed.
+    """Summarize each model's accuracy over seeds, and its paired difference from the baseline's.
 
     Args:
         scores: of one task, from `score_run`; at least two seeds, the same for every model.

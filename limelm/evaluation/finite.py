@@ -1,4 +1,4 @@
-"""Scores that are no numbers are refused: a model whose weights are broken would else be said to answer wrongly."""
+"""Refuse scores that are no numbers: a model with broken weights would otherwise seem to answer wrongly."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from limelm.errors import UserError
 
 
 class FiniteLogits(LogitsProcessor):
-    """A step of `generate` that changes nothing, and refuses logits of which no token can be chosen.
+    """A logits processor that changes nothing, and refuses logits from which no token can be chosen.
 
     Minus infinity is a token that the model rules out; NaN and infinity are those of broken weights or an overflow.
 
@@ -22,7 +22,7 @@ class FiniteLogits(LogitsProcessor):
         self.label = label
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Take `[B]` sequences and the logits `[B, vocabulary]` of their next tokens; return the logits."""
+        """Return the logits `[B, vocabulary]` of the sequences' next tokens unchanged, if a token can be chosen."""
         if not scores.amax(dim=-1).isfinite().all():  # NaN if any is, minus infinity if all are
             raise UserError(f"{self.label}: its logits are not finite; weights may be NaN or infinite")
         return scores

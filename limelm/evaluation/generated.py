@@ -1,4 +1,4 @@
-"""Key-value retrieval and induction: multiple-choice items made from a seed, whose chance level is known.
+"""Key-value retrieval and induction: multiple-choice items made from a seed, with a known chance level.
 
 Both test whether a model can fetch from its own context; nothing but the context tells the answer, as all words are
 drawn at random.
@@ -34,7 +34,7 @@ WORDS = tuple(_TEXT.split())
 
 
 def key_value_items(split: str, seed: int) -> Records:
-    """Items of key-value retrieval.
+    """Make items of key-value retrieval.
 
     Args:
         split: "train" or "test"; their draws are independent.
@@ -54,7 +54,7 @@ def key_value_items(split: str, seed: int) -> Records:
 
 
 def induction_items(split: str, seed: int) -> Records:
-    """Items of induction; arguments and rows as in `key_value_items`."""
+    """Make items of induction; arguments and rows as in `key_value_items`."""
     generator = random.Random(f"induction {split} {seed}")
     items = []
     for _ in range(ITEMS[split]):

@@ -1,4 +1,4 @@
-"""Tasks of the harness on checkpoints: the work behind `limelm eval`, resumable task by task."""
+"""Run the harness's tasks on checkpoints: the work behind `limelm eval`, resumable task by task."""
 
 import contextlib
 import importlib.metadata
@@ -48,13 +48,13 @@ class Settings:
 
 
 class TooLong(UserError):
-    """A task whose answers do not fit into a model's context; it is left out of that model's results."""
+    """Raised for a task whose answers do not fit into a model's context; that model's results leave it out."""
 
 
 def run_tasks(
     loaded: LoadedModel, tasks: list[LoadedTask], settings: Settings, out: Path
 ) -> tuple[list[Record], list[Record]]:
-    """Run tasks on one model; what an earlier run of the same finished is taken as it is.
+    """Run tasks on one model; tasks that an earlier run of the same finished are not run again.
 
     Returns:
         A record per task, with its items; a note on each task that could not be run.
@@ -139,6 +139,6 @@ def _identity(task: LoadedTask, settings: Settings) -> Record:
 
 
 def _shots(task: LoadedTask) -> int:
-    """Examples in the prompt; a task that has none by its own definition keeps to that, as in the harness."""
+    """The number of examples in a task's prompt; a task defined without any keeps to that, as in the harness."""
     own = task.task.config.num_fewshot
     return own or 0 if own == 0 or task.wanted.shots is None else task.wanted.shots

@@ -1,4 +1,4 @@
-"""A model's results on a task or a text, item by item: files that name the identity of the run that made them."""
+"""A model's results on a task or a text, item by item, in files that say which run made them."""
 
 import hashlib
 import json
@@ -80,12 +80,12 @@ def definition_fingerprint(task: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """A short hash of anything that can be written as JSON."""
+    """A short hash of any value that can be written as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def read_record(path: Path, identity: Record, kind: type[HasItems]) -> Record | None:
-    """Read the record that an earlier run left; None unless it is whole and of the same run."""
+    """Read the record that an earlier run left; None unless it is complete and of the same run."""
     record = read_kept(path, kind)
     return record if record is not None and record["identity"] == identity else None
 
@@ -112,7 +112,7 @@ def _gold(sample: Record, task: Any, choices: list[str]) -> int | None:
 
 
 def _safe(name: str) -> str:
-    """The name of one file or folder for any text; a hash tells apart what had to be changed for that.
+    """A valid file name for any text; where characters had to be changed, a hash keeps names apart.
 
     It has no separator, no control character and no point at its beginning (so it is neither hidden nor "..").
     """

@@ -1,4 +1,4 @@
-"""Results that an earlier run left: taken as they are where they are exactly of the known shape, else made again."""
+"""Results that an earlier run left: used again if they have exactly the expected form, otherwise made anew."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ class KeptAnswers:
 
 
 def read_kept(path: Path, kind: type[HasItems]) -> dict[str, Any] | None:
-    """The plain values of a kept result; None where there is none, or one of another shape, which is made again."""
+    """The plain values of a kept result; None if there is none, or one of another form, which is then made anew."""
     try:
         values = parse_json(read_text(path, MOST_BYTES), str(path))
         kept = build(kind, values, str(path))

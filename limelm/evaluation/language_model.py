@@ -11,7 +11,7 @@ from limelm.evaluation.harness import TooLong
 
 
 class CountingLM(HFLM):
-    """`HFLM` around a model, which scores as it does, and tells how many requests did not fit into the context.
+    """The harness's `HFLM` around a model, which also counts the requests that do not fit into the context.
 
     Attributes:
         label: the model's, for errors.
@@ -31,7 +31,7 @@ class CountingLM(HFLM):
         self._bar = bar
 
     def add_partial(self, *_: Any) -> None:
-        """Count an answer: the harness hands each to this hook."""
+        """Count an answer; the harness calls this hook for each."""
         if self._bar is not None:
             self._bar.update()
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is evaluated: its model, its tokenizer, and what tells its results from another's."""
+"""Load a checkpoint for evaluation: model, tokenizer, and the fingerprint that its results are kept under."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Benchmarks from a folder of JSONL and TSV files, in the columns that the harness's own tasks expect of the hub.
+"""Benchmarks from a folder of JSONL and TSV files, in the columns that the harness's tasks expect from the hub.
 
 `FOLDER/arc_easy/test.jsonl` and so on; each may also be compressed (`.jsonl.gz`). The prompts, the choices and the
 right answers stay the harness's: only where its rows come from changes.
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class LocalTask:
-    """Where a task's rows are, and how they become the hub's.
+    """The files of a task's rows, and how they are turned into the hub's rows.
 
     Attributes:
         folder: below the data folder.
@@ -38,7 +38,7 @@ class LocalTask:
 
 
 def read_splits(data: Path, name: str) -> dict[str, list[Row]]:
-    """The rows of every split of a task that is there, by the split's name on the hub.
+    """Read the rows of every split of a task that the folder has, by the split's name on the hub.
 
     Raises:
         UserError: where the folder or the file that is scored is missing, or a file is broken; it names the file, and
@@ -76,7 +76,7 @@ def _rows(path: Path, task: LocalTask) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Row]]:
-    """The objects of a file, each with words for where it stands."""
+    """Yield the objects of a JSONL file, each with its place for error messages."""
     try:
         with path.open("rb") as raw, unpacked(raw, path) as stream:
             lines = ((where, decode(line, where)) for where, line in read_lines(stream, path))
@@ -86,7 +86,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _table(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, Row]]:
-    """Rows of texts, by the names in the first line."""
+    """Yield the rows of a TSV file as texts, by the column names in its first line."""
     names: list[str] = []
     for where, line in lines:
         values = line.rstrip("\r\n").split("\t")
@@ -106,7 +106,7 @@ def _object(where: str, line: str) -> tuple[str, Row]:
 
 
 def _check_texts(row: Row) -> None:
-    """Questions, choices and passages are texts, or lists of them; what only numbers an item or answer may be else."""
+    """Refuse questions, choices and passages that are no texts or lists of texts; ids and labels may be other values."""
     for name, value in row.items():
         if name in _NUMBERING:
             continue
@@ -118,7 +118,7 @@ def _check_texts(row: Row) -> None:
 
 
 def _fields(*names: str, **allowed: list[Any]) -> Callable[[Row], list[Row]]:
-    """Files whose fields are already the hub's, some with few allowed values."""
+    """A reader for files whose fields are already the hub's, some with few allowed values."""
 
     def to_rows(row: Row) -> list[Row]:
         for name, values in allowed.items():
@@ -160,7 +160,7 @@ def _multirc(row: Row) -> list[Row]:
 
 
 def _rte(premise: str, hypothesis: str) -> Callable[[Row], list[Row]]:
-    """GLUE and SuperGLUE hold the same items under other names."""
+    """Turn a SuperGLUE row of RTE into GLUE's, which has the same items under other names."""
     return lambda row: [
         {premise: row["premise"], hypothesis: row["hypothesis"], "idx": row["idx"], "label": _entailment(row["label"])}
     ]
@@ -183,12 +183,12 @@ def _wic(row: Row) -> list[Row]:
 
 
 def _lambada(row: Row) -> list[Row]:
-    """The hub has one text, whose last word is to be predicted."""
+    """Turn a LAMBADA row into the hub's: one text, whose last word is to be predicted."""
     return [{"text": f"{row['context']} {row['continuation']}"}]
 
 
 def _three_objects(row: Row) -> list[Row]:
-    """BIG-bench's items with three objects; the file pads their three statements to four by repeating a wrong one."""
+    """Select BIG-bench's items with three objects, whose file pads the three statements to four by repeating a wrong one."""
     if "a set of three objects" not in row["query"]:
         return []
     situation, _ = row["query"].split("\n\nA. ")
@@ -201,7 +201,7 @@ def _entailment(label: str) -> int:
 
 
 def _position(value: Any, values: list[Any], name: str = "label") -> int:
-    """Where a value stands in a list; of a label, that is the hub's number."""
+    """The position of a value in a list; for a label that is the hub's number."""
     if value not in values:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, values))}")
     return values.index(value)

@@ -31,7 +31,7 @@ LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
 
 @dataclass(frozen=True)
 class Document:
-    """A document's token ids, without BOS and EOS, and how many bytes of UTF-8 they stand for."""
+    """A document's token ids, without BOS and EOS, and the number of UTF-8 bytes that they stand for."""
 
     ids: list[int]
     bytes: int
@@ -73,7 +73,7 @@ def score_text(
     stride: int,
     progress: Callable[[int], object] = lambda documents: None,
 ) -> TextScore:
-    """Score documents, one after the other; memory does not grow with their length but for a few numbers each.
+    """Score documents one after the other; memory holds a few numbers per document, whatever its length.
 
     Args:
         start_token: what stands before each document; None scores from its second token on.
@@ -95,7 +95,7 @@ def score_text(
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The documents of a file or folder of text.
+    """Read the documents of a file or folder of text.
 
     Raises:
         UserError: for what cannot be read.
@@ -104,7 +104,7 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
-    """The documents of a file or folder of text, or of the held-out split of a folder of token shards.
+    """Read the documents of a file or folder of text, or of the validation split of a folder of token shards.
 
     Raises:
         UserError: for what cannot be read, or shards that were made with another tokenizer.
@@ -126,7 +126,7 @@ def score_path(
     limit: int | None = None,
     description: str | None = None,
 ) -> TextScore:
-    """Score the documents of text or of shards, as `read_documents` gives them, BOS (or else EOS) before each.
+    """Score the documents that `read_documents` finds at a path, BOS (or else EOS) before each.
 
     Args:
         limit: read only the first so many.
@@ -173,7 +173,7 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
 
 
 def difference(first: TextScore, second: TextScore) -> Interval:
-    """Second minus first in bits per byte on the same documents, with Student's 95 % interval over them.
+    """The difference, second minus first, in bits per byte on the same documents, with Student's 95 % interval.
 
     Raises:
         ValueError: for scores of different documents.
@@ -212,7 +212,7 @@ def _pieces(
     score: TextScore,
     progress: Callable[[int], object],
 ) -> Iterator[_Piece]:
-    """The windows of all documents; each document gets its place in `score` when its first window comes."""
+    """Yield the windows of all documents; a document gets its place in `score` with its first window."""
     for number, document in enumerate(documents):
         score.nats.append(0.0)
         score.tokens.append(0)
@@ -230,7 +230,7 @@ def _pieces(
 
 
 def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces put together, as many as stay below BATCH_TOKENS when padded to the longest."""
+    """Group pieces into batches that stay below BATCH_TOKENS when padded to the longest."""
     batch: list[_Piece] = []
     for piece in pieces:
         longest = max(len(other.ids) for other in (*batch, piece))

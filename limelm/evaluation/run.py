@@ -127,7 +127,7 @@ def _origin(names: list[str], data: Path | None) -> str:
 
 
 def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
-    """Cautions: what the results do not show."""
+    """Sentences on what the results do not show."""
     samples = ["items"] * bool(evaluation.scores) + ["documents"] * bool(evaluation.perplexity)
     over = " or ".join(samples)
     cautions = [
@@ -192,7 +192,7 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
 
 
 def _trivial(rows: list[Record]) -> str:
-    """The tasks with scores that are no better than trivial answers', and whose they are unless all models'."""
+    """Name the tasks on which scores are no better than trivial answers, and the models unless that is true of all."""
     named = []
     for task in dict.fromkeys(row["task"] for row in rows):
         verdicts = {row["model"]: row["above_trivial"] for row in rows if row["task"] == task}
@@ -203,5 +203,5 @@ def _trivial(rows: list[Record]) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Each once, in order."""
+    """Join names in words, each once, in order."""
     return ", ".join(dict.fromkeys(names))

@@ -158,7 +158,7 @@ def _bounds_of_mean(accuracies: list[float], groups: list[Any] | None) -> Record
 def _above_trivial(
     accuracy: float, error: float, chance: float | None, constant: float | None, sample: int
 ) -> str | None:
-    """Whether a score tells more than guessing and than always answering the same; None where that cannot be said.
+    """Whether a score is better than guessing and than always giving the same answer; None if that cannot be said.
 
     The margin is that of Student's 95 % interval. Its standard error is not taken below the one that a score at the
     trivial level would have: where all answers are right, the items' own scatter is zero.
@@ -181,7 +181,7 @@ def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) ->
 
 
 def _differences(record: Record, first: Record, metric: str) -> Sample:
-    """Item by item, and what items belong together."""
+    """The paired differences item by item, and the groups of items that belong together."""
     ours, theirs = record["items"], first["items"]
     if [item["prompt_hash"] for item in ours] != [item["prompt_hash"] for item in theirs]:
         raise ValueError(f"{record['task']}: the models were asked different items")
@@ -202,13 +202,13 @@ def _comparison(differences: list[Sample], seed: int) -> Record:
 
 
 def _average(rows: list[Record], key: str) -> float | None:
-    """None where one has none."""
+    """The mean of the values; None if any of them is None."""
     values = [row[key] for row in rows]
     return None if None in values else sum(values) / len(values)
 
 
 def _known(value: float) -> float | None:
-    """None for NaN, which JSON does not know."""
+    """The value, or None for NaN, which JSON does not know."""
     return None if math.isnan(value) else value
 
 
@@ -217,5 +217,5 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
 
 
 def _groups(items: list[Record]) -> list[Any] | None:
-    """The groups of items that belong together; None where none do."""
+    """The groups of items that belong together; None if none do."""
     return [item["group"] for item in items] if "group" in items[0] else None

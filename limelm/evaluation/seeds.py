@@ -1,4 +1,4 @@
-"""Trainings with several seeds: which models differ, at equal tokens, equal FLOPs and equal wall-clock time.
+"""Compare trainings over several seeds: which models differ, at equal tokens, equal FLOPs and equal time?
 
 Within a seed all models see the same data in the same order and share initial values, so differences are taken seed by
 seed (paired) before they are averaged.
@@ -18,7 +18,7 @@ AXES = ("tokens", "flops", "seconds")
 
 @dataclass(frozen=True)
 class Curve:
-    """One training's held-out losses, in nats per token, and what had been spent at each: all `[points]`, in order."""
+    """One training's held-out losses, in nats per token, and the budget spent at each: all `[points]`, in order."""
 
     tokens: np.ndarray
     flops: np.ndarray
@@ -27,13 +27,13 @@ class Curve:
 
 
 def loss_at(curve: Curve, axis: str, budget: float) -> float:
-    """The held-out loss when so much had been spent, linear between measurements; NaN outside of them."""
+    """The held-out loss at a budget, interpolated linearly between measurements; NaN outside of them."""
     spent = getattr(curve, axis)
     return float(np.interp(budget, spent, curve.loss, left=np.nan, right=np.nan))
 
 
 def first_reached(curve: Curve, axis: str, loss: float) -> float:
-    """The tokens, FLOPs or seconds after which the held-out loss first was as low as `loss`; NaN if never.
+    """The tokens, FLOPs or seconds after which the held-out loss was first as low as `loss`; NaN if never.
 
     It is linear between measurements; a curve that begins below has reached it at its first measurement, or earlier.
     """

@@ -62,7 +62,7 @@ def chance_level(choices: ArrayLike) -> float:
 
 
 def constant_rate(golds: Sequence[int]) -> float:
-    """The accuracy of always giving the same choice: the share of the most frequent right position."""
+    """The accuracy of always answering the same: the share of the most frequent right position."""
     return float(np.unique(np.asarray(golds), return_counts=True)[1].max() / len(golds))
 
 
@@ -132,7 +132,7 @@ def t_interval_of_average(samples: Sequence[Sample], *, confidence: float = CONF
 
 
 def student_interval(mean: float, error: float, degrees: int, confidence: float = CONFIDENCE) -> Interval:
-    """Student's interval of a mean with this standard error: what every interval over items, documents or seeds is.
+    """Student's interval of a mean with this standard error, for items, documents and seeds alike.
 
     Args:
         degrees: of freedom; with fewer than one the bounds are NaN.
@@ -208,7 +208,7 @@ def loss_verdict(difference: Interval, unit: str, *, sample: int | None) -> str:
 
 
 def is_verdict(text: str | None) -> bool:
-    """Whether a table's verdict is one: neither missing nor withheld for want of items."""
+    """Whether a table's verdict says something: it is neither missing nor withheld for want of items."""
     return text is not None and text != TOO_FEW
 
 

@@ -1,4 +1,4 @@
-"""The named suites of `limelm eval`: which tasks, how many examples in the prompt, and what the paper prints for them.
+"""The named suites of `limelm eval`: their tasks, the examples in prompts, and the paper's printed results.
 
 The paper's version 1 (arXiv 2502.09245v1, Table 1) and version 2 (its Tables 1 and 4 to 6) print accuracies without
 saying which of the harness's two. At this size HellaSwag's plain accuracy is near 40 % and its length-normalized one
@@ -29,14 +29,14 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are run together, all with so many examples."""
+    """Tasks that are run together, all with the same number of examples in the prompt."""
 
     shots: int
     tasks: tuple[SuiteTask, ...]
 
 
 def _suite(shots: int, table: str, kinds: tuple[str, ...], printed: dict[str, tuple[float, ...]]) -> Suite:
-    """`printed`: for each task, the accuracies of `kinds`, or nothing."""
+    """Make a suite; `printed` has for each task the paper's accuracies of `kinds`, or nothing."""
     tasks = (
         SuiteTask(name, shots, dict(zip(kinds, values, strict=True)) if values else {}, table if values else None)
         for name, values in printed.items()
@@ -102,7 +102,7 @@ def expand(names: list[str], shots: int | None = None) -> list[SuiteTask]:
 
 
 def paper_kind(model_type: str, routing: str | None) -> str | None:
-    """Which of the paper's models a configuration corresponds to: a key of `SuiteTask.printed`; None for others."""
+    """The model of the paper that a configuration corresponds to, a key of `SuiteTask.printed`; None for others."""
     if model_type == "hyper_connection":
         return "hc"
     if model_type == "lime" and routing in ("static", "dynamic", "kv"):

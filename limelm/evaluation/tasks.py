@@ -1,4 +1,4 @@
-"""The harness's task objects for what `--tasks` names, with the hub's data or a folder's."""
+"""The harness's task objects for the names of `--tasks`, with data from the hub or from a folder."""
 
 import difflib
 import functools
@@ -23,7 +23,7 @@ _SPLITS = {"train": "training_split", "validation": "validation_split", "test": 
 
 @dataclass
 class LoadedTask:
-    """A task of the harness, and how it is to be run.
+    """A task of the harness, and the settings it is run with.
 
     Attributes:
         task: the harness's object; `task.task_name` is its name.
@@ -40,12 +40,12 @@ class LoadedTask:
 
     @property
     def scored_split(self) -> str:
-        """Which split is scored: the harness prefers test to validation."""
+        """The split that is scored: the harness prefers test to validation."""
         return self.task.config.test_split or self.task.config.validation_split
 
     @property
     def examples_split(self) -> str:
-        """Which split the examples in prompts come from."""
+        """The split that the examples in prompts come from."""
         config = self.task.config
         return config.fewshot_split or config.training_split or config.validation_split or config.test_split
 
@@ -70,7 +70,7 @@ def check_names(names: list[str], data: Path | None) -> None:
 
 
 def load_tasks(wanted: list[SuiteTask], data: Path | None, seed: int) -> list[LoadedTask]:
-    """Every task with its data, before any model runs.
+    """Load every task with its data, before any model runs.
 
     Args:
         data: a folder of files for all of them; None for the Hugging Face hub.
@@ -130,7 +130,7 @@ def _configured(definition: dict[str, Any]) -> Any:
 
 
 def _local_task(name: str, data: Path) -> Any:
-    """The harness's own task with our rows: only its data set and the splits that there are differ."""
+    """The harness's own task with our rows: only its data set and the available splits differ."""
     splits = read_splits(data, name)
     if name == LOGICAL_DEDUCTION:
         return _configured(logical_deduction(splits))
@@ -142,7 +142,7 @@ def _local_task(name: str, data: Path) -> Any:
 
 
 def _hub_tasks(name: str, manager: Any) -> list[Any]:
-    """The tasks that a name of the harness stands for, with their data from the hub."""
+    """Load the tasks that a name of the harness stands for, with their data from the hub."""
     if name == LOGICAL_DEDUCTION:
         raise UserError(f"--tasks: {name} is read from files only; name their folder with --local-data")
     if name not in manager.task_index:

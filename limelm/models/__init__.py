@@ -1,4 +1,4 @@
-"""The models; limelm.registration has put them where other libraries look for models."""
+"""The models, which limelm.registration makes known to other libraries."""
 
 from limelm.models.hyper_connection import HyperConnectionConfig, HyperConnectionForCausalLM, HyperConnectionModel
 from limelm.models.lime import LimeConfig, LimeForCausalLM, LimeModel

@@ -1,4 +1,4 @@
-"""What transformers, PEFT and torch read of other people's checkpoints: checked before, and one line where it fails.
+"""Check other people's checkpoints before transformers, PEFT and torch read them; errors take one line.
 
 Code that a checkpoint brings along is never run.
 """
@@ -54,7 +54,7 @@ TokenIds = Annotated[int, at_least(-1)] | tuple[Annotated[int, at_least(-1)], ..
 
 @dataclass(frozen=True)
 class ConfigFields:
-    """What config.json may say in fields that many families share; transformers checks the others."""
+    """The fields of config.json that many families share; transformers checks the others."""
 
     model_type: str
     architectures: tuple[str, ...] | None = None
@@ -85,7 +85,7 @@ class ConfigFields:
 
 @dataclass(frozen=True)
 class GenerationFields:
-    """What generation_config.json may say in the fields that decide what is generated."""
+    """The fields of generation_config.json that decide what is generated."""
 
     bos_token_id: TokenIds = None
     eos_token_id: TokenIds = None
@@ -102,7 +102,7 @@ class GenerationFields:
 
 @dataclass(frozen=True)
 class PeftFields:
-    """What adapter_config.json must say for its base to be found, and its weights to be put in."""
+    """The fields of adapter_config.json that are needed to find the base and to put the weights in."""
 
     base_model_name_or_path: str
     peft_type: str
@@ -114,7 +114,7 @@ class PeftFields:
 
 @dataclass(frozen=True)
 class WeightIndex:
-    """Which file of a sharded checkpoint holds which weight."""
+    """The index of a sharded checkpoint: which file holds which weight."""
 
     weight_map: dict[str, FileName]
 
@@ -144,7 +144,7 @@ def check_files(checkpoint: str | Path) -> None:
 
 
 def read_known(path: Path, kind: type[T]) -> T:
-    """Of a JSON file those fields that a record knows, whatever else there is.
+    """Read the fields of a JSON file that a record knows, and ignore all others.
 
     Raises:
         UserError: for a file that cannot be read, or a field that does not fit.
@@ -158,7 +158,7 @@ def read_known(path: Path, kind: type[T]) -> T:
 
 @contextmanager
 def reading(checkpoint: str | Path) -> Iterator[None]:
-    """Whatever other libraries raise about a checkpoint becomes one line that names it.
+    """A context that turns whatever other libraries raise about a checkpoint into one line that names it.
 
     Raises:
         UserError: for any exception.
@@ -185,7 +185,7 @@ def _is_float(name: str) -> bool:
 
 
 def check_finite(name: str | Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Refuse weights that hold NaN or infinity; those of which only a part is here are left out.
+    """Refuse weights that hold NaN or infinity; sharded weights, of which only a part is here, are skipped.
 
     Args:
         name: of the file or folder, said in the error.
@@ -217,7 +217,7 @@ def _check_model_type(path: Path, known: ConfigFields) -> None:
 
 
 def _reason(checkpoint: str | Path, error: Exception) -> str:
-    """Why a library could not read a checkpoint, in one line, with the file where that can be told."""
+    """The reason why a library could not read a checkpoint, in one line, with the file if that is known."""
     text = str(error)
     if "trust_remote_code" in text or "custom code" in text:
         return "it needs Python code of its own, which limelm does not run"
@@ -235,7 +235,7 @@ def _reason(checkpoint: str | Path, error: Exception) -> str:
 
 
 def _place_of(value: Any, checkpoint: str | Path) -> str | None:
-    """Where a value stands in a checkpoint's config.json, by the names of its fields."""
+    """The path of field names that leads to a value in a checkpoint's config.json."""
     path = Path(checkpoint) / CONFIG_NAME
     tables = [("", load_json(path))] if is_local(checkpoint) and is_file(path) else []
     while tables:

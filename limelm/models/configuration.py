@@ -1,4 +1,4 @@
-"""What the configurations of all models here have in common."""
+"""The common base of all configurations here."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +21,7 @@ register()  # for `transformers serve`, which takes a model's class from transfo
 
 
 class DecoderConfig(LlamaConfig):
-    """Llama's fields. Saved with an `auto_map`, so that Auto classes find the model without `import limelm`."""
+    """Llama's fields, saved with an `auto_map`, so that Auto classes find the model without `import limelm`."""
 
     base_model_tp_plan = None
     base_model_pp_plan = None
@@ -72,4 +72,4 @@ class DecoderConfig(LlamaConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoConfig"):
-        """Nothing to register: `auto_map` is always written, and the saved module imports limelm."""
+        """Do nothing: `auto_map` is always written, and the saved module imports limelm."""

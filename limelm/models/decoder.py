@@ -1,4 +1,4 @@
-"""What every decoder here does around its layers: embeddings, masks, positions, cache, final norm, head and loss.
+"""The parts of a decoder around its layers: embeddings, masks, positions, cache, final norm, head and loss.
 
 A model is a subclass of `Decoder` with a `run_layers`, and a subclass of `CausalLM` that names it.
 """
@@ -25,7 +25,7 @@ CACHE = fields(BaseModelOutputWithPast)[1].name
 
 
 class DecoderPreTrainedModel(PreTrainedModel):
-    """What HF has to know of these models."""
+    """The base class of all models here, with what Hugging Face has to know of them."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -38,7 +38,7 @@ class DecoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def prepare_distribute_model(cls, distributed_config, *args, **kwargs):
-        """HF's first step towards several devices: allowed for FSDP only.
+        """Hugging Face's first step towards several devices: allowed for FSDP only.
 
         Routing makes all heads' keys and values at once and reads all layers, so neither may be divided; HF would
         divide the layers of any model.
@@ -57,7 +57,7 @@ class DecoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
-        """Nothing to register: the config's `auto_map` is always written, and the saved module imports limelm."""
+        """Do nothing: the config's `auto_map` is always written, and the saved module imports limelm."""
 
 
 class Decoder(DecoderPreTrainedModel):
@@ -76,11 +76,11 @@ class Decoder(DecoderPreTrainedModel):
         self.post_init()
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
-        """From the token embeddings X_0 `[B, T, D]` to what the final norm reads `[B, T, D]`."""
+        """Run the layers from the token embeddings X_0 `[B, T, D]` to the input of the final norm `[B, T, D]`."""
         raise NotImplementedError
 
     def layers_to_run(self) -> Iterator[tuple[int, Any]]:
-        """The first `config.num_hidden_layers` layers, numbered: all of them, or fewer in an early exit."""
+        """The layers to run, numbered: the first `config.num_hidden_layers`, which an early exit lowers."""
         return zip(range(self.config.num_hidden_layers), self.layers, strict=False)
 
     @merge_with_config_defaults
@@ -167,7 +167,7 @@ class CausalLM(DecoderPreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers is untyped
     ) -> CausalLMOutputWithPast:
-        """Run the decoder and the head; arguments as in `Decoder.forward`, and:
+        """Run the decoder and the head; arguments as in `Decoder.forward`, and these:
 
         Args:
             labels: `[B, T]`, usually `input_ids` themselves (they are shifted here); -100 is not counted.

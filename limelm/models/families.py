@@ -1,4 +1,4 @@
-"""Where decoders of other families make their keys and values, found by what their modules are called.
+"""Find where decoders of other families make their keys and values, by the names of their modules.
 
 Keys and values are *raw* here: what the projection gives, before any norm of theirs and before position embeddings.
 """
@@ -61,7 +61,7 @@ class AttentionLayer:
 
 
 def project_heads(projection: Projection, module: nn.Module, which: str, inputs: Tensor) -> Tensor:
-    """Keys or values of each head from an input of its own.
+    """Project keys or values, each head from an input of its own.
 
     Args:
         module: the projection itself. Where its weights are not all there is to it, as in one that LoRA has wrapped, or
@@ -84,7 +84,7 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
-    """The module that runs the layers.
+    """Find the module that runs the layers.
 
     Raises:
         UserError: where no list of modules has as many entries as the config names layers.
@@ -98,7 +98,7 @@ def find_decoder(model: PreTrainedModel) -> nn.Module:
 
 
 def find_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers.
+    """Find the decoder layers.
 
     Raises:
         UserError: where they are not found.
@@ -109,7 +109,7 @@ def find_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
-    """The attention modules of a decoder to which routers can be attached, the first layer's first.
+    """Find the attention modules to which routers can be attached, in the order of the layers.
 
     Raises:
         UserError: where they, or their keys and values, are not found, or where they differ in shape.
@@ -126,7 +126,7 @@ def find_attention_layers(model: PreTrainedModel) -> list[AttentionLayer]:
 
 
 def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLayer:
-    """The attention module of one decoder layer.
+    """Find the attention module of one decoder layer.
 
     Args:
         config: of the model.
@@ -166,7 +166,7 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
 
 
 def _is_matrix(module: nn.Module) -> bool:
-    """Whether a projection is its weight and bias and no more."""
+    """Whether a projection is a plain matrix with an optional bias, and no more."""
     return (
         type(module) in (nn.Linear, Conv1D) and "forward" not in module.__dict__ and not is_quantized(module.weight)  # type: ignore[arg-type]
     )
@@ -188,7 +188,7 @@ def _list_of(count: int, parent: nn.Module) -> nn.ModuleList | None:
 
 
 def _attentions(layer: nn.Module) -> Iterator[nn.Module]:
-    """The layer's attention, and one that it wraps (GPT-Neo)."""
+    """Yield a layer's attention, and one that it wraps (GPT-Neo)."""
     module = layer
     while children := [child for name in ATTENTIONS if isinstance(child := getattr(module, name, None), nn.Module)]:
         module = children[0]
@@ -196,7 +196,7 @@ def _attentions(layer: nn.Module) -> Iterator[nn.Module]:
 
 
 def _fused(module: nn.Module, layouts: dict[str, str], config: PreTrainedConfig) -> str | None:
-    """The name of the projection that lies as in a table; None where there is none."""
+    """The name of the fused projection, as in one of the tables; None if there is none."""
     name = layouts.get(config.model_type)
     return name if name is not None and hasattr(module, name) else None
 
@@ -210,7 +210,7 @@ def _join_alone(which: str, output: Tensor, heads: Heads) -> Tensor:
 
 
 def _split_blocks(sizes: tuple[int, ...], head_dim: int, output: Tensor) -> Heads:
-    """Queries, then keys, then values."""
+    """Split a fused projection's output that holds all queries, then all keys, then all values."""
     _, key, value = output.split(sizes, dim=-1)
     return {"key": key.unflatten(-1, (-1, head_dim)), "value": value.unflatten(-1, (-1, head_dim))}
 
@@ -220,7 +220,7 @@ def _join_blocks(sizes: tuple[int, ...], output: Tensor, heads: Heads) -> Tensor
 
 
 def _split_interleaved(head_dim: int, output: Tensor) -> Heads:
-    """For each head its query, its key and its value."""
+    """Split a fused projection's output that holds for each head its query, key and value."""
     _, key, value = output.unflatten(-1, (-1, 3 * head_dim)).chunk(3, dim=-1)
     return {"key": key, "value": value}
 

@@ -1,4 +1,4 @@
-"""What a configuration's fields may hold, and a word about names that are nearly those of a field.
+"""Check the values of a configuration's fields, and warn of names that are nearly those of a field.
 
 Hugging Face checks types, some ranges, and takes any name: a misspelled option would be kept and do nothing.
 """
@@ -60,7 +60,7 @@ ROPE_RANGES: dict[str, tuple[Check, ...]] = {
 
 
 def strict_in_one_line(cls: ConfigClass) -> ConfigClass:
-    """Hugging Face's `strict`, whose errors are a `ValueError` of one line, as those of these classes are."""
+    """Hugging Face's `strict`, with errors that are a `ValueError` of one line."""
     cls = strict(cls)
     initialize = cls.__init__
     types = {field.name: field.type for field in fields(cls)}
@@ -80,7 +80,7 @@ def strict_in_one_line(cls: ConfigClass) -> ConfigClass:
 
 
 def _in_words(annotation: Any) -> str:
-    """`int | list[int] | None` as "int, list[int] or None"."""
+    """Put a type into words: `int | list[int] | None` becomes "int, list[int] or None"."""
     options = get_args(annotation) if isinstance(annotation, UnionType) or get_origin(annotation) is Union else ()
     kinds = [kind for kind in options or (annotation,) if not is_typeddict(kind)]
     names = ["None" if kind is NoneType else str(kind) if get_origin(kind) else kind.__name__ for kind in kinds]
@@ -88,7 +88,7 @@ def _in_words(annotation: Any) -> str:
 
 
 def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
-    """Refuse what no model can be built with.
+    """Refuse field values with which no model can be built.
 
     Args:
         config: its fields have the right types.
@@ -113,7 +113,7 @@ def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
 
 
 def check_head_dim(head_dim: int) -> None:
-    """Refuse a head that cannot be rotated.
+    """Refuse a head dimension that cannot be rotated.
 
     Raises:
         ValueError: if its size is odd.
@@ -123,7 +123,7 @@ def check_head_dim(head_dim: int) -> None:
 
 
 def check_rope(config: PreTrainedConfig) -> None:
-    """Refuse rotary embeddings that cannot be computed, once they are complete.
+    """Refuse settings of rotary embeddings that cannot be computed.
 
     Raises:
         ValueError: with the entry's name, its value and what is allowed.
@@ -163,7 +163,7 @@ _SPECIAL_TOKENS = ("_token", "_token_id")
 
 
 def warn_of_names(cls: type[PreTrainedConfig], names: Collection[str], siblings: Collection[type]) -> None:
-    """Warn, once, of names that a configuration class does not know and that look as if they were meant for it.
+    """Warn once of names that a configuration class does not know and that look like misspelled fields.
 
     Other names are none of its business: Hugging Face and other tools leave theirs in a configuration.
 
@@ -185,7 +185,7 @@ def _is_elsewhere(cls: type[PreTrainedConfig], name: str) -> bool:
 
 
 def _hint(cls: type[PreTrainedConfig], name: str, siblings: Collection[type]) -> str | None:
-    """What a name may have been meant to be."""
+    """A hint at the field that a name may have been meant to be."""
     own = sorted(_field_names(cls) - _field_names(LlamaConfig))
     llamas = sorted(_field_names(LlamaConfig) - _field_names(PreTrainedConfig))
     if near := get_close_matches(name, own, 1, 0.6) or get_close_matches(name, llamas, 1, 0.8):

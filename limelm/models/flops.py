@@ -30,7 +30,7 @@ class ModelCost:
 
 
 def training_flops_per_token(cost: ModelCost) -> float:
-    """Forward and backward, without what may be computed again."""
+    """The FLOPs of a forward and backward per token, recomputation left out."""
     return TRAINING_TO_FORWARD * cost.forward_flops / cost.sequence_length
 
 
@@ -49,7 +49,7 @@ def model_cost(config: LlamaConfig, sequence_length: int) -> ModelCost:
 
 
 def count_cost(model: PreTrainedModel, sequence_length: int) -> ModelCost:
-    """The same of a model that is there, on the meta device, with eager attention."""
+    """Count the parameters and forward FLOPs of a model on the meta device, with eager attention."""
     with torch.device("meta"):
         tokens = torch.zeros(1, sequence_length, dtype=torch.long)
         mask = torch.zeros(1, 1, sequence_length, sequence_length)  # ready-made: HF's masks need real positions

@@ -1,4 +1,4 @@
-"""The norm before a layer's attention, taken apart: what all layers that read a representation share, and their own."""
+"""The norm before attention, split into X / rms(X), shared by all readers, and each reader's own gain."""
 
 from dataclasses import dataclass
 
@@ -27,21 +27,21 @@ class InputNorm:
 
     @property
     def eps(self) -> float | None:
-        """What is added to the variance."""
+        """The small number that is added to the variance."""
         for name in ("variance_epsilon", "eps"):
             if hasattr(self.module, name):
                 return float(getattr(self.module, name))
         return None
 
     def unit(self, X: Tensor) -> Tensor:
-        """X / rms(X) or, for a LayerNorm, (X - mean(X)) / deviation(X)."""
+        """Normalize without gain: X / rms(X) or, for a LayerNorm, (X - mean(X)) / deviation(X)."""
         if self.module is None:
             return X
         assert self.eps is not None
         return normalize(X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X, self.eps)
 
     def scale(self, mixed: Tensor) -> Tensor:
-        """The layer's own gain and bias, on a mix of unit representations whose weights sum to one."""
+        """Apply the layer's own gain and bias to a mix of normalized representations whose weights sum to one."""
         if self.module is None:
             return mixed
         weight, bias = own_weights(self.module, "weight", "bias")
@@ -52,12 +52,12 @@ class InputNorm:
 
 
 def input_norm(layer: nn.Module) -> InputNorm:
-    """The norm before a layer's attention."""
+    """Find the norm before a layer's attention."""
     return InputNorm(next((getattr(layer, name) for name in NORMS if hasattr(layer, name)), None))
 
 
 def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
-    """Try whether a layer's norm is what `InputNorm` takes it for.
+    """Test whether a layer's norm is one that `InputNorm` splits correctly.
 
     Args:
         config: of the decoder.

@@ -53,14 +53,14 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     def initial_frequencies(self) -> tuple[Tensor, float]:
-        """The frequencies `[d / 2]` and the factor on cosines and sines that the config asks for."""
+        """The frequencies `[d / 2]` that the config asks for, and the factor on cosines and sines."""
         if self.rope_type == "default":
             return self.compute_default_rope_parameters(self.config)
         return ROPE_INIT_FUNCTIONS[self.rope_type](self.config)
 
     @staticmethod
     def compute_default_rope_parameters(config: LlamaConfig, **kwargs) -> tuple[Tensor, float]:
-        """theta^(-2k/d) for k = 0 ... d/2 - 1; the name is the one that HF's weight initialization looks for."""
+        """Frequencies theta^(-2k/d), k = 0 ... d/2 - 1; HF's weight initialization looks for this name."""
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
@@ -137,13 +137,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
 
     def make_key_value_projection(self) -> nn.Linear:
-        """A fresh k_proj or v_proj."""
+        """Make a k_proj or v_proj."""
         size = self.num_key_value_heads * self.head_dim
         return nn.Linear(self.config.hidden_size, size, bias=self.config.attention_bias)
 
     @property
     def dropout(self) -> float:
-        """The share of attention weights that is dropped: the config's in training, else none."""
+        """The share of attention weights that is dropped: the config's in training, otherwise 0."""
         return self.config.attention_dropout if self.training else 0.0
 
     def heads(
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         past_key_values: Cache | None,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention reads: heads apart, queries and keys rotated, the cached tokens' keys and values put before.
+        """Prepare attention's inputs: split heads, rotate queries and keys, put the cached keys and values before.
 
         Args:
             Q: `[B, T, H d]`; K, V: `[B, T, G d]` or `[B, T, G, d]`, all before RoPE.
@@ -172,7 +172,7 @@ class Attention(nn.Module):
         return Q, K, V
 
     def check_engine(self, attention_instances: Mapping[int, object] | None = None, **kwargs) -> None:
-        """Refuse an attention of vLLM's that holds a share of the heads: it shards models without a plan too.
+        """Refuse vLLM's attention where it holds a share of the heads: it shards models without a plan too.
 
         Args:
             attention_instances: by layer, as vLLM passes them; later versions leave theirs at the module, as `attn`.

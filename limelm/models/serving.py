@@ -1,4 +1,4 @@
-"""What vLLM and SGLang call when they start, by the entry points in pyproject.toml (docs/serving.md)."""
+"""The entry point that vLLM and SGLang call when they start (docs/serving.md)."""
 
 import transformers
 

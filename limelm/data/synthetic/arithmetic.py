@@ -40,7 +40,7 @@ def generate(
     modulus: int = MODULUS,
     exclude: Iterable[Problem] = (),
 ) -> list[Problem]:
-    """Different expressions with their steps, a pure function of the arguments.
+    """Generate different expressions with their steps, as a pure function of the arguments.
 
     The first k of a larger count are the same. No expression is in both splits, whatever the seeds.
 
@@ -58,7 +58,7 @@ def generate(
 
 
 def check_count(count: int, operands: int, split: str = "train", modulus: int = MODULUS) -> None:
-    """Refuse what no drawing would find, before any is begun.
+    """Refuse a number of problems that do not exist, before any is drawn.
 
     Raises:
         UserError: for operands or a modulus out of range, or many more problems than the split has.
@@ -70,7 +70,7 @@ def check_count(count: int, operands: int, split: str = "train", modulus: int = 
 
 
 def all_words(modulus: int = MODULUS) -> list[str]:
-    """All that problems are written with: the numbers 0 ... modulus - 1, the four operators, brackets and "=".
+    """The vocabulary of the problems: the numbers 0 ... modulus - 1, the four operators, brackets and "=".
 
     Raises:
         UserError: for a modulus that is not a prime.

@@ -1,4 +1,4 @@
-"""How many expressions there are, and how long the longest is: known before any is drawn.
+"""Count the expressions that exist, and the tokens of the longest, before any is drawn.
 
 An expression is a number, a *product* of two factors or more (joined by "*" and "/"), or a *sum* of two terms or more
 (joined by "+" and "-"). Brackets stand only where they are needed: around a sum that is a factor, or behind "-"; around
@@ -12,24 +12,24 @@ Values = tuple[int, ...]  # how many expressions have the value 0, 1, ..., modul
 
 @cache
 def count_expressions(operands: int, modulus: int) -> int:
-    """Different expressions of so many numbers, without those that divide by zero, modulo a prime."""
+    """The number of different expressions of so many operands modulo a prime, divisions by zero left out."""
     return sum(sum(values) for values in _counts(operands, modulus)[-1])
 
 
 def longest_expression(operands: int) -> int:
-    """Tokens: numbers, the operators between them, and brackets around every operation but the last."""
+    """The tokens of the longest expression: numbers, operators, and brackets around every operation but the last."""
     return operands + (operands - 1) + 2 * max(0, operands - 2)
 
 
 def longest_problem(operands: int, worked_steps: bool) -> int:
-    """Tokens of an expression, its steps if they are written, and its answer, with "=" between them, and EOS."""
+    """The tokens of the longest problem: expression, steps if they are written, answer, "=" between them, and EOS."""
     smallest = 2 if worked_steps else operands
     lines = [longest_expression(left) for left in range(operands, smallest - 1, -1)]
     return sum(length + len("=") for length in [*lines, 1])  # EOS in place of a last "="
 
 
 def _counts(operands: int, modulus: int) -> list[tuple[Values, Values, Values]]:
-    """Numbers, products and sums of 1, 2, ... operands, by their values."""
+    """The numbers of atoms, products and sums of 1, 2, ... operands, by their values."""
     nothing = (0,) * modulus
     counts = [((1,) * modulus, nothing, nothing)]
     for size in range(2, operands + 1):

@@ -41,7 +41,7 @@ class GraphProblem(Problem):
 
 
 def distances(edges: Iterable[tuple[int, int]], root: int) -> dict[int, int]:
-    """Steps from the root to each node that it reaches, by breadth-first search."""
+    """The steps from the root to each node that it reaches, by breadth-first search."""
     edges = list(edges)
     steps = {root: 0}
     frontier = {root}

@@ -39,12 +39,12 @@ class Shape:
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """(from, to), by the node they lead to."""
+        """All edges (from, to), ordered by the node they lead to."""
         return tuple((parent, node) for node, parents in enumerate(self.parents) for parent in parents)
 
 
 def draw_shape(rng: random.Random) -> Shape:
-    """A random graph in which there is a question to ask."""
+    """Draw a random graph that allows a question."""
     while True:
         parents = _grow(rng)
         question = _question(rng, parents)
@@ -53,7 +53,7 @@ def draw_shape(rng: random.Random) -> Shape:
 
 
 def _grow(rng: random.Random) -> list[list[int]]:
-    """The parents of each node; nodes stand behind their parents."""
+    """Draw the parents of each node; parents come before their children."""
     parents: list[list[int]] = [[], []]
     reached_from = [{0}, {1}]  # roots
     weights = [1.0, 1.0]
@@ -68,7 +68,7 @@ def _grow(rng: random.Random) -> list[list[int]]:
 
 
 def _poisson(rng: random.Random, mean: float) -> int:
-    """By inversion: the number of uniform factors that keep a product above exp(-mean)."""
+    """Draw from a Poisson distribution: the number of uniform factors that keep a product above exp(-mean)."""
     count, product = 0, rng.random()
     while product > math.exp(-mean):
         count += 1
@@ -77,7 +77,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
 
 
 def _weighted_sample(rng: random.Random, candidates: list[int], weights: list[float], count: int) -> list[int]:
-    """Up to `count` different candidates, one after the other, each with a chance in proportion to its weight."""
+    """Draw up to `count` different candidates, one after the other, with chances in proportion to their weights."""
     rest = list(candidates)
     sample: list[int] = []
     while rest and len(sample) < count:
@@ -87,7 +87,7 @@ def _weighted_sample(rng: random.Random, candidates: list[int], weights: list[fl
 
 
 def _question(rng: random.Random, parents: list[list[int]]) -> tuple[int, int, int] | None:
-    """Root, target and negative target; None where there is no target deep enough, or nothing beside it."""
+    """Choose root, target and negative target; None if no target is deep enough, or there is nothing beside it."""
     inner = {parent for of_node in parents for parent in of_node}
     depths = [_depths(parents, root) for root in (0, 1)]
     leaves = [
@@ -105,7 +105,7 @@ def _question(rng: random.Random, parents: list[list[int]]) -> tuple[int, int, i
 
 
 def _depths(parents: list[list[int]], root: int) -> dict[int, int]:
-    """The shortest way from the root to each node it reaches, in the order of the nodes."""
+    """The length of the shortest way from the root to each node it reaches, in the order of the nodes."""
     depths = {root: 0}
     for node, above in enumerate(parents):
         ways = [depths[parent] + 1 for parent in above if parent in depths]

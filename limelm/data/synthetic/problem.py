@@ -1,4 +1,4 @@
-"""A reasoning problem, how it is written as text, and when a model's continuation of it counts as right."""
+"""A reasoning problem, its text format, and the rule by which a model's continuation counts as right."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """What makes two problems the same: they are then never both drawn, nor on both sides of a split."""
+        """A key that equal problems share: of those only one is drawn, and never on both sides of a split."""
         return self.prompt
 
 
@@ -30,17 +30,17 @@ class TextFormat:
     delimiter: str
 
     def prompt(self, problem: Problem) -> str:
-        """What a model is given, up to and including the first delimiter."""
+        """The text that a model is given, up to and including the first delimiter."""
         return problem.prompt + self.delimiter
 
     def continuation(self, problem: Problem, with_steps: bool = True) -> str:
-        """What a model is trained to write after `prompt`: the steps, unless they are left out, and the answer."""
+        """The text that a model learns to write after `prompt`: the steps, unless they are left out, and the answer."""
         return self.delimiter.join([*(problem.steps if with_steps else ()), problem.answer])
 
     def answer_of(self, continuation: str) -> str:
-        """The final answer in what a model wrote: all that stands behind the last delimiter."""
+        """The final answer in a model's continuation: everything after the last delimiter."""
         return continuation.strip().split(self.delimiter)[-1].strip()
 
     def is_correct(self, problem: Problem, continuation: str) -> bool:
-        """Exact match of the final answer; the steps before it may be any."""
+        """Whether the final answer matches exactly, whatever the steps before it."""
         return self.answer_of(continuation) == problem.answer

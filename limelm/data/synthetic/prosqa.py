@@ -1,4 +1,4 @@
-"""ProsQA: which of two concepts somebody is, by a chain of facts among many others that lead elsewhere.
+"""ProsQA: decide which of two concepts somebody is, by a chain of facts among many that lead elsewhere.
 
     Ada is a dimmet. Every dimmet is a plondle. ... Is Ada a trerrin or blavvik?
     Ada is a dimmet.
@@ -41,7 +41,7 @@ def _check_words(field: str, words: tuple[str, ...], pattern: str, fewest: int) 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The words that problems are told with.
+    """The words in which problems are told.
 
     Attributes:
         names: different words of the letters A to Z with a capital first, 8 or more.
@@ -60,7 +60,7 @@ class Lexicon:
 
     @classmethod
     def of(cls, problems: Iterable[GraphProblem]) -> "Lexicon":
-        """The words of given problems, in alphabetical order: train with them to test on those problems."""
+        """Collect the words of given problems, in alphabetical order, to train for a test on those problems."""
         words = sorted({symbol for problem in problems for symbol in problem.graph.symbols})
         names = [word for word in words if word[0].isupper()]
         return cls(tuple(names), tuple(word for word in words if not word[0].isupper()))
@@ -86,7 +86,7 @@ def generate(
     lexicon: Lexicon = LEXICON,
     exclude: Iterable[Problem] = (),
 ) -> list[GraphProblem]:
-    """Different problems, a pure function of the arguments.
+    """Generate different problems, as a pure function of the arguments.
 
     The first k of a larger count are the same. No set of facts is in both splits, whatever the seeds.
 
@@ -101,7 +101,7 @@ def generate(
 
 
 def all_words(lexicon: Lexicon = LEXICON) -> list[str]:
-    """All that problems are told with: names, concepts, and the words and signs of the sentences around them."""
+    """The vocabulary of the problems: names, concepts, and the words and signs of the sentences around them."""
     return [*lexicon.names, *lexicon.concepts, *WORDS]
 
 

@@ -12,7 +12,7 @@ from limelm.records import Count, build, load_json
 
 @dataclass(frozen=True)
 class ProsqaRow:
-    """A problem as it stands in the file; nodes are indices into `idx_to_symbol`, edges are pairs of nodes.
+    """A problem as it is in the file; nodes are indices into `idx_to_symbol`, edges are pairs of nodes.
 
     Raises:
         ValueError: for words that are not different, or an index that no word has.
@@ -40,7 +40,7 @@ class ProsqaRow:
 
 
 def load_problems(path: Path) -> list[GraphProblem]:
-    """The problems of a file in the format of `prosqa_valid.json` (github.com/facebookresearch/coconut), each verified.
+    """Load and verify problems in the format of `prosqa_valid.json` (github.com/facebookresearch/coconut).
 
     The file is a JSON list of objects with question, answer, steps, idx_to_symbol, edges, root, target and neg_target.
 
@@ -69,7 +69,7 @@ def _read_row(row: Any, where: str) -> GraphProblem:
 
 
 def _verify_graph(problem: GraphProblem) -> None:
-    """The graph's fields say what the question says."""
+    """Check that the fields of the graph agree with the text of the question."""
     graph = problem.graph
     told = read_prompt(problem.prompt)
     if sorted(told.facts) != sorted((graph.symbols[start], graph.symbols[end]) for start, end in graph.edges):

@@ -1,4 +1,4 @@
-"""The wording of ProsQA, written and read.
+"""The wording of ProsQA: write it, and read it back.
 
 `verify` knows a problem by its text alone, and finds the answer by a search of its own over the words.
 """
@@ -18,7 +18,7 @@ _QUESTION = re.compile(r"Is ([A-Z]\w*) a ([a-z]+) or ([a-z]+)\?")
 
 
 def fact(graph: Graph, start: int, end: int) -> str:
-    """An edge as a sentence: names are one thing, concepts many."""
+    """Write an edge as a sentence: `Alex is a yumpus.` or `Every yumpus is a wumpus.`"""
     subject = graph.symbols[start]
     return f"{subject if subject[0].isupper() else f'Every {subject}'} is a {graph.symbols[end]}."
 
@@ -37,7 +37,7 @@ def answer(graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a prompt says.
+    """The content of a prompt.
 
     Attributes:
         facts: (subject, what it is), in order.
@@ -51,7 +51,7 @@ class Reading:
 
 
 def read_prompt(prompt: str) -> Reading:
-    """Take a prompt's sentences apart.
+    """Parse a prompt's sentences.
 
     Raises:
         UserError: for a sentence of another form.
@@ -106,7 +106,7 @@ def _read_fact(sentence: str) -> tuple[str, str]:
 
 
 def _search(reading: Reading) -> dict[str, int]:
-    """Breadth-first over words: how many facts lead from the root to each word."""
+    """The number of facts that lead from the root to each word, by breadth-first search."""
     reached = {reading.root: 0}
     queue = deque([reading.root])
     while queue:

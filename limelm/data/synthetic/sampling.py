@@ -36,7 +36,7 @@ def check_share(count: int, everything: int, split: str) -> None:
 
 
 def split_of(problem: Problem) -> str:
-    """The side of the split, "train" or "test", that a problem is on: it follows from a hash of the problem alone.
+    """The side of the split, "train" or "test", that a problem is on, which follows from a hash of the problem alone.
 
     Two sets for different splits therefore share no problem, whatever seeds and counts they are drawn with.
     """

@@ -16,7 +16,7 @@ SEED = 0  # of the problems; all trainings of a task see the same, whatever thei
 
 @dataclass(frozen=True)
 class Task:
-    """All that a training and its test need.
+    """A synthetic task: the problems, words and format that a training and its test need.
 
     Attributes:
         text_format: how problems are written.
@@ -45,7 +45,7 @@ def operands_of(name: str) -> int | None:
 
 
 def check_task(name: str, worked_steps: bool, train: int, test: int, sequence_length: int) -> None:
-    """Refuse at once what would be found when the problems have been drawn, as far as it is known before.
+    """Refuse, before anything is drawn, settings that cannot give the problems.
 
     Args:
         worked_steps: whether the steps are written.
@@ -72,13 +72,13 @@ def check_task(name: str, worked_steps: bool, train: int, test: int, sequence_le
 
 
 def task_vocab_size(name: str) -> int:
-    """Entries of the tokenizer of a task that is tested on generated problems."""
+    """The vocabulary size of a task that is tested on generated problems."""
     words = prosqa.all_words() if operands_of(name) is None else arithmetic.all_words()
     return 2 + len(words)  # padding and end of sequence
 
 
 def draw_task(name: str, train: int, test: int, test_file: Path | None = None) -> Task:
-    """Draw a task's problems; none is on both sides.
+    """Draw a task's problems; none is on both sides of the split.
 
     Args:
         train, test: how many of each.

@@ -1,4 +1,4 @@
-"""Words of a synthetic task as tokens: one for each word, number or sign."""
+"""Tokenizer of a synthetic task: one token for each word, number or sign."""
 
 from collections.abc import Sequence
 

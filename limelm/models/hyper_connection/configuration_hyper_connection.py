@@ -31,5 +31,5 @@ class HyperConnectionConfig(DecoderConfig):
 
     @property
     def num_hidden_states(self) -> int:
-        """How many hidden states a forward returns: the embedding's and every layer's."""
+        """The number of hidden states that a forward returns: the embedding's and every layer's."""
         return self.num_hidden_layers + 1

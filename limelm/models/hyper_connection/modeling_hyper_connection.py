@@ -26,7 +26,7 @@ def plain_norm(states: Tensor) -> Tensor:
 
 
 class HyperConnection(nn.Module):
-    """The connection around one sublayer: which mix of the streams it reads, and where its output goes.
+    """The connection around one sublayer: the mix of streams that it reads, and the streams it is added to.
 
     With n streams S `[B, T, n, D]`, alpha `[n, n + 1]` and beta `[n]` (equations 2-5; 10-13 where dynamic):
     M = alpha^T S; the sublayer f reads M_0; the streams become beta f(norm(M_0)) + M_1...n.
@@ -46,7 +46,7 @@ class HyperConnection(nn.Module):
             self.beta_scale = nn.Parameter(torch.empty(1))
 
     def init_weights(self) -> None:
-        """Pre-norm residual connections: the sublayer reads stream i mod n, its output goes to all."""
+        """Initialize to pre-norm residual connections: the sublayer reads stream i mod n and writes to all."""
         n = self.static_beta.numel()
         first_read = torch.zeros_like(self.static_alpha[:, :1])
         first_read[self.layer_idx % n] = 1
@@ -60,7 +60,7 @@ class HyperConnection(nn.Module):
             init.constant_(self.beta_scale, 0.01)
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
+        """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, and beta `[B, T, n]` or `[n]`."""
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
         if self.dynamic:
@@ -87,7 +87,7 @@ class HyperConnectionAttention(Attention):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from `[B, T, D]`: the output `[B, T, D]`, and the attention weights (eager only)."""
+        """Attend: from `[B, T, D]` to the output `[B, T, D]` and the attention weights (eager only)."""
         Q, K, V = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         self.check_engine(**kwargs)
         Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
@@ -115,7 +115,7 @@ class HyperConnectionDecoderLayer(GradientCheckpointingLayer):
 
 
 class HiddenState(nn.Module):
-    """What passes here is what `output_hidden_states` shows: the embeddings, then of each layer the streams' sum.
+    """An identity that `output_hidden_states` records: the embeddings, then the sum of streams after each layer.
 
     The embeddings and the last sum lie upstream of the output. Those between are made to be looked at: losses on them
     have gradients, but the output has none with respect to them, as each of the n streams goes on by itself.
