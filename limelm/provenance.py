@@ -1,4 +1,4 @@
-"""The provenance of files: command, commit and versions, without paths of this machine."""
+"""The provenance of files: command, date and commit, without paths of this machine."""
 
 import os
 import shlex

@@ -21,7 +21,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """So many of something: "1 seed", "2 seeds"; `plural` where it is not the noun with an s."""
+    """A number and its noun: "1 seed", "2 seeds"; `plural` is for nouns that do not just take an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -31,7 +31,7 @@ def has_control_characters(text: str) -> bool:
 
 
 def safe_cell(text: str) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula: an apostrophe goes before what would begin one.
+    """A CSV cell that no spreadsheet takes for a formula: an apostrophe is put before a character that begins one.
 
     Numbers, signs included, stay as they are.
     """
@@ -41,7 +41,7 @@ def safe_cell(text: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """A cell of a Markdown table: raw HTML, links, code and column separators are shown as they are written."""
+    """A cell of a Markdown table, in which raw HTML, links, code and column separators stay plain text."""
     return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(printable(text), quote=False))
 
 

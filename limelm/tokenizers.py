@@ -1,4 +1,4 @@
-"""Tokenizers as they are found: read without running code of theirs, and held against a model's vocabulary."""
+"""Read other people's tokenizers without running their code, and check them against a model's vocabulary."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, tokeni
 def check_tokenizer(
     data: Path, made_with: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, model_name: str, instead: str
 ) -> None:
-    """Refuse data that were tokenized with another tokenizer than a model's.
+    """Refuse data that were tokenized with another tokenizer than the model's.
 
     Args:
         data: the folder, said in the error.
@@ -63,7 +63,7 @@ def check_tokenizer(
 
 
 def _reason(folder: Path, error: Exception) -> str:
-    """What is wrong in a few words, with the file's name where that can be told."""
+    """The reason of an error in a few words, with the file's name if that is known."""
     if "trust_remote_code" in str(error):
         return "it needs Python code of its own, which limelm does not run"
     if folder.is_file():

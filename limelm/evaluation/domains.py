@@ -42,7 +42,7 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain whose text has been read once; `fingerprint` is over everything that is scored."""
+    """A domain whose text has been read once; `text_hash` is over everything that is scored."""
 
     name: str
     path: Path

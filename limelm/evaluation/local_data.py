@@ -106,7 +106,7 @@ def _object(where: str, line: str) -> tuple[str, Row]:
 
 
 def _check_texts(row: Row) -> None:
-    """Refuse questions, choices and passages that are no texts or lists of texts; ids and labels may be other values."""
+    """Refuse questions, choices and passages that are not texts or lists of texts; ids and labels may be anything."""
     for name, value in row.items():
         if name in _NUMBERING:
             continue
@@ -188,7 +188,7 @@ def _lambada(row: Row) -> list[Row]:
 
 
 def _three_objects(row: Row) -> list[Row]:
-    """Select BIG-bench's items with three objects, whose file pads the three statements to four by repeating a wrong one."""
+    """Select BIG-bench's items with three objects, which its file pads to four statements by repeating a wrong one."""
     if "a set of three objects" not in row["query"]:
         return []
     situation, _ = row["query"].split("\n\nA. ")

@@ -185,7 +185,7 @@ def _is_float(name: str) -> bool:
 
 
 def check_finite(name: str | Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Refuse weights that hold NaN or infinity; sharded weights, of which only a part is here, are skipped.
+    """Refuse weights that hold NaN or infinity; weights without values here (on the meta device) are skipped.
 
     Args:
         name: of the file or folder, said in the error.

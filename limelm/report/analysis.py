@@ -73,7 +73,7 @@ def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:
 
 
 def _count(number: int) -> str:
-    """To three digits."""
+    """A number of parameters to three digits."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -81,7 +81,7 @@ def _count(number: int) -> str:
 
 
 def _missing(notes: list[dict[str, str]]) -> list[str]:
-    """What is missing for the same reason in one line."""
+    """Say what is missing, one line for each reason."""
     models: dict[tuple[str, str], list[str]] = {}
     for note in notes:
         models.setdefault((note["analysis"], note["reason"]), []).append(note["model"])

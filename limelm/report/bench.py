@@ -1,4 +1,4 @@
-"""What `limelm bench` leaves: JSON, CSV, figures, and its tables as text."""
+"""The results of `limelm bench`: JSON, CSV, figures, and tables as text."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ BENCH = "bench.json"
 
 
 def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) -> None:
-    """Write `out/bench.json`, a CSV per table, and the figures of those that have one, in place of an earlier bench's.
+    """Write `out/bench.json`, a CSV per table, and the tables' figures, in place of an earlier bench's.
 
     Args:
         facts: how it was measured; `baseline`, what the ratios are to.
@@ -31,12 +31,12 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
 
 
 def as_text(tables: dict[str, Records], baseline: str) -> str:
-    """All tables as lines of text; `baseline` is what the ratios are to."""
+    """All tables as lines of text; `baseline` names the denominator of the ratios."""
     return "\n\n".join([f"Ratios are to {baseline}.", *(TEXTS[name](records) for name, records in tables.items())])
 
 
 def ratio_of_cases(records: Records, baseline: str) -> Figure:
-    """Each case's times as ratios to the baseline's, a bar per task; whiskers span the quartiles."""
+    """Draw each case's times as ratios to the baseline's, a bar per task; whiskers span the quartiles."""
     cases, tasks = (list(dict.fromkeys(row[key] for row in records)) for key in ("case", "task"))
     palette = Palette(tasks)
     thickness = 0.8 / len(tasks)
@@ -56,7 +56,7 @@ def ratio_of_cases(records: Records, baseline: str) -> Figure:
 
 
 def ratio_against_depth(records: Records, baseline: str) -> Figure:
-    """Training step as a ratio to the baseline's, against the number of layers; bars span the quartiles."""
+    """Draw the training step as a ratio to the baseline's against the number of layers; bars span the quartiles."""
     cases = dict.fromkeys(row["case"] for row in records)
     palette = Palette(cases, {case: kind_of(case) or kind_of(case.split("-")[0]) for case in cases})
     with new_figure(figsize=(7, 4.2)) as (figure, axes):
@@ -74,7 +74,7 @@ def ratio_against_depth(records: Records, baseline: str) -> Figure:
 
 
 def time_against_pruning(records: Records, baseline: str) -> Figure:
-    """Inference time as a ratio to the baseline's, against the pruned share; bars span the quartiles."""
+    """Draw inference time as a ratio to the baseline's against the pruned share; bars span the quartiles."""
     palette = Palette(sorted({row["task"] for row in records}))
     with new_figure(figsize=(6, 4)) as (figure, axes):
         for task in dict.fromkeys(row["task"] for row in records):
@@ -88,13 +88,13 @@ def time_against_pruning(records: Records, baseline: str) -> Figure:
 
 
 def _curve(axes: Any, x: list[float], rows: Records, palette: Palette, name: str) -> None:
-    """The ratios of `rows` with their quartiles at `x`."""
+    """Draw the ratios of `rows` with their quartiles at `x`."""
     ratios = [row["ratio"] for row in rows]
     axes.errorbar(x, ratios, _quartiles(rows), capsize=3, label=shown(name), **palette.line(name, len(x)))
 
 
 def _quartiles(rows: Records) -> list[list[float]]:
-    """How far they are below and above the ratios."""
+    """The distances of the quartiles below and above the ratios."""
     return [
         [row["ratio"] - row["ratio_lower_quartile"] for row in rows],
         [row["ratio_upper_quartile"] - row["ratio"] for row in rows],
@@ -102,7 +102,7 @@ def _quartiles(rows: Records) -> list[list[float]]:
 
 
 def times_table(records: Records) -> str:
-    """The times as lines of text."""
+    """The table of times as lines of text."""
     lines = [f"{'case':<18}{'task':<14}{'ms':>10}{'base ms':>10}{'ratio':>8}{'quartiles':>15}{'tokens/s':>12}"]
     lines += [
         f"{row['case']:<18}{row['task']:<14}{row['milliseconds']:>10.1f}{row['baseline_milliseconds']:>10.1f}"
@@ -130,7 +130,7 @@ def memory_table(records: Records) -> str:
 
 
 def pruning_table(records: Records) -> str:
-    """Times against the pruned share as lines of text."""
+    """The table of times against the pruned share as lines of text."""
     lines = [f"{'task':<9}{'pruned':>8}{'ms':>10}{'ratio':>8}{'quartiles':>15}"]
     lines += [
         f"{row['task']:<9}{row['pruned_share']:>8.1%}{row['milliseconds']:>10.1f}"
@@ -141,7 +141,7 @@ def pruning_table(records: Records) -> str:
 
 
 def depths_table(records: Records) -> str:
-    """Ratios by depth, a line per case."""
+    """The table of ratios by depth as lines of text, a line per case."""
     depths = sorted({row["layers"] for row in records})
     lines = [f"{'layers':<18}" + "".join(f"{depth:>8}" for depth in depths)]
     for case in dict.fromkeys(row["case"] for row in records):

@@ -19,7 +19,7 @@ HIDDEN_CATEGORIES = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
 def circuit_sections(records: Records) -> list[Section]:
-    """The clearest routes of each model as a table; nothing without routes."""
+    """Make the section on the clearest routes of each model; none if there are no routes."""
     if not records:
         return []
     return [
@@ -49,7 +49,7 @@ def circuit_sections(records: Records) -> list[Section]:
 
 
 def shares_above(records: Records) -> list[str]:
-    """A sentence per model: how many routes stand out, and how many would by chance."""
+    """Write a sentence per model: how many routes stand out, and how many would by chance."""
     sentences = []
     for model, routes in by_model(records):
         of_any = sum(route["clear"] != UNCLEAR for route in routes) / len(routes)
@@ -64,12 +64,12 @@ def shares_above(records: Records) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """Text whose control and format characters are written out."""
+    """Write out the control and format characters of a text."""
     return "".join(_escaped(character) if _is_hidden(character) else character for character in text)
 
 
 def visible_token(token: str) -> str:
-    """A token as it is shown, spaces too."""
+    """Write out a token, with visible spaces."""
     return visible(token).replace(" ", SPACE)
 
 
@@ -83,14 +83,14 @@ def _escaped(character: str) -> str:
 
 
 def _clearest(routes: Records) -> Records:
-    """The most coherent routes, frequency aside, of those that are used and do not lead to the layer's own input."""
+    """Choose the most coherent routes, frequency aside, that are used and do not lead to the layer's own input."""
     used = [route for route in routes if route["usage"] >= WELL_USED and not route["is_own"]]
     order = ("matched_percentile", "coherence_percentile", "matched_coherence")
     return sorted(used, key=lambda route: [-route[key] for key in order])[:CLEAREST]
 
 
 def _opened(route: dict[str, Any]) -> Markup:
-    """The route's tokens; below them, to be opened, a random route's and the places in the data."""
+    """A cell with the route's tokens that unfolds to a random route's tokens and to places in the data."""
     examples = (
         Markup("<li>{} <bdi>{}<mark>{}</mark>{}</bdi></li>").format(
             _digits(2)(place["weight"]),

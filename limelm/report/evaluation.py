@@ -59,7 +59,7 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
 
 
 def score_sections(scores: Records, averages: Records, palette: Palette) -> list[Section]:
-    """The figure, the table of all scores, and their averages."""
+    """Make the sections with the figure, the table of all scores, and their averages."""
     first = scores[0]["model"]
     sections = [
         Section(
@@ -107,7 +107,7 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
 
 
 def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
-    """The models beside each other for each task, with intervals and marks for trivial answers."""
+    """Draw the models' accuracies for each task, with intervals and marks for trivial answers."""
     points = []
     for row in rows:
         low, high = (math.nan if row[key] is None else 100 * row[key] for key in ("low", "high"))
@@ -128,7 +128,7 @@ def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
 
 
 def scores_as_text(scores: Records, averages: Records) -> str:
-    """The figure's accuracies as lines of text, at most 80 columns: task, model, accuracy ± error, trivial answers."""
+    """Accuracies as lines of text, at most 80 columns: task, model, accuracy ± error, trivial answers."""
     rows = [
         *(row | {"task": f"{row['task']}, {row['shots']}-shot"} for row in headline(scores)),
         *(row | {"task": f"average of {row['tasks']} tasks", "accuracy": row["average"]} for row in averages),
@@ -142,7 +142,7 @@ def scores_as_text(scores: Records, averages: Records) -> str:
 
 
 def markdown_tables(scores: Records, averages: Records, perplexity: Records) -> str:
-    """All scores with their averages, and all perplexities, in Markdown."""
+    """Markdown tables of all scores with their averages, and of all perplexities."""
     tables = []
     if scores:
         as_scores = [
@@ -170,7 +170,7 @@ def _lead(scores: Records, perplexity: Records) -> str:
 
 
 def _tile(palette: Palette, label: str, scores: Records, averages: Records, perplexity: Records) -> dict[str, str]:
-    """The model's average, or where there are no scores its bits per byte, which else stand in the note."""
+    """The tile of a model: its average score, or its bits per byte if there are no scores."""
     parts = []
     if scores:
         own = [row for row in headline(scores) if row["model"] == label]

@@ -65,7 +65,7 @@ def _counts(task: dict[str, Any]) -> str:
 
 
 def _tile(model: str, summary: Records, palette: Palette, models: int) -> dict[str, str]:
-    """The mean over the tasks that all models have; where there are none, over the model's own."""
+    """The tile of a model: its mean over the tasks that all models have, or else over its own tasks."""
     trained = Counter(row["task"] for row in summary)
     own = [row for row in summary if row["model"] == model]
     shared = [row for row in own if trained[row["task"]] == models]
@@ -104,7 +104,7 @@ def _cautions(tasks: Records, summary: Records) -> list[str]:
 
 
 def _is_above_guessing(task: str, summary: Records) -> bool:
-    """Whether any model's interval is above both."""
+    """Whether any model's interval is above chance and above constant answers."""
     rows = [row for row in summary if row["task"] == task]
     return any(row["low"] > max(row["chance"], row["constant_rate"]) for row in rows)
 

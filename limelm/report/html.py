@@ -111,7 +111,7 @@ def write_page(
 
 
 def is_made_of(page: Path, made_of: str) -> bool:
-    """Whether a page tells of what has this fingerprint."""
+    """Whether a page was made of the results with this fingerprint."""
     try:
         with page.open(encoding="utf-8", errors="replace") as stream:
             return f'content="{made_of}"' in stream.read(MARKED)
@@ -131,7 +131,7 @@ def file_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 def share(value: float) -> str:
-    """As a percentage."""
+    """Write a share as a percentage."""
     return unbroken(f"{100 * value:.1f} %")
 
 
@@ -141,12 +141,12 @@ def unbroken(text: str) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """What stands on the page: no control characters, but in what is markup already."""
+    """Make text safe for the page: control characters are written out, except in markup."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _remove_earlier(folder: Path, names: set[str]) -> None:
-    """Take away figures and tables that an earlier report had and this one has not."""
+    """Remove figures and tables of an earlier report that this one does not have."""
     for path in folder.iterdir():
         if path.suffix in (".csv", ".png", ".svg") and path.stem not in names:
             path.unlink()

@@ -1,4 +1,4 @@
-"""How a run was made, for the end of its page: what somebody needs who wants to make it again."""
+"""The end of a page: how the run was made, for somebody who wants to make it again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def _named(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """What sets each model apart."""
+    """Describe what sets each model apart."""
     models = []
     for entry in entries:
         settings = {key: value for key, value in own.get(entry.get("name", ""), {}).items() if key != "label"}
@@ -74,7 +74,7 @@ def _training(summaries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any
 
 
 def _environment(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """Where the models were trained; where they differ, which was trained where."""
+    """Describe where the models were trained, one by one if that differs."""
     keys = dict.fromkeys(key for entry in entries for key in entry["environment"])
     rows = []
     for key in keys:
@@ -88,7 +88,7 @@ def _environment(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _value(value: Any) -> Any:
-    """Rates as people write them, and switches as words."""
+    """Write a value for people: rates in short, switches as words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Figures and records as files."""
+"""Write figures and records as files."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ PATH = re.compile(rf"(?<![\w.~:/\\-])(?:~|[A-Za-z]:)?[/\\](?:{_PART}+[/\\])+(?P<
 
 
 def save_figure(figure: Figure, path: Path) -> bytes:
-    """Write PNG and SVG, each beside and renamed; returns the SVG."""
+    """Write a figure as PNG and SVG, never half-written; returns the SVG."""
     formats: dict[str, dict[str, Any]] = {"png": {}, "svg": {"metadata": {"Date": None}}}
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()  # lay it out once
@@ -47,7 +47,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_csv(path: Path, records: Records) -> None:
-    """One line per record; the first record names the columns. Lists are written as JSON, text as text alone."""
+    """Write a CSV, one line per record; the first record names the columns, lists are written as JSON."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(records[0]))
     writer.writeheader()
@@ -56,12 +56,12 @@ def write_csv(path: Path, records: Records) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Facts and numbers; paths of this machine are left out, see `published`."""
+    """Write facts and numbers as JSON, without paths of this machine (see `published`)."""
     write_text(path, _as_json(published(content), indent=1) + "\n")
 
 
 def published(content: Any) -> Any:
-    """Plain values as others may read them: absolute paths are cut down to their last name, wherever they stand."""
+    """Make plain values publishable: absolute paths are cut down to their last name, wherever they are."""
     if isinstance(content, dict):
         return {published(key): published(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -80,7 +80,7 @@ def _cell(value: Any) -> Any:
 
 
 def _as_json(content: Any, indent: int | None = None) -> str:
-    """Letters as they are; all of them as escapes where a control character is among them."""
+    """Write JSON with letters as they are, or with escapes only if a control character is among them."""
     text = json.dumps(content, ensure_ascii=False, indent=indent)
     has_controls = has_control_characters(text.replace("\n", ""))
     return json.dumps(content, indent=indent) if has_controls else text

@@ -1,4 +1,4 @@
-"""The report of the main job."""
+"""The report of `limelm reproduce`."""
 
 from pathlib import Path
 from typing import Any

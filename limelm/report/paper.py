@@ -1,4 +1,4 @@
-"""What the paper prints (arXiv 2502.09245), and what our models cost at its 1.2 B shape."""
+"""The paper's printed costs (arXiv 2502.09245), and our models' costs at its 1.2 B shape."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ PRINTED = {
 
 
 def costs_at_paper_scale() -> dict[str, ModelCost]:
-    """Parameters and FLOPs of our models at the paper's shape, counted on the meta device."""
+    """Count the parameters and FLOPs of our models at the paper's shape, on the meta device."""
     configs = {
         "llama": LlamaConfig(**SHAPE),
         "hc": HyperConnectionConfig(**SHAPE),

@@ -1,4 +1,4 @@
-"""Bits per byte and perplexity by domain: a part of the report of `limelm eval`."""
+"""Bits per byte and perplexity by domain, a part of the report of `limelm eval`."""
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,7 @@ from limelm.report.plain_tables import aligned, short_name
 
 
 def perplexity_section(rows: Records, palette: Palette) -> Section:
-    """The figure and the table of all domains.
+    """Make the section with the figure and the table of all domains.
 
     Args:
         rows: as `limelm.evaluation.domains.perplexity_rows` gives them, at least one.
@@ -38,7 +38,7 @@ def perplexity_section(rows: Records, palette: Palette) -> Section:
 
 
 def bits_by_domain(rows: Records, palette: Palette) -> Figure:
-    """The models beside each other for each domain, with intervals."""
+    """Draw the models' bits per byte for each domain, with intervals."""
     points = [{**row, "group": row["domain"], "value": row["bits_per_byte"]} for row in rows]
     with grouped_points(points, palette, "bits per byte") as (figure, _):
         pass
@@ -53,7 +53,7 @@ def as_text(rows: Records) -> str:
 
 
 def _domains(rows: Records) -> list[str]:
-    """Of which each model has all, in this order."""
+    """The domains, in their order; every model has all of them."""
     return list(dict.fromkeys(row["domain"] for row in rows))
 
 

@@ -10,7 +10,7 @@ LONGEST_NAME = 22  # characters of a name on a terminal
 
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Collection[int] = (0,)) -> str:
-    """Rows below a head in columns as wide as their widest cell, for a terminal.
+    """Align rows below a head, in columns as wide as their widest cell, for a terminal.
 
     Args:
         texts: columns of text, aligned to the left; the others are numbers, aligned to the right.
@@ -25,13 +25,13 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Collectio
 
 
 def short_name(text: str) -> str:
-    """A name for a narrow table; one that is too long is cut in the middle, as names often differ at their ends."""
+    """Shorten a name for a narrow table by cutting its middle, as names often differ at their ends."""
     text, half = printable(text), LONGEST_NAME // 2
     return text if len(text) <= LONGEST_NAME else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def markdown(columns: list[Column], records: Records) -> str:
-    """One line per record; text of other people stays text."""
+    """Write a Markdown table, one line per record, in which other people's text stays text."""
     lines = [[column.header for column in columns], ["---"] * len(columns)]
     lines += [[markdown_cell(column.show(record[column.key])) for column in columns] for record in records]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("\u00a0", " ")

@@ -1,4 +1,4 @@
-"""The sections on what becomes of representations with depth: Figures 5, 6, 7, 11, 12 and 15, and beyond the paper."""
+"""The sections on how representations change with depth: Figures 5, 6, 7, 11, 12 and 15, and beyond the paper."""
 
 from limelm.records import Records
 from limelm.report.figures import clouds, curves, heatmaps
@@ -12,7 +12,7 @@ BEFORE = (
 
 
 def representation_sections(records: dict[str, Records], palette: Palette) -> list[Section]:
-    """A section for each kind of records that is there, values and hidden states apart, in the order of the page."""
+    """Make a section for each kind of records, values and hidden states apart, in the order of the page."""
     of_states = {"entropy": _entropy, "separability": _separability, "tsne": _tsne, "effective_rank": _effective_rank}
     of_models = {"cosine": _cosine, "cka": _cka, "logit_lens": _logit_lens}
     return [

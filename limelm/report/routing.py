@@ -18,7 +18,7 @@ ATTACHED = (
 
 
 def routing_sections(records: dict[str, Records], palette: Palette, is_attached: bool = False) -> list[Section]:
-    """A section for each kind of records that is there, in the order of the page.
+    """Make a section for each kind of records, in the order of the page.
 
     Args:
         is_attached: whether any of the models has routers that were attached to it.
@@ -42,7 +42,7 @@ def routing_sections(records: dict[str, Records], palette: Palette, is_attached:
 
 
 def _notes(kinds: list[str | None], records: dict[str, Records], is_attached: bool) -> list[str]:
-    """How weights that are not constant distributions are shown, for those kinds of routers that there are."""
+    """Explain how weights that are no constant distributions are shown, for the kinds of routers in the report."""
     has_kv = any(row["absolute"] is not None for row in records.get("layer_mass", []))
     return [
         *([DYNAMIC] if None in kinds or "dynamic" in kinds else []),

@@ -17,7 +17,7 @@ SMOOTHED_PART = 10  # a tenth of a run, where that is less
 
 
 def loss_curves(summary: dict[str, Any]) -> Records:
-    """Losses by step, training FLOPs (Figure 1) and seconds of training, from each model's `metrics.jsonl`.
+    """Read losses by step, training FLOPs (Figure 1) and seconds of training from each model's `metrics.jsonl`.
 
     `smoothed_loss` is the mean over up to eleven steps around, at most a tenth of the run. Of a step that was only
     evaluated, as of a model that is not trained, there is the held-out loss alone.
@@ -53,7 +53,7 @@ def _smoothed(losses: list[float | None]) -> list[float | None]:
 
 
 def results(summary: dict[str, Any], curves: Records) -> tuple[Records, list[Column]]:
-    """Losses and perplexity, with the difference to LLaMA where it was trained too; `curves` are its `loss_curves`."""
+    """The table of losses and perplexity, with differences to LLaMA if it was trained; `curves` are `loss_curves`."""
     baseline = _baseline(summary)
     records = [
         {
@@ -78,7 +78,7 @@ def results(summary: dict[str, Any], curves: Records) -> tuple[Records, list[Col
 
 
 def _last_steps(curves: Records) -> str:
-    """Over which steps the final training loss is a mean."""
+    """The steps over which the final training loss is a mean, in words."""
     steps = max((row["step"] for row in curves), default=0)
     if steps > FINAL_LOSS_STEPS:
         return f"last {FINAL_LOSS_STEPS} steps"
@@ -86,7 +86,7 @@ def _last_steps(curves: Records) -> str:
 
 
 def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
-    """What each model of this run costs (Table 6), with its ratio to LLaMA."""
+    """The table of each model's costs in this run (Table 6), with ratios to LLaMA."""
     records: Records = [
         {
             "model": entry["label"],
@@ -130,7 +130,7 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
 
 
 def paper_scale() -> tuple[Records, list[Column]]:
-    """Our exact counts at the paper's 1.2 B shape beside what its Table 6 prints."""
+    """The table of our exact counts at the paper's 1.2 B shape, beside those that its Table 6 prints."""
     costs = costs_at_paper_scale()
     llama = costs["llama"]
     records = [
@@ -162,7 +162,7 @@ def paper_scale() -> tuple[Records, list[Column]]:
 
 
 def router_entropy(summary: dict[str, Any]) -> Records:
-    """Entropy of each layer's routing weights at every evaluation, from the models' `routers.jsonl`.
+    """Read the entropy of each layer's routing weights at every evaluation from the models' `routers.jsonl`.
 
     `normalized_entropy` is a part of its maximum, that of uniform weights.
     """
@@ -181,7 +181,7 @@ def router_entropy(summary: dict[str, Any]) -> Records:
 
 
 def is_one_environment(summary: dict[str, Any]) -> bool:
-    """Whether all models were trained with the same versions, device and threads, so that speeds can be compared."""
+    """Whether all models were trained with the same versions, device and threads, so that speeds compare."""
     environments = [entry["environment"] for entry in summary["models"]]
     return all(other == environments[0] for other in environments)
 

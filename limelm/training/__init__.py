@@ -1,4 +1,4 @@
-"""Training: recipes, a thin Trainer, and the main job."""
+"""Training: recipes, a thin Trainer, and the comparison of a recipe's models."""
 
 from limelm.training.comparison import reproduce
 from limelm.training.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Models of a recipe that starts from a pretrained one: routers, a LoRA or a scale put into it, and what is trained."""
+"""Models of a recipe that starts from a pretrained one: with routers, a LoRA or a scale put into it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a base's files: enough to tell it from a
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """What is put into the pretrained model, and what of it is trained.
+    """The parts that are put into the pretrained model, and the parameters that are trained.
 
     Attributes:
         attach: a routing of `limelm.attach`, or "none".
@@ -68,7 +68,7 @@ class AdaptedModel:
 
 
 def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedModel:
-    """The pretrained model with what is put into it, before training.
+    """Build the pretrained model with the parts that are put into it, before training.
 
     All weights are float32, but for those that stay frozen in a training in bf16: these keep their own type.
 
@@ -87,7 +87,7 @@ def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedMo
 
 
 def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: int) -> ModelCost:
-    """What the adapted model costs, counted without its weights, a LoRA left out.
+    """Count the adapted model's costs without its weights, a LoRA left out.
 
     Raises:
         UserError: for a family to which the routers cannot be attached, or a LoRA for what it does not have.
@@ -102,7 +102,7 @@ def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: 
 
 
 def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
-    """The configuration of the pretrained model, if it reads such sequences.
+    """Load the pretrained model's configuration, and refuse sequences that it cannot read.
 
     Raises:
         UserError: where it is not named, cannot be read, or has a shorter context.
@@ -119,7 +119,7 @@ def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
 
 
 def describe_base(base: str) -> dict[str, str]:
-    """Name of a pretrained model and, for a folder, a hash of samples of its weights: the same wherever it lies."""
+    """A pretrained model's identity, wherever it lies: its name and, for a folder, a hash of samples of its weights."""
     folder = Path(base)
     if not folder.is_dir():
         return {"base": base}
@@ -169,7 +169,7 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
 
 
 def save_adapted(model: PreTrainedModel, spec: AdaptedModel, folder: Path) -> None:
-    """Write what came out as people use it: an adapter; without routers a LoRA in PEFT's format, or a checkpoint."""
+    """Export the trained model for use: as an adapter or, without routers, as PEFT's LoRA or a checkpoint."""
     if attachment_of(model) is not None:
         save_adapter(model, folder)
     elif spec.trains != NOTHING:
@@ -177,7 +177,7 @@ def save_adapted(model: PreTrainedModel, spec: AdaptedModel, folder: Path) -> No
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """The number of trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

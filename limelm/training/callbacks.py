@@ -1,4 +1,4 @@
-"""What watches a training: metrics.jsonl, the progress bar, and signals that ask it to stop."""
+"""Callbacks of a training: metrics.jsonl, the progress bar, and signals that ask it to stop."""
 
 import math
 import signal
@@ -76,7 +76,7 @@ class MetricsLog(TrainerCallback):
 
 
 class StepBar(tqdm):
-    """Counts parts of steps, for the time that is left, and shows whole ones."""
+    """A bar that counts parts of steps, to estimate the time left, and shows whole steps."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ProgressBar(ProgressCallback):
         self.forwards = 0
 
     def on_substep_end(self, args, state, control, **kwargs):
-        """A part of a step is done, so that the time to the end is shown from the first on."""
+        """Count a part of a step, so that the time left is shown from the first part on."""
         self.forwards += 1
         self._move_to(state.global_step + self.forwards / args.gradient_accumulation_steps)
 
@@ -132,7 +132,7 @@ class ProgressBar(ProgressCallback):
             self.training_bar.close()
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        """No second bar for the short evaluations."""
+        """Do nothing: the short evaluations have no bar of their own."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is None:

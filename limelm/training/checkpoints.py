@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or do not count.
+"""Checkpoints of a training, which count only if they are complete.
 
 The Trainer writes `checkpoint-STEP`; when all of its files are on the disk, `complete.json` is put beside them, with
 the hash of each and the run that they belong to. A folder without that file is what a kill left of a save.
@@ -84,7 +84,7 @@ def check(checkpoint: Path, run: dict[str, Any]) -> None:
 
 
 def discard_incomplete(folder: Path) -> None:
-    """Remove what a kill left of saves."""
+    """Remove incomplete checkpoints that a kill left."""
     for checkpoint in _checkpoints(folder):
         if not (checkpoint / COMPLETE).exists():
             shutil.rmtree(checkpoint)

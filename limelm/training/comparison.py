@@ -75,7 +75,7 @@ def reproduce(
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Written by one process, when all have read what was there before; read by all afterwards."""
+    """Write a file from one process, after all processes have read the earlier one; all may read it afterwards."""
     this_process().wait_for_everyone()
     if this_process().is_main_process:
         write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What a recipe trains on: its own text or problems, or a folder of prepared text."""
+"""The data of a recipe: its own text or problems, or a folder of prepared text."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ Sequences = TokenDataset | ProblemDataset
 
 
 def own_data(recipe: Recipe) -> str:
-    """The text or task that a recipe has of its own.
+    """The name of a recipe's own text or task.
 
     Raises:
         UserError: for a pretrained model, which has its own tokenizer.
@@ -57,7 +57,7 @@ def prepare_data(recipe: Recipe, folder: Path) -> Path:
 
 
 def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """What is in a prepared folder: `source`, `content_sha256`, `vocab_size`, and how much of it.
+    """Describe a prepared folder: `source`, `content_sha256`, `vocab_size`, and the amount of data.
 
     Raises:
         UserError: for a folder that is not what it says.
@@ -85,7 +85,7 @@ def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, Sequences, Sequences]:
-    """The tokenizer, the training set and the held-out set of a prepared folder.
+    """Open a prepared folder: the tokenizer, the training set and the evaluation set.
 
     Raises:
         UserError: for a folder that is not what it says, sequences that are too short for a problem, or too few of them
@@ -125,7 +125,7 @@ def _prepare_text(data: DataRecipe, folder: Path) -> None:
 
 
 def _prepare_problems(data: ProblemRecipe, folder: Path) -> None:
-    """Unless they are there; problems of another recipe are refused."""
+    """Prepare a recipe's problems unless they are there; problems of another recipe are refused."""
     wanted = (data.task, data.worked_steps, data.train_problems, data.test_problems)
     if not folder.exists():
         test_file = Path(data.test_file) if data.test_file else None

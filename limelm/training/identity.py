@@ -1,4 +1,4 @@
-"""What a run is, so that it goes on with the same settings and data or not at all."""
+"""The identity of a run, so that it goes on with the same settings and data or not at all."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from limelm.training.recipe import Recipe
 
 
 def identify(recipe: Recipe, name: str, data_sha256: str) -> dict[str, Any]:
-    """All that decides one model's result: its configuration, the training, and the data. The engine does not."""
+    """Describe everything that decides a model's result: configuration, training and data, but not the engine."""
     model = {key: value for key, value in recipe.models[name].items() if key != "label"}
     return {
         "model": name,
@@ -44,7 +44,7 @@ def refuse_other_run(
 
 
 def _flatten(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Nested tables as one, by the path of each value."""
+    """Flatten nested tables into one, by the path of each value."""
     flat: dict[tuple[str, ...], Any] = {}
     for key, value in values.items():
         flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}

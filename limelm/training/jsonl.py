@@ -50,7 +50,7 @@ class PruningTotals:
 
 @dataclass(frozen=True)
 class RoutersLine(PruningTotals):
-    """The routers at one evaluation."""
+    """Statistics of the routers at one evaluation."""
 
     step: Count
     layers: tuple[LayerStatistics, ...]
@@ -69,7 +69,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Records:
-    """The records of a log; none where there is no file. A last line that a kill cut short is left out.
+    """Read the records of a log, none if there is no file; a last line that a kill cut short is left out.
 
     Args:
         path: of a log; its name says what its lines are.
@@ -95,7 +95,7 @@ def read_lines(path: Path) -> Records:
 
 
 def drop_lines_after(path: Path, step: int) -> dict[str, Any] | None:
-    """Leave only records up to `step`, where a training goes on.
+    """Drop the records after `step`, at which a training goes on.
 
     Returns:
         The last record that stays, or None.

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that live at the same time while it is active.
+    """Counts the bytes of all storages that are alive at the same time while it is active.
 
     Storages that existed before are counted with `add`. What a kernel allocates and frees inside itself is not seen.
     """
@@ -20,7 +20,7 @@ class PeakMemory(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def add(self, *tensors: torch.Tensor) -> None:
-        """Count these tensors' storages, each once and as long as it lives."""
+        """Count these tensors' storages, each once and as long as it is alive."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata

@@ -1,4 +1,4 @@
-"""A recipe's models: built before training, read after it, and written as people use them."""
+"""Build, reload and export a recipe's models."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from limelm.training.trainer import checkpoint_activations
 
 
 def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The model before training: the recipe's pretrained one, adapted, or one from scratch.
+    """Build the model before training: the recipe's pretrained one, adapted, or one from scratch.
 
     From scratch, parameters that it shares with LLaMA by name and shape start at LLaMA's values, so that the models
     differ in what sets them apart and not in their luck.
@@ -54,7 +54,7 @@ def _from_scratch(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast)
 
 
 def trained_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast, checkpoint: Path) -> PreTrainedModel:
-    """The model of a checkpoint, in evaluation mode."""
+    """Load the model of a checkpoint, in evaluation mode."""
     if recipe.base is None:
         model = load_model(checkpoint)
     else:
@@ -90,7 +90,7 @@ def check_data(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, data: Path) -
 
 
 def cost_of(recipe: Recipe, name: str, model: PreTrainedModel) -> ModelCost:
-    """What one of the recipe's models costs for one of its sequences."""
+    """Count the costs of one of the recipe's models for one of its sequences."""
     length = recipe.data.sequence_length
     if recipe.base is None:
         return model_cost(model.config, length)

@@ -9,7 +9,7 @@ from limelm.training.recipe import Recipe
 
 
 def this_process() -> PartialState:
-    """Which process this is (`process_index`, `num_processes`, `is_main_process`), and how to wait for the others.
+    """This process (`process_index`, `num_processes`, `is_main_process`), and a way to wait for the others.
 
     The first call joins the process group that torchrun or accelerate announce in the environment.
     """
@@ -17,13 +17,13 @@ def this_process() -> PartialState:
 
 
 def peak_flops_together(recipe: Recipe) -> float | None:
-    """Of all processes' devices, per second, in the recipe's precision; None where it is not known."""
+    """The peak FLOP/s of all processes' devices together, in the recipe's precision; None if unknown."""
     peak = peak_flops(recipe.training.precision)
     return peak * this_process().num_processes if peak else None
 
 
 def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
-    """Sequences per forward, and forwards per process and step, so that every step takes `training.batch_size`.
+    """Choose sequences per forward, and forwards per process and step, so that a step takes `training.batch_size`.
 
     The micro-batch is `engine.micro_batch_size`, or less where that does not divide a process's share.
 

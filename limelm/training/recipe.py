@@ -1,4 +1,4 @@
-"""Recipes: all there is to say about an experiment, as checked values.
+"""Recipes: everything that describes an experiment, as checked values.
 
 A recipe's `architecture` holds the fields that all its models share, `models` what sets each apart, `data` and
 `training` the rest of what decides the result, `engine` how a machine gets there.
@@ -42,7 +42,7 @@ Beta = Annotated[float, at_least(0), less_than(1)]
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which text, and how it becomes sequences."""
+    """The text of a recipe, and how it becomes sequences."""
 
     preset: str
     sequence_length: Length
@@ -56,7 +56,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ProblemRecipe:
-    """Which reasoning problems, made from a seed of their own (`limelm.data.synthetic`).
+    """The reasoning problems of a recipe, made from a seed of their own (`limelm.data.synthetic`).
 
     Attributes:
         task: "arithmetic-N" with N operands, or "prosqa".
@@ -78,7 +78,7 @@ class ProblemRecipe:
 
     @property
     def vocab_size(self) -> int:
-        """Of the task's own words; those of a `test_file` may be other ones, and as many."""
+        """The vocabulary size of the task's own words; a `test_file` may have other words, but as many."""
         return task_vocab_size(self.task)
 
 
@@ -104,7 +104,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class EngineRecipe:
-    """How a machine gets there. Nothing here changes the result but for rounding, so it may differ when a run goes on.
+    """Settings of the machine, which change a result by rounding only and may differ when a run goes on.
 
     Attributes:
         micro_batch_size: sequences per process and forward, at most; gradients of several make the batch.
@@ -148,11 +148,11 @@ class Recipe:
         return replace(self, training=replace(self.training, **changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The recipe as plain values."""
         return {**asdict(self), "compare": list(self.compare)}
 
     def published(self) -> dict[str, Any]:
-        """Plain values as they are written into a run, which others may read: paths are cut down to their last name."""
+        """The recipe as plain values for a run's files, which others may read: paths are cut to their last name."""
         values = self.to_dict()
         if self.base is not None:
             values |= describe_base(self.base)
@@ -161,7 +161,7 @@ class Recipe:
         return values
 
     def select(self, names: list[str] | None) -> list[str]:
-        """The models to train: `names` in the recipe's order ("all" for every one), by default `compare`.
+        """Select the models to train: `names` in the recipe's order ("all" for every one), by default `compare`.
 
         Raises:
             UserError: for a name that the recipe does not have.
@@ -174,7 +174,7 @@ class Recipe:
         return [name for name in self.models if name in names or "all" in names]
 
     def label(self, name: str) -> str:
-        """What people are shown for a model's name."""
+        """The label that people are shown for a model."""
         return self.models[name].get("label", name)
 
     def check_model(self, name: str) -> None:
@@ -209,11 +209,11 @@ class Recipe:
             raise UserError(f"recipe {self.name}, model {name}: {error}") from error
 
     def is_trained(self, name: str) -> bool:
-        """Whether a model is trained, and not only measured as it is."""
+        """Whether a model is trained, rather than measured as it is."""
         return self.base is None or self.adapted(name).trains != NOTHING
 
     def adapted(self, name: str) -> AdaptedModel:
-        """One of the models that start from the pretrained one.
+        """Describe one of the models that start from the pretrained one.
 
         Raises:
             UserError: for a value that is not allowed.

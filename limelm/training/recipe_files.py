@@ -32,7 +32,7 @@ NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """The names of the recipes that come with the package."""
     names = (path.name.removesuffix(".toml") for path in _recipe_folder().iterdir() if path.name.endswith(".toml"))
     return sorted(
         names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
@@ -40,12 +40,12 @@ def recipe_names() -> list[str]:
 
 
 def scale_names() -> list[str]:
-    """What `load_scale` knows: recipes, and what several of them begin with."""
+    """The names that `load_scale` knows: recipes, and common beginnings of several recipes' names."""
     return list(dict.fromkeys(scale for name in recipe_names() for scale in (name.split("-")[0], name)))
 
 
 def load_scale(scale: str, overrides: Mapping[str, str] | None = None) -> list[Recipe]:
-    """The recipes of a scale: one of the package by its name, several by what they begin with, one's own by its path.
+    """Load the recipes of a scale: one by its name, several by their common beginning, one's own by its path.
 
     Args:
         overrides: see `override`.
@@ -66,7 +66,7 @@ def load_scale(scale: str, overrides: Mapping[str, str] | None = None) -> list[R
 def load_experiment(
     text: str, model: str | None = None, overrides: Mapping[str, str] | None = None
 ) -> tuple[Recipe, str]:
-    """One model of a recipe, by a name such as `paper-1.2b-static`, or by recipe (or .toml file) and model.
+    """Load one model of a recipe, by a name such as `paper-1.2b-static`, or by recipe (or .toml file) and model.
 
     Raises:
         UserError: for an unknown recipe, model or field.
@@ -90,7 +90,7 @@ def load_experiment(
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe of the package by its name, or one's own by the path of its .toml file.
+    """Load a recipe of the package by its name, or one's own by the path of its .toml file.
 
     Raises:
         UserError: for a file that cannot be read, or an unknown, missing or mistyped key.
@@ -100,7 +100,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None) -> Recipe:
-    """The recipe with other values, each by its field's name.
+    """Override values of a recipe by their fields' names.
 
     Args:
         values: texts in TOML's notation by field: `steps`, `training.steps`, `hidden_size`, `routing_top_p`, ...
@@ -120,7 +120,7 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
 
 
 def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[str, Any], str]:
-    """The table and the field in it that `key` names."""
+    """Find the table, and the field in it, that `key` names."""
     own = content["models"][model] if model else {}
     places: dict[str, dict[str, Any]] = {}
     if content["base"] is not None:
@@ -174,7 +174,7 @@ def _recipe(content: dict[str, Any], where: str) -> Recipe:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe's tables as they stand in its file; [data] with a task is about problems, else about text."""
+    """A recipe's tables as in its file; [data] is about problems if it has a task, otherwise about text."""
 
     name: str
     description: str
@@ -188,7 +188,7 @@ class RecipeFile:
 
 
 def _check_names(recipe: Recipe, where: str) -> None:
-    """Models are folders of a run and entries of its figures, so each needs a name and a label of its own."""
+    """Refuse invalid or equal names and labels: models are folders of a run and entries of its figures."""
     labels: dict[str, str] = {}
     for name, model in recipe.models.items():
         if not re.fullmatch(NAME, name) or name == "all":

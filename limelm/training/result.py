@@ -1,4 +1,4 @@
-"""What came out of a training: `result.json`, which is written last and so says that all the rest is there."""
+"""The result of a training: `result.json`, written last, so that it says that everything else is there."""
 
 import json
 import math
@@ -47,7 +47,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Routing(PruningTotals):
-    """What the routers ended as: see `limelm.training.router_statistics.routing_summary`."""
+    """The routers at the end of a training: see `limelm.training.router_statistics.routing_summary`."""
 
     top_p: float | None
     heads: Count
@@ -59,7 +59,7 @@ class Routing(PruningTotals):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `summary.json` says of one model.
+    """The results of one model, as in `summary.json`.
 
     Attributes:
         flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
@@ -99,7 +99,7 @@ class TrainingResult:
 
 
 def read_result(folder: Path) -> TrainingResult | None:
-    """The result of a finished training, or None where `folder` holds none.
+    """Read the result of a finished training; None if `folder` holds none.
 
     Raises:
         UserError: where the file is broken.
@@ -122,7 +122,7 @@ def summarize(
     peak_flops: float | None,
     routing: dict[str, Any] | None,
 ) -> TrainingResult:
-    """The result of a training that took all of its steps, or of a model that takes none, from its `metrics.jsonl`.
+    """Summarize a training that took all of its steps, or a model that takes none, from its `metrics.jsonl`.
 
     Args:
         peak_flops: of all the devices together, per second.

@@ -1,4 +1,4 @@
-"""What the routers do while they train: entropy, self-weight and pruned weights per layer (Table 5, Figure 9)."""
+"""Statistics of routers during training: entropy, self-weight and pruned weights per layer (Table 5, Figure 9)."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def measure_retrieval(summary: dict[str, Any], data: Path, max_sequences: int = 
 
 
 def routing_summary(model: PreTrainedModel, sequences: Tensor) -> dict[str, Any] | None:
-    """What a run's summary says of a model's routing.
+    """Summarize a model's routing, for a run's summary.
 
     Args:
         sequences: held-out token ids `[B, T]`, over which a dynamic router's weights are averaged.
@@ -73,7 +73,7 @@ def routing_summary(model: PreTrainedModel, sequences: Tensor) -> dict[str, Any]
 
 
 class RouterStatistics(TrainerCallback):
-    """Writes `routers.jsonl`: at every evaluation one line with `step`, `layers` and the `pruning_totals`.
+    """Writes `routers.jsonl`: one line at every evaluation with `step`, `layers` and the `pruning_totals`.
 
     Measuring changes nothing: neither the model and its gradients nor the random numbers to come. A model that does not
     route leaves no file. A training that goes on from a checkpoint drops the lines of later steps.

@@ -1,4 +1,4 @@
-"""Train one model of a recipe: from scratch, or on from its newest complete checkpoint.
+"""Train one model of a recipe, from the start or from its newest complete checkpoint.
 
 A run's folder holds `run.json` (the resolved recipe, and what decides the result), `checkpoints/`, `metrics.jsonl` (a
 line per step), and at the end the model, its tokenizer and `result.json`.
@@ -107,7 +107,7 @@ def train_model(
 
 @contextmanager
 def _at_work(folder: Path, recipe: Recipe, run: dict[str, Any]) -> Iterator[Path | None]:
-    """Nobody else trains in the folder meanwhile; gives the checkpoint to go on from, if any."""
+    """Keep other trainings out of the folder; yields the checkpoint to go on from, if any."""
     process = this_process()
     process.wait_for_everyone()  # until all have seen what was there before
     taken = f"{folder}: another process is training in it right now"
@@ -122,7 +122,7 @@ def _at_work(folder: Path, recipe: Recipe, run: dict[str, Any]) -> Iterator[Path
 
 
 def _held_out(eval_set: Sequences) -> Tensor:
-    """A few held-out sequences `[B, T]`, over which dynamic routing weights are averaged."""
+    """A few evaluation sequences `[B, T]`, over which dynamic routing weights are averaged."""
     return torch.stack([eval_set[index]["input_ids"] for index in range(min(ROUTED_SEQUENCES, len(eval_set)))])
 
 
@@ -197,7 +197,7 @@ def _finish(
 
 
 def _peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Bytes at the peak of one process's training step, counted by the tensors alive; 0 where none is taken."""
+    """The peak bytes of one process's training step, counted by the tensors alive; 0 if no step is taken."""
     if not recipe.is_trained(name):
         return 0
     model = initial_model(recipe, name, tokenizer)

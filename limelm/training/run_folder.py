@@ -1,4 +1,4 @@
-"""A run's folder: `run.json` says whose it is, before anything else is written into it."""
+"""`run.json` records which run a folder belongs to; it is written first."""
 
 import os
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class RunFile:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """What `run.json` says of the folder's run; None for a folder that is new, empty, or holds its data only.
+    """Read a folder's `run.json`; None for a folder that is new, empty, or holds its data only.
 
     Raises:
         UserError: where the folder holds something else, or cannot be used.

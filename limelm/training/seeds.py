@@ -1,4 +1,4 @@
-"""The main job with several seeds: a whole run for each, on the same text."""
+"""Reproduce a recipe with several seeds: a whole run for each, on the same text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from limelm.training.run_folder import RUN
 
 
 def seed_folders(recipe: Recipe, out: Path, count: int) -> dict[int, Path]:
-    """The seeds, from the recipe's own upwards, and the folder of each one's run.
+    """List the seeds, from the recipe's own upwards, and the folder of each seed's run.
 
     Raises:
         UserError: where they are more than a random generator takes.

@@ -1,4 +1,4 @@
-"""`summary.json`: what the models of a run came to, and how the run was made. It names no path outside the run."""
+"""`summary.json`: the results of a run's models, and how the run was made, without paths outside the run."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ OF_THE_MOMENT = ("environment", "provenance")  # says when and where it was writ
 
 @dataclass(frozen=True)
 class ModelSummary(TrainingResult):
-    """One model: its `result.json`, and its folder as it is written (whoever reads goes by its name)."""
+    """One model: its `result.json`, and its folder as it was written (readers find it by the model's name)."""
 
     checkpoint: str = ""
 
@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarize_run(recipe: Recipe, out: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """What `summary.json` has to say of the results that are there now.
+    """Make the content of `summary.json` from the results in the folder.
 
     Args:
         described: the data, from `describe_data`.
@@ -68,7 +68,7 @@ def summarize_run(recipe: Recipe, out: Path, described: dict[str, Any]) -> dict[
 
 
 def is_up_to_date(out: Path, wanted: dict[str, Any]) -> bool:
-    """Whether `summary.json` tells of all the results that are there, and of no others."""
+    """Whether `summary.json` holds all results in the folder, and no others."""
     try:
         written = _read(out)
     except UserError:
@@ -77,7 +77,7 @@ def is_up_to_date(out: Path, wanted: dict[str, Any]) -> bool:
 
 
 def read_summary(out: Path) -> dict[str, Any]:
-    """A run's summary, with each model's `checkpoint` as a path, and the summary's own `fingerprint`.
+    """Read a run's summary, with each model's `checkpoint` as a path, and the summary's own `fingerprint`.
 
     Raises:
         UserError: where it is missing or broken.
@@ -89,7 +89,7 @@ def read_summary(out: Path) -> dict[str, Any]:
 
 
 def made_of(summaries: Iterable[dict[str, Any]]) -> str:
-    """What a report of these summaries is marked with, so that it is known whether it tells of all results."""
+    """A mark for a report of these summaries, by which it is known whether the report has all results."""
     return hashlib.sha256("".join(summary["fingerprint"] for summary in summaries).encode()).hexdigest()
 
 
@@ -100,5 +100,5 @@ def _read(out: Path) -> dict[str, Any]:
 
 
 def _lasting(summary: dict[str, Any]) -> str:
-    """What stays the same when it is written again, as text: NaN is not equal to itself."""
+    """The lasting part of a summary, as text, because NaN is not equal to itself."""
     return json.dumps({key: value for key, value in summary.items() if key not in OF_THE_MOMENT}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The Trainer, thinly: our parameter groups, our order of the data, every group's learning rate, sealed checkpoints."""
+"""A thin Trainer: our parameter groups and order of the data, every group's learning rate, sealed checkpoints."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class SeededOrder(Sampler[int]):
         self.used = length - length % batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
+        """Set the epoch; the data loader calls this before each one."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -81,7 +81,7 @@ class LimeTrainer(Trainer):
         return optimizer
 
     def _note_learning_rates(self, optimizer, args, kwargs) -> None:
-        """Remember the rates of the step just taken; by the time of the log the schedule has moved on."""
+        """Remember the rates of the step just taken: when it is logged, the schedule has moved on."""
         self.group_learning_rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler[int]:
@@ -131,7 +131,7 @@ class LimeTrainer(Trainer):
 def training_arguments(
     recipe: Recipe, output_dir: Path, report_to: Sequence[str] = (), name: str | None = None
 ) -> TrainingArguments:
-    """The recipe in the Trainer's words, for this process.
+    """Translate the recipe into the Trainer's arguments, for this process.
 
     Raises:
         UserError: where the processes cannot share the batch, or cannot shard.

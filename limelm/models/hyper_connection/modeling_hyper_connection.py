@@ -60,7 +60,7 @@ class HyperConnection(nn.Module):
             init.constant_(self.beta_scale, 0.01)
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, and beta `[B, T, n]` or `[n]`."""
+        """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
         if self.dynamic:

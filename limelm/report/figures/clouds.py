@@ -8,7 +8,7 @@ from limelm.report.figures.style import PAGE_WIDTH, by_model, new_figure, number
 
 
 def tsne(records: Records) -> Figure:
-    """A row per model, a panel per layer, a color and marker per word."""
+    """Draw t-SNE clouds: a row per model, a panel per layer, a color and marker per word."""
     models = list(by_model(records))
     words = list(dict.fromkeys(row["word"] for row in records))
     palette = Palette(words)

@@ -1,4 +1,4 @@
-"""Curves of what becomes of representations with depth, the models over each other."""
+"""Curves of how representations change with depth, all models in one panel."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ FAR_ABOVE_CHANCE = 0.3  # from here on the axis leaves out the chance level, whi
 
 
 def matrix_entropy(records: Records, palette: Palette) -> Figure:
-    """Matrix entropy per layer, with its standard error over sequences (Figures 5 and 11)."""
+    """Draw matrix entropy per layer, with its standard error over sequences (Figures 5 and 11)."""
     with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "entropy", "standard_error")
         axes.set_ylabel("matrix entropy (nats)")
@@ -37,7 +37,7 @@ def matrix_entropy(records: Records, palette: Palette) -> Figure:
 
 
 def effective_rank(records: Records, palette: Palette) -> Figure:
-    """Effective rank per layer, with its standard error over sequences."""
+    """Draw the effective rank per layer, with its standard error over sequences."""
     with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "effective_rank", "standard_error")
         axes.set_ylabel("effective rank")
@@ -46,7 +46,7 @@ def effective_rank(records: Records, palette: Palette) -> Figure:
 
 
 def separability(records: Records, palette: Palette) -> Figure:
-    """Accuracy of a linear probe per layer, with its standard deviation over folds (Figures 7 and 12)."""
+    """Draw a linear probe's accuracy per layer, with its standard deviation over folds (Figures 7 and 12)."""
     with new_figure(figsize=WIDE) as (figure, axes):
         _states(axes, records, palette, "accuracy", "deviation")
         lowest = np.nanmin(numbers(records, "accuracy") - numbers(records, "deviation"))
@@ -62,7 +62,7 @@ def separability(records: Records, palette: Palette) -> Figure:
 
 
 def cosine(records: Records, palette: Palette) -> Figure:
-    """Cosine similarity of neighboring tokens' hidden states, and of any two, per representation."""
+    """Draw the cosine similarity of neighboring tokens' hidden states, and of any two, per representation."""
     with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             _line(axes, rows, "neighbors", palette.line(model, len(rows)), shown(model), "standard_error")
@@ -77,7 +77,7 @@ def cosine(records: Records, palette: Palette) -> Figure:
 
 
 def logit_lens(records: Records, palette: Palette) -> Figure:
-    """What the head reads out of each representation: loss, divergence from the output, agreement with it."""
+    """Draw what the head reads out of each representation: loss, divergence from the output, agreement with it."""
     panels = {
         "loss": ("next-token loss (nats)", "loss_standard_error"),
         "kl": ("KL from the output (nats)", None),
@@ -94,7 +94,7 @@ def logit_lens(records: Records, palette: Palette) -> Figure:
 
 
 def _states(axes: Axes, records: Records, palette: Palette, key: str, error: str) -> None:
-    """A line per model; dashed the values before routing."""
+    """Draw a line per model, and a dashed one of its values before routing."""
     for model, all_rows in by_model(records):
         for states in dict.fromkeys(row["states"] for row in all_rows):
             rows = [row for row in all_rows if row["states"] == states]
@@ -109,7 +109,7 @@ def _states(axes: Axes, records: Records, palette: Palette, key: str, error: str
 
 
 def _line(axes: Axes, rows: Records, key: str, look: dict[str, Any], label: str, error: str | None = None) -> None:
-    """A curve over the layers, with a band of its error to both sides."""
+    """Draw a curve over the layers, with a band of its error to both sides."""
     layers, values = numbers(rows, "layer"), numbers(rows, key)
     axes.plot(layers, values, label=label, **look)
     if error is not None:

@@ -11,7 +11,7 @@ SPREAD = 0.35  # of a seed's marks within their model's share of a task's width
 
 
 def accuracies(scores: Records, summary: Records, chance: dict[str, float], palette: Palette) -> Figure:
-    """Accuracy by task and model: each seed's mark, their mean, and Student's 95 % interval.
+    """Draw accuracy by task and model: a mark for each seed, their mean, and Student's 95 % interval.
 
     Args:
         scores, summary: see `limelm.evaluation.exact_match`.

@@ -27,7 +27,7 @@ ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
 def weights(records: Records) -> Figure:
-    """All retrieval weights of one model, a panel per head (Figures 13, 14): a row per layer, a column per source."""
+    """Draw a model's retrieval weights, a panel per head (Figures 13, 14): a row per layer, a column per source."""
     heads = sorted({row["head"] for row in records})
     of_head: dict[int, Records] = {head: [] for head in heads}
     for row in records:
@@ -39,7 +39,7 @@ def weights(records: Records) -> Figure:
 
 
 def layer_mass(records: Records) -> Figure:
-    """The share that each layer takes from each representation, mean over heads, a panel per model."""
+    """Draw the share that each layer takes from each representation, mean over heads, a panel per model."""
     panels = [(shown(model, 24), _Triangle(rows, "share")) for model, rows in by_model(records)]
     figure, images = _triangles(panels, PowerNorm(ROOT, 0, 1))
     _root_bar(figure, images, "share, mean over heads (cube-root scale)")
@@ -47,7 +47,7 @@ def layer_mass(records: Records) -> Figure:
 
 
 def absolute_mass(records: Records) -> Figure:
-    """The sum of |R| that each layer takes from each representation, mean over heads; a panel per kv model."""
+    """Draw the sum of |R| that each layer takes from each representation, mean over heads; a panel per kv model."""
     panels = [(shown(model, 24), _Triangle(rows, "absolute")) for model, rows in by_model(records)]
     largest = max(float(np.nanmax(numbers(records, "absolute"))), np.finfo(float).tiny)
     figure, images = _triangles(panels, PowerNorm(ROOT, 0, largest))
@@ -57,7 +57,7 @@ def absolute_mass(records: Records) -> Figure:
 
 
 def same_head_share(records: Records) -> Figure:
-    """The part of that mass that stays in the same head; a panel per kv model."""
+    """Draw the part of the absolute mass that stays in the same head; a panel per kv model."""
     panels = [(shown(model, 24), _Triangle(rows, "same_head_share")) for model, rows in by_model(records)]
     figure, images = _triangles(panels, Normalize(0, 1))
     _bar(figure, images, "part from the same head")
@@ -65,7 +65,7 @@ def same_head_share(records: Records) -> Figure:
 
 
 def cka(records: Records) -> Figure:
-    """Alignment of all representations of a model with each other, a panel per model."""
+    """Draw the CKA of all representations of a model with each other, a panel per model."""
     models = list(by_model(records))
     titles = [shown(model, 24) for model, _ in models]
     with _heatmaps(titles, max(row["layer"] for row in records) + 1) as (figure, panels):
@@ -94,7 +94,7 @@ class _Triangle:
         self.unread = np.isnan(self.values) & (np.arange(self.last + 1) <= layers[:, None])
 
     def draw(self, axes: Axes, norm: Normalize) -> AxesImage:
-        """As an image whose ticks are layers and sources."""
+        """Draw an image whose ticks are layers and sources."""
         extent = (-0.5, self.last + 0.5, self.last + 0.5, self.first - 0.5)
         place: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "none"}
         if self.unread.any():
@@ -103,7 +103,7 @@ class _Triangle:
 
 
 def _triangles(panels: list[tuple[str, _Triangle]], norm: Normalize) -> tuple[Figure, list[AxesImage]]:
-    """A panel for each, rows being layers and columns sources."""
+    """Draw a panel for each triangle; rows are layers and columns are sources."""
     triangles = [triangle for _, triangle in panels]
     with _heatmaps([title for title, _ in panels], max(triangle.last for triangle in triangles) + 1) as (figure, grid):
         images = [triangle.draw(axes, norm) for axes, triangle in zip(grid, triangles, strict=True)]
@@ -115,7 +115,7 @@ def _triangles(panels: list[tuple[str, _Triangle]], norm: Normalize) -> tuple[Fi
 
 @contextmanager
 def _heatmaps(titles: list[str], cells: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with a square panel for each title, large enough for so many cells along a side."""
+    """Make a figure with a square panel for each title, large enough for so many cells along a side."""
     width = PAGE_WIDTH - 0.5
     columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
     columns = max(1, min(columns, int(width / min(CELL * cells, WIDEST))))
@@ -135,7 +135,7 @@ def _root_bar(figure: Figure, images: list[AxesImage], label: str) -> None:
 
 
 def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
-    """One color bar above all panels."""
+    """Draw one color bar above all panels."""
     axes = [image.axes for image in images]
     width = min(1, 5 / figure.get_figwidth())  # five inches
     bar = figure.colorbar(images[0], ax=axes, label=label, location="top", shrink=width, aspect=40, pad=0.02)

@@ -1,4 +1,4 @@
-"""How each model is drawn: known models always alike, in every figure of every report.
+"""The look of each model: known models always look alike, in every figure of every report.
 
 Colors of known models are Okabe and Ito's with three more, and those of other models are chosen so that readers with
 any kind of color blindness tell all of them apart (tests/report/test_palette.py measures it).
@@ -79,7 +79,7 @@ LABELS = {
 
 
 def kind_of(label: str, model_type: str | None = None, routing: str | None = None) -> str | None:
-    """Which known model this is, by its label, else by its type and routing; None for another one.
+    """The known model that a label (or else type and routing) means; None for another model.
 
     A part in brackets after a label, such as the folder's name or "keys", does not count.
     """
@@ -108,7 +108,7 @@ class Palette:
             self.looks[model] = self._free([KNOWN[kind]] if kind else _in_turn(model))
 
     def _free(self, wished: list[Look]) -> Look:
-        """The first that no model has."""
+        """The first look that no model has."""
         taken = set(self.looks.values())
         rounds = len(MARKERS) * len(LINES)
         looks = (look.other(number) for number in range(rounds) for look in wished)
@@ -126,11 +126,11 @@ class Palette:
         return self.looks[model].marker
 
     def mark(self, model: str) -> dict[str, Any]:
-        """How single points are drawn."""
+        """The arguments to draw single points with."""
         return {"color": self[model], "marker": self.marker(model), "markersize": 5, "linestyle": ""}
 
     def line(self, model: str, points: int) -> dict[str, Any]:
-        """How a line through so many points is drawn."""
+        """The arguments to draw a line through so many points with."""
         return {
             "color": self[model],
             "marker": self.marker(model),
@@ -158,7 +158,7 @@ def palette_of(models: Iterable[Mapping[str, Any]]) -> Palette:
 
 
 def _in_turn(label: str) -> list[Look]:
-    """The looks of models that are not known, beginning where the label says."""
+    """The looks of unknown models, starting at a place that follows from the label."""
     start = zlib.crc32(label.encode())
     colors = [OTHERS[(start + turn) % len(OTHERS)] for turn in range(len(OTHERS))]
     markers = MARKERS[len(OTHERS) :]  # the first are those of the best known models

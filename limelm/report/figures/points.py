@@ -13,7 +13,7 @@ from limelm.report.figures.style import PAGE_WIDTH, by_model, legend_beside, new
 
 @contextmanager
 def grouped_points(points: Records, palette: Palette, label: str) -> Iterator[tuple[Figure, Any]]:
-    """A row for each group, and in it a point for each model.
+    """Draw a row for each group, and in it a point with its interval for each model.
 
     Args:
         points: records of `group`, `model`, `value`, and its bounds `low` and `high` (None for no interval).

@@ -28,7 +28,7 @@ GREEN, ORANGE = "#009e73", "#d55e00"
 
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
-    """Mean retrieval weight of each representation among the layers that read it (Figure 2)."""
+    """Draw the mean retrieval weight of each representation over the layers that read it (Figure 2)."""
     with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             sources, weights = numbers(rows, "source"), numbers(rows, "mean_weight")
@@ -43,7 +43,7 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
 
 
 def self_retrieval(records: Records, palette: Palette) -> Figure:
-    """Each head's weight on its layer's own input, a panel per model (Figure 3)."""
+    """Draw each head's weight on its layer's own input, a panel per model (Figure 3)."""
     models = list(by_model(records))
     with new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
@@ -64,7 +64,7 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
 
 
 def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
-    """The weight on the layer's own input, mean over heads, the models over each other (Figure 10)."""
+    """Draw the weight on the layer's own input, mean over heads, all models in one panel (Figure 10)."""
     with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             layers, weights = numbers(rows, "layer"), numbers(rows, "weight")
@@ -79,7 +79,7 @@ def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
 
 
 def expected_source(records: Records, palette: Palette) -> Figure:
-    """The expected retrieved representation per layer, with the range over heads (Figure 4)."""
+    """Draw the expected retrieved representation per layer, with the range over heads (Figure 4)."""
     with new_figure(figsize=WIDE) as (figure, axes):
         for model, rows in by_model(records):
             layers = numbers(rows, "layer")
@@ -97,7 +97,7 @@ def expected_source(records: Records, palette: Palette) -> Figure:
 
 
 def retrieval_under_top_p(records: Records) -> Figure:
-    """Mean retrieval of each representation and mean self-retrieval of each layer, a panel per model (Figure 9)."""
+    """Draw mean retrieval of representations and mean self-retrieval of layers, a panel per model (Figure 9)."""
     models = list(by_model(records))
     curves = {  # the colors are the paper's
         "mean_retrieval": (GREEN, "o", "representation n, from subsequent layers"),

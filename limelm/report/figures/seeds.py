@@ -24,7 +24,7 @@ SPREAD = 0.28  # of a seed's marks around their model's line, so that they do no
 def differences(
     losses: Records, summary: Records, baseline: str, palette: Palette, axes_names: list[tuple[str, str]]
 ) -> Figure:
-    """Each seed's difference from the baseline with Student's interval, a panel for each kind of budget.
+    """Draw each seed's difference from the baseline with Student's interval, a panel for each kind of budget.
 
     Args:
         losses, summary: see `limelm.evaluation.seeds`.
@@ -54,7 +54,7 @@ def differences(
 
 
 def curves(measured: Records, palette: Palette) -> Figure:
-    """Held-out loss against training FLOPs: mean over seeds, one standard deviation, and every seed.
+    """Draw held-out loss against training FLOPs: mean over seeds, one standard deviation, and every seed.
 
     Args:
         measured: per model, seed and evaluation `step`, `train_flops` and `eval_loss`.

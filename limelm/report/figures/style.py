@@ -1,4 +1,4 @@
-"""What all figures share: the style, panels, axes, names, and marks that show where there is a single point."""
+"""Shared parts of all figures: style, panels, axes, names, and marks that make a single point visible."""
 
 import math
 import textwrap
@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(*shape: int, figsize: tuple[float, float], **options: Any) -> Iterator[tuple[Figure, Any]]:
-    """A figure in the house style. No pyplot: the reader's own backend and figures are left alone."""
+    """Make a figure in the house style, without pyplot: the reader's own backend and figures are left alone."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=figsize, layout="constrained")
         yield figure, figure.subplots(*shape, **options)
@@ -57,7 +57,7 @@ def new_panels(
     margin: tuple[float, float] = (0.6, 0.3),
     **options: Any,
 ) -> Iterator[tuple[Figure, list[Any]]]:
-    """A figure with so many panels, in even rows of at most `columns`.
+    """Make a figure with so many panels, in even rows of at most `columns`.
 
     Args:
         panel: width and height of each in inches, narrower where the page would overflow; without a width the panels
@@ -84,12 +84,12 @@ def by_model(records: Records) -> Iterator[tuple[str, Records]]:
 
 
 def numbers(rows: Records, key: str) -> np.ndarray:
-    """A column; NaN where there is no number."""
+    """A column as numbers, with NaN for None."""
     return np.array([math.nan if row[key] is None else row[key] for row in rows], dtype=float)
 
 
 def shown(label: str, width: int = 30) -> str:
-    """A name as matplotlib draws it: unchanged but for control characters, in lines of at most so many characters."""
+    """Prepare a name for matplotlib: no control characters, no markup, lines of at most so many characters."""
     literal = printable(label).replace("$", r"\$")  # no mathematics
     if literal.startswith("_"):  # legends leave such names out
         literal = "\u200b" + literal
@@ -97,12 +97,12 @@ def shown(label: str, width: int = 30) -> str:
 
 
 def single_mark(points: Any, marker: str = "_") -> dict[str, Any]:
-    """A marker for a line without markers that has one point only, and would not be seen."""
+    """A marker for a line of a single point, which would not be seen without one."""
     return {"marker": marker, "markersize": 12} if len(points) == 1 else {}
 
 
 def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float) -> None:
-    """A shade from `low` to `high` along `x`; at a single point a broad line."""
+    """Draw a shade from `low` to `high` along `x`; at a single point, a broad line."""
     if len(x) == 1:
         axes.vlines(x, low, high, color=color, alpha=2 * alpha, linewidth=8)
     else:
@@ -110,7 +110,7 @@ def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: st
 
 
 def depth_axis(axes: Any, label: str) -> None:
-    """Layers or representations along x."""
+    """Make x an axis of layers or representations."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
@@ -126,15 +126,15 @@ def label_edges(panels: list[Any], x: str, y: str) -> None:
 
 
 def legend_beside(axes: Any, **options: Any) -> None:
-    """A legend to the right of the axes, where it covers nothing."""
+    """Draw a legend to the right of the axes, where it covers nothing."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, **options)
 
 
 def signed_root(values: Any) -> Any:
-    """For scales on which small numbers show."""
+    """The signed square root, for axes on which small numbers show."""
     return np.sign(values) * np.sqrt(np.abs(values))
 
 
 def signed_square(values: Any) -> Any:
-    """Its inverse."""
+    """The inverse of `signed_root`."""
     return np.sign(values) * np.square(values)

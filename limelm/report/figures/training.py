@@ -21,7 +21,7 @@ from limelm.report.figures.style import (
 
 
 def loss_against_flops(curves: Records, palette: Palette) -> Figure:
-    """Training loss against training FLOPs (Figure 1).
+    """Draw training loss against training FLOPs (Figure 1).
 
     Args:
         curves: per model and step `train_flops`, `loss`, `smoothed_loss`, and `eval_loss` where it was measured.
@@ -45,7 +45,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
 
 
 def router_entropy(records: Records) -> Figure:
-    """Normalized entropy of the routing weights over training, a line per layer, a panel per model."""
+    """Draw the normalized entropy of routing weights over training, a line per layer, a panel per model."""
     models = list(by_model(records))
     layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
     with new_panels(len(models), (None, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):

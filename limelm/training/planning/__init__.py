@@ -1,4 +1,4 @@
-"""What a training will cost, before anything is spent: parameters, FLOPs, memory, disk and time.
+"""Plan what a training will cost, before anything is spent: parameters, FLOPs, memory, disk and time.
 
 Memory is simulated: a step of the model's real code on tensors without memory (`simulation.py`).
 """

@@ -1,4 +1,4 @@
-"""Settings of the engine with which a training fits into memory."""
+"""Find settings of the engine with which a training fits into memory."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ class Fit:
     estimate: Callable[[LlamaConfig, Recipe, int], MemoryPlan] = plan_memory
 
     def needed(self) -> MemoryPlan:
-        """What the recipe as it is needs."""
+        """The bytes that the recipe needs as it is."""
         return self.estimate(self.config, self.recipe, self.processes)
 
     def ways(self, needed: MemoryPlan) -> list[tuple[str, int]]:
-        """Changes of the engine that make it fit, each tried, with the bytes that they need.
+        """Find changes of the engine that make it fit, each tried, with the bytes that they need.
 
         First a smaller micro-batch, activation checkpointing and FSDP by themselves, the last two with a smaller
         micro-batch where that must be; all together only if none of them is enough.
@@ -46,7 +46,7 @@ class Fit:
         return ways or self._try({key: value for change in changes for key, value in change.items()}, needed)
 
     def _try(self, changes: dict[str, bool | str], needed: MemoryPlan) -> list[tuple[str, int]]:
-        """The largest micro-batch with which the changed engine fits, if there is one."""
+        """Find the largest micro-batch with which the changed engine fits, if there is one."""
         engine = replace(self.recipe.engine, **changes)  # type: ignore[arg-type]
         if changes and engine == self.recipe.engine:
             return []
@@ -65,7 +65,7 @@ class Fit:
 
 
 def in_words(ways: list[tuple[str, int]]) -> str:
-    """What `Fit.ways` found, for an error."""
+    """Put the results of `Fit.ways` into words, for an error."""
     if not ways:
         return "no setting of the engine makes it fit"
     return f"it would fit with {', or with '.join(f'{words} ({total / GIB:.1f} GiB)' for words, total in ways)}"

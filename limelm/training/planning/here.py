@@ -1,4 +1,4 @@
-"""Whether a training fits into the memory of the machine that it is to run on, found in seconds before it starts."""
+"""Find out, in seconds before a training starts, whether it fits into this machine's memory."""
 
 import functools
 import os
@@ -47,7 +47,7 @@ def require_memory(recipe: Recipe, name: str, vocab_size: int) -> None:
 
 
 def upper_bound(config: LlamaConfig, tokens: int) -> int:
-    """More bytes than a training step takes with so many tokens in a forward, at no cost."""
+    """An upper bound of a training step's bytes with so many tokens in a forward, without simulating it."""
     width, layers, mlp = config.hidden_size, config.num_hidden_layers, config.intermediate_size
     streams = getattr(config, "expansion_rate", 1)
     routers = layers * layers * config.num_key_value_heads * width  # the largest are those of dynamic routing
@@ -57,7 +57,7 @@ def upper_bound(config: LlamaConfig, tokens: int) -> int:
 
 
 def simulate_deep(config: LlamaConfig, step: Step, dtype: torch.dtype, foreach: bool) -> StepMemory:
-    """A step's memory. That of a deep model follows from two shallow ones: each layer adds the same."""
+    """Simulate a step's memory; a deep model's follows from two shallow ones, as each layer adds the same."""
     layers = config.num_hidden_layers
     if layers <= MORE:
         return simulate_step(config, step, dtype, foreach=foreach)
@@ -75,7 +75,7 @@ def _with_layers(config: LlamaConfig, layers: int) -> LlamaConfig:
 
 
 def _room(on_cuda: bool) -> int:
-    """Bytes that this process may take; on a CPU the processes of one machine share what is free."""
+    """The bytes that this process may take; on a CPU the processes of one machine share the free memory."""
     free = available_memory(torch.device("cuda" if on_cuda else "cpu"))
     if on_cuda:
         return free - ALLOWANCE

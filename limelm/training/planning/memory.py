@@ -1,4 +1,4 @@
-"""Memory per GPU: what the simulation of a step says of one process, and what several processes change in it."""
+"""Memory per GPU: the simulation of a step in one process, and the changes that several processes make."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """All parts together."""
+        """The sum of all parts."""
         return sum(self.parts.values())
 
     def at_least(self, share: float) -> float:
-        """What remains, at least, with this share of the sequences: as if nothing else were among the activations."""
+        """A lower bound with this share of the sequences, as if all activations shrank with it."""
         of_sequences = self.parts[ACTIVATIONS] + self.parts[TEMPORARY]
         if self.phase == "optimizer step":
             return self.total
@@ -59,7 +59,7 @@ def plan_memory(
     simulate: Callable[[LlamaConfig, Step, torch.dtype], StepMemory] = simulate_step,
     allowance: int = ALLOWANCE,
 ) -> MemoryPlan:
-    """Memory of training `config`'s model as the recipe says, on `gpus` GPUs.
+    """Plan the memory of training `config`'s model as the recipe says, on `gpus` GPUs.
 
     Args:
         simulate: gives a step's memory for a type of the parameters.
@@ -91,7 +91,7 @@ def plan_memory(
 
 
 def _sharded(phase: str, parts: Parts, config: LlamaConfig, gpus: int, dtype: torch.dtype, step: Step) -> Parts:
-    """What becomes of the parts under FSDP2, estimated.
+    """Estimate the parts' bytes under FSDP2.
 
     Each GPU keeps its share of the float32 weights, their gradients and Adam's moments. Gathered are the embeddings,
     the final norm and the head, through the whole step, and two layers: the one that runs and the next. Gradients that
@@ -114,7 +114,7 @@ def _sharded(phase: str, parts: Parts, config: LlamaConfig, gpus: int, dtype: to
 
 
 def _units(config: LlamaConfig) -> tuple[int, int, int]:
-    """Parameters of the model, of all but its layers, and of the largest layer."""
+    """The parameters of the model, of everything but its layers, and of the largest layer."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     layers = [sum(parameter.numel() for parameter in layer.parameters()) for layer in model.model.layers]

@@ -1,4 +1,4 @@
-"""What a training will cost, before anything is spent."""
+"""Plan what a training will cost, before anything is spent."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4  # per parameter, float32: weights and Ad
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it is to run.
+    """The hardware that a training is to run on.
 
     Attributes:
         memory: bytes of one GPU.
@@ -36,7 +36,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What one model will cost.
+    """The planned costs of one model.
 
     Attributes:
         training_flops: per token, forward and backward.
@@ -56,7 +56,7 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What training a recipe's model will cost, and LLaMA of the same shape beside it (None where that is the model).
+    """The planned costs of a recipe's model, and of LLaMA of the same shape beside it (None if that is the model).
 
     Attributes:
         micro_batch_size, accumulation: sequences per forward, and forwards per GPU and step.
@@ -141,7 +141,7 @@ def require_fit(plan: Plan) -> None:
 
 
 def ways_to_fit(plan: Plan) -> list[tuple[str, int]]:
-    """Changes of the engine that make the model fit, each tried, with the bytes per GPU that they need."""
+    """Find changes of the engine that make the model fit, each tried, with the bytes per GPU that they need."""
     config = plan.recipe.model_config(plan.name, vocab_size=plan.recipe.data.vocab_size)
     fit = Fit(plan.recipe, config, plan.hardware.gpus, plan.hardware.memory)
     return fit.ways(plan.model.memory)

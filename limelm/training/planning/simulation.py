@@ -36,7 +36,7 @@ AttentionInterface.register(ATTENTION, sdpa_attention_forward)
 
 @dataclass(frozen=True)
 class Step:
-    """What one process does between two steps of the optimizer, as far as memory goes.
+    """The part of a recipe that decides one process's memory between two steps of the optimizer.
 
     Attributes:
         micro_batch_size: sequences in a forward.
@@ -71,7 +71,7 @@ class StepMemory:
 
     @property
     def peak(self) -> int:
-        """Alive at the same time, at most."""
+        """The most bytes that are alive at the same time."""
         return max(sum(parts.values()) for parts in self.phases.values())
 
 
@@ -98,7 +98,7 @@ def simulate_step(
 
 
 def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> StepMemory:
-    """Take a step with the model, on a CPU, and count. Its weights change.
+    """Take a training step with the model on a CPU and count its memory; the model's weights change.
 
     Args:
         foreach: have AdamW update all parameters at once, as it does on CUDA.
@@ -139,7 +139,7 @@ def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> S
 
 
 class LabelledMemory(PeakMemory):
-    """Also knows what the bytes at a peak are for."""
+    """A `PeakMemory` that also knows what the bytes at a peak are for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,14 +164,14 @@ class LabelledMemory(PeakMemory):
                     self._bytes[name] += storage.nbytes()
 
     def label_rest(self, name: str) -> int:
-        """Count all that lives and has no label as `name`; return its bytes."""
+        """Count everything alive that has no label as `name`; return its bytes."""
         rest = self.live_bytes - sum(self._bytes.values())
         self._labels |= dict.fromkeys(self._seen - self._labels.keys(), name)
         self._bytes[name] += rest
         return rest
 
     def end_phase(self) -> Parts:
-        """What lived at the peak since the last call, by label; what has none is temporary."""
+        """The bytes alive at the peak since the last call, by label; bytes without a label are temporary."""
         parts = {name: self._at_peak.get(name, 0) for name in (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS)}
         parts[TEMPORARY] = self.peak_bytes - sum(parts.values())
         self.peak_bytes, self._at_peak = self.live_bytes, dict(self._bytes)
@@ -208,11 +208,11 @@ def _as_on_cuda() -> Iterator[None]:
 
 
 def _first_chunk(total: int, bytes_each: int, device: torch.device) -> list[tuple[int, int]]:
-    """The first of the chunks that fit an H100's cache: all hold as much memory, one after the other."""
+    """Only the first of the chunks that fit an H100's cache: all of them take as much memory, one after the other."""
     number = max(1, -(-total * bytes_each // CHUNK_BYTES))
     return [(0, -(-total // number))]
 
 
 def _layer_norm(states: Tensor, *args, **kwargs) -> Tensor:
-    """In float32 under autocast, as on CUDA. Of the models' other operations, CPU and CUDA run the same in bfloat16."""
+    """Run a LayerNorm in float32 under autocast, as CUDA does; the models' other operations have equal dtypes there."""
     return layer_norm(states.float() if torch.is_autocast_enabled("cpu") else states, *args, **kwargs)

@@ -22,7 +22,7 @@ Value = Callable[[ModelPlan], float]
 
 
 def plan_table(plan: Plan) -> str:
-    """All of the plan, with its assumptions."""
+    """Write the whole plan, with its assumptions."""
     return "\n".join([*_head(plan), "", *_rows(plan), "", *_notes(plan)])
 
 
@@ -86,7 +86,7 @@ def _row(plan: Plan, label: str, value: Value, style: str) -> str:
 
 
 def _line(label: str, cells: list[str]) -> str:
-    """A row; the model's own name, of whatever length, does not move the columns."""
+    """Write a row; a model's name does not move the columns, whatever its length."""
     own, *others = cells
     own = own if len(own) < OWN_WIDTH else f"{own[: OWN_WIDTH - 2]}…"
     return f"{label:<{LABEL_WIDTH}}{own:>{OWN_WIDTH}}" + "".join(f"{cell:>{COLUMN_WIDTH}}" for cell in others)
@@ -97,7 +97,7 @@ def _gib_of(part: str) -> Value:
 
 
 def _signed(style: str, number: float) -> str:
-    """The number with its sign; 0 where nothing is left of it."""
+    """Write a number with its sign, or 0 if it rounds to nothing."""
     text = style.format(abs(number))
     return ("-" if number < 0 else "+") + text if float(text.replace(",", "")) else "0"
 
