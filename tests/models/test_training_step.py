@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from limelm.models.hyper_connection.modeling_hyper_connection import plain_norm
 from tests.models.variants import (
     MAIN_VARIANTS,
     all_variants,
@@ -121,6 +122,15 @@ def test_bfloat16_is_finite_and_near_float32(variant, how):
     assert relative_error(logits, expected_logits) < 0.05
     flat_actual, flat_expected = (torch.cat([g[name].flatten().float() for name in g]) for g in (actual, expected))
     assert relative_error(flat_actual, flat_expected) < 0.15
+
+
+def test_under_autocast_a_plain_norm_is_in_float32_on_every_device():
+    """As CUDA's autocast does with a LayerNorm, and the CPU's does not."""
+    states = torch.randn(2, 3, 32, dtype=torch.bfloat16)
+    expected = torch.nn.functional.layer_norm(states.float(), (32,), eps=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(plain_norm(states), expected)  # also the dtype
+    assert torch.equal(plain_norm(states), expected.bfloat16())
 
 
 @pytest.mark.parametrize("variant", [name for name in MAIN_VARIANTS if name != "none"])

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PrinterC
 
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
-from limelm.routing.ops import chunked
+from limelm.routing.ops.source_matrix import CPU_CHUNK_BYTES, Cuts, assume_cuts, chunks, cuts_on
 from limelm.training import load_recipe
 from limelm.training.memory import PeakMemory, peak_training_memory
 from limelm.training.planning import (
@@ -93,22 +93,24 @@ def test_doing_as_cuda_does_changes_chunks_only(name):
     here, there = (simulate_step(model_config(name), STEP, on_cuda=on_cuda) for on_cuda in (False, True))
     assert there.saved == here.saved
     assert there.peak == pytest.approx(here.peak, rel=0.02)
-    assert chunked.chunks(4, 1, torch.device("cpu")) == [(0, 4)] and chunked.chunks.__name__ == "chunks"
+    assert cuts_on(torch.device("cpu")) == Cuts(CPU_CHUNK_BYTES, in_blocks=True)  # afterwards as before
 
 
 @pytest.mark.parametrize("name", ["static", "dynamic"])
 def test_one_chunk_tells_the_memory_of_all(name, monkeypatch):
-    monkeypatch.setattr(simulation, "CHUNK_BYTES", 2**17)
-    first = simulate_step(model_config(name), STEP)
-    first_chunk = simulation._first_chunk
-
-    def all_chunks(total, bytes_each, device):
-        ((_, length),) = first_chunk(total, bytes_each, device)
-        assert length < total
-        return [(start, min(start + length, total)) for start in range(0, total, length)]
-
-    monkeypatch.setattr(simulation, "_first_chunk", all_chunks)
-    assert simulate_step(model_config(name), STEP) == first
+    small = dataclasses.replace(simulation.ON_CUDA, chunk_bytes=2**17)
+    with assume_cuts(dataclasses.replace(small, first_only=False)):
+        assert (
+            len(chunks(4 * 128, 4 * 4 * 64, torch.device("cpu"))) == 4
+        )  # the mixed inputs of the keys' and values' heads
+    config = model_config(name, vocab_size=50, intermediate_size=64)  # so that the mixed inputs make the peak
+    one_large = simulate_step(config, STEP)
+    memory = []
+    for first_only in (True, False):
+        monkeypatch.setattr(simulation, "ON_CUDA", dataclasses.replace(small, first_only=first_only))
+        memory.append(simulate_step(config, STEP))
+    assert memory[0] == memory[1]
+    assert memory[0].peak < one_large.peak
 
 
 @pytest.mark.parametrize(("name", "checkpointing"), [("llama", False), ("static", True)])

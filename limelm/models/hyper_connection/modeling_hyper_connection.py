@@ -16,12 +16,15 @@ from transformers.utils.output_capturing import OutputRecorder
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
 from limelm.models.llama import MLP, Attention, eager_attention_forward
+from limelm.routing.ops.backends import autocast_dtype
 
 LAYER_NORM_EPS = 1e-5
 
 
 def plain_norm(states: Tensor) -> Tensor:
-    """LayerNorm over the last dimension, without gain and bias."""
+    """LayerNorm over the last dimension, without gain and bias; under autocast in float32, as CUDA does by itself."""
+    if autocast_dtype(states.device) is not None:
+        states = states.float()
     return layer_norm(states, states.shape[-1:], eps=LAYER_NORM_EPS)
 
 

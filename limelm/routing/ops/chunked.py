@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from limelm.routing.ops.rms_norm import scale_to_unit, scale_to_unit_backward
-from limelm.routing.ops.source_matrix import SourceMatrix, chunks
+from limelm.routing.ops.source_matrix import SourceMatrix, chunks, cuts_on
 
 # How narrow products are cut on a CPU; docs/performance.md has the measurement.
 BLOCK, ROWS_AT_ONCE, ROWS_TO_CUT = 2048, 8, 16
@@ -100,7 +100,7 @@ class Products:
 
 def _is_cut(S: Tensor) -> bool:
     """Whether products with S `[K, X]` go block by block: on a CPU, where narrow ones are slow otherwise."""
-    return S.device.type == "cpu" and len(S) >= ROWS_TO_CUT and S.shape[1] > BLOCK and S.shape[1] % BLOCK == 0
+    return len(S) >= ROWS_TO_CUT and S.shape[1] > BLOCK and S.shape[1] % BLOCK == 0 and cuts_on(S.device).in_blocks
 
 
 def _cut(matrix: Tensor) -> Tensor:

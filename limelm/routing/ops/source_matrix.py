@@ -6,7 +6,10 @@ other in one buffer are such a matrix already; others are brought together chunk
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +41,7 @@ class SourceMatrix:
         if len(self.blocks) == 1:
             return [(0, columns)]
         first = self.blocks[0]
-        return chunks(columns, sum(map(len, self.blocks)) * first.element_size(), first.device)
+        return _ranges(columns, sum(map(len, self.blocks)) * first.element_size(), cuts_on(first.device).chunk_bytes)
 
 
 @functools.cache
@@ -49,9 +52,49 @@ def chunk_bytes(device: torch.device) -> int:
     return CPU_CHUNK_BYTES
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """How the work of a device is cut.
+
+    Attributes:
+        chunk_bytes: what a chunk may occupy.
+        in_blocks: whether narrow products go block by block.
+        first_only: do the first chunk's work alone. All chunks take the same memory, one after the other, so one tells
+            how much; what is computed is wrong.
+    """
+
+    chunk_bytes: int
+    in_blocks: bool
+    first_only: bool = False
+
+
+_assumed_cuts: ContextVar[Cuts | None] = ContextVar("assumed_cuts", default=None)
+
+
+@contextmanager
+def assume_cuts(cuts: Cuts) -> Iterator[None]:
+    """Cut all work like this, whatever its device, to learn what memory it would take on another."""
+    token = _assumed_cuts.set(cuts)
+    try:
+        yield
+    finally:
+        _assumed_cuts.reset(token)
+
+
+def cuts_on(device: torch.device) -> Cuts:
+    """How the work of `device` is cut, or what `assume_cuts` says."""
+    return _assumed_cuts.get() or Cuts(chunk_bytes(device), in_blocks=device.type == "cpu")
+
+
 def chunks(total: int, bytes_each: int, device: torch.device) -> list[tuple[int, int]]:
     """Ranges [start, stop) over `total` tokens or columns: as few as fit the cache, all of one length but the last."""
-    number = -(-total * bytes_each // chunk_bytes(device))
+    cuts = cuts_on(device)
+    ranges = _ranges(total, bytes_each, cuts.chunk_bytes)
+    return ranges[:1] if cuts.first_only else ranges
+
+
+def _ranges(total: int, bytes_each: int, chunk_bytes: int) -> list[tuple[int, int]]:
+    number = -(-total * bytes_each // chunk_bytes)
     length = -(-total // max(1, number))
     return [(start, min(start + length, total)) for start in range(0, total, length)]
 

@@ -3,30 +3,29 @@
 The step runs on PyTorch's fake tensors, which have shapes, types and lifetimes, but no contents. What lives at the same
 time is counted as it is for real tensors (`limelm.training.memory`), by what it is for.
 
-Fake tensors are on the CPU. Where a CUDA device would allocate otherwise, the simulation does as it would; see
-`_as_on_cuda`. Not seen is what a kernel allocates and frees inside itself.
+Fake tensors are on the CPU, as autograd refuses those of a CUDA device where there is none. Routing is told to cut its
+work as on CUDA (`ON_CUDA`); under autocast the models compute in the same types on both. Not seen is what a kernel
+allocates and frees inside itself.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import layer_norm
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from limelm.models.hyper_connection import modeling_hyper_connection
-from limelm.routing.ops import chunked
+from limelm.routing.ops.source_matrix import Cuts, assume_cuts
 from limelm.training.memory import PeakMemory
 from limelm.training.trainer import checkpoint_activations
 
 WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY = "weights", "gradients", "optimizer", "activations", "temporary"
-# Half of an H100's L2 cache: `limelm.routing.ops.source_matrix.chunk_bytes` on that device.
-CHUNK_BYTES = 25 * 2**20
+#: As on an H100, with half of its L2 cache; one chunk, as a step has too many to make them all in seconds.
+ON_CUDA = Cuts(chunk_bytes=25 * 2**20, in_blocks=False, first_only=True)
 # HF makes no mask for an attention that it does not know, as it makes none for packed sequences of tokens without
 # padding; of fake tensors it cannot see that none is needed. PyTorch's fused attention saves the same on a CPU as on
 # CUDA: Q, K, V, the output, and a number per query.
@@ -93,7 +92,7 @@ def simulate_step(
         config = type(config).from_dict({**config.to_dict(), "routing_backend": "chunked"})
     with FakeTensorMode():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
-        with _as_on_cuda() if on_cuda else nullcontext():
+        with assume_cuts(ON_CUDA) if on_cuda else nullcontext():
             return measure_step(model, step, on_cuda if foreach is None else foreach)
 
 
@@ -187,32 +186,3 @@ class LabelledMemory(PeakMemory):
 def _set_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-
-
-@contextmanager
-def _as_on_cuda() -> Iterator[None]:
-    """Have this project's code do what differs on CUDA: see the functions below."""
-    replacements = [
-        (chunked, "chunks", _first_chunk),
-        (chunked, "_is_cut", lambda S: False),  # no products in blocks
-        (modeling_hyper_connection, "layer_norm", _layer_norm),
-    ]
-    originals = [getattr(module, name) for module, name, _ in replacements]
-    for module, name, function in replacements:
-        setattr(module, name, function)
-    try:
-        yield
-    finally:
-        for (module, name, _), original in zip(replacements, originals, strict=True):
-            setattr(module, name, original)
-
-
-def _first_chunk(total: int, bytes_each: int, device: torch.device) -> list[tuple[int, int]]:
-    """Only the first of the chunks that fit an H100's cache: all of them take as much memory, one after the other."""
-    number = max(1, -(-total * bytes_each // CHUNK_BYTES))
-    return [(0, -(-total // number))]
-
-
-def _layer_norm(states: Tensor, *args, **kwargs) -> Tensor:
-    """Run a LayerNorm in float32 under autocast, as CUDA does; the models' other operations have equal dtypes there."""
-    return layer_norm(states.float() if torch.is_autocast_enabled("cpu") else states, *args, **kwargs)
