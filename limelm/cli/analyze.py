@@ -4,10 +4,11 @@ import argparse
 import signal
 from pathlib import Path
 
-from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import existing_path, listed, model_name, positive_int
 
+HELP = "look inside models: routing, entropy, probes, circuits"
+SAVES_MEMORY = "--tokens, --sequence-length or --occurrences"
 DESCRIPTION = """\
 Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn
 over each other. Writes OUT/report.html, and every figure as PNG, SVG and CSV under OUT/figures.
@@ -35,18 +36,8 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "analyze",
-        run,
-        help="look inside models: routing, entropy, probes, circuits",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--tokens, --sequence-length or --occurrences",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
     )

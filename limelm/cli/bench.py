@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, model_name, positive_int
 from limelm.records import Records
 
+HELP = "time the models beside LLaMA, or routers beside the model they are attached to, interleaved"
+SAVES_MEMORY = "--batch, --tokens, --layers, --hidden or --vocab"
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the
 median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place of an
@@ -64,18 +65,8 @@ INPUTS = {
 }
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "bench",
-        run,
-        help="time the models beside LLaMA, or routers beside the model they are attached to, interleaved",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--batch, --tokens, --layers, --hidden or --vocab",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or of an earlier bench")
     parser.add_argument(
         "--attach",

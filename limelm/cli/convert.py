@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out
 from limelm.cli.types import model_name
 from limelm.files import partial_of
 
+HELP = "an adapter to a native checkpoint, or back"
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
 logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter
@@ -29,17 +29,8 @@ examples:
 TOLERANCE, ROUNDING = 1e-4, 5e-2
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "convert",
-        run,
-        help="an adapter to a native checkpoint, or back",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "source", type=model_name, metavar="SOURCE", help="an adapter, or a native checkpoint; a folder or hub name"
     )

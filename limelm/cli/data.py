@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from limelm.cli.parser import add_command
 from limelm.cli.types import existing_path, positive_int
 from limelm.errors import UserError
 
+HELP = "tokenize text into shards"
+SAVES_MEMORY = "--processes or --vocab-size"
 DESCRIPTION = """\
 Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, one document after the other. Some
 documents are held out for validation, chosen by a hash of their text, so that copies never stand on both sides.
@@ -36,36 +37,22 @@ PLAIN_PRESET = "python-library"  # where nothing else is named
 PRESET_NAMES = (PLAIN_PRESET, "fineweb-edu", "fineweb-edu-small")  # of limelm.data, which takes seconds to import
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = subparsers.add_parser("data", help="prepare training data")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    prepare = add_command(
-        actions,
-        common,
-        "prepare",
-        run,
-        help="tokenize text into shards",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--processes or --vocab-size",
-    )
-    prepare.add_argument("sources", nargs="*", type=existing_path, metavar="SOURCE", help="files or folders of text")
-    prepare.add_argument("--out", type=Path, required=True, help="new folder for shards, tokenizer and manifest")
-    prepare.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("sources", nargs="*", type=existing_path, metavar="SOURCE", help="files or folders of text")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for shards, tokenizer and manifest")
+    parser.add_argument(
         "--preset", choices=PRESET_NAMES, metavar="NAME", help=f"text and its settings: {', '.join(PRESET_NAMES)}"
     )
-    prepare.add_argument(
-        "--dataset", metavar="NAME", help="Hugging Face data set, a hub name or local folder; streamed"
-    )
-    prepare.add_argument("--dataset-config", metavar="NAME", help="the data set's configuration")
-    prepare.add_argument("--dataset-split", metavar="NAME", help="the data set's split (train)")
-    prepare.add_argument("--text-field", metavar="NAME", help="field that holds the text (text)")
-    prepare.add_argument("--tokenizer", metavar="NAME", help="tokenizer, by hub name or folder (default: train one)")
-    prepare.add_argument("--vocab-size", type=positive_int, help="entries of the trained tokenizer (4096)")
-    prepare.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
-    prepare.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
-    prepare.add_argument("--processes", type=positive_int, help="how many tokenize (default: all cores)")
+    parser.add_argument("--dataset", metavar="NAME", help="Hugging Face data set, a hub name or local folder; streamed")
+    parser.add_argument("--dataset-config", metavar="NAME", help="the data set's configuration")
+    parser.add_argument("--dataset-split", metavar="NAME", help="the data set's split (train)")
+    parser.add_argument("--text-field", metavar="NAME", help="field that holds the text (text)")
+    parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer, by hub name or folder (default: train one)")
+    parser.add_argument("--vocab-size", type=positive_int, help="entries of the trained tokenizer (4096)")
+    parser.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
+    parser.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
+    parser.add_argument("--processes", type=positive_int, help="how many tokenize (default: all cores)")
 
 
 def run(options: argparse.Namespace) -> None:

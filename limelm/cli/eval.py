@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.parser import add_command
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import at_least_two, listed, model_name, positive_int, seed
+from limelm.cli.types import integer, listed, model_name, positive_int, seed
 
+HELP = "score models on benchmarks, with errors and comparisons"
+SAVES_MEMORY = "--batch-size or --window"
 DESCRIPTION = """\
 Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
 say what the results are worth: standard errors, chance, what a constant answer scores, the paper's values, and paired
@@ -32,18 +33,8 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "eval",
-        run,
-        help="score models on benchmarks, with errors and comparisons",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--batch-size or --window",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
     )
@@ -63,10 +54,10 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="read the tasks from JSONL and TSV files, without a network",
     )
-    parser.add_argument("--shots", type=shots, metavar="N", help="examples in each prompt (default: the suite's)")
+    parser.add_argument("--shots", type=integer(0), metavar="N", help="examples in each prompt (default: the suite's)")
     parser.add_argument(
         "--window",
-        type=at_least_two,
+        type=integer(2),
         metavar="N",
         help="tokens of text read at once (default: the smallest context of the models, at most 1024)",
     )
@@ -82,13 +73,6 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="prompts per forward (16)")
     parser.add_argument("--seed", type=seed, help="of the examples in prompts (1234, the harness's)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-
-
-def shots(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
-    return int(text)
 
 
 #: Options, and the one that they need.

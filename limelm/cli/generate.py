@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.parser import add_command
-from limelm.cli.types import any_float, any_text, new_tokens, seed
+from limelm.cli.types import any_float, any_text, integer, seed
 
+HELP = "continue a prompt with a checkpoint"
+SAVES_MEMORY = "--max-new-tokens, or use a shorter PROMPT"
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
 model and its tokenizer, such as those under OUT/models/ of `limelm reproduce`, an adapter, or either's name on the hub.
@@ -18,21 +19,13 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "generate",
-        run,
-        help="continue a prompt with a checkpoint",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--max-new-tokens, or use a shorter PROMPT",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a model and its tokenizer")
     parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
-    parser.add_argument("--max-new-tokens", type=new_tokens, default=100, metavar="N", help="at most N tokens (100)")
+    parser.add_argument(
+        "--max-new-tokens", type=integer(1, 1_000_000), default=100, metavar="N", help="at most N tokens (100)"
+    )
     parser.add_argument("--temperature", type=any_float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
     parser.add_argument("--top-p", type=any_float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the sampling (0)")

@@ -3,18 +3,28 @@
 import argparse
 import sys
 import traceback
+from typing import Any
 
 from limelm._version import __version__
 from limelm.cli import analyze, bench, convert, data, eval, generate, plan, reproduce, train
 from limelm.cli.failures import explain
-from limelm.cli.parser import Parser
+from limelm.cli.parser import Parser, add_command
 from limelm.cli.recipe_fields import split_fields
 from limelm.cli.streams import discard_stdout, print_error, safe_streams
 from limelm.errors import UserError
 
-# These take any field of their recipe as --key value.
-RECIPE_COMMANDS = {"reproduce": reproduce, "train": train, "plan": plan}
-SUBCOMMANDS = (*RECIPE_COMMANDS.values(), convert, data, generate, eval, analyze, bench)
+COMMANDS = {
+    "reproduce": reproduce,
+    "train": train,
+    "plan": plan,
+    "convert": convert,
+    "data prepare": data,
+    "generate": generate,
+    "eval": eval,
+    "analyze": analyze,
+    "bench": bench,
+}
+TAKE_FIELDS = ("reproduce", "train", "plan")  # any field of their recipe as --key value
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,24 +33,37 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(_parse(sys.argv[1:] if arguments is None else arguments))
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the options; ends the process if they are wrong."""
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the command line, and those of its subcommands by their names."""
     parser = Parser(
         prog="limelm",
         description="Layer-Integrated Memory language models: train them side by side, and look inside.",
         epilog="Start with:  limelm reproduce --scale tiny --out demo",
     )
+    parser.add_argument("--version", action="version", version=f"limelm {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--version", action="version", version=f"limelm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for subcommand in SUBCOMMANDS:
-        subcommand.add_parser(subparsers, common)
+    commands = {}
+    for name, command in COMMANDS.items():
+        *group, word = name.split()
+        place = _add_group(subparsers, *group, command.HELP) if group else subparsers
+        commands[name] = add_command(place, common, word, command)
+    return parser, commands
+
+
+def _add_group(subparsers: Any, name: str, help: str) -> Any:
+    return subparsers.add_parser(name, help=help).add_subparsers(dest="action", required=True, metavar="ACTION")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the options; ends the process if they are wrong."""
+    parser, commands = make_parser()
     for argument in arguments:
         _check_encoding(parser, argument)
     fields: dict[str, str] = {}
-    if arguments and arguments[0] in RECIPE_COMMANDS:
-        command = subparsers.choices[arguments[0]]
+    if arguments and arguments[0] in TAKE_FIELDS:
+        command = commands[arguments[0]]
         try:
             left, fields = split_fields(command, arguments[1:])
         except UserError as error:

@@ -44,31 +44,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
-def add_command(
-    subparsers: Any,
-    common: argparse.ArgumentParser,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    help: str,
-    description: str,
-    epilog: str,
-    memory_settings: str | None = None,
-) -> Parser:
+def add_command(subparsers: Any, common: argparse.ArgumentParser, name: str, command: Any) -> Parser:
     """Declare a subcommand.
 
     Args:
         subparsers: what `add_subparsers` gave.
         common: options of every subcommand.
         name: the word on the command line.
-        run: what does the work, with the parsed options.
-        help: one line for the list of commands.
-        description: what the command does.
-        epilog: lists and examples.
-        memory_settings: options that make it need less memory, for the error when that is short.
+        command: a module with `HELP` (one line for the list of commands), `DESCRIPTION`, `EPILOG` (lists and examples),
+            `add_arguments` and `run`; and `SAVES_MEMORY`, options that make it need less, for the error when memory is
+            short.
     """
-    parser = subparsers.add_parser(name, help=help, description=description, epilog=epilog, parents=[common])
-    parser.set_defaults(run=run, memory_settings=memory_settings)
+    words = {"help": command.HELP, "description": command.DESCRIPTION, "epilog": command.EPILOG}
+    parser: Parser = subparsers.add_parser(name, parents=[common], **words)
+    parser.set_defaults(run=command.run, memory_settings=getattr(command, "SAVES_MEMORY", None))
+    command.add_arguments(parser)
     return parser
 
 

@@ -2,10 +2,11 @@
 
 import argparse
 
-from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
-from limelm.cli.types import positive_int
+from limelm.cli.types import positive_int, positive_number
 
+HELP = "memory, FLOPs, disk and time of a training, before it starts"
+SAVES_MEMORY = "--num-hidden-layers or --hidden-size"
 DESCRIPTION = f"""\
 Show what training a model will cost: parameters, tokens, FLOPs, memory per GPU, disk and time, beside a LLaMA of the
 same shape. It needs no GPU and no data, and starts nothing. Where the memory does not fit, it says so, with what would.
@@ -21,29 +22,29 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "plan",
-        run,
-        help="memory, FLOPs, disk and time of a training, before it starts",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--num-hidden-layers or --hidden-size",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     add_model_of_recipe(parser)
     parser.add_argument("--gpus", type=positive_int, default=1, metavar="N", help="how many GPUs (1)")
-    parser.add_argument("--gpu-memory", type=_positive, default=80, metavar="GIB", help="of one GPU, in GiB (80)")
     parser.add_argument(
-        "--tokens-per-second", type=_positive, metavar="N", help="of one GPU, measured (default: from --mfu)"
+        "--gpu-memory", type=positive_number(), default=80, metavar="GIB", help="of one GPU, in GiB (80)"
     )
     parser.add_argument(
-        "--mfu", type=_share, default=0.4, metavar="SHARE", help="assumed share of the peak FLOP/s, in (0, 1] (0.4)"
+        "--tokens-per-second", type=positive_number(), metavar="N", help="of one GPU, measured (default: from --mfu)"
     )
     parser.add_argument(
-        "--peak-tflops", type=_positive, default=989, metavar="N", help="of one GPU (989: an H100's, dense bfloat16)"
+        "--mfu",
+        type=positive_number(1),
+        default=0.4,
+        metavar="SHARE",
+        help="assumed share of the peak FLOP/s, in (0, 1] (0.4)",
+    )
+    parser.add_argument(
+        "--peak-tflops",
+        type=positive_number(),
+        default=989,
+        metavar="N",
+        help="of one GPU (989: an H100's, dense bfloat16)",
     )
 
 
@@ -65,20 +66,3 @@ def run(options: argparse.Namespace) -> None:
     plan = make_plan(recipe, name, hardware)
     print(plan_table(plan), flush=True)
     require_fit(plan)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at most 1")
-    return value

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
-from limelm.cli.types import listed, number_of_seeds, recipe_name
+from limelm.cli.types import integer, listed, recipe_name
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
 
 SYNTHETIC_SEEDS = 5
 
+HELP = "train the models side by side and write a report"
+SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
 they share a parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/figures/ and one
@@ -45,18 +46,8 @@ examples:
 """
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "reproduce",
-        run,
-        help="train the models side by side and write a report",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--micro-batch-size or --sequence-length, or set --activation-checkpointing true",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "--scale",
         type=recipe_name,
@@ -73,7 +64,7 @@ def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=number_of_seeds,
+        type=integer(2, 1000),
         metavar="N",
         help="train with N seeds, 2 or more, and say which models differ (default: the recipe's one; for synthetic 5)",
     )

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from limelm.cli.parser import add_command
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options, all_fields
 
+HELP = "train one model, resumably, on one GPU or many"
+SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a
 recipe's .toml file, with --model where it has several.
@@ -35,18 +36,8 @@ examples:
 WHOLE_MODEL = "full"  # of the recipe attach: no routers are put in, and everything is trained
 
 
-def add_parser(subparsers, common: argparse.ArgumentParser) -> None:
-    """Declare the subcommand."""
-    parser = add_command(
-        subparsers,
-        common,
-        "train",
-        run,
-        help="train one model, resumably, on one GPU or many",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        memory_settings="--micro-batch-size or --sequence-length, or set --activation-checkpointing true",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     add_model_of_recipe(parser, nargs="?")
     parser.add_argument(
         "--attach", metavar="ROUTING", help="kv, static, dynamic, ...: that model of the recipe attach; needs --from"

@@ -1,6 +1,8 @@
 """Argument types, with the errors that argparse shows."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 LARGEST = 2**31 - 1  # no size on the command line means more
@@ -19,29 +21,41 @@ def any_float(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{_short(text)!r} is not a number") from None
 
 
-def positive_int(text: str) -> int:
-    """An integer from 1 to 2,147,483,647."""
-    return _integer(text, 1)
+def integer(least: int, most: int = LARGEST) -> Callable[[str], int]:
+    """The type of integers from `least` to `most`."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{_short(text)} must be at least {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{_short(text)} must be at most {most}")
+        return value
+
+    convert.__name__ = f"integer from {least} to {most}"
+    return convert
 
 
-def at_least_two(text: str) -> int:
-    """An integer from 2 to 2,147,483,647."""
-    return _integer(text, 2)
+def positive_number(most: float = math.inf) -> Callable[[str], float]:
+    """The type of numbers above 0, up to `most`."""
+
+    def convert(text: str) -> float:
+        value = any_float(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} must be at most {most:g}")
+        return value
+
+    convert.__name__ = f"number up to {most}"
+    return convert
 
 
-def number_of_seeds(text: str) -> int:
-    """An integer from 2 to 1,000."""
-    return _integer(text, 2, 1000)
-
-
-def new_tokens(text: str) -> int:
-    """An integer from 1 to 1,000,000."""
-    return _integer(text, 1, 1_000_000)
-
-
-def seed(text: str) -> int:
-    """An integer that every random generator takes."""
-    return _integer(text, 0, 2**32 - 1)
+positive_int = integer(1)
+seed = integer(0, 2**32 - 1)  # that every random generator takes
 
 
 def listed(text: str) -> list[str]:
@@ -86,18 +100,6 @@ def _existing(text: str, otherwise: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     return path
-
-
-def _integer(text: str, least: int, most: int = LARGEST) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{_short(text)!r} is not an integer") from None
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{_short(text)} must be at least {least}")
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{_short(text)} must be at most {most}")
-    return value
 
 
 def _short(text: str) -> str:

@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys, changes, messa
 def test_more_bad_input(folder, capsys):
     start = evaluate(folder, "static", out="bad", tasks="copa")
     assert "only 20 items to take examples from" in fails(capsys, *start, "--shots", "20")
-    assert "is not an integer of at least 0" in fails(capsys, *start, "--shots", "-1")
+    assert "-1 must be at least 0" in fails(capsys, *start, "--shots", "-1")
     assert "--device: 'gpu'" in fails(capsys, *start, "--device", "gpu")
     assert "named twice" in fails(capsys, *evaluate(folder, "static", "static", out="bad"))
     assert "not a checkpoint" in fails(capsys, *evaluate(folder, "benchmarks", out="bad"))

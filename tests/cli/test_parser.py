@@ -5,26 +5,15 @@ import pytest
 
 from limelm.cli import main
 from limelm.cli.data import PLAIN_PRESET, PRESET_NAMES
-from limelm.cli.main import SUBCOMMANDS
-from limelm.cli.parser import LONGEST_ARGUMENT, Parser
+from limelm.cli.main import make_parser
+from limelm.cli.parser import LONGEST_ARGUMENT
 from limelm.cli.types import any_text
 from limelm.data import PRESETS
 
-
-def parsers() -> dict[str, Parser]:
-    """Every subcommand's parser by what is typed to reach it."""
-    root = Parser(prog="limelm")
-    commands = root.add_subparsers(parser_class=Parser)
-    for subcommand in SUBCOMMANDS:
-        subcommand.add_parser(commands, argparse.ArgumentParser(add_help=False))
-    found = dict(commands.choices)
-    (actions,) = (action for action in found.pop("data")._actions if isinstance(action, argparse._SubParsersAction))
-    return found | {f"data {name}": parser for name, parser in actions.choices.items()}
-
-
+_, PARSERS = make_parser()
 VALUES = [
     (command, action)
-    for command, parser in parsers().items()
+    for command, parser in PARSERS.items()
     for action in parser._actions
     if action.nargs != 0 and not isinstance(action, argparse._SubParsersAction)
 ]
@@ -41,7 +30,7 @@ def refusal(capsys, arguments: list[str]) -> str:
 def call(command: str, action: argparse.Action, value: str) -> list[str]:
     """A call with this value, and some value for whatever else has to be given."""
     arguments = command.split()
-    for other in parsers()[command]._actions:
+    for other in PARSERS[command]._actions:
         given = value if other.dest == action.dest else "."
         if other.option_strings and (other.required or given is value):
             arguments.append(f"{other.option_strings[-1]}={given}")
@@ -85,7 +74,7 @@ def test_presets_are_those_of_the_data():
     assert set(PRESETS) == set(PRESET_NAMES) and PLAIN_PRESET in PRESETS
 
 
-@pytest.mark.parametrize("command", [*parsers()])
+@pytest.mark.parametrize("command", PARSERS)
 def test_help_fits_a_window_of_80_columns(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):

@@ -3,22 +3,21 @@
 import argparse
 from collections.abc import Iterator
 
-from limelm.cli.main import SUBCOMMANDS
-from limelm.cli.parser import Parser
+from limelm.cli.main import make_parser
 from tests.wrong_calls.case import Case, command
 
 #: By the name of an option's type: what it does not take.
 WRONG = {
-    "positive_int": ("0", "-1", "x", "1.5", "nan", "1e3", "9" * 30, "9" * 5000, "0x10", ""),
-    "at_least_two": ("1", "-2", "x", "2.5", "9" * 30, ""),
-    "new_tokens": ("0", "-1", "x", "1.5", "1000001", "9" * 30, ""),
-    "number_of_seeds": ("1", "1001", "x", ""),
-    "seed": ("-1", "4294967296", "x", "0.5", ""),
-    "shots": ("-1", "x", "1.5", "9" * 30, ""),
+    "integer from 1 to 2147483647": ("0", "-1", "x", "1.5", "nan", "1e3", "9" * 30, "9" * 5000, "0x10", ""),
+    "integer from 2 to 2147483647": ("1", "-2", "x", "2.5", "9" * 30, ""),
+    "integer from 1 to 1000000": ("0", "-1", "x", "1.5", "1000001", "9" * 30, ""),
+    "integer from 2 to 1000": ("1", "1001", "x", ""),
+    "integer from 0 to 4294967295": ("-1", "4294967296", "x", "0.5", ""),
+    "integer from 0 to 2147483647": ("-1", "x", "1.5", "9" * 30, ""),
     "float": ("nan", "inf", "-inf", "x", "1e999", ""),
     "any_float": ("x", "", "1,5"),
-    "_positive": ("0", "-1", "nan", "inf", "x", ""),
-    "_share": ("0", "1.1", "nan", "x", ""),
+    "number up to inf": ("0", "-1", "nan", "inf", "x", ""),
+    "number up to 1": ("0", "1.1", "nan", "x", ""),
     "listed": (",", "", " , "),
     "_integers": ("", "0", "x", "1,,2", "1,-1"),
 }
@@ -39,22 +38,12 @@ COMPLETE = {
 
 def cases() -> Iterator[Case]:
     """Each option of each command with each value that its type does not take; then combinations."""
-    for name, parser in _parsers().items():
+    for name, parser in make_parser()[1].items():
         for action in parser._actions:
             if action.option_strings and action.nargs != 0:
                 yield from _option(name, action)
     for text, *names in COMBINATIONS:
         yield command("arguments", text, *names)
-
-
-def _parsers() -> dict[str, argparse.ArgumentParser]:
-    root = Parser(prog="limelm")
-    commands = root.add_subparsers(parser_class=Parser)
-    for subcommand in SUBCOMMANDS:
-        subcommand.add_parser(commands, argparse.ArgumentParser(add_help=False))
-    parsers = dict(commands.choices)
-    (actions,) = (action for action in parsers.pop("data")._actions if isinstance(action, argparse._SubParsersAction))
-    return parsers | {f"data {name}": parser for name, parser in actions.choices.items()}
 
 
 def _option(name: str, action: argparse.Action) -> Iterator[Case]:
@@ -76,8 +65,8 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("reproduce --scale nowhere.toml --out o", "nowhere.toml"),
     ("reproduce --scale T --out o", "T"),
     ("reproduce --scale small.toml --data T --out o --models mamba", "mamba", "llama"),
-    ("reproduce --scale small.toml --data T --out o --seed 4294967295 --seeds 2", "seed"),
-    ("reproduce --scale small.toml --data T --out o --seeds 2 --seed 4294967296", "seed"),
+    ("reproduce --scale small.toml --data T --out o --seed 4294967295 --seeds 2", "integer from 0 to 4294967295"),
+    ("reproduce --scale small.toml --data T --out o --seeds 2 --seed 4294967296", "integer from 0 to 4294967295"),
     ("reproduce --scale small.toml --data nowhere --out o", "nowhere"),
     ("reproduce --scale small.toml --data file --out o", "file"),
     ("reproduce --scale small.toml --data L --out o", "L"),
