@@ -47,7 +47,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     commands = {}
     for name, command in COMMANDS.items():
         *group, word = name.split()
-        place = _add_group(subparsers, *group, command.HELP) if group else subparsers
+        place = _add_group(subparsers, group[0], command.HELP) if group else subparsers
         commands[name] = add_command(place, common, word, command)
     return parser, commands
 

@@ -43,14 +43,14 @@ def test_an_analysis_may_be_made_again_in_its_folder_and_leaves_nothing_of_the_e
 def test_interrupted_it_keeps_the_models_that_are_done(folder, monkeypatch, capsys):
     from limelm.analysis import checkpoints
 
-    load = checkpoints.load_checkpoint
+    load = checkpoints.load_on
 
-    def interrupted(checkpoint):
+    def interrupted(device, checkpoint):
         if "dynamic" in str(checkpoint):
             raise KeyboardInterrupt
-        return load(checkpoint)
+        return load(device, checkpoint)
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", interrupted)
+    monkeypatch.setattr(checkpoints, "load_on", interrupted)
     line = fails(capsys, *analyze(folder, "kv", "dynamic", out="stopped"), "--only", "cka", code=130)
     assert "holds 1 of 2 models" in line and (folder / "stopped" / "report.html").exists()
     line = fails(capsys, *analyze(folder, "dynamic", out="none"), code=130)
