@@ -48,8 +48,9 @@ def environment() -> dict[str, str | int]:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on a device: on CUDA of its free memory, on a CPU of what the system, the
-    container and `ulimit -v` leave.
+    """Bytes that can still be allocated on a device.
+
+    On CUDA that is its free memory; on a CPU it is what the system, the container and `ulimit -v` leave.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

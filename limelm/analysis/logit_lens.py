@@ -46,8 +46,10 @@ class LogitLens:
             self._agreement.setdefault(index, Mean()).add(read.argmax(dim=-1) == output.argmax(dim=-1))
 
     def records(self, model: str) -> dict[str, Records]:
-        """`logit_lens`: `layer`; `loss` on the next token with its standard error over tokens; `kl`, the divergence of
-        the prediction from the model's output (nats); top-1 `agreement` with it.
+        """The records of `logit_lens`: how well each representation predicts the next token.
+
+        Fields: `layer`; `loss` on the next token with its standard error over tokens; `kl`, the divergence of the
+        prediction from the model's output (nats); top-1 `agreement` with it.
         """
         rows = [
             {

@@ -183,8 +183,10 @@ def pruned_weights(weights: RetrievalWeights) -> Records:
 
 
 def retrieval_under_top_p(weights: RetrievalWeights) -> Records:
-    """Figure 9's two curves at depth n: `mean_retrieval` of representation n in the layers that read it, and
-    `self_retrieval` of layer n, whose input it is; None where there is none.
+    """The two curves of Figure 9 at each depth n.
+
+    Fields: `mean_retrieval` of representation n in the layers that read it, and `self_retrieval` of layer n, whose
+    input it is; None where there is none.
     """
     mean = {row["source"]: row["mean_weight"] for row in mean_by_source(weights)}
     own = {row["layer"]: row["weight"] for row in self_retrieval_by_layer(weights)}

@@ -140,8 +140,9 @@ class Spectra:
                 self._ceilings[place] = math.log(min(states.shape[1:]))
 
     def records(self, model: str) -> dict[str, Records]:
-        """`entropy` (with its `alpha`, and the largest possible as `ceiling`) and `effective_rank`, each by `states`
-        and `layer` with `standard_error` and `sequences`.
+        """The records of `entropy` and `effective_rank`, by `states` and `layer`.
+
+        Each has `standard_error` and `sequences`; those of entropy also `alpha`, and the largest possible as `ceiling`.
         """
         entropy: Records = []
         rank: Records = []

@@ -56,7 +56,7 @@ class Shape(Inputs):
         return self.vocab * self.hidden + self.layers * layer + self.hidden
 
     def with_layers(self, layers: int) -> "Shape":
-        """The same shape at another depth."""
+        """A shape of another depth, otherwise equal."""
         return dataclasses.replace(self, layers=layers)
 
 

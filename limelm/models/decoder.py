@@ -167,7 +167,7 @@ class CausalLM(DecoderPreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]  # transformers is untyped
     ) -> CausalLMOutputWithPast:
-        """Run the decoder and the head; arguments as in `Decoder.forward`, and these:
+        """Run the decoder and the head; further arguments as in `Decoder.forward`.
 
         Args:
             labels: `[B, T]`, usually `input_ids` themselves (they are shifted here); -100 is not counted.

@@ -13,7 +13,7 @@ TRAINING_TO_FORWARD = 3  # a backward pass counts as two forwards, as is usual
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model costs by its configuration alone.
+    """The costs of a model that follow from its configuration alone.
 
     Attributes:
         parameters: all parameters, tied ones once.

@@ -43,8 +43,9 @@ class SeededOrder(Sampler[int]):
 
 
 class LimeTrainer(Trainer):
-    """`transformers.Trainer` with the paper's parameter groups, a data order that no model or machine can change, and
-    checkpoints that are complete or do not count.
+    """`transformers.Trainer` with the paper's parameter groups and a data order that no model or machine can change.
+
+    Its checkpoints are complete or do not count.
 
     Args:
         run: what its checkpoints belong to, from `identity.identify`.

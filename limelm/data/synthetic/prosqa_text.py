@@ -18,7 +18,7 @@ _QUESTION = re.compile(r"Is ([A-Z]\w*) a ([a-z]+) or ([a-z]+)\?")
 
 
 def fact(graph: Graph, start: int, end: int) -> str:
-    """Write an edge as a sentence: `Alex is a yumpus.` or `Every yumpus is a wumpus.`"""
+    """Write an edge as a sentence (`Alex is a yumpus.`, `Every yumpus is a wumpus.`)."""
     subject = graph.symbols[start]
     return f"{subject if subject[0].isupper() else f'Every {subject}'} is a {graph.symbols[end]}."
 

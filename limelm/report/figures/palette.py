@@ -28,7 +28,7 @@ class Look:
     line: Line = "-"
 
     def other(self, number: int) -> "Look":
-        """The same color with another marker and line, for the further models of one kind; 0 is this look itself."""
+        """A look with another marker and line in the same color, for further models of one kind; 0 gives this look."""
         markers, lines = MARKERS.index(self.marker) + number, LINES.index(self.line) + number
         return Look(self.color, MARKERS[markers % len(MARKERS)], LINES[lines % len(LINES)])
 
