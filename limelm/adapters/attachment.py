@@ -11,8 +11,8 @@ from limelm.adapters.history import ForwardHistory
 from limelm.adapters.hooks import RoutedProjection, hook_attention, hook_decoder, hook_layer, remove_hooks
 from limelm.adapters.parameters import (
     BaseIdentity,
-    Digests,
-    digest_parameters,
+    Fingerprints,
+    fingerprint_parameters,
     identify_base,
     plain_model,
     vocabulary_rows,
@@ -42,16 +42,16 @@ class Attachment:
 
     Attributes:
         config: what it was told.
-        found: digests of the model's parameters as they were.
-        base: digests of the base's parameters; others than `found` where tokens had been added to it before.
+        found: fingerprints of the model's parameters as they were.
+        base: fingerprints of the base's parameters; others than `found` where tokens had been added to it before.
         vocabulary: how many tokens the base has.
         stack: the name of the decoder's list of layers.
         layers: the decoder's.
     """
 
     config: AdapterConfig
-    found: Digests
-    base: Digests
+    found: Fingerprints
+    base: Fingerprints
     vocabulary: int
     stack: str
     layers: list[AttentionLayer]
@@ -134,11 +134,11 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
 def _describe(
     model: PreTrainedModel, config: AdapterConfig, vocabulary: int | None, layers: list[AttentionLayer]
 ) -> Attachment:
-    found, rows = digest_parameters(model), vocabulary_rows(model)
+    found, rows = fingerprint_parameters(model), vocabulary_rows(model)
     if vocabulary is None:
         vocabulary = saved_vocabulary(plain_model(model).config)
     vocabulary = min(vocabulary or rows, rows)
-    base = found if vocabulary == rows else digest_parameters(model, vocabulary)
+    base = found if vocabulary == rows else fingerprint_parameters(model, vocabulary)
     decoder, stack = find_decoder(model), find_layers(model)
     name = next(name for name, child in decoder.named_children() if child is stack)
     return Attachment(config, found, base, vocabulary, name, layers)
@@ -194,10 +194,10 @@ def required_attachment(model: nn.Module) -> Attachment:
     return attachment
 
 
-def changed_parameters(model: nn.Module, before: Digests) -> list[str]:
+def changed_parameters(model: nn.Module, before: Fingerprints) -> list[str]:
     """The model's own parameters that are not what they were."""
-    now = digest_parameters(model)
-    return [name for name, digest in before.items() if name not in now or not digest.is_same(now[name])]
+    now = fingerprint_parameters(model)
+    return [name for name, fingerprint in before.items() if name not in now or not fingerprint.is_same(now[name])]
 
 
 def _begin_forward(decoder: nn.Module) -> ForwardHistory:

@@ -30,7 +30,7 @@ from limelm.adapters.parameters import (
     BaseIdentity,
     base_parameters,
     base_values,
-    digest_parameters,
+    fingerprint_parameters,
     identify_base,
     is_peft_model,
     lora_parameters,
@@ -265,7 +265,7 @@ def _read_tensors(model: PreTrainedModel, path: Path, replaces: list[str]) -> li
 
 
 def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, adapter: str | Path) -> None:
-    found = identify_base(model, digest_parameters(model, vocabulary))
+    found = identify_base(model, fingerprint_parameters(model, vocabulary))
     if found == wanted:
         return
     for what in ("model_type", "parameters"):

@@ -21,7 +21,7 @@ SAMPLED = 2**16  # entries of each parameter, evenly spread
 
 
 @dataclass(frozen=True)
-class Digest:
+class Fingerprint:
     """Hashes of a parameter's shape and values.
 
     Attributes:
@@ -35,13 +35,13 @@ class Digest:
     dtype: torch.dtype
     numel: int
 
-    def is_same(self, other: "Digest") -> bool:
+    def is_same(self, other: "Fingerprint") -> bool:
         """Whether two parameters have the same values, as far as their dtypes can tell."""
         return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
 
 
 #: By parameter name.
-Digests = dict[str, Digest]
+Fingerprints = dict[str, Fingerprint]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BaseIdentity:
     """A base model's identity, as it stands in an adapter's description.
 
     Attributes:
-        sha256: over every parameter's name and digest.
+        sha256: over every parameter's name and fingerprint.
     """
 
     model_type: str
@@ -121,7 +121,7 @@ def vocabulary_rows(model: nn.Module) -> int:
     return plain_model(model).get_input_embeddings().weight.shape[0]
 
 
-def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digests:
+def fingerprint_parameters(model: nn.Module, vocabulary: int | None = None) -> Fingerprints:
     """Fingerprints of the base's parameters by name, without those on the meta device, which have no values.
 
     Args:
@@ -129,16 +129,16 @@ def digest_parameters(model: nn.Module, vocabulary: int | None = None) -> Digest
     """
     cut = set() if vocabulary is None else embedding_names(model)
     return {
-        name: _digest(name, values[:vocabulary] if name in cut else values)
+        name: _fingerprint(name, values[:vocabulary] if name in cut else values)
         for name, values in base_values(model)
         if not values.is_meta
     }
 
 
-def identify_base(model: PreTrainedModel, digests: Digests) -> BaseIdentity:
+def identify_base(model: PreTrainedModel, fingerprints: Fingerprints) -> BaseIdentity:
     """The base model's identity: its type, its size, and one hash over the fingerprints of all parameters."""
-    parameters = sum(digest.numel for digest in digests.values())
-    content = json.dumps(sorted((name, digest.rounded) for name, digest in digests.items())).encode()
+    parameters = sum(fingerprint.numel for fingerprint in fingerprints.values())
+    content = json.dumps(sorted((name, fingerprint.rounded) for name, fingerprint in fingerprints.items())).encode()
     return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())
 
 
@@ -148,7 +148,7 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Param
             yield module, name, parameter
 
 
-def _digest(name: str, parameter: Tensor) -> Digest:
+def _fingerprint(name: str, parameter: Tensor) -> Fingerprint:
     try:
         values = whole(parameter).flatten()
         stride = -(-values.numel() // SAMPLED) | 1  # odd, so as not to walk down one column of a matrix
@@ -162,4 +162,4 @@ def _digest(name: str, parameter: Tensor) -> Digest:
             f"{name}: weights of type {type(parameter).__name__} cannot be read; attach routers before they are "
             "quantized"
         ) from error
-    return Digest(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype, values.numel())
+    return Fingerprint(rounded.hexdigest()[:16], exact.hexdigest()[:16], parameter.dtype, values.numel())

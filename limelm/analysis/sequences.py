@@ -23,7 +23,7 @@ class Sequences:
         tokenizer: the model's.
         length: T.
         model: its name, for errors.
-        verify: whether shards are compared with their manifest, which reads all of the held-out split.
+        verify: whether shards are compared with their manifest, which reads all of the validation split.
 
     Raises:
         UserError: for data that cannot be read, shards made with another tokenizer, or less than one sequence.
@@ -56,12 +56,12 @@ class Sequences:
         """Whether the data are token shards of `limelm data prepare`, not text."""
         return bool(self._shards)
 
-    def held_out(self) -> Iterator[Tensor]:
+    def sample(self) -> Iterator[Tensor]:
         """Yield sequences `[T]`: the validation split of shards in a fixed shuffled order, or a whole text in order."""
         return self._shuffled(self._shards[0]) if self._shards else self.everything()
 
     def everything(self) -> Iterator[Tensor]:
-        """Yield the sequences `[T]` of `held_out`, then those of the training split of shards."""
+        """Yield the sequences `[T]` of `sample`, then those of the training split of shards."""
         if not self._shards:
             yield from self._from_text()
         for split in self._shards:

@@ -212,7 +212,7 @@ class ModelStudy:
             yield LayerAlignment()
         if self.settings.wants("logit-lens"):
             try:
-                yield LogitLens(self.reader, next(self.sequences.held_out()))
+                yield LogitLens(self.reader, next(self.sequences.sample()))
             except LookupError as error:
                 self._note("logit-lens", str(error))
 
@@ -222,7 +222,7 @@ class ModelStudy:
             return {}
         count = max(1, self.settings.tokens // self.sequences.length)
         self.sampled = 0
-        for batch in self._batches(name, islice(self.sequences.held_out(), count), count):
+        for batch in self._batches(name, islice(self.sequences.sample(), count), count):
             seen = self.reader(batch)
             self.sampled += len(batch)
             for measure in measures:

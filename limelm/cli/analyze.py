@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="a folder of token shards (its held-out split), or files and folders of text",
+        help="a folder of token shards (its validation split), or files and folders of text",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the report, new or of an earlier analysis")
     parser.add_argument("--only", type=listed, metavar="NAME,...", help="some of the analyses below (default: all)")

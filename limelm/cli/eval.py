@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text",
         action="append",
         metavar="[NAME=]PATH",
-        help="a domain: a file or folder of text, or the held-out split of a folder of token shards; may be repeated",
+        help="a domain: a file or folder of text, or the validation split of a folder of token shards; may be repeated",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the results, new or of an earlier evaluation"
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.cli.quiet import quieten
     from limelm.errors import UserError
     from limelm.evaluation.domains import TextRequest, named_paths
-    from limelm.evaluation.harness import Settings
+    from limelm.evaluation.harness import TaskSettings
     from limelm.evaluation.items import FOLDER
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     check_out(options.out, marker=FOLDER)
     given = {"limit": options.limit, "batch_size": options.batch_size, "seed": options.seed}
     known = {name: value for name, value in given.items() if value is not None}
-    settings = Settings(device=find_device(options.device), **known)
+    settings = TaskSettings(device=find_device(options.device), **known)
     labels = model_labels(options.checkpoints)
     wanted = expand(options.tasks or [], options.shots)
     text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None

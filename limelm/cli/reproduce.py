@@ -141,11 +141,11 @@ def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[st
 def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) -> None:
     """Write the page, unless there is one of these very results, and print the results."""
     from limelm.report import REPORT, is_made_of
-    from limelm.training import made_of
+    from limelm.training import results_fingerprint
     from limelm.training.recipe import ProblemRecipe
 
     page = job.out / REPORT
-    if not trained and is_made_of(page, made_of(summaries.values())):
+    if not trained and is_made_of(page, results_fingerprint(summaries.values())):
         print(f"{job.out}: complete, nothing to train. Report: {page}")
     else:
         write = _write_run if job.seeds is None else _write_seeds if job.recipe.base is None else _write_adapted
@@ -224,9 +224,9 @@ def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.files import write_text
     from limelm.report import aligned, write_exact_match
-    from limelm.training import made_of
+    from limelm.training import results_fingerprint
 
-    path, fingerprint = job.out / EXACT_MATCH, made_of(summaries.values())
+    path, fingerprint = job.out / EXACT_MATCH, results_fingerprint(summaries.values())
     if not _is_scored(path, fingerprint):
         score = score_run(job.out.name.removeprefix("synthetic-"), summaries, job.out / "data")
         write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 from limelm.errors import UserError
 from limelm.records import Unrestricted, at_least, less_than, more_than
 
-Digest = Annotated[int, Unrestricted, at_least(0), less_than(2**64)]
+Fingerprint = Annotated[int, Unrestricted, at_least(0), less_than(2**64)]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class HoldOut:
     """
 
     fraction: Annotated[float, more_than(0), less_than(1)]
-    first: Digest  # of the first document
-    other: Digest | None  # of the first other document
+    first: Fingerprint  # of the first document
+    other: Fingerprint | None  # of the first other document
 
     @classmethod
     def find(cls, documents: Iterable[str], fraction: float, source: str) -> "HoldOut":
@@ -40,7 +40,7 @@ class HoldOut:
         other = next((text for text in texts if text != first), None)
         if first is None or (other is None and len(first.splitlines()) < 2):
             raise UserError(f"{source}: no text to train on and to hold out (only empty documents, or a single line)")
-        return cls(fraction, _digest(first), None if other is None else _digest(other))
+        return cls(fraction, _fingerprint(first), None if other is None else _fingerprint(other))
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split one document into (split, text) pairs: one pair, none if empty, or both parts of an only document."""
@@ -50,12 +50,12 @@ class HoldOut:
             lines = text.splitlines(keepends=True)
             cut = min(max(1, round(len(lines) * (1 - self.fraction))), len(lines) - 1)
             return [("train", "".join(lines[:cut])), ("validation", "".join(lines[cut:]))]
-        digest = _digest(text)
-        if digest == self.first:
+        fingerprint = _fingerprint(text)
+        if fingerprint == self.first:
             return [("train", text)]
-        held_out = digest == self.other or digest < int(self.fraction * 2**64)
-        return [("validation" if held_out else "train", text)]
+        is_validation = fingerprint == self.other or fingerprint < int(self.fraction * 2**64)
+        return [("validation" if is_validation else "train", text)]
 
 
-def _digest(text: str) -> int:
+def _fingerprint(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

@@ -47,7 +47,7 @@ class MappedShard:
                         f"{manifest.dtype}"
                     )
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            self._opened_as = _identity(found)
+            self._opened_as = _file_state(found)
             if verify:
                 self._verify(self._opened_as)
         except OSError as error:
@@ -81,14 +81,14 @@ class MappedShard:
             UserError: where it is another one.
         """
         try:
-            identity = _identity(self.path.stat())
-            if identity != self._opened_as:
-                self._verify(identity)
+            state = _file_state(self.path.stat())
+            if state != self._opened_as:
+                self._verify(state)
         except OSError as error:
             raise UserError.from_os_error(self.path, error) from error
 
-    def _verify(self, identity: tuple[int, ...]) -> None:
-        sha256, largest = _measure(self.path, self._dtype, identity)
+    def _verify(self, state: tuple[int, ...]) -> None:
+        sha256, largest = _measure(self.path, self._dtype, state)
         if sha256 != self._shard.sha256:
             raise UserError(
                 f"{self.path}: its hash is not the manifest's {self._shard.sha256[:12]}…; prepare the data again"
@@ -108,13 +108,13 @@ class MappedShard:
         )
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
+def _file_state(found: os.stat_result) -> tuple[int, ...]:
     """The device, inode, size and time of a file, which change with its content."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=4096)
-def _measure(path: Path, dtype: str, identity: tuple[int, ...]) -> tuple[str, int]:
+def _measure(path: Path, dtype: str, state: tuple[int, ...]) -> tuple[str, int]:
     """Measure a shard's hash and largest id; remembered within a process until the file changes."""
     digest, largest, itemsize = hashlib.sha256(), 0, np.dtype(dtype).itemsize
     with path.open("rb") as stream:

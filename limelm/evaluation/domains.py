@@ -10,7 +10,7 @@ from limelm.data import Manifest, TokenDataset
 from limelm.data.dataset import are_shards, check_shards
 from limelm.data.listing import SUFFIXES
 from limelm.errors import UserError
-from limelm.evaluation.items import FOLDER, digest, file_name, read_record, write_record
+from limelm.evaluation.items import FOLDER, file_name, fingerprint, read_record, write_record
 from limelm.evaluation.kept import KeptText
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.perplexity import TextScore, difference, read_texts, score_path, text_record
@@ -42,11 +42,11 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain whose text has been read once; `text_hash` is over everything that is scored."""
+    """A domain whose text has been read once; `fingerprint` is over everything that is scored."""
 
     name: str
     path: Path
-    text_hash: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def check_text(request: TextRequest, models: list[Found], limit: int | None) -> 
         if are_shards(path):
             for found in models:
                 check_shards(path, found.tokenizer, found.checkpoint)
-            text_hash = _shards_hash(path)
+            hashed = _shards_fingerprint(path)
         else:
-            text_hash = _text_hash(path, limit)
-        domains.append(Domain(name, path, text_hash))
+            hashed = _text_fingerprint(path, limit)
+        domains.append(Domain(name, path, hashed))
     return Reading(domains, window, stride, limit)
 
 
@@ -137,7 +137,7 @@ def score_domains(loaded: LoadedModel, reading: Reading, out: Path) -> dict[str,
     for domain in reading.domains:
         identity = loaded.identity | {
             "limelm": __version__,
-            "text": domain.text_hash,
+            "text": domain.fingerprint,
             "window": reading.window,
             "stride": reading.stride,
             "limit": reading.limit,
@@ -200,7 +200,7 @@ def _stem(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def _text_hash(path: Path, limit: int | None) -> str:
+def _text_fingerprint(path: Path, limit: int | None) -> str:
     total, size = hashlib.sha256(), 0
     for text in islice(read_texts(path), limit):
         content = text.encode()
@@ -211,9 +211,9 @@ def _text_hash(path: Path, limit: int | None) -> str:
     return total.hexdigest()[:16]
 
 
-def _shards_hash(folder: Path) -> str:
-    """A hash of the held-out split, whose shards are compared with their manifest."""
+def _shards_fingerprint(folder: Path) -> str:
+    """A hash of the validation split, whose shards are compared with their manifest."""
     TokenDataset(folder, "validation", 1)
     manifest = Manifest.load(folder)
     shards = [(shard.tokens, shard.sha256) for shard in manifest.splits["validation"].shards]
-    return digest([manifest.tokenizer_sha256, manifest.dtype, shards])
+    return fingerprint([manifest.tokenizer_sha256, manifest.dtype, shards])

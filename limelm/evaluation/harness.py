@@ -32,7 +32,7 @@ DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those 
 
 
 @dataclass(frozen=True)
-class Settings:
+class TaskSettings:
     """Settings of a run of tasks.
 
     Attributes:
@@ -52,7 +52,7 @@ class TooLong(UserError):
 
 
 def run_tasks(
-    loaded: LoadedModel, tasks: list[LoadedTask], settings: Settings, out: Path
+    loaded: LoadedModel, tasks: list[LoadedTask], settings: TaskSettings, out: Path
 ) -> tuple[list[Record], list[Record]]:
     """Run tasks on one model; tasks that an earlier run of the same finished are not run again.
 
@@ -88,7 +88,7 @@ def language_model(
     return CountingLM(model, tokenizer, batch_size, label)
 
 
-def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model") -> Record:
+def run_task(lm: Any, task: LoadedTask, settings: TaskSettings, label: str = "model") -> Record:
     """Run one task with the harness: `lm_eval.simple_evaluate` without its survey of the machine.
 
     Args:
@@ -124,7 +124,7 @@ def run_task(lm: Any, task: LoadedTask, settings: Settings, label: str = "model"
     }
 
 
-def _identity(task: LoadedTask, settings: Settings) -> Record:
+def _identity(task: LoadedTask, settings: TaskSettings) -> Record:
     return {
         "limit": settings.limit,
         "batch_size": settings.batch_size,

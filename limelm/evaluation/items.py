@@ -25,14 +25,15 @@ GROUPS = {"multirc": "paragraph", "logical_deduction_three_objects": "situation"
 def items_of(samples: list[Record], task: Any, cut: set[tuple[str, str]]) -> list[Record]:
     """The harness's samples of a task as items, in the order of its data set.
 
-    An item has `doc_id`, `prompt_hash` (of all its contexts and answers), `cut` (whether a prompt lost its beginning)
-    and `scores` by metric; one with choices also `log_likelihoods`, `prediction` (the likeliest) and `gold`; where
-    items belong together, `group`.
+    An item has `doc_id`, `prompt_fingerprint` (of all its contexts and answers), `cut` (whether a prompt lost its
+    beginning) and `scores` by metric; one with choices also `log_likelihoods`, `prediction` (the likeliest) and `gold`;
+    where items belong together, `group`.
     """
     items: dict[int, Record] = {}
     for sample in samples:
         arguments = [tuple(map(_text, pair)) for pair in sample["arguments"]]
-        item = items.setdefault(sample["doc_id"], {"doc_id": sample["doc_id"], "prompt_hash": digest(arguments)})
+        number = sample["doc_id"]
+        item = items.setdefault(number, {"doc_id": number, "prompt_fingerprint": fingerprint(arguments)})
         item["cut"] = any(pair in cut or (pair[0], "") in cut for pair in arguments)
         if task.OUTPUT_TYPE == "multiple_choice":
             choices = task.doc_to_choice(sample["doc"])
@@ -43,12 +44,12 @@ def items_of(samples: list[Record], task: Any, cut: set[tuple[str, str]]) -> lis
                 "gold": _gold(sample, task, choices),
             }
         if task.task_name in GROUPS:
-            item["group"] = digest(sample["doc"][GROUPS[task.task_name]])
+            item["group"] = fingerprint(sample["doc"][GROUPS[task.task_name]])
         item.setdefault("scores", {}).update(_scores(sample, task))
     return [items[number] for number in sorted(items)]
 
 
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def checkpoint_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of a checkpoint: its configuration, its weights and its tokenizer."""
     total = hashlib.sha256()
     config = {
@@ -70,16 +71,16 @@ def data_fingerprint(task: Any, limit: int | None) -> str:
     scored = task.eval_docs
     examples = getattr(task, "sampler", None)
     rows = [*(scored.select(range(min(limit, len(scored)))) if limit else scored), *(examples.df if examples else ())]
-    return digest(rows)
+    return fingerprint(rows)
 
 
 def definition_fingerprint(task: Any) -> str:
     """A hash of a task's prompt and scoring definition (its version number is not always raised)."""
     apart = ("custom_dataset", "fewshot_config", "metadata", "num_fewshot")  # functions by address, paths, the shots
-    return digest({key: value for key, value in task.dump_config().items() if key not in apart})
+    return fingerprint({key: value for key, value in task.dump_config().items() if key not in apart})
 
 
-def digest(value: Any) -> str:
+def fingerprint(value: Any) -> str:
     """A short hash of any value that can be written as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -118,7 +119,7 @@ def _safe(name: str) -> str:
     """
     safe = re.sub(r"[^\w.() -]|^[. ]|[. ]$", "_", name) or "_"
     safe = safe.encode()[:LONGEST_NAME].decode(errors="ignore")
-    return safe if safe == name else f"{safe}-{digest(name)[:6]}"
+    return safe if safe == name else f"{safe}-{fingerprint(name)[:6]}"
 
 
 def _text(argument: Any) -> str:

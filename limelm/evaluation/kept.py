@@ -41,7 +41,7 @@ class TaskItem:
     """One item of a task: `limelm.evaluation.items.items_of`."""
 
     doc_id: Count
-    prompt_hash: str
+    prompt_fingerprint: str
     cut: bool
     scores: dict[str, float]
     log_likelihoods: tuple[float, ...] | None = None

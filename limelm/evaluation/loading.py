@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.evaluation.items import fingerprint
+from limelm.evaluation.items import checkpoint_fingerprint
 from limelm.loading import context_length, load_on
 from limelm.provenance import shown_path
 from limelm.records import Record
@@ -49,7 +49,7 @@ def load_for_evaluation(checkpoint: str, label: str, device: torch.device) -> Lo
     """
     model, tokenizer = load_on(device, checkpoint)
     identity = {
-        "checkpoint": fingerprint(model, tokenizer),
+        "checkpoint": checkpoint_fingerprint(model, tokenizer),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": device.type,
         "transformers": transformers.__version__,

@@ -9,7 +9,7 @@ from limelm.data.dataset import are_shards
 from limelm.environment import environment
 from limelm.evaluation.domains import Reading, TextRequest, check_text, choose_window, perplexity_rows, score_domains
 from limelm.evaluation.generated import GENERATED
-from limelm.evaluation.harness import Settings, run_tasks
+from limelm.evaluation.harness import TaskSettings, run_tasks
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.perplexity import TextScore
 from limelm.evaluation.scores import average_rows, headline, score_rows
@@ -53,7 +53,7 @@ def evaluate(
     wanted: list[SuiteTask],
     data: Path | None,
     text: TextRequest | None,
-    settings: Settings,
+    settings: TaskSettings,
     out: Path,
 ) -> Evaluation:
     """Evaluate checkpoints one after the other; each finished task and domain is kept below `out/items` at once.
@@ -94,7 +94,7 @@ def evaluate(
     return evaluation
 
 
-def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, settings: Settings) -> Record:
+def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, settings: TaskSettings) -> Record:
     facts: Record = {}
     limited = []
     if wanted:
@@ -102,7 +102,7 @@ def _facts(wanted: list[SuiteTask], data: Path | None, reading: Reading | None, 
         limited.append("items of each task")
     if reading:
         for domain in reading.domains:
-            split = " (its held-out split)" if are_shards(domain.path) else ""
+            split = " (its validation split)" if are_shards(domain.path) else ""
             facts[f"text: {domain.name}"] = f"{shown_path(domain.path)}{split}"
         facts |= {"window": f"{reading.window:,} tokens", "stride": f"{reading.stride:,} tokens"}
         limited.append("documents of each domain")

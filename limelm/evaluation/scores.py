@@ -183,7 +183,7 @@ def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) ->
 def _differences(record: Record, first: Record, metric: str) -> Sample:
     """The paired differences item by item, and the groups of items that belong together."""
     ours, theirs = record["items"], first["items"]
-    if [item["prompt_hash"] for item in ours] != [item["prompt_hash"] for item in theirs]:
+    if [item["prompt_fingerprint"] for item in ours] != [item["prompt_fingerprint"] for item in theirs]:
         raise ValueError(f"{record['task']}: the models were asked different items")
     return np.subtract(correct(ours, metric), correct(theirs, metric)), _groups(ours)
 

@@ -12,7 +12,7 @@ from limelm.report.html import Column, Section, unbroken, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.text import counted
-from limelm.training.summary import made_of
+from limelm.training.summary import results_fingerprint
 
 ADAPTATION = "adaptation.json"
 
@@ -75,7 +75,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             "says nothing about other tasks.",
         ],
         facts=how_made(list(summaries.values())),
-        made_of=made_of(summaries.values()),
+        made_of=results_fingerprint(summaries.values()),
     )
     return page, summary
 

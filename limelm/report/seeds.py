@@ -20,7 +20,7 @@ from limelm.report.html import Column, Section, unbroken, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.report.tables import loss_curves
-from limelm.training.summary import made_of
+from limelm.training.summary import results_fingerprint
 
 SEEDS = "seeds.json"
 AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
@@ -72,7 +72,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         ],
         cautions=_cautions(first, len(summaries), summary),
         facts=how_made(list(summaries.values())),
-        made_of=made_of(summaries.values()),
+        made_of=results_fingerprint(summaries.values()),
     )
     return page, summary
 

@@ -25,7 +25,7 @@ from limelm.training.recipe import DataRecipe, ProblemRecipe, Recipe
 
 DATA = "data"
 
-Sequences = TokenDataset | ProblemDataset
+SequenceDataset = TokenDataset | ProblemDataset
 
 
 def own_data(recipe: Recipe) -> str:
@@ -84,7 +84,7 @@ def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, Sequences, Sequences]:
+def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
     """Open a prepared folder: the tokenizer, the training set and the evaluation set.
 
     Raises:
@@ -92,8 +92,8 @@ def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, Se
             for one batch.
     """
     length, verify = recipe.data.sequence_length, this_process().is_main_process
-    train_set: Sequences
-    eval_set: Sequences
+    train_set: SequenceDataset
+    eval_set: SequenceDataset
     if isinstance(recipe.data, ProblemRecipe):
         tokenizer = load_problem_tokenizer(folder)
         train_set, eval_set = (ProblemDataset(folder, split, length) for split in PROBLEM_SPLITS)

@@ -64,7 +64,7 @@ class TrainingResult:
     Attributes:
         flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
         final_train_loss: mean over the last ten steps, in nats per token.
-        eval_loss: mean over the whole held-out split.
+        eval_loss: mean over the whole validation split.
         seconds: of the training steps alone, without evaluations and saves.
         tokens_per_second: of the median step.
         mfu: model FLOPs utilization of the median step: training FLOPs over the devices' peak; None where unknown.

@@ -28,8 +28,8 @@ def measure_retrieval(summary: dict[str, Any], data: Path, max_sequences: int = 
     Returns:
         The `retrieval_records` of all routing models together, by figure; empty where no model routes.
     """
-    held_out = TokenDataset(data, "validation", summary["data"]["sequence_length"])
-    sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
+    validation = TokenDataset(data, "validation", summary["data"]["sequence_length"])
+    sequences = [validation[i]["input_ids"] for i in range(min(max_sequences, len(validation)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {}
     for entry in summary["models"]:

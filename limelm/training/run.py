@@ -25,7 +25,7 @@ from limelm.files import lock, write_text
 from limelm.models.flops import training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
-from limelm.training.data import DATA, Sequences, describe_data, open_data, prepare_data
+from limelm.training.data import DATA, SequenceDataset, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
 from limelm.training.memory import peak_training_memory
@@ -74,7 +74,7 @@ def train_model(
     result = read_result(folder)
     if result is not None:
         return result
-    held_out = _held_out(eval_set)
+    routed = _routed_sequences(eval_set)
     with _at_work(folder, recipe, run) as checkpoint:
         if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
             model = initial_model(recipe, name, tokenizer)
@@ -82,7 +82,7 @@ def train_model(
             trainer = LimeTrainer(
                 recipe,
                 run,
-                RouterStatistics(folder / ROUTERS_LOG, held_out),
+                RouterStatistics(folder / ROUTERS_LOG, routed),
                 None if recipe.base is None else recipe.adapted(name),
                 model=model,
                 args=arguments,
@@ -98,7 +98,7 @@ def train_model(
         if this_process().is_main_process:
             for split in (train_set, eval_set):
                 split.check_unchanged()
-            _finish(recipe, name, checkpoint, tokenizer, held_out, folder)
+            _finish(recipe, name, checkpoint, tokenizer, routed, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None
@@ -121,7 +121,7 @@ def _at_work(folder: Path, recipe: Recipe, run: dict[str, Any]) -> Iterator[Path
         yield checkpoints.newest_complete(folder / CHECKPOINTS)
 
 
-def _held_out(eval_set: Sequences) -> Tensor:
+def _routed_sequences(eval_set: SequenceDataset) -> Tensor:
     """A few evaluation sequences `[B, T]`, over which dynamic routing weights are averaged."""
     return torch.stack([eval_set[index]["input_ids"] for index in range(min(ROUTED_SEQUENCES, len(eval_set)))])
 
@@ -179,7 +179,7 @@ def _finish(
     name: str,
     checkpoint: Path | None,
     tokenizer: PreTrainedTokenizerFast,
-    held_out: Tensor,
+    routed: Tensor,
     folder: Path,
 ) -> None:
     """Write the model of the last checkpoint, its tokenizer and the result."""
@@ -189,7 +189,7 @@ def _finish(
         model = initial_model(recipe, name, tokenizer).eval()
     else:
         model = trained_model(recipe, name, tokenizer, checkpoint)
-    routing = routing_summary(model, held_out)
+    routing = routing_summary(model, routed)
     result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
     save_model(recipe, name, model, folder)
     tokenizer.save_pretrained(folder)

@@ -88,7 +88,7 @@ def read_summary(out: Path) -> dict[str, Any]:
     return {**summary, "fingerprint": hashlib.sha256((out / SUMMARY).read_bytes()).hexdigest()}
 
 
-def made_of(summaries: Iterable[dict[str, Any]]) -> str:
+def results_fingerprint(summaries: Iterable[dict[str, Any]]) -> str:
     """A mark for a report of these summaries, by which it is known whether the report has all results."""
     return hashlib.sha256("".join(summary["fingerprint"] for summary in summaries).encode()).hexdigest()
 

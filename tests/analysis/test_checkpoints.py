@@ -74,7 +74,7 @@ def test_measures_are_those_of_the_functions_on_the_same_sample(everything, fold
     model, tokenizer = load_checkpoint(folder / "kv")
     sequences = Sequences([folder / "tokens"], tokenizer, 16)
     held_out = TokenDataset(folder / "tokens", "validation", 16)
-    sample = torch.stack([ids for ids, _ in zip(sequences.held_out(), range(20), strict=False)])
+    sample = torch.stack([ids for ids, _ in zip(sequences.sample(), range(20), strict=False)])
     everything_held_out = {tuple(held_out[i]["input_ids"].tolist()) for i in range(len(held_out))}
     assert all(tuple(ids.tolist()) in everything_held_out for ids in sample)
     seen = ActivationReader(model, "kv")(sample)
@@ -113,7 +113,7 @@ def test_text_instead_of_shards_and_another_family(folder):
     assert {row["model"] for row in analysis.records["entropy"]} == {"gpt2", "kv"}
     text = (folder / "text.txt").read_text()
     ids = [0, *tokenizer(text, add_special_tokens=False).input_ids, 1]
-    first = next(Sequences([folder / "text.txt"], tokenizer, 16).held_out())
+    first = next(Sequences([folder / "text.txt"], tokenizer, 16).sample())
     assert first.tolist() == ids[:16]
     pieces = list(Sequences([folder / "text.txt"], tokenizer, 16).everything())
     assert torch.cat(pieces).tolist() == ids[: len(ids) // 16 * 16]

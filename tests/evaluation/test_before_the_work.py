@@ -10,7 +10,7 @@ import pytest
 from limelm.errors import UserError
 from limelm.evaluation import domains, run
 from limelm.evaluation.domains import TextRequest
-from limelm.evaluation.harness import Settings
+from limelm.evaluation.harness import TaskSettings
 from limelm.evaluation.statistics import TOO_FEW
 from limelm.evaluation.suites import expand
 from tests.evaluation.benchmarks import write_benchmarks, write_checkpoint
@@ -53,7 +53,7 @@ def evaluate(folder, names=("static",), tasks="induction", text="text.txt", data
     checkpoints = [str(folder / name) for name in names]
     out = folder / "out"
     try:
-        return run.evaluate(checkpoints, list(names), wanted, folder / data, request, Settings(), out)
+        return run.evaluate(checkpoints, list(names), wanted, folder / data, request, TaskSettings(), out)
     finally:
         assert not out.exists()
 

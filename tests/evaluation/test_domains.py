@@ -123,7 +123,7 @@ def test_text_that_is_none_is_refused(folder, tmp_path):
 def test_shards_must_be_those_of_every_model(folder, tmp_path):
     checkpoint = str(folder / "static")
     [domain] = check_text(TextRequest({"x": folder / "tokens"}), find_checkpoints([checkpoint]), None).domains
-    assert domain.text_hash
+    assert domain.fingerprint
     prepare(tmp_path / "other", lambda: TEXTS, "words", vocab_size=300, validation_fraction=0.3)
     with pytest.raises(UserError, match=r"other: its tokens were made with another tokenizer than .*static's"):
         check_text(TextRequest({"x": tmp_path / "other"}), find_checkpoints([checkpoint]), None)

@@ -10,7 +10,7 @@ from limelm.errors import UserError
 from limelm.evaluation.exact_match import write_continuations
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.generated import WORDS
-from limelm.evaluation.harness import Settings, language_model, run_task, run_tasks
+from limelm.evaluation.harness import TaskSettings, language_model, run_task, run_tasks
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.own_tasks import hub_like
 from limelm.evaluation.perplexity import score_path
@@ -68,7 +68,7 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize("break_", [None, *BREAK], ids=lambda function: getattr(function, "__name__", "whole"))
 def test_tasks(checkpoint, kind, break_, tmp_path):
     model, tokenizer = checkpoint
-    settings, asked = Settings(batch_size=2), task(kind)
+    settings, asked = TaskSettings(batch_size=2), task(kind)
     if break_ is None:
         assert len(run_task(language_model(model, tokenizer, 2), asked, settings)["items"]) == 3
         return

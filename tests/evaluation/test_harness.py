@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from limelm.evaluation import harness
 from limelm.evaluation.generated import WORDS
-from limelm.evaluation.harness import Settings, language_model, run_task, run_tasks
+from limelm.evaluation.harness import TaskSettings, language_model, run_task, run_tasks
 from limelm.evaluation.loading import load_for_evaluation
 from limelm.evaluation.local_data import LOCAL_TASKS
 from limelm.evaluation.own_tasks import hub_like
@@ -39,7 +39,7 @@ def random_model(folder):
 
 
 def records_of(checkpoint, tasks, out, **settings):
-    settings = Settings(**settings)
+    settings = TaskSettings(**settings)
     loaded = load_for_evaluation(str(checkpoint), "model", settings.device)
     records, notes = run_tasks(loaded, tasks, settings, out)
     return loaded.facts(), {record["task"]: record for record in records}, notes

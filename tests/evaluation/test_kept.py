@@ -24,10 +24,10 @@ RECORDS = {
         "results": {"acc,none": 0.5},
         "items_cut": 0,
         "items": [
-            {"doc_id": 0, "prompt_hash": "ab", "cut": False, "scores": {"acc": 1.0}},
+            {"doc_id": 0, "prompt_fingerprint": "ab", "cut": False, "scores": {"acc": 1.0}},
             {
                 "doc_id": 1,
-                "prompt_hash": "cd",
+                "prompt_fingerprint": "cd",
                 "cut": True,
                 "scores": {"acc": 0.0},
                 "log_likelihoods": [-1.5, -2.0],

@@ -16,7 +16,9 @@ def record(task, correct, normalized=None, choices=4):
     for number, right in enumerate(correct):
         scores = {"acc": float(right)} | ({} if normalized is None else {"acc_norm": float(normalized[number])})
         likelihoods = [-1.0] * choices
-        items.append({"prompt_hash": f"{task}{number}", "scores": scores, "log_likelihoods": likelihoods, "gold": 0})
+        items.append(
+            {"prompt_fingerprint": f"{task}{number}", "scores": scores, "log_likelihoods": likelihoods, "gold": 0}
+        )
     return {"task": task, "shots": 0, "items_cut": 0, "items": items}
 
 

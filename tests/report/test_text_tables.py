@@ -26,7 +26,7 @@ def _record(task, place):
     count = 1 if "one item" in task else 40
     items = [
         {
-            "prompt_hash": f"{task}{number}",
+            "prompt_fingerprint": f"{task}{number}",
             "scores": {"acc": float(number % (place + 2) == 0)},
             "log_likelihoods": [-1.0, -2.0, -3.0],
             "gold": number % 3,

@@ -96,8 +96,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(setting, tmp_path, monkeypatch, na
 def test_what_was_trained_loads_upon_its_base(setting, tmp_path, name):
     recipe, model = recipe_of(setting, name, **CASES[name])
     result = train_model(recipe, model, setting[1], tmp_path / "run")
-    held_out = TokenDataset(setting[1], "validation", 32, False)
-    sequences = torch.stack([held_out[index]["input_ids"] for index in range(len(held_out))])
+    validation = TokenDataset(setting[1], "validation", 32, False)
+    sequences = torch.stack([validation[index]["input_ids"] for index in range(len(validation))])
     loaded = load_model(tmp_path / "run")
     with torch.no_grad():
         loss = loaded(sequences, labels=sequences).loss.item()
@@ -112,8 +112,8 @@ def test_no_training_measures_the_base(setting, tmp_path):
     assert result.trainable_parameters == result.train_tokens == 0 and result.final_train_loss is None
     recipe, model = recipe_of(setting, "kv", steps="1", eval_steps="1", warmup_steps="1")
     untrained = build_adapted(setting[0], recipe.adapted(model), "fp32")
-    held_out = TokenDataset(setting[1], "validation", 32, False)
-    sequences = torch.stack([held_out[index]["input_ids"] for index in range(len(held_out))])
+    validation = TokenDataset(setting[1], "validation", 32, False)
+    sequences = torch.stack([validation[index]["input_ids"] for index in range(len(validation))])
     assert untrained(sequences, labels=sequences).loss.item() == pytest.approx(result.eval_loss, abs=1e-5)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

@@ -135,9 +135,11 @@ def test_a_trained_model_can_be_loaded_and_evaluates_to_its_result(tmp_path, dat
     result = train_model(recipe, "dynamic", data, tmp_path / "run")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert model.config.use_cache and model.num_parameters() == result.parameters
-    held_out = TokenDataset(data, "validation", 32)
+    validation = TokenDataset(data, "validation", 32)
     with torch.no_grad():
-        losses = [model(**{key: value[None] for key, value in held_out[i].items()}).loss for i in range(len(held_out))]
+        losses = [
+            model(**{key: value[None] for key, value in validation[i].items()}).loss for i in range(len(validation))
+        ]
     assert result.eval_loss == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
     assert result.eval_perplexity == pytest.approx(math.exp(result.eval_loss))
     train_losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]

@@ -32,9 +32,9 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
             axes.plot(x, numbers(rows, "loss"), color=palette[model], alpha=0.18, linewidth=0.8, **single)
             look = palette.line(model, len(rows)) | {"linewidth": 1.8}
             axes.plot(x, numbers(rows, "smoothed_loss"), **look | {"marker": ""} | single)
-            held_out = [row for row in rows if row["eval_loss"] is not None]
+            evaluated = [row for row in rows if row["eval_loss"] is not None]
             marks = look | {"linestyle": "", "markevery": 1}
-            axes.plot(numbers(held_out, "train_flops"), numbers(held_out, "eval_loss"), **marks)
+            axes.plot(numbers(evaluated, "train_flops"), numbers(evaluated, "eval_loss"), **marks)
             axes.plot([], [], label=shown(model), **look)  # the legend shows both
         axes.set_xlabel("training FLOPs (3 × forward)")
         axes.set_ylabel("loss (nats per token)")
