@@ -161,8 +161,8 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
         )
     if any(row["verdict"] == TOO_FEW for row in rows):
         cautions.append(
-            f"Of fewer than {FEWEST_FOR_VERDICT} items, passages or documents no verdict is given, whatever the "
-            "interval: among so few a single one decides."
+            f"With fewer than {FEWEST_FOR_VERDICT} items, passages or documents no verdict is given, whatever the "
+            "interval: among so few, a single one decides."
         )
     trivial = _trivial(headline(evaluation.scores))
     if trivial:

@@ -11,7 +11,7 @@ from limelm.models.offload import device_of, own_weights
 from limelm.routing import normalize
 
 NORMS = ("input_layernorm", "ln_1")
-# Attention reads X itself. Of other families it is not guessed: their norm may have another name.
+# Attention reads X itself. It is not guessed for other families: their norm may have another name.
 WITHOUT_NORM = ("olmo2", "olmo3")
 
 

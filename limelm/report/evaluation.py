@@ -79,7 +79,7 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             [
                 f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
                 "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
-                "distinguishable” means that zero is inside it or inside Student's interval. Of fewer than "
+                "distinguishable” means that zero is inside it or inside Student's interval. With fewer than "
                 f"{FEWEST_FOR_VERDICT} items (or passages, where items belong together) no verdict is given: a single "
                 "one decides. The paper's value is that of its 1.2 B model of this kind, for orientation.",
             ],

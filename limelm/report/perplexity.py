@@ -29,8 +29,8 @@ def perplexity_section(rows: Records, palette: Palette) -> Section:
     if len(palette) > 1:
         text.append(
             f"The difference is to {first['model']} in bits per byte, document by document, with its 95 % interval; "
-            f"“not distinguishable” means that zero is inside. Of fewer than {FEWEST_FOR_VERDICT} documents no verdict "
-            "is given: a single one decides."
+            f"“not distinguishable” means that zero is inside. With fewer than {FEWEST_FOR_VERDICT} documents no "
+            "verdict is given: a single one decides."
         )
     return Section(
         "perplexity", "Bits per byte and perplexity by domain", text, rows, bits_by_domain(rows, palette), COLUMNS

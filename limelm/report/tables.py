@@ -19,8 +19,8 @@ SMOOTHED_PART = 10  # a tenth of a run, where that is less
 def loss_curves(summary: dict[str, Any]) -> Records:
     """Read losses by step, training FLOPs (Figure 1) and seconds of training from each model's `metrics.jsonl`.
 
-    `smoothed_loss` is the mean over up to eleven steps around, at most a tenth of the run. Of a step that was only
-    evaluated, as of a model that is not trained, there is the held-out loss alone.
+    `smoothed_loss` is the mean over up to eleven steps around, at most a tenth of the run. A step that was only
+    evaluated, as for a model that is not trained, has the held-out loss alone.
     """
     records: Records = []
     for entry in summary["models"]:

@@ -68,8 +68,8 @@ class TrainingResult:
         seconds: of the training steps alone, without evaluations and saves.
         tokens_per_second: of the median step.
         mfu: model FLOPs utilization of the median step: training FLOPs over the devices' peak; None where unknown.
-        peak_memory_bytes: of training; by the allocator on CUDA (evaluations included), elsewhere by the tensors alive
-            in a training step. Of one process.
+        peak_memory_bytes: of training, in one process; by the allocator on CUDA (evaluations included), elsewhere by
+            the tensors alive in a training step.
         routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
         environment: where it was trained; speed and memory depend on it.
         trainable_parameters: of a model that started from a pretrained one, how many were trained.

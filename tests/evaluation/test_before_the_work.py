@@ -111,4 +111,4 @@ def test_the_differences_that_were_tested_are_counted(models, said):
     evaluation = run.Evaluation(perplexity=[row | each for each in rows])
     cautions = " ".join(run._cautions(evaluation, []))
     assert "tested" not in cautions if said is None else said in cautions
-    assert "Of fewer than 10 items, passages or documents no verdict is given" in cautions
+    assert "With fewer than 10 items, passages or documents no verdict is given" in cautions
