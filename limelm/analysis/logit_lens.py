@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
 from limelm.analysis.activations import ActivationReader, Activations
-from limelm.analysis.statistics import Mean
+from limelm.analysis.running_mean import Mean
 from limelm.records import Records
 
 POSITIONS = 16  # of a sequence: the head costs most

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from limelm.analysis.activations import Activations
-from limelm.analysis.statistics import Mean
+from limelm.analysis.running_mean import Mean
 from limelm.records import Records
 
 CKA_TOKENS = 256  # of a batch: one kernel matrix per layer of this size is in memory

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limelm.analysis.activations import Activations
-from limelm.analysis.statistics import Mean
+from limelm.analysis.running_mean import Mean
 from limelm.records import Records
 
 NEAR_ONE = 1e-9  # alphas so near to 1 are taken for it: the formula would divide rounding errors by nearly nothing

@@ -10,7 +10,7 @@ from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
 from limelm.records import Record, Records
-from limelm.training.memory import peak_training_memory, saved_for_backward
+from limelm.training.peak_memory import peak_training_memory, saved_for_backward
 
 Tables = dict[str, Records]
 

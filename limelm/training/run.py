@@ -28,8 +28,8 @@ from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.data import DATA, SequenceDataset, describe_data, open_data, prepare_data
 from limelm.training.identity import identify, refuse_other_run
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
-from limelm.training.memory import peak_training_memory
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
+from limelm.training.peak_memory import peak_training_memory
 from limelm.training.planning.here import require_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe

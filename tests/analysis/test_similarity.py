@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from limelm.analysis import Activations, any_pair_cosine, cka, neighbor_cosine
+from limelm.analysis.running_mean import Mean
 from limelm.analysis.similarity import LayerAlignment, NeighborCosine
-from limelm.analysis.statistics import Mean
 
 
 def u_statistic(X, Y) -> float:

@@ -15,7 +15,7 @@ from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.environment import available_memory
 from limelm.errors import UserError
-from limelm.training.memory import PeakMemory
+from limelm.training.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 TINY = Shape(layers=3, hidden=32, intermediate=48, heads=4, grouped=2, vocab=50, batch=2, tokens=8, decode_from=8)

@@ -7,7 +7,7 @@ import torch
 
 from limelm.routing.ops import rms_norm
 from limelm.routing.ops.chunked import Products
-from limelm.training.memory import saved_for_backward
+from limelm.training.peak_memory import saved_for_backward
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN = 2, 16, 64

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from limelm.training import load_experiment, train_model
-from limelm.training.memory import saved_for_backward
+from limelm.training.peak_memory import saved_for_backward
 from tests.recipes import prepared
 
 SMALL = {"hidden_size": "64", "intermediate_size": "128", "num_attention_heads": "8", "sequence_length": "32"}

@@ -8,7 +8,7 @@ from limelm.errors import UserError
 from limelm.models.flops import model_cost
 from limelm.routing.ops.source_matrix import CPU_CHUNK_BYTES, Cuts, assume_cuts, chunks, cuts_on
 from limelm.training import load_recipe
-from limelm.training.memory import PeakMemory, peak_training_memory
+from limelm.training.peak_memory import PeakMemory, peak_training_memory
 from limelm.training.planning import (
     GIB,
     Hardware,
@@ -21,7 +21,7 @@ from limelm.training.planning import (
     simulate_step,
     simulation,
 )
-from limelm.training.planning.memory import ALLOWANCE
+from limelm.training.planning.memory_plan import ALLOWANCE
 from limelm.training.planning.plan import ways_to_fit
 from limelm.training.trainer import checkpoint_activations, training_arguments
 from tests.recipes import small_recipe

@@ -4,7 +4,7 @@ Memory is simulated: a step of the model's real code on tensors without memory (
 """
 
 from limelm.training.planning.here import require_memory
-from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
+from limelm.training.planning.memory_plan import GIB, MemoryPlan, plan_memory
 from limelm.training.planning.plan import Hardware, ModelPlan, Plan, make_plan, require_fit
 from limelm.training.planning.simulation import Step, StepMemory, measure_step, simulate_step
 from limelm.training.planning.table import plan_table

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from transformers import LlamaConfig
 
-from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
+from limelm.training.planning.memory_plan import GIB, MemoryPlan, plan_memory
 from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
 

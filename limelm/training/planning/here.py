@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from limelm.environment import available_memory
 from limelm.errors import UserError
 from limelm.training.planning.fit import Fit, in_words
-from limelm.training.planning.memory import ALLOWANCE, GIB, plan_memory
+from limelm.training.planning.memory_plan import ALLOWANCE, GIB, plan_memory
 from limelm.training.planning.simulation import Step, StepMemory, simulate_step
 from limelm.training.processes import micro_batches, this_process
 from limelm.training.recipe import Recipe

@@ -9,7 +9,7 @@ from limelm.data.shards import token_dtype
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
 from limelm.training.planning.fit import Fit, in_words
-from limelm.training.planning.memory import GIB, MemoryPlan, plan_memory
+from limelm.training.planning.memory_plan import GIB, MemoryPlan, plan_memory
 from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from limelm.training.planning.memory import BUCKETS, CONTEXT, GATHERED, GIB
+from limelm.training.planning.memory_plan import BUCKETS, CONTEXT, GATHERED, GIB
 from limelm.training.planning.plan import ModelPlan, Plan
 from limelm.training.planning.simulation import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
 

@@ -2,7 +2,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from limelm import LimeConfig
-from limelm.training.memory import PeakMemory, peak_training_memory
+from limelm.training.peak_memory import PeakMemory, peak_training_memory
 
 
 def test_live_bytes_follow_the_tensors():
