@@ -19,6 +19,7 @@ from transformers.utils.generic import TransformersKwargs, merge_with_config_def
 from transformers.utils.output_capturing import capture_outputs
 
 from limelm.models.llama import RMSNorm, RotaryEmbedding
+from limelm.models.serving import refuse_missing_layers, refuse_model_parallelism
 
 #: What transformers calls the cache, as an argument and in outputs: "past_key_values", from 5.24 on "cache".
 CACHE = fields(BaseModelOutputWithPast)[1].name
@@ -38,21 +39,8 @@ class DecoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def prepare_distribute_model(cls, distributed_config, *args, **kwargs):
-        """Hugging Face's first step towards several devices: allowed for FSDP only.
-
-        Routing makes all heads' keys and values at once and reads all layers, so neither may be divided; HF would
-        divide the layers of any model.
-
-        Raises:
-            ValueError: for tensor or pipeline parallelism, before any process group is made.
-        """
-        fields = getattr(distributed_config, "__dict__", distributed_config) or {}  # HF takes dictionaries too
-        for name, how in (("tp_plan", "tensor"), ("tp_size", "tensor"), ("pp_size", "pipeline")):
-            if fields.get(name) not in (None, 1):
-                raise ValueError(
-                    f"{name}={fields[name]!r}: {how} parallelism is not supported by {cls.__name__}; "
-                    "load the model whole on each device, or shard it with FSDP"
-                )
+        """Take HF's first step towards several devices, before any process group is made; with FSDP only."""
+        refuse_model_parallelism(cls, distributed_config)
         return super().prepare_distribute_model(distributed_config, *args, **kwargs)
 
     @classmethod
@@ -111,11 +99,7 @@ class Decoder(DecoderPreTrainedModel):
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a model without some of its
                 layers.
         """
-        if any(isinstance(layer, nn.Identity) for layer in self.layers):  # what vLLM and HF put for another device's
-            raise ValueError(
-                "pipeline parallelism is not supported: later layers read what all earlier ones left behind; "
-                "serve the model with a pipeline-parallel size of 1"
-            )
+        refuse_missing_layers(self.layers)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:

@@ -3,7 +3,6 @@
 State-dict names and arithmetic are those of `transformers.LlamaForCausalLM`, to the bit.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from limelm.models.serving import refuse_divided_heads
 from limelm.routing import normalize
 
 
@@ -164,26 +164,10 @@ class Attention(nn.Module):
         Returns:
             Q `[B, H, T, d]`; K and V `[B, G, S, d]`.
         """
+        refuse_divided_heads(self, **options)
         batch, tokens = Q.shape[:2]
         Q, K, V = (states.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2) for states in (Q, K, V))
         Q, K = rotate(Q, *position_embeddings), rotate(K, *position_embeddings)
         if past_key_values is not None:
             K, V = past_key_values.update(K, V, self.layer_idx, kwargs=options)
         return Q, K, V
-
-    def check_engine(self, attention_instances: Mapping[int, object] | None = None, **kwargs) -> None:
-        """Refuse vLLM's attention where it holds a share of the heads: it shards models without a plan too.
-
-        Args:
-            attention_instances: by layer, as vLLM passes them; later versions leave theirs at the module, as `attn`.
-
-        Raises:
-            ValueError: under tensor parallelism.
-        """
-        served_by = attention_instances.get(self.layer_idx) if attention_instances else getattr(self, "attn", None)
-        heads = getattr(served_by, "num_heads", self.config.num_attention_heads)
-        if heads != self.config.num_attention_heads:
-            raise ValueError(
-                f"tensor parallelism is not supported: the engine's attention of layer {self.layer_idx} has {heads} of "
-                f"the model's {self.config.num_attention_heads} heads; serve it with a tensor-parallel size of 1"
-            )

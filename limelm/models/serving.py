@@ -1,8 +1,16 @@
-"""The entry point that vLLM and SGLang call when they start (docs/serving.md)."""
+"""What serving engines need of the models, and what they must not do to them (docs/serving.md).
+
+vLLM and SGLang call `register` when they start. All else here refuses a model that has been divided over devices by its
+heads or by its layers: a layer makes the keys and values of all heads at once, from what all earlier layers left.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import transformers
+from torch import nn
 
-from limelm.models import HyperConnectionForCausalLM, HyperConnectionModel, LimeForCausalLM, LimeModel
+from limelm.registration import CLASSES
 
 
 def register() -> None:
@@ -12,6 +20,60 @@ def register() -> None:
     learn whether a model can be served, servers look its class up as an attribute of `transformers`, and only then,
     with `trust_remote_code`, in the checkpoint's own code.
     """
+    from limelm import models  # here, as they import this file
+
     # An attribute of the module's class: transformers makes its module twice, and a server may hold either.
-    for model in (LimeForCausalLM, LimeModel, HyperConnectionForCausalLM, HyperConnectionModel):
-        setattr(type(transformers), model.__name__, model)
+    for _, *classes in CLASSES.values():
+        for name in classes:
+            setattr(type(transformers), name, getattr(models, name))
+
+
+def refuse_divided_heads(
+    attention: Any, attention_instances: Mapping[int, object] | None = None, **options: Any
+) -> None:
+    """Refuse to run an attention whose engine has a share of its heads: vLLM divides models without a plan too.
+
+    Args:
+        attention: the module, with its `config` and `layer_idx`.
+        attention_instances: by layer, as vLLM passes them; later versions leave theirs at the module, as `attn`.
+        options: whatever else the attention function is given.
+
+    Raises:
+        ValueError: under tensor parallelism.
+    """
+    layer, all_heads = attention.layer_idx, attention.config.num_attention_heads
+    served_by = attention_instances.get(layer) if attention_instances else getattr(attention, "attn", None)
+    heads = getattr(served_by, "num_heads", all_heads)
+    if heads != all_heads:
+        raise ValueError(
+            f"tensor parallelism is not supported: the engine's attention of layer {layer} has {heads} of the model's "
+            f"{all_heads} heads; serve it with a tensor-parallel size of 1"
+        )
+
+
+def refuse_missing_layers(layers: Iterable[nn.Module]) -> None:
+    """Refuse to run a decoder some of whose layers are on another device, where vLLM, SGLang and HF leave identities.
+
+    Raises:
+        ValueError: under pipeline parallelism.
+    """
+    if any(isinstance(layer, nn.Identity) for layer in layers):
+        raise ValueError(
+            "pipeline parallelism is not supported: later layers read what all earlier ones left behind; "
+            "serve the model with a pipeline-parallel size of 1"
+        )
+
+
+def refuse_model_parallelism(model: type, distributed_config: Any) -> None:
+    """Refuse HF's `distributed_config`, an object or a dictionary, where it asks for more than FSDP.
+
+    Raises:
+        ValueError: for tensor or pipeline parallelism.
+    """
+    asked = getattr(distributed_config, "__dict__", distributed_config) or {}
+    for name, how in (("tp_plan", "tensor"), ("tp_size", "tensor"), ("pp_size", "pipeline")):
+        if asked.get(name) not in (None, 1):
+            raise ValueError(
+                f"{name}={asked[name]!r}: {how} parallelism is not supported by {model.__name__}; "
+                "load the model whole on each device, or shard it with FSDP"
+            )

@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from torch import nn
+from transformers import AutoConfig
 from transformers.distributed.configuration_utils import DistributedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import limelm
 from limelm.models import serving
-from limelm.models.llama import Attention
+from tests.models.engine import LENGTHS, attention_instances, attention_modules, flattened, serve
 from tests.models.variants import VARIANTS, all_variants, main_variants, tiny_model, token_ids
 
 BOUNDED = {"routing_sources": {"first": 1, "last": 2}}
@@ -29,130 +27,7 @@ BOUNDED = {"routing_sources": {"first": 1, "last": 2}}
 CASES = {variant: (variant, {}) for variant in VARIANTS}
 CASES |= {f"{variant}_bounded": (variant, BOUNDED) for variant in ("static_top_p_gqa", "dynamic_gqa", "kv_gqa")}
 CASES |= {f"{variant}_untied": (variant, {"tie_word_embeddings": False}) for variant in ("static", "hc_dynamic")}
-LENGTHS = (5, 1, 9)
 PYPROJECT = Path(limelm.__file__).parents[1] / "pyproject.toml"
-
-
-# An engine in small. What it puts in the place of a model's modules shares no class with them.
-
-
-class EngineAttention(nn.Module):
-    """One layer's: knows from outside where the sequences in a flattened batch begin, as engines do."""
-
-    def __init__(self, num_heads: int, num_kv_heads: int):
-        super().__init__()
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.lengths: tuple[int, ...] = ()
-        self.calls = 0
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention within each sequence; `[tokens, heads * d]` in and out."""
-        self.calls += 1
-        query = query.unflatten(-1, (self.num_heads, -1))
-        key, value = (x.unflatten(-1, (self.num_kv_heads, -1)) for x in (key, value))
-        group = self.num_heads // self.num_kv_heads
-        outputs = []
-        for Q, K, V in zip(*(x.split(self.lengths) for x in (query, key, value)), strict=True):
-            scores = torch.einsum("thd,shd->hts", Q, K.repeat_interleave(group, 1)) * Q.shape[-1] ** -0.5
-            future = torch.ones(len(Q), len(Q)).triu(1).bool()
-            weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-            outputs.append(torch.einsum("hts,shd->thd", weights, V.repeat_interleave(group, 1)).flatten(1))
-        return torch.cat(outputs)
-
-
-def engine_attention(module, query, key, value, attention_mask, scaling, attention_instances=None, **kwargs):
-    """What engines register; recent vLLM leaves its instance at the module, all others pass them by layer."""
-    assert attention_mask is None  # nobody has built one
-    assert scaling == query.shape[-1] ** -0.5
-    instance = module.attn if attention_instances is None else attention_instances[module.layer_idx]
-    tokens = query.shape[-2]
-    return instance(*(states.transpose(1, 2).reshape(tokens, -1) for states in (query, key, value))), None
-
-
-ALL_ATTENTION_FUNCTIONS.register("engine", engine_attention)
-
-
-class EngineModule(nn.Module):
-    def __init__(self, replaced: nn.Module):
-        super().__init__()
-        for name, parameter in replaced.named_parameters():
-            self.register_parameter(name, nn.Parameter(torch.empty(parameter.shape)))
-        self.epsilon = getattr(replaced, "eps", None)
-
-
-class EngineLinear(EngineModule):
-    def forward(self, inputs):
-        return inputs @ self.weight.T + getattr(self, "bias", 0)
-
-
-class EngineNorm(EngineModule):
-    def forward(self, x, residual=None):
-        assert residual is None
-        return x / (x.pow(2).mean(-1, keepdim=True) + self.epsilon).sqrt() * self.weight
-
-
-class EngineEmbedding(EngineModule):
-    def forward(self, ids):
-        return self.weight[ids]
-
-
-def replace(module: nn.Module, norms: bool) -> None:
-    """Every `nn.Linear`; the embedding; and, by their class's name, RMSNorms."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            setattr(module, name, EngineLinear(child))
-        elif isinstance(child, nn.Embedding):
-            setattr(module, name, EngineEmbedding(child))
-        elif norms and type(child).__name__.endswith("RMSNorm"):
-            setattr(module, name, EngineNorm(child))
-        else:
-            replace(child, norms)
-
-
-def serve(folder: Path, monkeypatch, norms: bool) -> nn.Module:
-    """The decoder as an engine makes it: on meta but for its buffers, modules replaced, weights loaded by name."""
-    config = AutoConfig.from_pretrained(folder)
-    config._attn_implementation = "engine"
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module, name, parameter):
-        register(module, name, parameter if parameter is None else nn.Parameter(parameter.to("meta")))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(nn.Module, "register_parameter", register_on_meta)
-        model = AutoModel.from_config(config, dtype=torch.float32)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert not any(buffer.is_meta for buffer in model.buffers())
-    replace(model, norms)
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="cpu")))
-    parameters = dict(model.named_parameters())
-    for name, weight in load_file(folder / "model.safetensors").items():
-        if not name.startswith("lm_head."):
-            parameters.pop(name.removeprefix("model.")).data.copy_(weight)
-    assert not parameters, "not in the checkpoint"
-    return model.eval()
-
-
-def attention_modules(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, Attention)]
-
-
-def attention_instances(config, lengths=LENGTHS) -> dict[int, EngineAttention]:
-    instances = {}
-    for layer in range(config.num_hidden_layers):
-        instances[layer] = EngineAttention(config.num_attention_heads, config.num_key_value_heads)
-        instances[layer].lengths = lengths
-    return instances
-
-
-def flattened() -> tuple[list[Tensor], dict]:
-    """Sequences `[1, T]`, and all of them in one row with positions that start again."""
-    sequences = [token_ids(1, length, seed) for seed, length in enumerate(LENGTHS)]
-    positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
-    return sequences, {"input_ids": torch.cat(sequences, 1), "position_ids": positions, "use_cache": False}
 
 
 # What they ask
@@ -276,6 +151,17 @@ def test_the_entry_points_register_every_architecture(entry_point):
                 assert getattr(module, type(part).__name__) is type(part)
 
 
+def printed_in_a_fresh_process(script: str, folder: Path) -> list[str]:
+    """The words that a script prints about two checkpoints, in a process that has not imported limelm."""
+    for variant in ("static", "hc_dynamic"):
+        tiny_model(variant).save_pretrained(folder / variant)
+    folders = [str(folder / variant) for variant in ("static", "hc_dynamic")]
+    environment = os.environ | {"PYTHONPATH": str(PYPROJECT.parent), "HF_MODULES_CACHE": str(folder / "modules")}
+    command = [sys.executable, "-c", script, *folders]
+    done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.split()
+
+
 FRESH_PROCESS = """
 import sys
 import transformers
@@ -293,13 +179,7 @@ for folder in sys.argv[1:]:
 
 
 def test_a_server_needs_neither_an_import_nor_remote_code(tmp_path):
-    for variant in ("static", "hc_dynamic"):
-        tiny_model(variant).save_pretrained(tmp_path / variant)
-    folders = [str(tmp_path / variant) for variant in ("static", "hc_dynamic")]
-    environment = os.environ | {"PYTHONPATH": str(PYPROJECT.parent), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    script = [sys.executable, "-c", FRESH_PROCESS, *folders]
-    done = subprocess.run(script, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["LimeModel", "HyperConnectionModel"]
+    assert printed_in_a_fresh_process(FRESH_PROCESS, tmp_path) == ["LimeModel", "HyperConnectionModel"]
 
 
 # What is refused
@@ -407,11 +287,5 @@ for folder in sys.argv[1:]:
 
 
 def test_the_code_of_a_checkpoint_is_enough_for_a_server_that_trusts_it(tmp_path):
-    for variant in ("static", "hc_dynamic"):
-        tiny_model(variant).save_pretrained(tmp_path / variant)
-    folders = [str(tmp_path / variant) for variant in ("static", "hc_dynamic")]
-    environment = os.environ | {"PYTHONPATH": str(PYPROJECT.parent), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    script = [sys.executable, "-c", TRUSTING_PROCESS, *folders]
-    done = subprocess.run(script, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
-    modules = done.stdout.split()
+    modules = printed_in_a_fresh_process(TRUSTING_PROCESS, tmp_path)
     assert modules == ["limelm.models.lime.modeling_lime", "limelm.models.hyper_connection.modeling_hyper_connection"]

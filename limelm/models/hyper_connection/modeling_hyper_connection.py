@@ -92,7 +92,6 @@ class HyperConnectionAttention(Attention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend: from `[B, T, D]` to the output `[B, T, D]` and the attention weights (eager only)."""
         Q, K, V = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        self.check_engine(**kwargs)
         Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)

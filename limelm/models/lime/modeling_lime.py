@@ -80,7 +80,6 @@ class LimeAttention(Attention):
         Q = self.q_proj(hidden_states)
         k_proj, v_proj = as_arguments(self.k_proj, self.v_proj, to=self.router)
         K, V, carrier, source = self.router(hidden_states, gain, k_proj, v_proj, carrier, sources)
-        self.check_engine(**kwargs)
         Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
