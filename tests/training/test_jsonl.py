@@ -3,7 +3,7 @@ import json
 import pytest
 
 from limelm.errors import UserError
-from limelm.training.jsonl import append_line, drop_lines_after
+from limelm.training.jsonl import append_line, drop_lines_after, read_lines
 
 LINE = {"tokens": 8, "seconds": 0.5}
 
@@ -51,3 +51,10 @@ def test_a_file_that_is_broken_elsewhere_is_refused(tmp_path, middle):
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         append_line(tmp_path / "nowhere" / "metrics.jsonl", {"step": 1})
+
+
+def test_a_field_of_an_earlier_version_is_refused_by_its_name(tmp_path):
+    layer = {"layer": 1, "entropy": 0.1, "normalised_entropy": 0.2, "self_weight": 0.5}
+    append_line(tmp_path / "routers.jsonl", {"step": 1, "layers": [layer]})
+    with pytest.raises(UserError, match=r"layers\[0\]: unknown field 'normalised_entropy'; did you mean 'normalized_e"):
+        read_lines(tmp_path / "routers.jsonl")

@@ -112,7 +112,7 @@ def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> S
     if not step.accumulates:
         optimizer.zero_grad()
     tokens = torch.zeros(step.micro_batch_size, step.sequence_length, dtype=torch.long)
-    with LabelledMemory() as memory:
+    with LabeledMemory() as memory:
         memory.label(WEIGHTS, [*parameters, *model.buffers()])
         memory.label(GRADIENTS, (parameter.grad for parameter in parameters if parameter.grad is not None))
         memory.label(OPTIMIZER, (value for state in optimizer.state.values() for value in state.values()))
@@ -137,7 +137,7 @@ def measure_step(model: PreTrainedModel, step: Step, foreach: bool = False) -> S
     return StepMemory({"forward": forward, "backward": backward, "optimizer step": update}, saved)
 
 
-class LabelledMemory(PeakMemory):
+class LabeledMemory(PeakMemory):
     """A `PeakMemory` that also knows what the bytes at a peak are for."""
 
     def __init__(self) -> None:
