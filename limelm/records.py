@@ -1,6 +1,6 @@
 """Read what other people wrote: JSON and TOML, checked against a dataclass that says its fields, types and ranges.
 
-A record is a dataclass whose annotations are the whole check:
+A kind of record is a dataclass whose annotations are the whole check:
 
     @dataclass(frozen=True)
     class Shard:
@@ -34,7 +34,7 @@ from limelm.text import has_control_characters
 
 T = TypeVar("T")
 
-#: One row of results that we measured ourselves: plain values by column.
+#: A plain record, which needs no check: one row of results that we measured ourselves, values by column.
 Record = dict[str, Any]
 #: A table of results. A function that draws takes one, and it stands as CSV beside the figure.
 Records = list[Record]

@@ -6,14 +6,13 @@ two matrices is taken.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from limelm.analysis.activations import Activations
 from limelm.analysis.running_mean import Mean
-from limelm.records import Records
+from limelm.records import Record, Records
 
 NEAR_ONE = 1e-9  # alphas so near to 1 are taken for it: the formula would divide rounding errors by nearly nothing
 DEFAULT_ALPHA = 0.5  # the authors' default; the paper does not name it
@@ -147,7 +146,7 @@ class Spectra:
         entropy: Records = []
         rank: Records = []
         for place, mean in self._entropy.items():
-            where: dict[str, Any] = {"model": model, "states": place[0], "layer": place[1]}
+            where: Record = {"model": model, "states": place[0], "layer": place[1]}
             error = {"standard_error": mean.standard_error, "sequences": mean.count}
             limits = {"alpha": self.alpha, "ceiling": self._ceilings[place]}
             entropy.append({**where, "entropy": mean.value, **error, **limits})

@@ -4,9 +4,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from limelm.records import Record
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Timing:
         lower, middle, upper = statistics.quantiles(ratios, n=4, method="inclusive")
         return middle, lower, upper
 
-    def beside(self, baseline: "Timing") -> dict[str, Any]:
+    def beside(self, baseline: "Timing") -> Record:
         """The fields of a record that compare two timings of the same rounds."""
         ratio, lower, upper = self.ratio_to(baseline)
         return {

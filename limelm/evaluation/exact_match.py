@@ -21,7 +21,7 @@ from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict
 from limelm.files import write_text
 from limelm.loading import load_checkpoint
-from limelm.records import Records
+from limelm.records import Record, Records
 
 EXACT_MATCH = "exact-match.json"
 BATCH_SIZE = 500
@@ -69,7 +69,7 @@ def write_continuations(
     return written
 
 
-def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = "") -> dict[str, Any]:
+def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = "") -> Record:
     """Score a trained model on every test problem; kept in `checkpoint/exact-match.json`, and read from there again.
 
     Args:
@@ -103,7 +103,7 @@ def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = ""
     return {**score, "items": items}
 
 
-def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> dict[str, Any]:
+def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> Record:
     """Score every model of every seed of a run on reasoning problems.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from limelm.errors import UserError
-from limelm.records import AnyText, Count, Positive, build, parse_json, read_text
+from limelm.records import AnyText, Count, Positive, Record, build, parse_json, read_text
 
 MOST_BYTES = 2**30  # of one file: a domain of millions of documents
 
@@ -31,7 +31,7 @@ class TextItem:
 class KeptText:
     """A model's score on a domain."""
 
-    identity: dict[str, Any]
+    identity: Record
     domain: AnyText
     items: tuple[TextItem, ...]
 
@@ -54,7 +54,7 @@ class TaskItem:
 class KeptTask:
     """A model's scores on a task: `limelm.evaluation.harness.run_task`."""
 
-    identity: dict[str, Any]
+    identity: Record
     task: str
     version: Any
     shots: Count
@@ -92,7 +92,7 @@ class KeptAnswers:
             raise ValueError("its counts are not those of its items")
 
 
-def read_kept(path: Path, kind: type[HasItems]) -> dict[str, Any] | None:
+def read_kept(path: Path, kind: type[HasItems]) -> Record | None:
     """The plain values of a kept result; None if there is none, or one of another form, which is then made anew."""
     try:
         values = parse_json(read_text(path, MOST_BYTES), str(path))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
 from limelm.data.dataset import are_shards, check_shards
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
+from limelm.records import Record
 
 BATCH_TOKENS = 4096
 LARGEST_LOSS = 700.0  # nats; e to a larger one is no floating-point number
@@ -146,7 +146,7 @@ def score_path(
     return score
 
 
-def text_record(label: str, domain: str, score: TextScore, window: int, stride: int) -> dict[str, Any]:
+def text_record(label: str, domain: str, score: TextScore, window: int, stride: int) -> Record:
     """Make a table's row of a model's score on a domain.
 
     Returns:

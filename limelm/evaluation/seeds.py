@@ -6,12 +6,11 @@ seed (paired) before they are averaged.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_verdict, paired_bootstrap, t_interval
-from limelm.records import Records
+from limelm.records import Record, Records
 
 AXES = ("tokens", "flops", "seconds")
 
@@ -159,7 +158,7 @@ def _scatter(values: np.ndarray) -> dict[str, float | None]:
     return {"mean": float(values.mean()), "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else None}
 
 
-def _comparison(differences: np.ndarray) -> dict[str, Any]:
+def _comparison(differences: np.ndarray) -> Record:
     student, bootstrap = t_interval(differences), paired_bootstrap(differences)
     return {
         "difference": student.mean,
@@ -172,6 +171,6 @@ def _comparison(differences: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _no_comparison() -> dict[str, Any]:
+def _no_comparison() -> Record:
     keys = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
     return dict.fromkeys(keys)

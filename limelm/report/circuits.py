@@ -3,12 +3,11 @@
 import math
 import unicodedata
 from collections.abc import Callable
-from typing import Any
 
 from markupsafe import Markup
 
 from limelm.analysis.circuits import CLEAR, CLEAR_ABOVE, UNCLEAR
-from limelm.records import Records
+from limelm.records import Record, Records
 from limelm.report.figures.style import by_model
 from limelm.report.html import Column, Section
 
@@ -89,7 +88,7 @@ def _clearest(routes: Records) -> Records:
     return sorted(used, key=lambda route: [-route[key] for key in order])[:CLEAREST]
 
 
-def _opened(route: dict[str, Any]) -> Markup:
+def _opened(route: Record) -> Markup:
     """A cell with the route's tokens that unfolds to a random route's tokens and to places in the data."""
     examples = (
         Markup("<li>{} <bdi>{}<mark>{}</mark>{}</bdi></li>").format(

@@ -8,7 +8,7 @@ from typing import Any
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarize_accuracies
-from limelm.records import Records
+from limelm.records import Record, Records
 from limelm.report.cells import in_one_line, optional, percent, points
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: broken ({error}); remove it, and the same command writes it again") from error
 
 
-def _counts(task: dict[str, Any]) -> str:
+def _counts(task: Record) -> str:
     return f"{task['train_problems']:,} problems to learn from, {task['problems']:,} asked ({task['tested_on']})"
 
 

@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from limelm.errors import UserError
 from limelm.files import append_text, write_text
-from limelm.records import AnyFloat, Count, Fraction, NotNegative, Records, build, parse_json
+from limelm.records import AnyFloat, Count, Fraction, NotNegative, Record, Records, build, parse_json
 
 METRICS, ROUTERS_LOG = "metrics.jsonl", "routers.jsonl"
 
@@ -59,7 +58,7 @@ class RoutersLine(PruningTotals):
 KINDS: dict[str, type] = {METRICS: MetricsLine, ROUTERS_LOG: RoutersLine}
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
+def append_line(path: Path, record: Record) -> None:
     """Add a record at the end.
 
     Raises:
@@ -94,7 +93,7 @@ def read_lines(path: Path) -> Records:
     return records
 
 
-def drop_lines_after(path: Path, step: int) -> dict[str, Any] | None:
+def drop_lines_after(path: Path, step: int) -> Record | None:
     """Drop the records after `step`, at which a training goes on.
 
     Returns:
