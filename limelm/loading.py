@@ -126,7 +126,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A checkpoint that has been found, before its weights are read.
 
     Attributes:
@@ -138,7 +138,7 @@ class Found:
     tokenizer: PreTrainedTokenizerBase
 
 
-def find_checkpoints(checkpoints: list[str]) -> list[Found]:
+def find_checkpoints(checkpoints: list[str]) -> list[FoundCheckpoint]:
     """Find checkpoints with their contexts and tokenizers, before any of their models is read.
 
     Raises:
@@ -148,7 +148,7 @@ def find_checkpoints(checkpoints: list[str]) -> list[Found]:
         if _has_lora(checkpoint):
             import_peft()
     return [
-        Found(checkpoint, context_length(load_config(checkpoint)), load_tokenizer(checkpoint))
+        FoundCheckpoint(checkpoint, context_length(load_config(checkpoint)), load_tokenizer(checkpoint))
         for checkpoint in checkpoints
     ]
 
@@ -196,8 +196,8 @@ def _label(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The files that a checkpoint's name leads to.
+class _AdapterChain:
+    """The base that a checkpoint's name leads to, and the adapters upon it.
 
     Attributes:
         checkpoint: the name.
@@ -217,7 +217,7 @@ class _Found:
         return UserError(f"{self.checkpoint}: its base cannot be read: {error}; {named_in} names it")
 
 
-def _find(checkpoint: str | Path) -> _Found:
+def _find(checkpoint: str | Path) -> _AdapterChain:
     """Find a base and the adapters upon it, of routers or PEFT's."""
     adapters: list[Path] = []
     base = checkpoint
@@ -227,7 +227,7 @@ def _find(checkpoint: str | Path) -> _Found:
             raise UserError(f"{path}: base_model={str(base)!r} is an adapter that has this one for its base")
         adapters.append(folder)
         base = _named_base(folder)
-    return _Found(checkpoint, tuple(adapters), base)
+    return _AdapterChain(checkpoint, tuple(adapters), base)
 
 
 def _adapter_folder(checkpoint: str | Path) -> Path | None:

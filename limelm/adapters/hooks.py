@@ -22,14 +22,14 @@ from limelm.models.input_norms import input_norm
 HISTORY = "routing_history"
 
 
-class _Reading(threading.local):
+class _Running(threading.local):
     """The router and history of the attention that is running in this thread, for its projections to find."""
 
     router: AttachedRouter | None = None
     history: ForwardHistory | None = None
 
 
-_reading = _Reading()
+_running = _Running()
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str,
             "reentrant gradient checkpointing cuts the gradients to earlier layers off; use "
             "model.gradient_checkpointing_enable({'use_reentrant': False})"
         )
-    _reading.router, _reading.history = attention.router, history  # type: ignore[assignment]
+    _running.router, _running.history = attention.router, history  # type: ignore[assignment]
     return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
 
 
@@ -130,19 +130,19 @@ def _history(keywords: dict[str, Any]) -> ForwardHistory:
 
 
 def _end_attention(attention: nn.Module, arguments: tuple, output: Any) -> None:
-    _reading.router = _reading.history = None
+    _running.router = _running.history = None
 
 
 def _route(projection: Projection, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
-    router, history = _reading.router, _reading.history
+    router, history = _running.router, _running.history
     if router is None or history is None:
         return output  # called by itself, not by its attention
-    _reading.router = _reading.history = None  # for the router may call the projection itself
+    _running.router = _running.history = None  # for the router may call the projection itself
     routed = {
         which: router(which, heads, history, partial(project_heads, projection, module, which))
         for which, heads in projection.split(output).items()
     }
-    _reading.router, _reading.history = router, history
+    _running.router, _running.history = router, history
     return projection.join(output, routed)
 
 

@@ -15,7 +15,7 @@ from limelm.analysis.words import DEFAULT_WORDS, token_of_word
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.extras import import_extra
-from limelm.loading import Found, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
+from limelm.loading import FoundCheckpoint, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
 from limelm.provenance import shown_path
 from limelm.records import Records
 
@@ -92,7 +92,7 @@ def _without_missing(settings: Settings) -> tuple[Settings, str | None]:
         return dataclasses.replace(settings, analyses=analyses), str(error)
 
 
-def _choose_length(found: list[Found], settings: Settings) -> int:
+def _choose_length(found: list[FoundCheckpoint], settings: Settings) -> int:
     """Choose the tokens per sequence for all models: as requested, or the smallest context, at most LONGEST_DEFAULT."""
     bounds = {each.checkpoint: each.context for each in found if each.context is not None}
     length = settings.sequence_length or min([LONGEST_DEFAULT, *bounds.values()])
@@ -104,7 +104,7 @@ def _choose_length(found: list[Found], settings: Settings) -> int:
     return length
 
 
-def _check_words(found: list[Found], settings: Settings) -> None:
+def _check_words(found: list[FoundCheckpoint], settings: Settings) -> None:
     """Refuse words that are no single token of every model."""
     if settings.words is not None and settings.wants(*ON_WORDS):
         for each in found:

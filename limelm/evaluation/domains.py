@@ -15,7 +15,7 @@ from limelm.evaluation.kept import KeptText
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.perplexity import TextScore, difference, read_texts, score_path, text_record
 from limelm.evaluation.statistics import loss_verdict
-from limelm.loading import Found
+from limelm.loading import FoundCheckpoint
 from limelm.records import Record
 from limelm.text import has_control_characters, printable
 
@@ -85,7 +85,7 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
     return paths
 
 
-def choose_window(request: TextRequest, models: list[Found]) -> tuple[int, int]:
+def choose_window(request: TextRequest, models: list[FoundCheckpoint]) -> tuple[int, int]:
     """Choose the window and stride, in tokens, with which all models read text; no text is read.
 
     Raises:
@@ -105,7 +105,7 @@ def choose_window(request: TextRequest, models: list[Found]) -> tuple[int, int]:
     return window, stride
 
 
-def check_text(request: TextRequest, models: list[Found], limit: int | None) -> Reading:
+def check_text(request: TextRequest, models: list[FoundCheckpoint], limit: int | None) -> Reading:
     """Read all of the text once, and choose how every model reads it: shards must be of the models' tokenizer.
 
     Raises:

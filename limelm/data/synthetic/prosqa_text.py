@@ -36,7 +36,7 @@ def answer(graph: Graph) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptFacts:
     """The content of a prompt.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reading:
     choices: tuple[str, str]
 
 
-def read_prompt(prompt: str) -> Reading:
+def read_prompt(prompt: str) -> PromptFacts:
     """Parse a prompt's sentences.
 
     Raises:
@@ -60,7 +60,7 @@ def read_prompt(prompt: str) -> Reading:
     match = _QUESTION.fullmatch(asked)
     if match is None:
         raise UserError(f"question {asked!r} cannot be read; allowed: 'Is NAME a CONCEPT or CONCEPT?'")
-    return Reading(tuple(_read_fact(sentence) for sentence in sentences), match[1], (match[2], match[3]))
+    return PromptFacts(tuple(_read_fact(sentence) for sentence in sentences), match[1], (match[2], match[3]))
 
 
 def verify(problem: Problem) -> None:
@@ -85,7 +85,7 @@ def verify(problem: Problem) -> None:
     _verify_steps(problem, reading, right[0], reached[right[0]])
 
 
-def _verify_steps(problem: Problem, reading: Reading, target: str, shortest: int) -> None:
+def _verify_steps(problem: Problem, reading: PromptFacts, target: str, shortest: int) -> None:
     here = reading.root
     for step in problem.steps:
         subject, object_ = _read_fact(step)
@@ -105,7 +105,7 @@ def _read_fact(sentence: str) -> tuple[str, str]:
     return match[1] or match[2], match[3]
 
 
-def _search(reading: Reading) -> dict[str, int]:
+def _search(reading: PromptFacts) -> dict[str, int]:
     """The number of facts that lead from the root to each word, by breadth-first search."""
     reached = {reading.root: 0}
     queue = deque([reading.root])
