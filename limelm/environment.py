@@ -4,7 +4,6 @@ import platform
 import sys
 from pathlib import Path
 
-import psutil
 import torch
 import transformers
 
@@ -54,7 +53,10 @@ def available_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    bounds = [psutil.virtual_memory().available, _left_to_container(), _left_of_address_space()]
+    import psutil  # of the extra lab; `environment()` needs it not
+
+    address_space = _left_of_address_space(psutil.Process().memory_info().vms)
+    bounds = [psutil.virtual_memory().available, _left_to_container(), address_space]
     return min(bound for bound in bounds if bound is not None)
 
 
@@ -70,11 +72,11 @@ def _left_to_container() -> int | None:
     return max(0, int(limit) - int(used) + cached) if limit.isdecimal() else None
 
 
-def _left_of_address_space() -> int | None:
-    """Bytes that `ulimit -v` leaves; None without a limit, and on Windows."""
+def _left_of_address_space(taken: int) -> int | None:
+    """Bytes that `ulimit -v` leaves when so many are taken; None without a limit, and on Windows."""
     if sys.platform == "win32":
         return None
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if limit == resource.RLIM_INFINITY else max(0, limit - psutil.Process().memory_info().vms)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - taken)

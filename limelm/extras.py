@@ -1,12 +1,34 @@
 """Import modules of optional packages, or say which extra to install."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from limelm.errors import UserError
 
+#: Modules that an extra brings for a whole command or package, so that these look for all of them before they begin.
+MODULES = {"lab": ("accelerate", "jinja2", "matplotlib", "psutil")}
 #: Packages whose name is not their module's.
 PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
+
+
+class MissingExtra(UserError, ImportError):
+    """A package of an extra is not installed, or cannot be imported; the line says how to install it."""
+
+
+def require_extra(extra: str, name: str) -> None:
+    """Look for all that an extra brings, without importing it.
+
+    Args:
+        extra: one of MODULES.
+        name: the command or package that needs it.
+
+    Raises:
+        MissingExtra: where some of it is not installed, with both ways to install it.
+    """
+    missing = [module for module in MODULES[extra] if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtra(f"{name}: {_not_installed(missing, extra)}")
 
 
 def import_extra(module: str, extra: str) -> Any:
@@ -17,19 +39,25 @@ def import_extra(module: str, extra: str) -> Any:
         extra: the extra of limelm that brings it.
 
     Raises:
-        UserError: where it is not installed, with both ways to install it, or cannot be imported.
+        MissingExtra: where it is not installed, with both ways to install it, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         top = module.split(".")[0]
-        package = PACKAGES.get(top, top)
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != top:
-            raise UserError(f"{package} cannot be imported ({error}); install what it needs") from error
-        raise UserError(
-            f"{package} is not installed; install it with: pip install 'limelm[{extra}]' (in a clone of limelm: pip "
-            f"install -e '.[{extra}]')"
-        ) from error
+            package = PACKAGES.get(top, top)
+            raise MissingExtra(f"{package} cannot be imported ({error}); install what it needs") from error
+        raise MissingExtra(_not_installed([top], extra)) from error
+
+
+def _not_installed(modules: list[str], extra: str) -> str:
+    packages = ", ".join(PACKAGES.get(module, module) for module in modules)
+    verb, them = ("is", "it") if len(modules) == 1 else ("are", "them")
+    return (
+        f"{packages} {verb} not installed; install {them} with: pip install 'limelm[{extra}]' (in a clone of limelm: "
+        f"pip install -e '.[{extra}]')"
+    )
 
 
 def import_peft() -> Any:

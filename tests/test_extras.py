@@ -4,12 +4,21 @@ import pytest
 import transformers.integrations.peft as integration
 
 from limelm.errors import UserError
-from limelm.extras import import_extra, import_peft
+from limelm.extras import MODULES, import_extra, import_peft, require_extra
 
 
 def test_a_package_that_is_missing_is_named_with_both_ways_to_install_it():
     with pytest.raises(UserError, match=r"no_such_package is not installed.*limelm\[data\].*clone"):
         import_extra("no_such_package.module", "data")
+
+
+def test_all_that_an_extra_brings_is_looked_for_at_once(monkeypatch):
+    require_extra("lab", "train")
+    monkeypatch.setitem(MODULES, "lab", ("json", "no_such_package", "sys", "nor_this_one"))
+    with pytest.raises(UserError, match=r"^train: no_such_package, nor_this_one are not installed; .*limelm\[lab\]"):
+        require_extra("lab", "train")
+    with pytest.raises(ImportError):  # what other libraries expect of a package that cannot be imported
+        require_extra("lab", "train")
 
 
 def test_a_peft_that_transformers_refuses_is_named_with_both_versions(monkeypatch):

@@ -8,6 +8,7 @@ from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import existing_path, listed, model_name, positive_int
 
 HELP = "look inside models: routing, entropy, probes, circuits"
+NEEDS = "lab"
 SAVES_MEMORY = "--tokens, --sequence-length or --occurrences"
 DESCRIPTION = """\
 Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn

@@ -13,6 +13,7 @@ from limelm.cli.types import listed, model_name, positive_int
 from limelm.records import Records
 
 HELP = "time the models beside LLaMA, or routers beside the model they are attached to, interleaved"
+NEEDS = "lab"
 SAVES_MEMORY = "--batch, --tokens, --layers, --hidden or --vocab"
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the

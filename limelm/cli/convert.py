@@ -12,6 +12,7 @@ from limelm.cli.types import model_name
 from limelm.files import partial_of
 
 HELP = "an adapter to a native checkpoint, or back"
+NEEDS = None
 DESCRIPTION = """\
 Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
 logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter

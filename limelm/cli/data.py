@@ -8,6 +8,7 @@ from limelm.cli.types import existing_path, positive_int
 from limelm.errors import UserError
 
 HELP = "tokenize text into shards"
+NEEDS = None
 SAVES_MEMORY = "--processes or --vocab-size"
 DESCRIPTION = """\
 Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, one document after the other. Some

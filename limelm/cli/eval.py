@@ -7,6 +7,7 @@ from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import integer, listed, model_name, positive_int, seed
 
 HELP = "score models on benchmarks, with errors and comparisons"
+NEEDS = "lab"
 SAVES_MEMORY = "--batch-size or --window"
 DESCRIPTION = """\
 Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and

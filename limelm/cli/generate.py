@@ -6,6 +6,7 @@ from pathlib import Path
 from limelm.cli.types import any_float, any_text, integer, seed
 
 HELP = "continue a prompt with a checkpoint"
+NEEDS = None
 SAVES_MEMORY = "--max-new-tokens, or use a shorter PROMPT"
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language

@@ -12,6 +12,7 @@ from limelm.cli.parser import Parser, add_command
 from limelm.cli.recipe_fields import split_fields
 from limelm.cli.streams import discard_stdout, print_error, safe_streams
 from limelm.errors import UserError
+from limelm.extras import require_extra
 
 COMMANDS = {
     "reproduce": reproduce,
@@ -81,6 +82,8 @@ def _check_encoding(parser: Parser, argument: str) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
+        if options.needs is not None:
+            require_extra(options.needs, options.command)
         options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -52,12 +52,12 @@ def add_command(subparsers: Any, common: argparse.ArgumentParser, name: str, com
         common: options of every subcommand.
         name: the word on the command line.
         command: a module with `HELP` (one line for the list of commands), `DESCRIPTION`, `EPILOG` (lists and examples),
-            `add_arguments` and `run`; and `SAVES_MEMORY`, options that make it need less, for the error when memory is
-            short.
+            `NEEDS` (the extra without which it does not begin, or None), `add_arguments` and `run`; and `SAVES_MEMORY`,
+            options that make it need less, for the error when memory is short.
     """
     words = {"help": command.HELP, "description": command.DESCRIPTION, "epilog": command.EPILOG}
     parser: Parser = subparsers.add_parser(name, parents=[common], **words)
-    parser.set_defaults(run=command.run, memory_settings=getattr(command, "SAVES_MEMORY", None))
+    parser.set_defaults(run=command.run, needs=command.NEEDS, memory_settings=getattr(command, "SAVES_MEMORY", None))
     command.add_arguments(parser)
     return parser
 

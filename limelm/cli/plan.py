@@ -6,6 +6,7 @@ from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
 from limelm.cli.types import positive_int, positive_number
 
 HELP = "memory, FLOPs, disk and time of a training, before it starts"
+NEEDS = "lab"
 SAVES_MEMORY = "--num-hidden-layers or --hidden-size"
 DESCRIPTION = f"""\
 Show what training a model will cost: parameters, tokens, FLOPs, memory per GPU, disk and time, beside a LLaMA of the

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SYNTHETIC_SEEDS = 5
 
 HELP = "train the models side by side and write a report"
+NEEDS = "lab"
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where

@@ -6,6 +6,7 @@ from pathlib import Path
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options, all_fields
 
 HELP = "train one model, resumably, on one GPU or many"
+NEEDS = "lab"
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train one model. RECIPE is a recipe's name and one of its models, such as tiny-static or paper-1.2b-kv, or the path of a

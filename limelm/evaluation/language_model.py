@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.evaluation.finite import FiniteLogits, check_finite
 from limelm.evaluation.harness import TooLong
+from limelm.extras import import_extra
+
+HFLM: Any = import_extra("lm_eval.models.huggingface", "eval").HFLM
 
 
 class CountingLM(HFLM):

@@ -1,5 +1,9 @@
 """Figures, tables and the HTML pages."""
 
+from limelm.extras import require_extra
+
+require_extra("lab", "limelm.report")
+
 from limelm.report.adaptation import write_adaptation
 from limelm.report.analysis import ANALYSIS, write_analysis
 from limelm.report.bench import write_bench

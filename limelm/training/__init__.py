@@ -1,5 +1,9 @@
 """Training: recipes, a thin Trainer, and the comparison of a recipe's models."""
 
+from limelm.extras import require_extra
+
+require_extra("lab", "limelm.training")
+
 from limelm.training.comparison import reproduce
 from limelm.training.recipe import Recipe
 from limelm.training.recipe_files import load_experiment, load_recipe, load_scale, recipe_names
