@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.analysis import Settings, analyze
     from limelm.cli.quiet import quieten
     from limelm.errors import Stopped
-    from limelm.report import ANALYSIS, write_analysis
+    from limelm.report.analysis import ANALYSIS, write_analysis
     from limelm.report.circuits import shares_above
     from limelm.text import printable
 

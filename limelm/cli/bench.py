@@ -132,8 +132,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.cli.quiet import quieten
     from limelm.environment import environment
     from limelm.errors import Stopped, UserError
-    from limelm.report import bench, write_bench
-    from limelm.report.bench import BENCH
+    from limelm.report.bench import BENCH, tables_as_text, write_bench
 
     quieten()
     for option, other, reason in NOT_TOGETHER:
@@ -161,7 +160,7 @@ def run(options: argparse.Namespace) -> None:
         write_bench(options.out, facts, tables)  # again: the signal may have come while files were written
         kept = f"{options.out} holds {finished} of {measurement.total} measurements"
         raise Stopped(f"interrupted; {kept}", signal.SIGINT) from None
-    print(bench.as_text(tables, measurement.baseline))
+    print(tables_as_text(tables, measurement.baseline))
     print(f"Results: {options.out}")
 
 

@@ -95,8 +95,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
     from limelm.loading import model_labels
-    from limelm.report import write_evaluation
-    from limelm.report.evaluation import scores_as_text
+    from limelm.report.evaluation import scores_as_text, write_evaluation
     from limelm.report.perplexity import as_text
     from limelm.text import printable
 

@@ -141,7 +141,7 @@ def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[st
 
 def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) -> None:
     """Write the page, unless there is one of these very results, and print the results."""
-    from limelm.report import REPORT, is_made_of
+    from limelm.report.html import REPORT, is_made_of
     from limelm.training import results_fingerprint
     from limelm.training.recipe import ProblemRecipe
 
@@ -157,74 +157,50 @@ def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) 
 
 
 def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a run of one seed; returns the table for the terminal, without speeds that do not compare."""
-    from limelm.report import aligned, is_one_environment, write_report
+    """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
+    from limelm.report.columns import Column, as_text, count, number, thousandths
+    from limelm.report.page import write_report
+    from limelm.report.tables import is_one_environment
     from limelm.training.router_statistics import measure_retrieval
 
     (summary,) = summaries.values()
     write_report(job.out, summary, measure_retrieval(summary, job.data or job.out / "data"))
-    rows = [
-        [
-            entry["label"],
-            f"{entry['parameters']:,}",
-            f"{entry['eval_loss']:.3f}",
-            f"{entry['eval_perplexity']:.1f}",
-            *([f"{entry['tokens_per_second']:,.0f}"] if is_one_environment(summary) else []),
-        ]
-        for entry in summary["models"]
+    columns = [
+        Column("label", "model"),
+        Column("parameters", "parameters", count),
+        Column("eval_loss", "held-out loss", thousandths),
+        Column("eval_perplexity", "perplexity", number(".1f")),
+        Column("tokens_per_second", "tokens/s", number(",.0f")),
     ]
-    head = ["model", "parameters", "held-out loss", "perplexity", "tokens/s"]
-    return aligned(head[: len(rows[0])], rows)
+    return as_text(columns if is_one_environment(summary) else columns[:-1], summary["models"])
 
 
 def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison over seeds; returns the table for the terminal."""
-    from limelm.report import aligned, write_seeds
+    """Write the page of a comparison over seeds; gives the table for the terminal."""
+    from limelm.report.columns import as_text
+    from limelm.report.seeds import COLUMNS, write_seeds
 
     _, losses = write_seeds(job.out, summaries)
-    rows = []
-    for row in losses:
-        is_compared = row["difference"] is not None
-        rows.append(
-            [
-                row["model"],
-                row["axis"],
-                "" if row["mean"] is None else f"{row['mean']:.3f}",
-                f"{row['difference']:+.3f}" if is_compared else "",
-                f"{row['t_low']:+.3f} to {row['t_high']:+.3f}" if is_compared else "",
-                row["verdict"] or "",
-            ]
-        )
-    head = ["model", "at equal", "held-out loss", "difference", "95 % interval", "verdict"]
-    return aligned(head, rows, texts=(0, 1, 5))
+    return as_text(COLUMNS, losses, "model", "axis", "mean", "difference", "t_low", "t_high", "verdict")
 
 
 def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison in a pretrained model; returns the table for the terminal."""
-    from limelm.report import aligned, write_adaptation
+    """Write the page of a comparison in a pretrained model; gives the table for the terminal."""
+    from limelm.report.adaptation import COLUMNS, write_adaptation
+    from limelm.report.columns import as_text
 
     recipe = job.recipe
-    _, summary = write_adaptation(
-        job.out, summaries, [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
-    )
-    rows = [
-        [
-            row["model"],
-            f"{row['trained']:,}",
-            f"{row['mean']:.3f}",
-            "" if row["difference"] is None else f"{row['difference']:+.3f}",
-            row["verdict"] or "",
-        ]
-        for row in summary
-    ]
-    return aligned(["model", "trained", "held-out loss", "difference", "verdict"], rows, texts=(0, 4))
+    routed = [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
+    _, summary = write_adaptation(job.out, summaries, routed)
+    return as_text(COLUMNS, summary, "model", "trained", "mean", "difference", "verdict")
 
 
 def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
     """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.files import write_text
-    from limelm.report import aligned, write_exact_match
+    from limelm.report.columns import as_text
+    from limelm.report.exact_match import COLUMNS, write_exact_match
     from limelm.training import results_fingerprint
 
     path, fingerprint = job.out / EXACT_MATCH, results_fingerprint(summaries.values())
@@ -232,17 +208,7 @@ def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
         score = score_run(job.out.name.removeprefix("synthetic-"), summaries, job.out / "data")
         write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
     page, summary = write_exact_match(job.out.parent)
-    rows = [
-        [
-            row["task"],
-            row["model"],
-            f"{row['mean']:.1%}",
-            "" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
-            row["verdict"] or "",
-        ]
-        for row in summary
-    ]
-    print(aligned(["task", "model", "right", "difference", "verdict"], rows, texts=(0, 1, 4)))
+    print(as_text(COLUMNS, summary, "task", "model", "mean", "difference", "verdict"))
     print(f"Report: {page}")
 
 

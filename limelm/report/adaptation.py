@@ -5,10 +5,10 @@ from typing import Any
 
 from limelm.evaluation.seeds import compare_final_losses
 from limelm.records import Records
-from limelm.report.cells import count, in_one_line, optional, signed_thousandths, thousandths
+from limelm.report.columns import Column, count, signed_thousandths, thousandths, unbroken
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, kind_of
-from limelm.report.html import Column, Section, unbroken, write_page
+from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.text import counted
@@ -95,13 +95,7 @@ def _sections(
             "Held-out loss",
             [f"Nats per token after training; differences from “{first}”, with Student's 95 % interval over seeds."],
             summary,
-            columns=[
-                Column("model", "model", unbroken),
-                Column("trained", "trained parameters", count),
-                Column("mean", "held-out loss", thousandths),
-                Column("standard_deviation", "± between seeds", thousandths),
-                *_difference_columns(),
-            ],
+            columns=COLUMNS,
         )
     ]
     if compared and all(row["t_low"] is not None for row in compared):
@@ -116,21 +110,24 @@ def _sections(
                 "Routers against the baselines",
                 ["The same tokens spent without routers, seed by seed. Below zero the routers won."],
                 against,
-                columns=[
-                    Column("model", "model", unbroken),
-                    Column("reference", "minus", unbroken),
-                    *_difference_columns(),
-                ],
+                columns=AGAINST,
             )
         )
     return sections
 
 
-def _difference_columns() -> list[Column]:
-    return [
-        Column("difference", "difference", signed_thousandths),
-        Column("t_low", "95 % from", signed_thousandths),
-        Column("t_high", "to", signed_thousandths),
-        Column("lower_in", "lower in seeds", optional),
-        Column("verdict", "verdict", in_one_line),
-    ]
+DIFFERENCE = [
+    Column("difference", "difference", signed_thousandths),
+    Column("t_low", "95 % from", signed_thousandths),
+    Column("t_high", "to", signed_thousandths),
+    Column("lower_in", "lower in seeds"),
+    Column("verdict", "verdict", unbroken),
+]
+COLUMNS = [
+    Column("model", "model", unbroken),
+    Column("trained", "trained parameters", count),
+    Column("mean", "held-out loss", thousandths),
+    Column("standard_deviation", "± between seeds", thousandths),
+    *DIFFERENCE,
+]
+AGAINST = [Column("model", "model", unbroken), Column("reference", "minus", unbroken), *DIFFERENCE]

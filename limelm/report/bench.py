@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from limelm.records import Records
+from limelm.report.columns import Column, aligned, as_text, count, number, share, thousandths
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.figures.style import legend_beside, new_figure, shown
 from limelm.report.output import save_figure, write_csv, write_json
@@ -20,7 +21,7 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
         facts: how it was measured; `baseline`, what the ratios are to.
         tables: records by name: "times", "memory", "depths", "pruning".
     """
-    for name in TEXTS.keys() - tables.keys():
+    for name in {"depths", *COLUMNS} - tables.keys():
         for suffix in ("csv", "png", "svg"):
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
     write_json(out / BENCH, {**facts, **tables})
@@ -30,9 +31,9 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
             save_figure(FIGURES[name](records, facts["baseline"]), out / name)
 
 
-def as_text(tables: dict[str, Records], baseline: str) -> str:
-    """All tables as lines of text; `baseline` names the denominator of the ratios."""
-    return "\n\n".join([f"Ratios are to {baseline}.", *(TEXTS[name](records) for name, records in tables.items())])
+def tables_as_text(tables: dict[str, Records], baseline: str) -> str:
+    """Write all tables for a terminal; `baseline` is what the ratios are to."""
+    return "\n\n".join([f"Ratios are to {baseline}.", *(_table(name, records) for name, records in tables.items())])
 
 
 def ratio_of_cases(records: Records, baseline: str) -> Figure:
@@ -101,55 +102,51 @@ def _quartiles(rows: Records) -> list[list[float]]:
     ]
 
 
-def times_table(records: Records) -> str:
-    """The table of times as lines of text."""
-    lines = [f"{'case':<18}{'task':<14}{'ms':>10}{'base ms':>10}{'ratio':>8}{'quartiles':>15}{'tokens/s':>12}"]
-    lines += [
-        f"{row['case']:<18}{row['task']:<14}{row['milliseconds']:>10.1f}{row['baseline_milliseconds']:>10.1f}"
-        f"{row['ratio']:>8.3f}{row['ratio_lower_quartile']:>8.3f}-{row['ratio_upper_quartile']:.3f}"
-        f"{row['tokens_per_second']:>13,.0f}"
-        for row in records
-    ]
-    return "\n".join(lines)
-
-
-def memory_table(records: Records) -> str:
-    """Memory and, where it was measured, bandwidth as lines of text."""
-    header = f"{'case':<18}{'task':<14}{'trained':>13}{'peak MiB':>10}{'ratio':>8}{'saved MiB':>11}{'ratio':>8}"
-    copy = records[0].get("copy_bytes_per_second")
-    lines = [header + ("" if copy is None else f"{'routing GB/s':>14}   (copy: {copy / 1e9:.1f} GB/s)")]
-    for row in records:
-        bandwidth = row.get("routing_bytes_per_second")
-        lines.append(
-            f"{row['case']:<18}{row['task']:<14}{row['trained_parameters']:>13,}"
-            f"{row['peak_training_bytes'] / 2**20:>10.1f}{row['peak_training_bytes_ratio']:>8.3f}"
-            f"{row['saved_for_backward_bytes'] / 2**20:>11.1f}{row['saved_for_backward_bytes_ratio']:>8.3f}"
-            + ("" if bandwidth is None else f"{bandwidth / 1e9:>14.1f}")
-        )
-    return "\n".join(lines)
-
-
-def pruning_table(records: Records) -> str:
-    """The table of times against the pruned share as lines of text."""
-    lines = [f"{'task':<9}{'pruned':>8}{'ms':>10}{'ratio':>8}{'quartiles':>15}"]
-    lines += [
-        f"{row['task']:<9}{row['pruned_share']:>8.1%}{row['milliseconds']:>10.1f}"
-        f"{row['ratio']:>8.3f}{row['ratio_lower_quartile']:>8.3f}-{row['ratio_upper_quartile']:.3f}"
-        for row in records
-    ]
-    return "\n".join(lines)
-
-
-def depths_table(records: Records) -> str:
-    """The table of ratios by depth as lines of text, a line per case."""
-    depths = sorted({row["layers"] for row in records})
-    lines = [f"{'layers':<18}" + "".join(f"{depth:>8}" for depth in depths)]
-    for case in dict.fromkeys(row["case"] for row in records):
-        by_depth = {row["layers"]: row["ratio"] for row in records if row["case"] == case}
-        lines.append(f"{case:<18}" + "".join(f"{by_depth[depth]:>8.3f}" for depth in depths))
-    return "\n".join(lines)
-
-
-#: The figures and the texts of the tables, by their names.
+#: The figures of the tables, by their names.
 FIGURES = {"times": ratio_of_cases, "depths": ratio_against_depth, "pruning": time_against_pruning}
-TEXTS = {"times": times_table, "memory": memory_table, "depths": depths_table, "pruning": pruning_table}
+
+TASK, MILLISECONDS = Column("task", "task"), Column("milliseconds", "ms", number(".1f"))
+RATIO = [
+    Column("ratio", "ratio", thousandths),
+    Column("ratio_lower_quartile", "quartiles", thousandths),
+    Column("ratio_upper_quartile", "to", thousandths),
+]
+#: The columns of the tables that are printed as they are.
+COLUMNS = {
+    "times": [
+        Column("case", "case"),
+        TASK,
+        MILLISECONDS,
+        Column("baseline_milliseconds", "base ms", number(".1f")),
+        *RATIO,
+        Column("tokens_per_second", "tokens/s", number(",.0f")),
+    ],
+    "memory": [
+        Column("case", "case"),
+        TASK,
+        Column("trained_parameters", "trained", count),
+        Column("peak_training_bytes", "peak MiB", number(".1f", 2**-20)),
+        Column("peak_training_bytes_ratio", "ratio", thousandths),
+        Column("saved_for_backward_bytes", "saved MiB", number(".1f", 2**-20)),
+        Column("saved_for_backward_bytes_ratio", "ratio", thousandths),
+        Column("routing_bytes_per_second", "routing GB/s", number(".1f", 1e-9)),
+        Column("copy_bytes_per_second", "copy GB/s", number(".1f", 1e-9)),
+    ],
+    "pruning": [TASK, Column("pruned_share", "pruned", share), MILLISECONDS, *RATIO],
+}
+
+
+def _table(name: str, records: Records) -> str:
+    if name == "depths":
+        return _depths_table(records)
+    return as_text([column for column in COLUMNS[name] if column.key in records[0]], records)
+
+
+def _depths_table(records: Records) -> str:
+    """Ratios by depth, a line per case."""
+    depths = sorted({row["layers"] for row in records})
+    cases: dict[str, dict[int, float]] = {}
+    for row in records:
+        cases.setdefault(row["case"], {})[row["layers"]] = row["ratio"]
+    rows = [[case, *(thousandths(ratios.get(depth)) for depth in depths)] for case, ratios in cases.items()]
+    return aligned(["layers", *map(str, depths)], rows)

@@ -1,19 +1,19 @@
 """The section on semantic circuits (Table 2): the clearest routes of each model; all of them are in the CSV."""
 
-import math
 import unicodedata
-from collections.abc import Callable
 
 from markupsafe import Markup
 
 from limelm.analysis.circuits import CLEAR, CLEAR_ABOVE, UNCLEAR
 from limelm.records import Record, Records
+from limelm.report.columns import Column, number
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Section
+from limelm.report.html import Section
 
 WELL_USED = 0.2  # the authors' first bin ends here
 CLEAREST = 25  # routes per model on the page
 SPACE = "␣"
+hundredths, whole = number(".2f"), number(".0f")
 HIDDEN_CATEGORIES = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -92,7 +92,7 @@ def _opened(route: Record) -> Markup:
     """A cell with the route's tokens that unfolds to a random route's tokens and to places in the data."""
     examples = (
         Markup("<li>{} <bdi>{}<mark>{}</mark>{}</bdi></li>").format(
-            _digits(2)(place["weight"]),
+            hundredths(place["weight"]),
             visible(place["before"]),
             visible_token(place["token"]),
             visible(place["after"]),
@@ -108,19 +108,15 @@ def _token_list(tokens: Records) -> Markup:
     return Markup(" ").join(Markup('<bdi class="token">{}</bdi>').format(visible_token(t["token"])) for t in tokens)
 
 
-def _digits(count: int) -> Callable[[float | None], str]:
-    return lambda value: "" if value is None or math.isnan(value) else f"{value:.{count}f}"
-
-
 COLUMNS = [
     Column("model", "model"),
     Column("layer", "L"),
     Column("source", "R"),
     Column("head", "H"),
-    Column("usage", "usage", _digits(2)),
-    Column("coherence", "coherence", _digits(2)),
-    Column("coherence_percentile", "percentile", _digits(0)),
-    Column("matched_percentile", "matched", _digits(0)),
+    Column("usage", "usage", hundredths),
+    Column("coherence", "coherence", hundredths),
+    Column("coherence_percentile", "percentile", whole),
+    Column("matched_percentile", "matched", whole),
     Column("clear", "above 95"),
     Column("opened", "tokens that open it", _opened, is_text=True),
 ]

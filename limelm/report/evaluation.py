@@ -10,16 +10,15 @@ from limelm.evaluation.scores import headline
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.files import write_text
 from limelm.records import Records
-from limelm.report.cells import count, in_one_line, optional, percent, points
+from limelm.report.columns import Column, aligned, count, markdown, percent, points, share, short_name, unbroken
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import REFERENCE
-from limelm.report.html import Column, Section, share, unbroken, write_page
+from limelm.report.html import Section, write_page
 from limelm.report.made import made_now
 from limelm.report.output import write_json
 from limelm.report.perplexity import COLUMNS as PERPLEXITY_COLUMNS
 from limelm.report.perplexity import perplexity_section
-from limelm.report.plain_tables import aligned, markdown, short_name
 
 EVALUATION = "evaluation.json"
 
@@ -193,19 +192,19 @@ def _tile(palette: Palette, label: str, scores: Records, averages: Records, perp
 
 COLUMNS = [
     Column("task", "task"),
-    Column("shots", "shots", optional),
-    Column("metric", "metric", optional),
+    Column("shots", "shots"),
+    Column("metric", "metric"),
     Column("model", "model", unbroken),
     Column("accuracy", "accuracy, %", percent),
     Column("standard_error", "±", percent),
     Column("chance", "chance", percent),
     Column("constant_rate", "constant answer", percent),
-    Column("above_trivial", "above both", optional),
+    Column("above_trivial", "above both"),
     Column("paper", "paper, 1.2 B", percent),
     Column("difference", "difference", points),
     Column("difference_low", "from", points),
     Column("difference_high", "to", points),
-    Column("verdict", "verdict", in_one_line),
+    Column("verdict", "verdict", unbroken),
     Column("items", "items", count),
     Column("items_cut", "cut prompts", count),
 ]

@@ -9,10 +9,10 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarize_accuracies
 from limelm.records import Record, Records
-from limelm.report.cells import in_one_line, optional, percent, points
+from limelm.report.columns import Column, percent, points, share, unbroken
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
-from limelm.report.html import Column, Section, share, unbroken, write_page
+from limelm.report.html import Section, write_page
 from limelm.report.made import made_now
 
 
@@ -129,21 +129,24 @@ def _sections(scores: Records, summary: Records, chance: dict[str, float], palet
                 "points, seed by seed."
             ],
             summary,
-            columns=[
-                Column("task", "task", unbroken),
-                Column("model", "model", unbroken),
-                Column("seeds", "seeds"),
-                Column("mean", "right, %", percent),
-                Column("low", "95 % from", percent),
-                Column("high", "to", percent),
-                Column("standard_deviation", "± between seeds", percent),
-                Column("difference", "difference", points),
-                Column("difference_low", "95 % from", points),
-                Column("difference_high", "to", points),
-                Column("better_in", "better in seeds", optional),
-                Column("verdict", "verdict", in_one_line),
-                Column("chance", "guessing", percent),
-                Column("constant_rate", "constant answer", percent),
-            ],
+            columns=COLUMNS,
         ),
     ]
+
+
+COLUMNS = [
+    Column("task", "task", unbroken),
+    Column("model", "model", unbroken),
+    Column("seeds", "seeds"),
+    Column("mean", "right, %", percent),
+    Column("low", "95 % from", percent),
+    Column("high", "to", percent),
+    Column("standard_deviation", "± between seeds", percent),
+    Column("difference", "difference", points),
+    Column("difference_low", "95 % from", points),
+    Column("difference_high", "to", points),
+    Column("better_in", "better in seeds"),
+    Column("verdict", "verdict", unbroken),
+    Column("chance", "guessing", percent),
+    Column("constant_rate", "constant answer", percent),
+]

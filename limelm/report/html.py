@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,13 @@ from matplotlib.figure import Figure
 
 from limelm.files import write_text
 from limelm.records import Records
+from limelm.report.columns import Column
 from limelm.report.output import published, save_figure, write_csv
 from limelm.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT, FIGURES = "report.html", "figures"
 MARKED = 4096  # characters at a page's beginning, in which its fingerprint stands
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table on the page."""
-
-    key: str
-    header: str
-    show: Callable[[Any], str] = str
-    is_text: bool = False
 
 
 @dataclass
@@ -128,16 +119,6 @@ def file_names(labels: Iterable[str]) -> dict[str, str]:
         turns = (name if turn == 1 else f"{name}-{turn}" for turn in range(1, len(taken) + 2))
         names[label] = next(free for free in turns if free not in taken)
     return names
-
-
-def share(value: float) -> str:
-    """Write a share as a percentage."""
-    return unbroken(f"{100 * value:.1f} %")
-
-
-def unbroken(text: str) -> str:
-    """Keep a table cell in one line."""
-    return text.replace(" ", "\u00a0")
 
 
 def _as_text(value: Any) -> Any:

@@ -4,12 +4,11 @@ from matplotlib.figure import Figure
 
 from limelm.evaluation.statistics import FEWEST_FOR_VERDICT
 from limelm.records import Records
-from limelm.report.cells import count, in_one_line, signed_thousandths, thousandths
+from limelm.report.columns import Column, aligned, count, number, short_name, signed_thousandths, thousandths, unbroken
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Section, unbroken
-from limelm.report.plain_tables import aligned, short_name
+from limelm.report.html import Section
 
 
 def perplexity_section(rows: Records, palette: Palette) -> Section:
@@ -66,9 +65,9 @@ COLUMNS = [
     Column("difference", "difference", signed_thousandths),
     Column("difference_low", "95 % from", signed_thousandths),
     Column("difference_high", "to", signed_thousandths),
-    Column("verdict", "verdict", in_one_line),
+    Column("verdict", "verdict", unbroken),
     Column("loss", "loss, nats per token", thousandths),
-    Column("perplexity", "perplexity per token", lambda value: "" if value is None else f"{value:,.2f}"),
+    Column("perplexity", "perplexity per token", number(",.2f")),
     Column("documents", "documents", count),
     Column("tokens", "tokens", count),
     Column("bytes", "bytes", count),

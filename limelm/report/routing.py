@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from limelm.analysis.retrieval import SETS, set_label
 from limelm.records import Records
+from limelm.report.columns import Column, count, share
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
-from limelm.report.html import Column, Section, file_names, share
+from limelm.report.html import Section, file_names
 
 DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
 DYNAMIC = "Weights of dynamic routers depend on the token and are averaged over the data."
@@ -125,10 +126,10 @@ def _pruned_weights(records: Records) -> Iterator[Section]:
             Column("layers", "layers"),
             Column("heads", "heads"),
             Column("top_p", "top-p"),
-            Column("pruned", "pruned weights", lambda n: f"{n:,}"),
-            Column("weights", "of the weights there are", lambda n: f"{n:,}"),
+            Column("pruned", "pruned weights", count),
+            Column("weights", "of the weights there are", count),
             Column("pruned_share", "share", share),
-            Column("padded_weights", "of the total with padding", lambda n: f"{n:,}"),
+            Column("padded_weights", "of the total with padding", count),
             Column("padded_pruned_share", "share", share),
         ],
     )

@@ -13,10 +13,10 @@ from limelm.evaluation.seeds import (
     summarize_losses,
 )
 from limelm.records import Records
-from limelm.report.cells import in_one_line, optional, signed_thousandths, thousandths
+from limelm.report.columns import Column, share, signed_thousandths, thousandths, unbroken
 from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, palette_of
-from limelm.report.html import Column, Section, unbroken, write_page
+from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.report.tables import loss_curves
@@ -121,19 +121,7 @@ def _summary(summary: Records, baseline: str) -> Section:
             "verdict goes by Student's."
         ],
         summary,
-        columns=[
-            Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
-            Column("model", "model", unbroken),
-            Column("mean", "held-out loss", thousandths),
-            Column("standard_deviation", "± between seeds", thousandths),
-            Column("difference", "difference", signed_thousandths),
-            Column("t_low", "95 % from", signed_thousandths),
-            Column("t_high", "to", signed_thousandths),
-            Column("bootstrap_low", "bootstrap from", signed_thousandths),
-            Column("bootstrap_high", "to", signed_thousandths),
-            Column("lower_in", "lower in seeds", optional),
-            Column("verdict", "verdict", in_one_line),
-        ],
+        columns=COLUMNS,
     )
 
 
@@ -169,15 +157,26 @@ def _sooner(sooner: Records, baseline: str) -> Section:
         sooner,
         columns=[
             Column("model", "model"),
-            Column("share", "share of the FLOPs", _share),
-            Column("t_low", "95 % from", _share),
-            Column("t_high", "to", _share),
+            Column("share", "share of the FLOPs", share),
+            Column("t_low", "95 % from", share),
+            Column("t_high", "to", share),
             Column("reached", "reached in seeds"),
             Column("seeds", "of"),
-            Column("verdict", "verdict", in_one_line),
+            Column("verdict", "verdict", unbroken),
         ],
     )
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else unbroken(f"{100 * value:.1f} %")
+COLUMNS = [
+    Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
+    Column("model", "model", unbroken),
+    Column("mean", "held-out loss", thousandths),
+    Column("standard_deviation", "± between seeds", thousandths),
+    Column("difference", "difference", signed_thousandths),
+    Column("t_low", "95 % from", signed_thousandths),
+    Column("t_high", "to", signed_thousandths),
+    Column("bootstrap_low", "bootstrap from", signed_thousandths),
+    Column("bootstrap_high", "to", signed_thousandths),
+    Column("lower_in", "lower in seeds"),
+    Column("verdict", "verdict", unbroken),
+]

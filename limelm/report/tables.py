@@ -6,8 +6,7 @@ from typing import Any
 
 from limelm.models.flops import TRAINING_TO_FORWARD
 from limelm.records import Records
-from limelm.report.cells import signed_thousandths, thousandths
-from limelm.report.html import Column, share, unbroken
+from limelm.report.columns import Column, Show, count, number, share, signed_thousandths, thousandths, unbroken
 from limelm.report.paper import PRINTED, costs_at_paper_scale
 from limelm.training.jsonl import METRICS, ROUTERS_LOG, read_lines
 from limelm.training.result import FINAL_LOSS_STEPS
@@ -68,10 +67,10 @@ def results(summary: dict[str, Any], curves: Records) -> tuple[Records, list[Col
     ]
     columns = [
         Column("model", "model"),
-        Column("train_tokens", "training tokens", lambda n: f"{n:,}"),
+        Column("train_tokens", "training tokens", count),
         Column("final_train_loss", f"training loss, {_last_steps(curves)}", thousandths),
         Column("eval_loss", "held-out loss", thousandths),
-        Column("eval_perplexity", "held-out perplexity", lambda x: f"{x:.1f}"),
+        Column("eval_perplexity", "held-out perplexity", number(".1f")),
         *([Column("eval_loss_difference", "held-out loss, minus LLaMA's", signed_thousandths)] if baseline else []),
     ]
     return records, columns
@@ -109,21 +108,17 @@ def efficiency(summary: dict[str, Any]) -> tuple[Records, list[Column]]:
         row["mfu"] = entry["mfu"]
     columns = [
         Column("model", "model"),
-        Column("parameters", "parameters", lambda n: f"{n:,}"),
-        Column("parameters_ratio", "vs LLaMA", _percent),
-        Column("forward_flops_per_token", "forward MFLOPs per token", lambda x: f"{x / 1e6:.3f}"),
-        Column("forward_flops_per_token_ratio", "vs LLaMA", _percent),
-        Column("paper_forward_flops_per_token", "in the paper's convention", lambda x: f"{x / 1e6:.3f}"),
-        Column("paper_forward_flops_per_token_ratio", "vs LLaMA", _percent),
-        Column("peak_memory_bytes", "peak memory, MiB", lambda x: f"{x / 2**20:.0f}"),
-        Column("peak_memory_bytes_ratio", "vs LLaMA", _ratio),
-        Column("tokens_per_second", "tokens/s", lambda x: f"{x:,.0f}"),
-        Column("tokens_per_second_ratio", "vs LLaMA", _ratio),
-        *(
-            [Column("mfu", "MFU", lambda x: "" if x is None else share(x))]
-            if any(row["mfu"] is not None for row in records)
-            else []
-        ),
+        Column("parameters", "parameters", count),
+        Column("parameters_ratio", "vs LLaMA", _more(2)),
+        Column("forward_flops_per_token", "forward MFLOPs per token", number(".3f", 1e-6)),
+        Column("forward_flops_per_token_ratio", "vs LLaMA", _more(2)),
+        Column("paper_forward_flops_per_token", "in the paper's convention", number(".3f", 1e-6)),
+        Column("paper_forward_flops_per_token_ratio", "vs LLaMA", _more(2)),
+        Column("peak_memory_bytes", "peak memory, MiB", number(".0f", 2**-20)),
+        Column("peak_memory_bytes_ratio", "vs LLaMA", number(".2f", unit="×")),
+        Column("tokens_per_second", "tokens/s", number(",.0f")),
+        Column("tokens_per_second_ratio", "vs LLaMA", number(".2f", unit="×")),
+        *([Column("mfu", "MFU", share)] if any(row["mfu"] is not None for row in records) else []),
     ]
     shown = (column for column in columns if baseline or not column.key.endswith("_ratio"))
     return records, list(shown)
@@ -149,12 +144,12 @@ def paper_scale() -> tuple[Records, list[Column]]:
     ]
     columns = [
         Column("model", "model"),
-        Column("parameters", "parameters", lambda n: f"{n:,}"),
-        Column("parameters_ratio", "vs LLaMA", lambda x: _percent(x, digits=3)),
+        Column("parameters", "parameters", count),
+        Column("parameters_ratio", "vs LLaMA", _more(3)),
         Column("printed_parameters", "paper: parameters", unbroken),
-        Column("forward_flops", "forward TFLOPs, true", lambda x: f"{x / 1e12:.3f}"),
-        Column("paper_forward_flops", "in the paper's convention", lambda x: f"{x / 1e12:.3f}"),
-        Column("paper_forward_flops_ratio", "vs LLaMA", _percent),
+        Column("forward_flops", "forward TFLOPs, true", number(".3f", 1e-12)),
+        Column("paper_forward_flops", "in the paper's convention", number(".3f", 1e-12)),
+        Column("paper_forward_flops_ratio", "vs LLaMA", _more(2)),
         Column("printed_flops", "paper: FLOPs", unbroken),
         Column("printed_training_memory", "paper: extra memory, training (elements)"),
     ]
@@ -190,9 +185,7 @@ def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
     return next((entry for entry in summary["models"] if entry["model_type"] == "llama"), None)
 
 
-def _percent(ratio: float, digits: int = 2) -> str:
-    return "" if math.isnan(ratio) else unbroken(f"{100 * (ratio - 1):+.{digits}f} %")
-
-
-def _ratio(ratio: float) -> str:
-    return "" if math.isnan(ratio) else f"×{ratio:.2f}"
+def _more(digits: int) -> Show:
+    """By how much a ratio is above 1, in percent."""
+    show = number(f"+.{digits}f", 100, "\u00a0%")
+    return lambda ratio: show(ratio - 1)

@@ -30,7 +30,7 @@ from limelm.analysis import (
 from limelm.analysis.circuits import check_circuits
 from limelm.analysis.retrieval import retrieval_weights, routers_of
 from limelm.errors import UserError
-from limelm.report import write_analysis
+from limelm.report.analysis import write_analysis
 from limelm.training.router_statistics import routing_summary
 from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, tokens, train_routers
 from tests.analysis.models_on_text import write_study

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from limelm.report import write_analysis
+from limelm.report.analysis import write_analysis
 from limelm.report.circuits import visible_token
 from limelm.report.figures import curves, heatmaps, routing
 from limelm.report.figures.palette import Palette

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from limelm.report import write_analysis
+from limelm.report.analysis import write_analysis
 from tests.report.synthetic import Study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -6,7 +6,9 @@ from html import unescape
 
 import pytest
 
-from limelm.report import write_analysis, write_report, write_seeds
+from limelm.report.analysis import write_analysis
+from limelm.report.page import write_report
+from limelm.report.seeds import write_seeds
 from tests.report.synthetic import Study
 from tests.report.test_untrusted import ENVIRONMENT, run
 

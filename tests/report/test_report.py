@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from limelm.report import write_report
 from limelm.report.figures.training import router_entropy as entropy_figure
+from limelm.report.page import write_report
 from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
 from limelm.training import read_summary, reproduce
 from limelm.training.jsonl import append_line

@@ -4,9 +4,9 @@ import pytest
 
 from limelm.evaluation.scores import average_rows, score_rows
 from limelm.report.circuits import shares_above
+from limelm.report.columns import aligned
 from limelm.report.evaluation import scores_as_text
 from limelm.report.perplexity import as_text
-from limelm.report.plain_tables import aligned
 
 LABELS = ["llama", "a model with a very long name, number 1", "a model with a very long name, number 2", "x\x1b[31my"]
 

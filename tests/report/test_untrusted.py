@@ -8,17 +8,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limelm.report import (
-    write_adaptation,
-    write_analysis,
-    write_bench,
-    write_evaluation,
-    write_exact_match,
-    write_report,
-    write_seeds,
-)
-from limelm.report.evaluation import markdown_tables
+from limelm.report.adaptation import write_adaptation
+from limelm.report.analysis import write_analysis
+from limelm.report.bench import write_bench
+from limelm.report.evaluation import markdown_tables, write_evaluation
+from limelm.report.exact_match import write_exact_match
 from limelm.report.output import published, write_csv
+from limelm.report.page import write_report
+from limelm.report.seeds import write_seeds
 from limelm.text import has_control_characters
 from tests.report.synthetic import Study
 

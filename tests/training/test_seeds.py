@@ -4,7 +4,7 @@ import pytest
 
 from limelm.cli import main
 from limelm.errors import UserError
-from limelm.report import write_seeds
+from limelm.report.seeds import write_seeds
 from limelm.training import read_summary, reproduce_seeds, seed_folders
 from tests.recipes import prepared, small_recipe, write_recipe
 
