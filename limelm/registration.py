@@ -12,7 +12,7 @@ A table is filled at once where its module has been imported, and otherwise as s
 import importlib.machinery
 import sys
 from collections.abc import Callable, MutableMapping
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
 from typing import Any
 
@@ -52,24 +52,37 @@ class _AfterImport(MetaPathFinder):
         if fullname not in self.waiting:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_add(module: ModuleType) -> None:
-            execute(module)
-            self.waiting.pop(fullname)(module)
-            if not self.waiting:
-                sys.meta_path.remove(self)
-
-        spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self)
         return spec
+
+    def imported(self, module: ModuleType) -> None:
+        """Call the function that waits for a module."""
+        self.waiting.pop(module.__name__)(module)
+        if not self.waiting:
+            sys.meta_path.remove(self)
+
+
+class _Loader(Loader):
+    """A module's loader in the hands of an import hook, which is told when the module is there."""
+
+    def __init__(self, loader: Loader, hook: _AfterImport):
+        self.loader, self.hook = loader, hook
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self.loader  # for whoever asks the module for its source
+        self.loader.exec_module(module)
+        self.hook.imported(module)
 
 
 def _add_configs(configuration_auto: Any) -> None:
     for model_type, (config, _, _) in CLASSES.items():
         configuration_auto.CONFIG_MAPPING_NAMES[model_type] = config
-        sys.modules[f"transformers.models.{model_type}"] = _stand_in(model_type)
+        sys.modules[f"transformers.models.{model_type}"] = _StandIn(f"transformers.models.{model_type}")
 
 
 def _add_models(modeling_auto: Any) -> None:
@@ -81,17 +94,13 @@ def _add_models(modeling_auto: Any) -> None:
             mapping._reverse_config_mapping[config] = model_type
 
 
-def _stand_in(model_type: str) -> ModuleType:
-    """Make the module that transformers imports as `transformers.models.TYPE` for the names in its tables."""
-    module = ModuleType(f"transformers.models.{model_type}", f"Stands for limelm.models.{model_type}.")
+class _StandIn(ModuleType):
+    """What transformers imports as `transformers.models.TYPE` for the names in its tables: `limelm.models.TYPE`."""
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked of every module by inspect, warnings and others
             raise AttributeError(name)
-        return getattr(importlib.import_module(f"limelm.models.{model_type}"), name)
-
-    module.__getattr__ = __getattr__  # type: ignore[method-assign]
-    return module
+        return getattr(importlib.import_module(self.__name__.replace("transformers", "limelm", 1)), name)
 
 
 def _add_targets(tables: Any) -> None:

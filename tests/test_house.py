@@ -56,3 +56,19 @@ def test_imports_go_down_only(path):
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
 def test_a_file_can_be_read_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+#: Servers look a model's class up as an attribute of transformers.
+ADDS_TO_ANOTHER_MODULE = ROOT / "models" / "serving.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+def test_names_of_other_modules_are_not_replaced(path):
+    tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imports = [alias for node in tree if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    imported = {alias.asname or alias.name.split(".")[0] for alias in imports}
+    for node in tree:
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            assert ast.unparse(node).split(".")[0] not in imported, ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            assert path == ADDS_TO_ANOTHER_MODULE, ast.unparse(node)

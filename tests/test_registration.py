@@ -1,9 +1,12 @@
 """What other libraries look up by a model's name or type finds our models, as it finds Llama."""
 
+import importlib
 import logging
 import re
 import subprocess
 import sys
+import zipfile
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.modelcard import TrainingSummary
 from transformers.models.auto import modeling_auto
 
-from limelm import HyperConnectionForCausalLM, HyperConnectionModel, LimeForCausalLM, LimeModel
+from limelm import HyperConnectionForCausalLM, HyperConnectionModel, LimeForCausalLM, LimeModel, registration
 from tests.models.variants import MAIN_VARIANTS, TINY, all_variants, main_variants, tiny_model, token_ids
 
 SMOOTHING = 0.3
@@ -154,6 +157,21 @@ def test_peft_knows_the_targets_whichever_is_imported_first(order):
     code = re.sub(r"^ +", "", code, flags=re.MULTILINE)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["['q_proj'] ['q_proj', 'v_proj']", "[]"]
+
+
+def test_modules_of_one_loader_are_told_apart(tmp_path, monkeypatch):
+    """All modules of a zip file have the same loader."""
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as file:
+        for name in ("zipped_first", "zipped_second", "zipped_third"):
+            file.writestr(f"{name}.py", "")
+    monkeypatch.syspath_prepend(tmp_path / "zipped.zip")
+    told: list[ModuleType] = []
+    hook = registration._AfterImport({"zipped_second": told.append})
+    monkeypatch.setattr(sys, "meta_path", [hook, *sys.meta_path])
+    first, second, third = (importlib.import_module(f"zipped_{name}") for name in ("first", "second", "third"))
+    assert told == [second]
+    assert first.__loader__ is second.__loader__ is second.__spec__.loader is third.__loader__
+    assert hook not in sys.meta_path
 
 
 def test_importing_limelm_does_not_import_peft():

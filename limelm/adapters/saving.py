@@ -77,7 +77,7 @@ def _save(config: AdapterConfig, model: PreTrainedModel, save_directory: Any, *a
         "limelm.save_adapter(model, folder) writes an adapter instead",
         stacklevel=2,
     )
-    setattr(model.config, FIELD, asdict(config))
+    model.config.update({FIELD: asdict(config)})
     try:
         return save(model, save_directory, *arguments, **options)
     finally:
