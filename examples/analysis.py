@@ -22,7 +22,7 @@ from limelm.analysis import (
     tokens_of_routes,
     vocabulary_directions,
 )
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.loading import load_checkpoint
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]

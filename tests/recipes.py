@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from limelm.data import prepare
+from limelm.data.prepare import prepare
 from limelm.training import Recipe, load_recipe
 
 RECIPE = """

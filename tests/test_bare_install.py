@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import limelm
 from limelm.cli.main import COMMANDS
-from limelm.data import load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
 from limelm.extras import MODULES, PACKAGES
 from limelm.loading import load_model
 from tests.recipes import prepared

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
-from limelm.data.dataset import are_shards, check_shards
+from limelm.data.dataset import TokenDataset, are_shards, check_shards
+from limelm.data.listing import list_files
+from limelm.data.shards import Manifest
+from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
 
 ORDER_SEED = 0

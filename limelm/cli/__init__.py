@@ -1,6 +1,6 @@
 """The `limelm` command: parse, call, print.
 
-Each subcommand is a module with `add_parser` and `run`. They import what they need when they run.
+Each subcommand is a module with its help, `add_arguments` and `run`. They import what they need when they run.
 """
 
 from limelm.cli.main import main

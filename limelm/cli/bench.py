@@ -166,9 +166,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     """The measurement of models built for the purpose, beside LLaMA."""
-    from limelm.benchmark import CASES, PRESETS, check_memory, compare, compare_depths, time_against_pruning
-    from limelm.benchmark.cases import COMPARED_CASES, DEFAULT_CASES
-    from limelm.benchmark.pruning import SPREADS
+    from limelm.benchmark.cases import CASES, COMPARED_CASES, DEFAULT_CASES
+    from limelm.benchmark.compare import compare, compare_depths
+    from limelm.benchmark.memory import check_memory
+    from limelm.benchmark.pruning import SPREADS, time_against_pruning
+    from limelm.benchmark.shape import PRESETS
     from limelm.benchmark.workloads import NATIVE_WORKLOADS
     from limelm.errors import UserError
 
@@ -206,8 +208,10 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
 def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     """The measurement of routers attached to a model, beside that model."""
     from limelm.adapters import attachment_of
-    from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, check_memory, compare
-    from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
+    from limelm.benchmark.attached import ATTACHED_CASES, DEFAULT_ATTACHED_CASES, attached_cases
+    from limelm.benchmark.compare import compare
+    from limelm.benchmark.memory import check_memory
+    from limelm.benchmark.shape import Inputs
     from limelm.benchmark.workloads import WORKLOADS
     from limelm.errors import UserError
     from limelm.loading import load_model

@@ -59,15 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prepare the data and print a summary."""
     from limelm.cli.quiet import quieten
-    from limelm.data import (
-        PRESETS,
-        LocalFiles,
-        Progress,
-        available_processes,
-        find_files,
-        prepare,
-        prepare_preset,
-    )
+    from limelm.data.encode import available_processes
+    from limelm.data.listing import find_files
+    from limelm.data.prepare import prepare
+    from limelm.data.presets import PRESETS, prepare_preset
+    from limelm.data.progress import Progress
+    from limelm.data.sources import LocalFiles
 
     quieten()
     if options.sources and not (options.dataset is None and options.preset is None):

@@ -16,7 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from limelm.data.lines import decode, read_lines
 from limelm.data.shards import TOKENIZER
-from limelm.data.synthetic import SPLITS, Problem, TextFormat, draw_task, word_tokenizer
+from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.sampling import SPLITS
+from limelm.data.synthetic.tasks import draw_task
+from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
 from limelm.files import partial_of, write_text

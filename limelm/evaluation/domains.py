@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 from limelm._version import __version__
-from limelm.data import Manifest, TokenDataset
-from limelm.data.dataset import are_shards, check_shards
+from limelm.data.dataset import TokenDataset, are_shards, check_shards
 from limelm.data.listing import SUFFIXES
+from limelm.data.shards import Manifest
 from limelm.errors import UserError
 from limelm.evaluation.items import FOLDER, file_name, fingerprint, read_record, write_record
 from limelm.evaluation.kept import KeptText

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.data import ProblemFolder, read_problems
+from limelm.data.problems import ProblemFolder, read_problems
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict

@@ -19,8 +19,10 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.data import LocalFiles, Manifest, TokenDataset, list_files
-from limelm.data.dataset import are_shards, check_shards
+from limelm.data.dataset import TokenDataset, are_shards, check_shards
+from limelm.data.listing import list_files
+from limelm.data.shards import Manifest
+from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
 from limelm.records import Record

@@ -5,20 +5,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from limelm.data import (
-    PRESETS,
-    Manifest,
-    ProblemDataset,
-    ProblemFolder,
-    TokenDataset,
-    available_processes,
-    load_prepared_tokenizer,
-    load_problem_tokenizer,
-    prepare_preset,
-    prepare_problems,
-)
-from limelm.data.shards import MANIFEST, SPLITS
-from limelm.data.synthetic import SPLITS as PROBLEM_SPLITS
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
+from limelm.data.encode import available_processes
+from limelm.data.presets import PRESETS, prepare_preset
+from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems
+from limelm.data.shards import MANIFEST, SPLITS, Manifest
+from limelm.data.synthetic.sampling import SPLITS as PROBLEM_SPLITS
 from limelm.errors import UserError
 from limelm.training.processes import this_process
 from limelm.training.recipe import DataRecipe, ProblemRecipe, Recipe

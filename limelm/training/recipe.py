@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlamaConfig
 
-from limelm.data import PRESETS
-from limelm.data.synthetic import check_task, task_vocab_size
+from limelm.data.presets import PRESETS
+from limelm.data.synthetic.tasks import check_task, task_vocab_size
 from limelm.errors import UserError
 from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import model_cost

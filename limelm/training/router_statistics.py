@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from limelm.analysis.retrieval import retrieval_weights
 from limelm.analysis.retrieval_statistics import layer_statistics, mean_by_source, pruning_totals, retrieval_records
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.loading import load_model
 from limelm.records import Records
 from limelm.training.jsonl import append_line, drop_lines_after

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from limelm import attach, load_adapter, save_adapter, set_trainable
-from limelm.data import load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
 from tests.adapters.families import CONFIGS, VOCAB, family_model, router_parameters, tokens, train_routers
 from tests.recipes import prepared
 

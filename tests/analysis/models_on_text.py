@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from limelm.data import prepare
+from limelm.data.prepare import prepare
 from tests.models.variants import tiny_model
 
 CHECKPOINTS = {

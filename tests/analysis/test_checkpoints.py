@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import limelm
 from limelm.analysis import ANALYSES, ActivationReader, Settings, analyze, cka, matrix_entropy
 from limelm.analysis.sequences import Sequences
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.errors import UserError
 from limelm.loading import load_checkpoint, model_labels
 from tests.analysis.models_on_text import CHECKPOINTS, write_study, write_text

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from limelm.analysis.sequences import Sequences
-from limelm.data import Manifest, load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
+from limelm.data.shards import Manifest
 from limelm.errors import UserError
 from tests.recipes import prepared
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import limelm
-from limelm.benchmark import ATTACHED_CASES, Inputs, attached_cases, compare
-from limelm.benchmark.attached import DEFAULT_ATTACHED_CASES
+from limelm.benchmark.attached import ATTACHED_CASES, DEFAULT_ATTACHED_CASES, attached_cases
+from limelm.benchmark.compare import compare
+from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
 from limelm.cli import main
 from limelm.errors import UserError

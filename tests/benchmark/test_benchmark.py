@@ -6,7 +6,10 @@ import json
 import pytest
 import torch
 
-from limelm.benchmark import CASES, Shape, compare, compare_depths, time_against_pruning
+from limelm.benchmark.cases import CASES
+from limelm.benchmark.compare import compare, compare_depths
+from limelm.benchmark.pruning import time_against_pruning
+from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main

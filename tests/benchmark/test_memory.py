@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from limelm.benchmark import CASES, Shape, attached_cases, check_memory
 from limelm.benchmark import memory as bench_memory
-from limelm.benchmark.cases import NativeCase
-from limelm.benchmark.memory import least_bytes
-from limelm.benchmark.shape import PRESETS, Inputs
+from limelm.benchmark.attached import attached_cases
+from limelm.benchmark.cases import CASES, NativeCase
+from limelm.benchmark.memory import check_memory, least_bytes
+from limelm.benchmark.shape import PRESETS, Inputs, Shape
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.environment import available_memory

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeForCausalLM, attach, save_adapter
 from limelm.adapters import convert
 from limelm.cli import main
-from limelm.data import load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
 from limelm.loading import load_model
 from tests.adapters.families import GROUPED, router_parameters, tokens, train_routers
 from tests.cli.test_cli import fails

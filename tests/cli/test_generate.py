@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.cli import main
-from limelm.data import load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
 from tests.recipes import prepared
 
 SIZES = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1}

@@ -8,7 +8,7 @@ from limelm.cli.data import PLAIN_PRESET, PRESET_NAMES
 from limelm.cli.main import make_parser
 from limelm.cli.parser import LONGEST_ARGUMENT
 from limelm.cli.types import any_text
-from limelm.data import PRESETS
+from limelm.data.presets import PRESETS
 
 _, PARSERS = make_parser()
 VALUES = [

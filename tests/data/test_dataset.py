@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
+from limelm.data.shards import Manifest
 from limelm.errors import UserError
 from tests.recipes import corpus, prepared
 

@@ -8,10 +8,13 @@ from importlib import import_module
 
 import pytest
 
-from limelm.data import LocalFiles, Manifest, encode, load_prepared_tokenizer, prepare
+from limelm.data import encode
+from limelm.data.dataset import load_prepared_tokenizer
 from limelm.data.encode import Encoder, encode_batches, read_batches
 from limelm.data.holdout import HoldOut
-from limelm.data.sources import Repeatable
+from limelm.data.prepare import prepare
+from limelm.data.shards import Manifest
+from limelm.data.sources import LocalFiles, Repeatable
 from limelm.errors import UserError
 from tests.recipes import corpus, prepared
 

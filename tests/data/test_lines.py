@@ -8,7 +8,10 @@ import tracemalloc
 import pytest
 
 from limelm.cli import main
-from limelm.data import LocalFiles, lines, list_files, prepare
+from limelm.data import lines
+from limelm.data.listing import list_files
+from limelm.data.prepare import prepare
+from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
 from tests.recipes import corpus
 

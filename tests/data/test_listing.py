@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from limelm.cli import main
-from limelm.data import LocalFiles, find_files, list_files
+from limelm.data.listing import find_files, list_files
+from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer, prepare, read_python_library
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.data.holdout import HoldOut
-from limelm.data.sources import list_python_library
+from limelm.data.prepare import prepare
+from limelm.data.shards import Manifest
+from limelm.data.sources import list_python_library, read_python_library
 from limelm.errors import UserError
 from tests.recipes import corpus, prepared
 

@@ -1,6 +1,8 @@
 import pytest
 
-from limelm.data import PRESETS, Manifest, load_prepared_tokenizer, prepare_preset
+from limelm.data.dataset import load_prepared_tokenizer
+from limelm.data.presets import PRESETS, prepare_preset
+from limelm.data.shards import Manifest
 from limelm.errors import UserError
 from tests.recipes import prepared
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from limelm.data import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems, read_problems
+from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems, read_problems
 from limelm.errors import UserError
 
 

@@ -16,8 +16,12 @@ import pytest
 from tqdm import tqdm
 
 from limelm.cli import main
-from limelm.data import LocalFiles, encode, list_files, prepare, prepare_preset
+from limelm.data import encode
 from limelm.data.journal import preparation
+from limelm.data.listing import list_files
+from limelm.data.prepare import prepare
+from limelm.data.presets import prepare_preset
+from limelm.data.sources import LocalFiles
 from limelm.data.writer import SplitWriter
 from limelm.errors import UserError
 from tests.data.test_encode import contents

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from limelm.data import HubDataset, LocalFiles, list_files
+from limelm.data.listing import list_files
+from limelm.data.sources import HubDataset, LocalFiles
 from limelm.errors import UserError
 
 DOCUMENTS = ["first\nwith two lines", "zweites, ü", "третий"]

@@ -10,7 +10,8 @@ import shutil
 import numpy as np
 import pytest
 
-from limelm.data import Manifest, TokenDataset, load_prepared_tokenizer
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
+from limelm.data.shards import Manifest
 from limelm.errors import UserError
 from tests.recipes import prepared
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from limelm.data import prepare
+from limelm.data.prepare import prepare
 from limelm.evaluation.generated import WORDS
 from tests.models.variants import tiny_model
 

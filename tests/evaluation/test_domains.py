@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from limelm.data import prepare
+from limelm.data.prepare import prepare
 from limelm.errors import UserError
 from limelm.evaluation import domains
 from limelm.evaluation.domains import (

@@ -8,8 +8,9 @@ import torch
 from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM
 
 from limelm.cli import main
-from limelm.data import prepare_problems, read_problems
-from limelm.data.synthetic import arithmetic, word_tokenizer
+from limelm.data.problems import prepare_problems, read_problems
+from limelm.data.synthetic import arithmetic
+from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.evaluation.exact_match import (
     EXACT_MATCH,
     score_checkpoint,

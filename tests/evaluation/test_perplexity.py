@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from limelm.data import prepare
+from limelm.data.prepare import prepare
 from limelm.errors import UserError
 from limelm.evaluation.perplexity import Document, difference, read_documents, score_path, score_text, text_record
 from tests.models.variants import main_variants, tiny_model

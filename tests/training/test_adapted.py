@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from limelm.adapters import set_trainable
 from limelm.cli import main
-from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
 from limelm.loading import load_model
 from limelm.optimization import parameter_groups

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm.cli import main
-from limelm.data import load_prepared_tokenizer
+from limelm.data.dataset import load_prepared_tokenizer
 from limelm.report import html
 from limelm.training import read_summary
 from tests.recipes import prepared, write_recipe

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import limelm
 from limelm.cli import main
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.training import train_model
 from tests.recipes import prepared, small_recipe
 

@@ -7,8 +7,10 @@ import torch
 
 from limelm.errors import UserError
 from limelm.training import load_recipe, reproduce, train_model
-from limelm.training.planning import GIB, Step, here, simulate_step
+from limelm.training.planning import here
 from limelm.training.planning.here import require_memory, simulate_deep, upper_bound
+from limelm.training.planning.memory_plan import GIB
+from limelm.training.planning.simulation import Step, simulate_step
 from tests.recipes import prepared, small_recipe
 
 MODELS = ["llama", "hc", "static", "dynamic", "kv"]

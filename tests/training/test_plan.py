@@ -9,20 +9,11 @@ from limelm.models.flops import model_cost
 from limelm.routing.ops.source_matrix import CPU_CHUNK_BYTES, Cuts, assume_cuts, chunks, cuts_on
 from limelm.training import load_recipe
 from limelm.training.peak_memory import PeakMemory, peak_training_memory
-from limelm.training.planning import (
-    GIB,
-    Hardware,
-    Step,
-    make_plan,
-    measure_step,
-    plan_memory,
-    plan_table,
-    require_fit,
-    simulate_step,
-    simulation,
-)
-from limelm.training.planning.memory_plan import ALLOWANCE
-from limelm.training.planning.plan import ways_to_fit
+from limelm.training.planning import simulation
+from limelm.training.planning.memory_plan import ALLOWANCE, GIB, plan_memory
+from limelm.training.planning.plan import Hardware, make_plan, require_fit, ways_to_fit
+from limelm.training.planning.simulation import Step, measure_step, simulate_step
+from limelm.training.planning.table import plan_table
 from limelm.training.trainer import checkpoint_activations, training_arguments
 from tests.recipes import small_recipe
 

@@ -14,7 +14,7 @@ from packaging.version import Version
 from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.errors import UserError
 from limelm.training import train_model
 from limelm.training.processes import micro_batches

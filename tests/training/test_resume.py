@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
 from transformers import Trainer
 
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.errors import Stopped, UserError
 from limelm.files import lock
 from limelm.training import train_model

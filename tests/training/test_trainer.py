@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from limelm.data import TokenDataset, load_prepared_tokenizer
+from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.errors import UserError
 from limelm.training import train_model
 from limelm.training.callbacks import MetricsLog

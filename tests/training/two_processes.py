@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from limelm.data import TokenDataset
+from limelm.data.dataset import TokenDataset
 from limelm.training import load_recipe, train_model
 
 recipe, data, out, *names = sys.argv[1:]

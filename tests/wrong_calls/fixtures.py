@@ -59,7 +59,7 @@ def _make_checkpoints() -> None:
 def _make_runs() -> None:
     import limelm.training.run
     from limelm.cli import main
-    from limelm.data import prepare_problems
+    from limelm.data.problems import prepare_problems
 
     prepare_problems(Path("S"), "arithmetic-3", True, 20, 10)
     commands = [

@@ -65,7 +65,9 @@ def _calls() -> Iterator[tuple]:
     from transformers import BertConfig, BertLMHeadModel
 
     import limelm
-    from limelm.data import TokenDataset, list_files, prepare
+    from limelm.data.dataset import TokenDataset
+    from limelm.data.listing import list_files
+    from limelm.data.prepare import prepare
     from limelm.training import load_recipe
 
     texts = corpus()
@@ -117,7 +119,7 @@ def _dataset(kind: Any, length: int) -> Callable[[], object]:
 
 def _readers() -> dict[str, Callable[[], object]]:
     import limelm
-    from limelm.data import Manifest
+    from limelm.data.shards import Manifest
     from limelm.loading import load_checkpoint
     from limelm.training.result import read_result
 

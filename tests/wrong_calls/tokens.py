@@ -217,7 +217,7 @@ def _after(*changes: Change) -> Change:
 
 
 def _problems() -> Iterator[Case]:
-    from limelm.data import ProblemDataset, ProblemFolder, load_problem_tokenizer, read_problems
+    from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, read_problems
 
     def read() -> None:
         folder = Path("S")

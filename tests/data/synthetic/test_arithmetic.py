@@ -2,8 +2,11 @@ import re
 
 import pytest
 
-from limelm.data.synthetic import Problem, arithmetic, split_of, word_tokenizer
+from limelm.data.synthetic import arithmetic
 from limelm.data.synthetic.arithmetic import TEXT_FORMAT, generate
+from limelm.data.synthetic.problem import Problem
+from limelm.data.synthetic.sampling import split_of
+from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.errors import UserError
 from tests.data.synthetic.checks import evaluate, simplifications, verify
 from tests.data.synthetic.published import ARITHMETIC, difference, needs_arithmetic, read_chains

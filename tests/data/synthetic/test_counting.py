@@ -2,9 +2,9 @@
 
 import pytest
 
-from limelm.data.synthetic import check_task
 from limelm.data.synthetic.arithmetic import OPERATORS, TEXT_FORMAT, all_words, expand, generate, number_positions
 from limelm.data.synthetic.counting import count_expressions, longest_expression, longest_problem
+from limelm.data.synthetic.tasks import check_task
 from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.errors import UserError
 from tests.data.synthetic.checks import evaluate

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 
-from limelm.data.synthetic import word_tokenizer
 from limelm.data.synthetic.prosqa import (
     LEXICON,
     TEXT_FORMAT,
@@ -13,6 +12,7 @@ from limelm.data.synthetic.prosqa import (
 )
 from limelm.data.synthetic.prosqa_files import load_problems
 from limelm.data.synthetic.prosqa_text import read_prompt, verify
+from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.errors import UserError
 from tests.data.synthetic.checks import structure
 from tests.data.synthetic.published import PROSQA, difference, needs_prosqa

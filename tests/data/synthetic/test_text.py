@@ -1,7 +1,9 @@
 import pytest
 from transformers import AutoTokenizer
 
-from limelm.data.synthetic import Problem, TextFormat, draw_task, operands_of, task_vocab_size, word_tokenizer
+from limelm.data.synthetic.problem import Problem, TextFormat
+from limelm.data.synthetic.tasks import draw_task, operands_of, task_vocab_size
+from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.errors import UserError
 from tests.data.synthetic.published import PROSQA, needs_prosqa
 
