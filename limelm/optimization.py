@@ -1,20 +1,37 @@
-"""The optimizer's parameter groups: each parameter in one, by what it belongs to."""
+"""Parameter groups for an optimizer: each parameter in one, by what it belongs to."""
+
+from collections.abc import Mapping
 
 from torch import nn
 
-from limelm.adapters.parameters import lora_parameters, router_parameters
+from limelm.adapters.parameters import lora_parameters
 from limelm.errors import UserError
-from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnection
 from limelm.records import NotNegative, PositiveFloat, build
-from limelm.routing.routers import Router
+from limelm.routing.module import (
+    CONNECTION_MATRICES,
+    CONNECTIONS,
+    ROUTING_PROJECTIONS,
+    ROUTING_WEIGHTS,
+    DepthModule,
+    Rule,
+)
 
-ROUTER, PROJECTION, LORA = "router", "router_projection", "lora"
-MATRICES, CONNECTION_MATRICES = "matrices", "connection_matrices"
-VECTORS, CONNECTIONS = "norms_and_biases", "connections"
+MATRICES = Rule("matrices", is_fast=False, decays=True)
+VECTORS = Rule("norms_and_biases", is_fast=False, decays=False)
+LORA = Rule("lora", is_fast=True, decays=False)
+#: In the order of the groups.
+RULES = (ROUTING_WEIGHTS, ROUTING_PROJECTIONS, LORA, MATRICES, CONNECTION_MATRICES, VECTORS, CONNECTIONS)
+#: How the parameters of ordinary layers are called: by these endings of names, and by names of Hugging Face's models.
+KNOWN_ENDINGS = ("weight", "bias", "_proj")
+KNOWN_NAMES = ("A_log", "D", "dt_bias", "sinks")
 
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float = 1e-3, router_learning_rate: float = 1e-2, weight_decay: float = 0.1
+    model: nn.Module,
+    learning_rate: float = 1e-3,
+    router_learning_rate: float = 1e-2,
+    weight_decay: float = 0.1,
+    decay: Mapping[str, bool] | None = None,
 ) -> list[dict]:
     """Parameter groups for `torch.optim.AdamW`: routers learn faster; routing weights, norms and biases do not decay.
 
@@ -26,12 +43,16 @@ def parameter_groups(
         learning_rate: of everything but routers and LoRA.
         router_learning_rate: of routers, native and attached, and of LoRA.
         weight_decay: of matrices: the model's own, projections of dynamic routers, and those of Hyper-Connections.
+        decay: whether parameters under names of one's own decay, as in `{"position_table": False}`; a name is the whole
+            of a parameter's or its last part.
 
     Returns:
         Groups of `name`, `params`, `lr` and `weight_decay`; empty ones are left out.
 
     Raises:
-        ValueError: for a rate that is not above 0, a decay below 0, or what is no finite number: AdamW would take them.
+        ValueError: for a rate that is not above 0, a decay below 0, or what is no finite number: AdamW would take them;
+            for a parameter whose name is that of no layer known here and stands not in `decay`; and for a name in
+            `decay` that no parameter has.
     """
     rates = {"learning_rate": learning_rate, "router_learning_rate": router_learning_rate, "weight_decay": weight_decay}
     for name, value in rates.items():
@@ -39,36 +60,52 @@ def parameter_groups(
             build(NotNegative if name == "weight_decay" else PositiveFloat, value, "parameter_groups", name)
         except UserError as error:
             raise ValueError(str(error)) from None
-    settings = {
-        ROUTER: (router_learning_rate, 0.0),
-        PROJECTION: (router_learning_rate, weight_decay),
-        LORA: (router_learning_rate, 0.0),
-        MATRICES: (learning_rate, weight_decay),
-        CONNECTION_MATRICES: (learning_rate, weight_decay),
-        VECTORS: (learning_rate, 0.0),
-        CONNECTIONS: (learning_rate, 0.0),
-    }
-    special = _special_parameters(model)
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in settings}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            ordinary = MATRICES if parameter.ndim > 1 else VECTORS
-            members[special.get(id(parameter), ordinary)].append(parameter)
+    groups: dict[Rule, list[nn.Parameter]] = {rule: [] for rule in RULES}
+    for parameter, rule in _rules(model, decay or {}):
+        groups.setdefault(rule, []).append(parameter)
     return [
-        {"name": name, "params": members[name], "lr": rate, "weight_decay": decay}
-        for name, (rate, decay) in settings.items()
-        if members[name]
+        {
+            "name": rule.group,
+            "params": parameters,
+            "lr": router_learning_rate if rule.is_fast else learning_rate,
+            "weight_decay": weight_decay if rule.decays else 0.0,
+        }
+        for rule, parameters in groups.items()
+        if parameters
     ]
 
 
-def _special_parameters(model: nn.Module) -> dict[int, str]:
-    """The group of each parameter that is not of an ordinary layer, by its id."""
-    special = {id(parameter): ROUTER for parameter in router_parameters(model).values()}  # attached, by their names
+def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Parameter, Rule]]:
+    """The parameters that are trained, each with its rule."""
+    special = _special_rules(model)
+    found, unused = [], set(decay)
+    for name, parameter in model.named_parameters():
+        last = name.rpartition(".")[2]
+        named = next((key for key in (name, last) if key in decay), None)
+        unused.discard(named or "")
+        if not parameter.requires_grad:
+            continue
+        if named is not None:
+            rule = MATRICES if decay[named] else VECTORS
+        elif id(parameter) in special:
+            rule = special[id(parameter)]
+        elif last.endswith(KNOWN_ENDINGS) or last in KNOWN_NAMES:
+            rule = MATRICES if parameter.ndim > 1 else VECTORS
+        else:
+            raise ValueError(
+                f"{name}: a parameter under a name that is not known here; say whether it decays, as in "
+                f"decay={{{last!r}: False}}"
+            )
+        found.append((parameter, rule))
+    if unused:
+        raise ValueError(f"decay={sorted(unused)[0]!r}: no parameter has this name")
+    return found
+
+
+def _special_rules(model: nn.Module) -> dict[int, Rule]:
+    """The rule of each parameter that is not of an ordinary layer, by its id."""
+    special: dict[int, Rule] = {}
     for module in model.modules():
-        if isinstance(module, Router):
-            special |= {id(parameter): PROJECTION for parameter in module.parameters()}
-            special |= {id(parameter): ROUTER for parameter in module.parameters(recurse=False)}
-        elif isinstance(module, HyperConnection):
-            for name, parameter in module.named_parameters(recurse=False):
-                special[id(parameter)] = CONNECTION_MATRICES if name.startswith("dynamic_") else CONNECTIONS
+        if isinstance(module, DepthModule):
+            special |= {id(module.get_parameter(name)): rule for name, rule in module.parameter_rules().items()}
     return special | {id(parameter): LORA for parameter in lora_parameters(model)}

@@ -18,7 +18,7 @@ from limelm.adapters.parameters import (
     vocabulary_rows,
 )
 from limelm.adapters.probe import hands_keywords_on
-from limelm.adapters.routers import ROUTERS, AdapterConfig, AttachedRouter, AttachedSpec
+from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig, AttachedRouter
 from limelm.adapters.saving import (
     LOADER,
     forget_saved_routing,
@@ -30,8 +30,7 @@ from limelm.errors import UserError
 from limelm.models.families import AttentionLayer, find_attention_layers, find_decoder, find_layers
 from limelm.models.input_norms import check_input_norm
 from limelm.models.offload import device_of
-from limelm.routing import ROUTER, Router
-from limelm.routing.sources import sources_of_layer
+from limelm.routing import ROUTER, RouterSpec, routers_in
 
 _ATTACHMENT = "_routing_attachment"
 
@@ -101,13 +100,13 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
     """
     if not isinstance(plain_model(model), PreTrainedModel):
         raise UserError(f"{type(model).__name__}: not a Hugging Face model")
-    if any(isinstance(module, Router) for module in model.modules()):
-        raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
     if attachment_of(model) is not None:
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
+    if any(routers_in(model)):
+        raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
     layers, decoder = find_attention_layers(model), find_decoder(model)
     text_config = model.config.get_text_config()
-    if ROUTERS[config.routing].mixes_representations:
+    if ATTACHED_ROUTERS[config.routing].mixes_representations:
         for layer in layers:
             check_input_norm(layer.layer, text_config)
     if not hands_keywords_on(decoder, layers[0].module):
@@ -118,9 +117,15 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
     attachment = _describe(model, config, vocabulary, layers)
     hook_decoder(decoder, _begin_forward)
     for index, layer in enumerate(layers):
-        sources = sources_of_layer(index, config.routing_sources)
-        spec = AttachedSpec(index, sources, text_config.hidden_size, layer.heads, config.share_kv)
-        _attach_layer(layer, ROUTERS[config.routing](spec), attachment)
+        spec = RouterSpec(
+            layer_idx=index,
+            hidden_size=text_config.hidden_size,
+            num_heads=layer.heads,
+            head_dim=layer.head_dim,
+            sources=config.routing_sources,
+            share_kv=config.share_kv,
+        )
+        _attach_layer(layer, ATTACHED_ROUTERS[config.routing](spec), attachment)
     decoder.__dict__[_ATTACHMENT] = attachment
     keep_routers_when_saved(plain_model(model), config)
     if forget_saved_routing(plain_model(model)):

@@ -11,17 +11,15 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from limelm.adapters.attachment import attach, required_attachment
-from limelm.adapters.parameters import base_parameters, plain_model, router_parameters
+from limelm.adapters.parameters import base_parameters, plain_model
+from limelm.adapters.routers import ATTACHED_ROUTERS, AttachedRouter, State
 from limelm.errors import UserError
 from limelm.models import LimeConfig, LimeForCausalLM
 from limelm.models.families import AttentionLayer, find_attention_layers
 
 #: Families that are Llama but for biases, and for sliding windows, which may not be used.
 LLAMAS = ("llama", "mistral", "qwen2")
-SMALLEST_WEIGHT = 1e-30  # of a source that is not read: its logarithm is finite, and it rounds away
 VERIFIED_TOKENS = (2, 24)
-
-State = dict[str, Tensor]
 
 
 def to_native(model: PreTrainedModel) -> LimeForCausalLM:
@@ -43,28 +41,22 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
             values, with gates that no native layer can have, or with a LoRA that cannot be merged.
     """
     config = required_attachment(model).config
-    routing = "none" if config.routing == "scale" else config.routing
-    if routing != "none" and not config.share_kv:
+    kind = ATTACHED_ROUTERS[config.routing]
+    if kind.routes and not config.share_kv:
         raise UserError("share_kv=False: native layers have one router for keys and values")
     model = _without_peft(model)
     state: State = {name: parameter.detach() for name, parameter in base_parameters(model)}
-    native_config = LimeConfig(
-        **_llama_fields(model), routing=routing, routing_sources=config.routing_sources if routing != "none" else None
-    )
+    native_config = LimeConfig(**_llama_fields(model), routing=kind.native, routing_sources=config.routing_sources)
     _add_missing_biases(state, native_config)
-    routers: State = {name: parameter.detach().float() for name, parameter in router_parameters(model).items()}
     for index, layer in enumerate(find_attention_layers(model)):
-        prefix = f"model.layers.{index}"
-        own = {
-            name.rpartition(".")[2]: value
-            for name, value in routers.items()
-            if name.startswith(f"{prefix}.self_attn.router.")
-        }
-        if config.routing == "scale":
-            _scale(state, f"{prefix}.self_attn", own["weight"], layer)
-        elif index > 0:
-            state |= _native_router(routing, prefix, index, own, layer)
-            if routing != "kv":
+        prefix, router = f"model.layers.{index}", _router(layer)
+        for which, projection in (("key", "k_proj"), ("value", "v_proj")):
+            scales = router.row_scales(which)
+            if scales is not None:
+                _scale_rows(state, f"{prefix}.self_attn.{projection}", scales.repeat_interleave(layer.head_dim))
+        if router.has_choice:
+            state |= {f"{prefix}.self_attn.{name}": value for name, value in router.native_state().items()}
+            if router.mixes_representations:
                 state[f"{prefix}.routing_layernorm.weight"] = state[f"{prefix}.input_layernorm.weight"]
     return _filled(LimeForCausalLM(native_config), state, model)
 
@@ -89,33 +81,30 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
     config = model.config
     if not isinstance(model, LimeForCausalLM):
         raise UserError(f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type}")
-    if config.routing == "none":
-        raise UserError("routing='none': it is a Llama already, without routers")
+    attached = next((name for name, kind in ATTACHED_ROUTERS.items() if kind.native == config.routing), None)
+    if attached is None or not ATTACHED_ROUTERS[attached].routes:
+        raise UserError(f"routing={config.routing!r}: no routers to attach; a model without any is a Llama already")
     if config.routing_top_p is not None:
         raise UserError(f"routing_top_p={config.routing_top_p}: attached routers read every source")
     native = {name: value.detach() for name, value in model.state_dict().items()}
     state = {
         name: value for name, value in native.items() if ".router." not in name and "routing_layernorm" not in name
     }
-    ratios = {} if config.routing == "kv" else _gain_ratios(native, config.num_hidden_layers)
+    mixes_representations = ATTACHED_ROUTERS[attached].mixes_representations
+    ratios = _gain_ratios(native, config.num_hidden_layers) if mixes_representations else {}
     for index, ratio in ratios.items():
         for projection in ("k_proj", "v_proj"):
             name = f"model.layers.{index}.self_attn.{projection}.weight"
             state[name] = (state[name].float() * ratio).to(state[name].dtype)
     base = _filled(LlamaForCausalLM(LlamaConfig(**_llama_fields(model))), state, model)
-    attach(base, config.routing, routing_sources=config.routing_sources)
-    with torch.no_grad():
-        for name, parameter in router_parameters(base).items():
-            prefix, _, which = name.rpartition(".router.")
-            index = int(prefix.split(".")[2])
-            if which == "gate":
-                parameter.fill_(1)
-            elif config.routing == "dynamic":
-                parameter[0] = native[f"{prefix}.router.proj.weight"].float() * ratios[index]
-            else:
-                parameter[0] = native[f"{prefix}.router.weight"].float()
-                if config.routing == "kv":
-                    parameter[0, :, -parameter.shape[1] :] -= torch.eye(parameter.shape[1], device=parameter.device)
+    attach(base, attached, routing_sources=config.routing_sources)
+    for index, layer in enumerate(find_attention_layers(base)):
+        prefix = f"model.layers.{index}.self_attn."
+        own = {name.removeprefix(prefix): value for name, value in native.items() if name.startswith(prefix)}
+        router = _router(layer)
+        if router.has_choice:
+            with torch.no_grad():
+                router.load_native(own, ratios.get(index))
     return base
 
 
@@ -198,35 +187,15 @@ def _without_peft(model: PreTrainedModel) -> PreTrainedModel:
     return merged
 
 
-def _scale(state: State, prefix: str, scales: Tensor, layer: AttentionLayer) -> None:
-    for which, projection in enumerate(("k_proj", "v_proj")):
-        rows = (1 + scales[min(which, len(scales) - 1)]).repeat_interleave(layer.head_dim)
-        for name in (f"{prefix}.{projection}.weight", f"{prefix}.{projection}.bias"):
-            if name in state:
-                value = state[name]
-                state[name] = (value.float() * rows.view(-1, *[1] * (value.ndim - 1))).to(value.dtype)
+def _router(layer: AttentionLayer) -> AttachedRouter:
+    return layer.module.router  # type: ignore[return-value]
 
 
-def _native_router(routing: str, prefix: str, index: int, own: State, layer: AttentionLayer) -> State:
-    name, weight = f"{prefix}.self_attn.router", own["weight"][0]
-    if routing == "kv":
-        R = weight.clone()
-        R[:, -layer.heads :] += torch.eye(layer.heads, device=R.device)
-        return {f"{name}.weight": R}
-    gate = own["gate"][0].double()
-    if routing == "dynamic":
-        if not bool((gate == 1).all()):
-            raise UserError(
-                f"layer {index}: its gates are not all one; a dynamic router mixed with the layer's own input is no "
-                "native one"
-            )
-        return {f"{name}.proj.weight": weight}
-    for head, value in enumerate(gate.tolist()):
-        if not 0 <= value <= 1:
-            raise UserError(f"layer {index}, head {head}: its gate of {value:.4g} is outside [0, 1]: no native mix")
-    A = gate[:, None] * weight.double().softmax(dim=-1)
-    A[:, -1] += 1 - gate
-    return {f"{name}.weight": A.clamp_min(SMALLEST_WEIGHT).log().float()}
+def _scale_rows(state: State, projection: str, rows: Tensor) -> None:
+    for name in (f"{projection}.weight", f"{projection}.bias"):
+        if name in state:
+            value = state[name]
+            state[name] = (value.float() * rows.view(-1, *[1] * (value.ndim - 1))).to(value.dtype)
 
 
 def _gain_ratios(native: State, layers: int) -> dict[int, Tensor]:

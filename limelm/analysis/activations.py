@@ -14,19 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.routers import AttachedRouter
-from limelm.analysis.retrieval import (
-    AnyRouter,
-    all_routers,
-    is_dynamic,
-    own_representation,
-    routers_of,
-    routing_weights_of_call,
-)
+from limelm.analysis.retrieval import routers_of, weights_of_call
 from limelm.errors import UserError
 from limelm.models.families import attention_layer, find_layers
 from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnectionDecoderLayer
-from limelm.routing import HeadwiseLinear
+from limelm.routing import routers_in
 
 HIDDEN, VALUES, OWN_VALUES = "hidden states", "values", "values before routing"
 
@@ -74,7 +66,7 @@ class ActivationReader:
             self.layers = find_layers(model)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
-        self.routers = [next(all_routers(layer), None) for layer in self.layers]
+        self.routers = [next(routers_in(layer), None) for layer in self.layers]
         self.values_missing: str | None = None
         self._value_parts: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
         if not all(self.routers):
@@ -97,8 +89,7 @@ class ActivationReader:
                     hooks.callback(layer.register_forward_pre_hook(_keep_input(seen), with_kwargs=True).remove)
                 hooks.callback(layer.register_forward_hook(_keep_output(seen)).remove)
             for router in filter(None, self.routers):
-                keep = _keep_attached if isinstance(router, AttachedRouter) else _keep_routed
-                hooks.callback(router.register_forward_hook(keep(seen)).remove)
+                hooks.callback(router.register_forward_hook(_keep_routed(seen)).remove)
             for projection, part in self._value_parts:
                 hooks.callback(projection.register_forward_hook(_keep_values(seen, part)).remove)
             self.model.base_model(input_ids=input_ids.to(self.model.device), use_cache=False)
@@ -156,31 +147,16 @@ def _keep_values(seen: Activations, part: Callable[[Tensor], Tensor]):
 
 
 def _keep_routed(seen: Activations):
-    def hook(router, args, output):
-        attention_input, gain, _, v_proj = args[:4]
-        seen.values.append(output[1].reshape(*attention_input.shape[:2], -1).float())
-        own_input = attention_input
-        if isinstance(v_proj, HeadwiseLinear):  # it projects mixes of representations that have the routing's gain
-            own_input = gain * own_representation(args)
-        seen.own_values.append(nn.functional.linear(own_input, v_proj.weight, v_proj.bias).float())
-        _keep_weights(seen, router, args)
-
-    return hook
-
-
-def _keep_attached(seen: Activations):
-    """A hook on the router, not on its projection, which others may have put hooks or modules of theirs on."""
+    """A hook on the router, not on its projections, which others may have put hooks or modules of theirs on."""
 
     def hook(router, args, output):
-        which, own = args[:2]
-        if which == "value":
-            seen.values.append(output.flatten(-2).float())
-            seen.own_values.append(own.flatten(-2).float())
-            _keep_weights(seen, router, args)
+        values = router.values_of_call(args, output)
+        if values is None:
+            return
+        routed, own = values
+        seen.values.append(routed.float())
+        seen.own_values.append(own.float())
+        if router.has_choice and router.depends_on_tokens:
+            seen.routing[router.spec.layer_idx] = weights_of_call(router, args)
 
     return hook
-
-
-def _keep_weights(seen: Activations, router: AnyRouter, args: tuple) -> None:
-    if is_dynamic(router) and router.spec.layer_idx > 0:
-        seen.routing[router.spec.layer_idx] = routing_weights_of_call(router, args)

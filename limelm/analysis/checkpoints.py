@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limelm.adapters.routers import ROUTERS
+from limelm.adapters.routers import ATTACHED_ROUTERS
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS, token_of_word
@@ -126,7 +126,7 @@ def _routing(checkpoint: str) -> str:
     config, adapter = load_config(checkpoint), load_adapter_config(checkpoint)
     if adapter is None:
         return getattr(config, "routing", "none")
-    return adapter.routing if ROUTERS[adapter.routing].routes else "none"
+    return adapter.routing if ATTACHED_ROUTERS[adapter.routing].routes else "none"
 
 
 def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:

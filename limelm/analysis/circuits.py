@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.adapters.routers import AttachedRouter
 from limelm.analysis.activations import Activations
 from limelm.analysis.frequency import MatchedRoutes, frequency_bins, without_frequency
 from limelm.analysis.logit_lens import final_norm_and_head
-from limelm.analysis.retrieval import AnyRouter, all_routers, is_dynamic, routers_of, set_label, sets_of
+from limelm.analysis.retrieval import routers_of, set_label
 from limelm.models.families import find_layers
-from limelm.models.input_norms import InputNorm, input_norm
+from limelm.models.input_norms import InputNorm
 from limelm.records import Records
-from limelm.routing import whole
+from limelm.routing import Router, routers_in
 
 TOP_TOKENS = 10
 EXAMPLES = 5
@@ -87,23 +86,11 @@ def check_circuits(model: PreTrainedModel) -> None:
         LookupError: where they cannot; it says why.
     """
     routers = routers_of(model)
-    if not any(is_dynamic(router) for router in routers.values()):
+    if not any(router.depends_on_tokens for router in routers.values()):
         raise LookupError("it has no dynamic routers")
     _final_gain(model)
-    for index in routers:
-        _route_projection(find_layers(model)[index])
-
-
-def _route_projection(layer: nn.Module) -> tuple[AnyRouter, Callable[[Tensor], Tensor], Tensor]:
-    """A layer's router, the norm before it, and its projection P, by head and source `[G n, D]`."""
-    router = next(all_routers(layer))
-    if not isinstance(router, AttachedRouter):
-        return router, layer.routing_layernorm, router.proj.weight.detach().float()  # type: ignore
-    norm = input_norm(layer)
-    if norm.module is None:
-        raise LookupError("its attention reads representations without a norm, so a token's direction has no scale")
-    P: Tensor = whole(router.weight)  # type: ignore[arg-type]
-    return router, lambda X: norm.scale(norm.unit(X)), P.detach().float().flatten(0, 1)
+    for index, router in routers.items():
+        router.directions(find_layers(model)[index])
 
 
 @torch.no_grad()
@@ -120,8 +107,9 @@ def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) 
     Raises:
         LookupError: where there is no norm before attention.
     """
-    router, norm, P = _route_projection(layer)
-    sources = len(router.spec.sources)
+    router = next(routers_in(layer))
+    norm, P = router.directions(layer)
+    sources = router.spec.num_sources
     N = _read_by(norm, layer, directions)
     embedding = _embedding(directions)
     found = []
@@ -149,7 +137,8 @@ def matched_coherence(layer: nn.Module, directions: Tensor, tokens: Tensor, coun
         The coherence of the routes `[routes]`, and for each of them that of the random routes of `tokens_of_routes`,
         `[routes, CONTROLS]`.
     """
-    router, norm, P = _route_projection(layer)
+    router = next(routers_in(layer))
+    norm, P = router.directions(layer)
     logits = _read_by(norm, layer, directions) @ _random_routes(router, P).T
     matched = MatchedRoutes(logits, frequency_bins(counts.cpu()), tokens.shape[1])
     embedding = normalize(without_frequency(directions, counts), dim=-1)
@@ -163,7 +152,7 @@ def _read_by(norm: Callable[[Tensor], Tensor], layer: nn.Module, directions: Ten
     return norm(directions.to(next(layer.parameters()).dtype)).float()
 
 
-def _random_routes(router: AnyRouter, P: Tensor) -> Tensor:
+def _random_routes(router: Router, P: Tensor) -> Tensor:
     """Gaussian directions with the mean norm of a layer's routes, `[CONTROLS, D]`; the same for each call."""
     generator = torch.Generator().manual_seed(router.spec.layer_idx)
     noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
@@ -253,7 +242,7 @@ def circuit_records(
     for index, router in routers_of(model).items():
         top, control = tokens_of_routes(layers[index], directions)
         aside, matched = matched_coherence(layers[index], directions, top.tokens, counts)
-        sets, sources = sets_of(router), router.spec.sources
+        sets, sources = router.weight_sets, router.spec.source_ids
         num_heads = len(usage[index]) // max(1, len(sets))
         for head in range(len(usage[index])):
             for slot, source in enumerate(sources):

@@ -14,13 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.adapters.routers import AttachedDynamicRouter, AttachedKeyValueRouter, AttachedRouter
-from limelm.routing import ROUTER, DynamicRouter, KeyValueRouter, Router, StaticRouter, prune, top_p_mask, whole
-
-AnyRouter = Router | AttachedRouter
-
-#: What a router with two sets of weights has them for, in their order.
-SETS = ("keys", "values")
+from limelm.routing import Router, routers_in
 
 
 @dataclass(frozen=True)
@@ -37,8 +31,8 @@ class RetrievalWeights:
         top_p: the mass that pruning keeps; None where nothing is pruned.
         head_mixes: of kv routing R of each layer, `[G, r + 1, G]` (head, source, its head), signed, zero where it does
             not read; empty for the others.
-        sets: SETS where keys and values have routers of their own; then the first half of every layer's rows, 2G in
-            all, is for keys, the second for values. Else empty.
+        sets: WEIGHT_SETS where keys and values have routers of their own; then the first half of every layer's rows, 2G
+            in all, is for keys, the second for values. Else empty.
     """
 
     model: str
@@ -95,56 +89,37 @@ def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Te
     routers = routers_of(model)
     if not routers:
         return None
-    dynamic = {layer: router for layer, router in routers.items() if is_dynamic(router)}
-    return weights_of_routers(routers, label, _dynamic_priors(model, dynamic, sequences) if dynamic else None)
+    dynamic = {layer: router for layer, router in routers.items() if router.depends_on_tokens}
+    return weights_of_routers(routers, label, _priors_of(model, dynamic, sequences) if dynamic else None)
 
 
-def routers_of(model: nn.Module) -> dict[int, AnyRouter]:
+def routers_of(model: nn.Module) -> dict[int, Router]:
     """The routers that have a choice, by layer; none for a model that does not route."""
-    return {
-        router.spec.layer_idx: router
-        for router in all_routers(model)
-        if router.spec.layer_idx > 0 and type(router) is not Router and getattr(router, "routes", True)
-    }
-
-
-def all_routers(model: nn.Module) -> Iterator[AnyRouter]:
-    """The routers of a model or of a layer, those without a choice too; where PEFT has put others there, these."""
-    for name, module in model.named_modules():
-        if name.split(".")[-1] == ROUTER:
-            active = _active(module)
-            if isinstance(active, (Router, AttachedRouter)):
-                yield active
-
-
-def is_dynamic(router: AnyRouter) -> bool:
-    """Whether its weights depend on tokens."""
-    return isinstance(router, (DynamicRouter, AttachedDynamicRouter))
-
-
-def sets_of(router: AnyRouter) -> tuple[str, ...]:
-    """SETS where keys and values have weights of their own; else nothing."""
-    return () if isinstance(router, Router) or router.spec.share_kv else SETS
+    return {router.spec.layer_idx: router for router in routers_in(model) if router.has_choice}
 
 
 def weights_of_routers(
-    routers: dict[int, AnyRouter], label: str, priors: dict[int, np.ndarray] | None = None
+    routers: dict[int, Router], label: str, priors: dict[int, np.ndarray] | None = None
 ) -> RetrievalWeights:
     """The retrieval weights of a model's routers.
 
     Args:
-        priors: of dynamic routers `[G, r + 1]` per layer, the mean of their weights over tokens (`DynamicPriors`).
+        priors: of routers that depend on tokens `[G, r + 1]` per layer, the mean of their weights (`TokenPriors`).
     """
-    layers = priors or {layer: _constant_weights(router) for layer, router in routers.items()}
-    sources = {layer: router.spec.sources for layer, router in routers.items()}
-    mixing = (KeyValueRouter, AttachedKeyValueRouter)
-    mixes = {layer: _head_mix(router) for layer, router in routers.items() if isinstance(router, mixing)}
+    layers, mixes = dict(priors or {}), {}
+    for layer, router in routers.items() if priors is None else ():
+        weights = _over_all(router.effective_weights(), router)
+        if weights.ndim == 3:  # heads are mixed with others: by the sources' heads too
+            mixes[layer], weights = weights, np.abs(weights).sum(axis=-1)
+        weights = np.abs(weights)
+        layers[layer] = weights / weights.sum(axis=-1, keepdims=True)
     first = next(iter(routers.values()))
-    return RetrievalWeights(label, layers, sources, getattr(first.spec, "top_p", None), mixes, sets_of(first))
+    sources = {layer: router.spec.source_ids for layer, router in routers.items()}
+    return RetrievalWeights(label, layers, sources, first.spec.top_p, mixes, first.weight_sets)
 
 
-class DynamicPriors:
-    """The mean over tokens of dynamic routers' weights."""
+class TokenPriors:
+    """The mean over tokens of the weights of routers that depend on them."""
 
     def __init__(self) -> None:
         self._totals: dict[int, Tensor] = {}
@@ -161,92 +136,42 @@ class DynamicPriors:
         return {layer: (total / self._tokens[layer]).numpy() for layer, total in self._totals.items()}
 
 
-def routing_weights_of_call(router: AnyRouter, arguments: tuple) -> Tensor:
-    """The weights `[B, T, G, r + 1]` of one call of a dynamic router, zero where it does not read.
+def weights_of_call(router: Router, call: tuple) -> Tensor:
+    """The weights `[B, T, G, r + 1]` of one call of a router that depends on tokens, zero where it does not read.
 
     Args:
-        arguments: what the router's forward was called with, as its hooks see it.
+        call: what the router's forward was called with, as its hooks see it.
     """
-    if isinstance(router, AttachedRouter):
-        history = arguments[2]
-        A = _shares(router.effective_weights(history))
-    else:
-        assert isinstance(router, DynamicRouter)
-        gain = arguments[1]
-        A = router.routing_weights(gain * own_representation(arguments))
-    return _spread(A, router, dim=-1)
+    A = router.effective_weights(call).abs()
+    return _spread(A / A.sum(dim=-1, keepdim=True), router, dim=-1)
 
 
-def own_representation(arguments: tuple) -> Tensor:
-    """X_i / rms(X_i) `[B, T, D]`, the last source of one call of a native router; arguments as above."""
-    attention_input, sources = arguments[0], arguments[5]
-    last = sources[-1]
-    return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
-
-
-def _active(module: nn.Module) -> nn.Module:
-    """The module itself, or what PEFT's ModulesToSaveWrapper calls instead."""
-    if not hasattr(module, "modules_to_save"):
-        return module
-    if module.disable_adapters or not module.active_adapters:
-        return module.original_module  # type: ignore[return-value]
-    return module.modules_to_save[module.active_adapters[0]]  # type: ignore[index, return-value]
-
-
-def _constant_weights(router: AnyRouter) -> np.ndarray:
-    if isinstance(router, (KeyValueRouter, AttachedKeyValueRouter)):
-        mass = np.abs(_head_mix(router)).sum(axis=-1)
-        return mass / mass.sum(axis=-1, keepdims=True)
-    if isinstance(router, AttachedRouter):
-        A = _shares(router.effective_weights())
-    elif isinstance(router, StaticRouter):
-        A = whole(router.weight).detach().float().softmax(dim=-1)
-        if router.spec.top_p is not None:
-            A = prune(A, top_p_mask(A, router.spec.top_p))
-    else:
-        raise TypeError(f"{type(router).__name__} has no constant weights")
-    return _over_all(A, router)
-
-
-def _head_mix(router: KeyValueRouter | AttachedKeyValueRouter) -> np.ndarray:
-    """R `[G, r + 1, G]`."""
-    if isinstance(router, AttachedKeyValueRouter):
-        return _over_all(router.effective_weights(), router)
-    return _over_all(whole(router.weight).detach().unflatten(1, (-1, router.spec.num_heads)), router)
-
-
-def _shares(weights: Tensor) -> Tensor:
-    """Of the absolute weights of each row; distributions stay what they are."""
-    weights = weights.abs()
-    return weights / weights.sum(dim=-1, keepdim=True)
-
-
-def _over_all(weights: Tensor, router: AnyRouter) -> np.ndarray:
+def _over_all(weights: Tensor, router: Router) -> np.ndarray:
     """Weights `[G, n, ...]` of the n sources that the layer reads, as `[G, r + 1, ...]`, zero at the others."""
     return _spread(weights.double(), router, dim=1).cpu().numpy()
 
 
-def _spread(weights: Tensor, router: AnyRouter, dim: int) -> Tensor:
+def _spread(weights: Tensor, router: Router, dim: int) -> Tensor:
     """Put the n entries along a dimension to the r + 1 places of the representations, zero at those not read."""
     count = router.spec.layer_idx + 1
     if weights.shape[dim] == count:
         return weights
     shape = list(weights.shape)
     shape[dim] = count
-    places = torch.tensor(router.spec.sources, device=weights.device)
+    places = torch.tensor(router.spec.source_ids, device=weights.device)
     return weights.new_zeros(shape).index_copy(dim, places, weights)
 
 
 @torch.no_grad()
-def _dynamic_priors(
-    model: PreTrainedModel, routers: dict[int, AnyRouter], sequences: Iterable[Tensor]
+def _priors_of(
+    model: PreTrainedModel, routers: dict[int, Router], sequences: Iterable[Tensor]
 ) -> dict[int, np.ndarray]:
-    priors = DynamicPriors()
+    priors = TokenPriors()
 
     def observe(layer: int):
         def hook(router, inputs):
             # An attached router is called for keys and for values: twice with the same weights, as a mean forgives.
-            priors.add(layer, routing_weights_of_call(router, inputs))
+            priors.add(layer, weights_of_call(router, inputs))
 
         return hook
 

@@ -21,9 +21,8 @@ from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import (
-    DynamicPriors,
     RetrievalWeights,
-    is_dynamic,
+    TokenPriors,
     routers_of,
     weights_of_routers,
 )
@@ -105,8 +104,8 @@ class Routing:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.routers = routers_of(model)
-        self.is_dynamic = any(is_dynamic(router) for router in self.routers.values())
-        self._priors, self._routes = DynamicPriors(), OpenRoutes()
+        self.depends_on_tokens = any(router.depends_on_tokens for router in self.routers.values())
+        self._priors, self._routes = TokenPriors(), OpenRoutes()
         self.circuits_missing: str | None = None
         try:
             check_circuits(model)
@@ -123,7 +122,7 @@ class Routing:
     def records(self, model: str) -> dict[str, Records]:
         """The `retrieval_records`, and `circuits` of dynamic routers."""
         records: dict[str, Records] = {}
-        priors = self._priors.means() if self.is_dynamic else None
+        priors = self._priors.means() if self.depends_on_tokens else None
         if self.settings.wants("retrieval"):
             weights = weights_of_routers(self.routers, model, priors)
             _check_finite(weights)
@@ -192,7 +191,7 @@ class ModelStudy:
         statistics = FeatureStatistics()
         wants_spectra = self.settings.wants("entropy", "collapse")
         records = self._pass("activations", [*self._measures(), *([statistics] if wants_spectra else [])])
-        if self.routing.routers and not self.routing.is_dynamic:
+        if self.routing.routers and not self.routing.depends_on_tokens:
             records |= self.routing.records(self.label)  # they are the same whatever the data
         if wants_spectra:
             spectra = self._pass("spectra", [Spectra(statistics, self.settings.alpha)])
@@ -204,7 +203,7 @@ class ModelStudy:
 
     def _measures(self) -> Iterator[Measure]:
         """Measures that need a single pass."""
-        if self.routing.is_dynamic and self.settings.wants("retrieval", "circuits"):
+        if self.routing.depends_on_tokens and self.settings.wants("retrieval", "circuits"):
             yield self.routing
         if self.settings.wants("collapse"):
             yield NeighborCosine()

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.adapters import attach, detach
-from limelm.adapters.routers import AdapterConfig
+from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.benchmark.cases import BOUNDED
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import context_of
@@ -16,15 +16,12 @@ from limelm.errors import UserError
 from limelm.loading import context_length
 
 #: How routers are attached, and what is compared unless cases are named.
-ATTACHED_CASES = {
-    **{routing: AdapterConfig(routing) for routing in ("kv", "static", "dynamic")},
-    **{f"{routing}-separate": AdapterConfig(routing, share_kv=False) for routing in ("kv", "static", "dynamic")},
-    **{
-        f"{routing}-bounded": AdapterConfig(routing, routing_sources=BOUNDED) for routing in ("kv", "static", "dynamic")
-    },
-    "scale": AdapterConfig("scale"),
-}
-DEFAULT_ATTACHED_CASES = ["kv", "static", "dynamic"]
+ATTACHED_CASES = {name: AdapterConfig(name) for name in ATTACHED_ROUTERS}
+for _name, _kind in ATTACHED_ROUTERS.items():
+    if _kind.routes:
+        ATTACHED_CASES[f"{_name}-separate"] = AdapterConfig(_name, share_kv=False)
+        ATTACHED_CASES[f"{_name}-bounded"] = AdapterConfig(_name, routing_sources=BOUNDED)
+DEFAULT_ATTACHED_CASES = [name for name, kind in ATTACHED_ROUTERS.items() if kind.routes]
 
 
 @dataclass(frozen=True, eq=False)

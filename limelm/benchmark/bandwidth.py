@@ -4,11 +4,12 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
-from limelm.routing import resolve_backend, route_heads, route_representations
+from limelm.routing import LayerRouter, make_routers, resolve_backend
+from limelm.routing.build import DEFAULTS
 
 COPY_BYTES = 2**27
 
@@ -25,42 +26,35 @@ def copy_bandwidth(device: torch.device) -> float:
 @torch.no_grad()
 def routing_bandwidth(
     options: dict[str, Any], heads: int, shape: Shape, device: torch.device, dtype: torch.dtype
-) -> float:
-    """Bytes per second of the forward routing operation of the middle layer.
+) -> float | None:
+    """Bytes per second of the middle layer's router in a forward: sources in, keys and values out.
 
-    Counted is what must move at the least: every source and the projection's weights read once, K and V written once.
-    For static and dynamic routing the time holds the projection too.
+    Counted is what must move at the least: every source and the projections' weights read once, K and V written once.
+    The time holds the projections too.
 
     Args:
         options: of the model's configuration; `routing` is one of them.
         heads: its key/value heads.
+
+    Returns:
+        None for a router that reads nothing, or that runs by the formulas.
     """
     head_dim, N = shape.hidden // shape.heads, shape.batch * shape.tokens
-    n = shape.layers // 2 + 1
-    backend = resolve_backend(options.get("routing_backend", "auto"), device)
-
-    def random(*size: int) -> Tensor:
-        return torch.randn(*size, device=device, dtype=dtype)
-
-    if options["routing"] == "kv":
-        buffer = random(n * heads, N * 2 * head_dim)
-        sources = list(buffer.split(heads))
-        R = random(heads, n * heads)
-        (timing,) = interleave([lambda: route_heads(None, sources, range(n), R, backend)], 9, device)
-        moved = buffer.numel() + heads * N * 2 * head_dim
-    else:
-        per_token = options["routing"] == "dynamic"
-        buffer = random(n, N * shape.hidden)
-        sources = list(buffer.split(1))
-        weights = random(heads * n, shape.hidden) if per_token else random(heads, n).softmax(dim=-1)
-        gain = torch.ones(shape.hidden, device=device, dtype=dtype)
-        k_weight, v_weight = (random(heads * head_dim, shape.hidden) for _ in range(2))
-
-        def route() -> object:
-            return route_representations(
-                None, sources, range(n), weights, gain, k_weight, v_weight, heads, per_token, backend
-            )
-
-        (timing,) = interleave([route], 9, device)
-        moved = buffer.numel() + 2 * k_weight.numel() + 2 * heads * N * head_dim
-    return moved * buffer.element_size() / timing.median
+    backend = options.get("routing_backend", "auto")
+    named = {name: options.get(f"routing_{name}", DEFAULTS[f"routing_{name}"]) for name in ("sources", "top_p", "init")}
+    with torch.device(device):
+        routers = make_routers(
+            options["routing"], shape.layers, shape.hidden, heads, head_dim, **named, backend=backend
+        )
+        router: LayerRouter = routers[shape.layers // 2].to(dtype).eval()  # type: ignore[assignment]
+        k_proj, v_proj = (nn.Linear(shape.hidden, heads * head_dim, bias=False, dtype=dtype) for _ in range(2))
+        X, gain = (
+            torch.randn(shape.batch, shape.tokens, shape.hidden, dtype=dtype),
+            torch.ones(shape.hidden, dtype=dtype),
+        )
+        rows, columns = router.source_shape()
+        sources = torch.randn(len(router.reads) * rows, columns * N, dtype=dtype)
+    if not router.has_choice or resolve_backend(backend, device, router.has_fast_path) == "reference":
+        return None
+    (timing,) = interleave([lambda: router(X, gain, k_proj, v_proj, None, (sources,))], 9, device)
+    return router.elements_moved(N) * dtype.itemsize / timing.median

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import limelm.models  # noqa: F401, registers the model types
 from limelm.benchmark.bandwidth import copy_bandwidth, routing_bandwidth
 from limelm.benchmark.shape import PRESETS, Inputs, Shape
+from limelm.routing import ROUTERS
 
 
 class Case(Protocol):
@@ -70,19 +71,28 @@ class NativeCase:
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
         """Bandwidth of the middle layer's routing operation (None if it has none) and of a plain copy."""
-        routes = self.options.get("routing", "none") != "none" and not self.name.endswith("-naive")
         heads = self.inputs.grouped if self.is_grouped else self.inputs.heads
-        routing = routing_bandwidth(self.options, heads, self.inputs, device, dtype) if routes else None
+        routing = (
+            routing_bandwidth(self.options, heads, self.inputs, device, dtype) if "routing" in self.options else None
+        )
         return {"routing_bytes_per_second": routing, "copy_bytes_per_second": copy_bandwidth(device)}
-
-
-def _routed(name: str, **options: Any) -> list[NativeCase]:
-    """A routing with as many key/value heads as queries, and grouped."""
-    return [NativeCase(name, options=options), NativeCase(f"{name}-grouped", options=options, is_grouped=True)]
 
 
 #: `routing_sources` of the cases NAME-bounded.
 BOUNDED = {"first": 2, "last": 1}
+
+
+def routed_cases(routing: str) -> list[NativeCase]:
+    """The cases of one routing: with as many key/value heads as queries and grouped, bounded, and by other backends."""
+    options = {"routing": routing}
+    return [
+        NativeCase(routing, options=options),
+        NativeCase(f"{routing}-grouped", options=options, is_grouped=True),
+        NativeCase(f"{routing}-bounded", options=options | {"routing_sources": BOUNDED}),
+        NativeCase(f"{routing}-naive", options=options | {"routing_backend": "reference"}),
+        NativeCase(f"{routing}-triton", options=options | {"routing_backend": "triton"}),
+    ]
+
 
 CASES = {
     case.name: case
@@ -90,19 +100,8 @@ CASES = {
         NativeCase("llama", "llama"),
         NativeCase("llama-grouped", "llama", is_grouped=True),
         NativeCase("none", options={"routing": "none"}),
-        *_routed("static", routing="static"),
-        *_routed("dynamic", routing="dynamic"),
-        *_routed("kv", routing="kv"),
+        *(case for name, router in ROUTERS.items() if router.routes for case in routed_cases(name)),
         NativeCase("top-p", options={"routing": "static", "routing_top_p": 0.9}),
-        NativeCase("static-bounded", options={"routing": "static", "routing_sources": BOUNDED}),
-        NativeCase("dynamic-bounded", options={"routing": "dynamic", "routing_sources": BOUNDED}),
-        NativeCase("kv-bounded", options={"routing": "kv", "routing_sources": BOUNDED}),
-        NativeCase("static-naive", options={"routing": "static", "routing_backend": "reference"}),
-        NativeCase("dynamic-naive", options={"routing": "dynamic", "routing_backend": "reference"}),
-        NativeCase("kv-naive", options={"routing": "kv", "routing_backend": "reference"}),
-        NativeCase("static-triton", options={"routing": "static", "routing_backend": "triton"}),
-        NativeCase("dynamic-triton", options={"routing": "dynamic", "routing_backend": "triton"}),
-        NativeCase("kv-triton", options={"routing": "kv", "routing_backend": "triton"}),
         NativeCase("hc", "hyper_connection"),
     ]
 }

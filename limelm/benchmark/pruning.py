@@ -11,7 +11,7 @@ from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.records import Records
-from limelm.routing import StaticRouter
+from limelm.routing import routers_in
 
 #: Spread of the routing logits; the larger, the fewer sources hold 90 % of a head's weight.
 SPREADS = (0.1, 1.0, 2.0, 4.0, 8.0)
@@ -44,8 +44,8 @@ def time_against_pruning(
 @torch.no_grad()
 def _spread_logits(model: torch.nn.Module, spread: float) -> float:
     """Draw the routing logits anew; returns the share of weights that top-p then prunes."""
-    routers = [router for router in model.modules() if isinstance(router, StaticRouter) and router.reads]
+    routers = [router for router in routers_in(model) if router.has_choice]
     for router in routers:
-        router.weight.normal_(std=spread)
-    masks = [router.routing_weights() > 0 for router in routers]
+        router.get_parameter("weight").normal_(std=spread)
+    masks = [router.effective_weights() > 0 for router in routers]
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)

@@ -105,6 +105,6 @@ def paper_kind(model_type: str, routing: str | None) -> str | None:
     """The model of the paper that a configuration corresponds to, a key of `SuiteTask.printed`; None for others."""
     if model_type == "hyper_connection":
         return "hc"
-    if model_type == "lime" and routing in ("static", "dynamic", "kv"):
-        return routing
-    return "llama" if model_type == "llama" or routing == "none" else None
+    if model_type == "lime":
+        return {"none": "llama"}.get(routing or "none", routing)
+    return "llama" if model_type == "llama" else None

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from limelm.errors import UserError
 from limelm.models.offload import device_of, own_weights
-from limelm.routing import normalize
+from limelm.routing import rms_normalize
 
 NORMS = ("input_layernorm", "ln_1")
 # Attention reads X itself. It is not guessed for other families: their norm may have another name.
@@ -38,7 +38,7 @@ class InputNorm:
         if self.module is None:
             return X
         assert self.eps is not None
-        return normalize(X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X, self.eps)
+        return rms_normalize(X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X, self.eps)
 
     def scale(self, mixed: Tensor) -> Tensor:
         """Apply the layer's own gain and bias to a mix of normalized representations whose weights sum to one."""

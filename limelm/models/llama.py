@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from limelm.models.serving import refuse_divided_heads
-from limelm.routing import normalize
+from limelm.routing import rms_normalize
 
 
 class RMSNorm(nn.Module):
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
         """The gain times X / rms(X), over the last dimension, computed in float32."""
         if not torch.is_grad_enabled() and hidden_states.dtype == self.weight.dtype == torch.float32:
             return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)  # in one, to the same bits
-        return self.weight * normalize(hidden_states, self.eps)
+        return self.weight * rms_normalize(hidden_states, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"

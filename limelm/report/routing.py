@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from limelm.analysis.retrieval import SETS, set_label
+from limelm.analysis.retrieval import set_label
 from limelm.records import Records
 from limelm.report.columns import Column, count, share
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
 from limelm.report.html import Section, file_names
+from limelm.routing import WEIGHT_SETS
 
 DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
 DYNAMIC = "Weights of dynamic routers depend on the token and are averaged over the data."
@@ -26,7 +27,7 @@ def routing_sections(records: dict[str, Records], palette: Palette, is_attached:
     """
     # Keys and values that have routers of their own stand in the records as two models.
     named = dict.fromkeys(row["model"] for row in records.get("mean_retrieval", []))
-    kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in SETS}
+    kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in WEIGHT_SETS}
     palette = Palette([*palette.kinds, *named], palette.kinds | kinds)
     notes = _notes([palette.kinds[model] for model in named], records, is_attached)
     sections = {

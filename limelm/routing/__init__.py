@@ -1,39 +1,74 @@
-"""What this project exists for: the routers and the mix over depth."""
+"""Routing over depth: what this project exists for, for Hugging Face models and for models of your own.
 
-from limelm.routing.history import History, ReadPlan
-from limelm.routing.linear import ROUTER, HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
-from limelm.routing.ops.autograd import route_heads, route_representations
+In a model of your own, three lines give its attention heads the representations of all earlier layers:
+
+    self.routers = make_routers("kv", num_layers=12, hidden_size=768, num_heads=12)   # once: a ModuleList
+
+    history = History(self.routers.plan)                                              # in each forward of the model
+    for router, block in zip(self.routers, self.blocks):
+        x = block(x, router, history)
+
+    k, v = router.keys_values(history, x, self.norm, self.k_proj, self.v_proj)        # in each block: [B, T, G, d]
+
+where `k_proj(norm(x))` and `v_proj(norm(x))` stood before; position embeddings come afterwards. `"static"` and
+`"dynamic"` mix normalized representations before they are projected, so their norm is an RMSNorm; `"kv"` mixes keys and
+values, and takes any norm. `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors.
+
+To read on: `router.py` (what every router says of itself), `routers.py` (the kinds), `history.py`, `sources.py`,
+`reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`; `ops/` below makes it fast.
+"""
+
+from limelm.routing.build import RouterList, check_options, make_routers
+from limelm.routing.history import History
+from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
+from limelm.routing.module import DepthModule, Rule
 from limelm.routing.ops.backends import BACKENDS, resolve_backend
-from limelm.routing.ops.rms_norm import normalize
-from limelm.routing.reference import mix_heads, mix_representations
-from limelm.routing.routers import ROUTERS, DynamicRouter, KeyValueRouter, Router, RouterSpec, StaticRouter
-from limelm.routing.sources import check_routing_sources, sources_of_layer
+from limelm.routing.ops.rms_norm import rms_normalize
+from limelm.routing.reference import depth_mix, mix_heads
+from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, routers_in
+from limelm.routing.routers import (
+    ROUTERS,
+    DynamicRouter,
+    KeyValueRouter,
+    LayerRouter,
+    PlainRouter,
+    RepresentationRouter,
+    StaticRouter,
+)
+from limelm.routing.sources import ReadPlan, check_sources
 from limelm.routing.top_p import prune, top_p_mask
 
 __all__ = [
     "BACKENDS",
     "ROUTER",
     "ROUTERS",
+    "WEIGHT_SETS",
+    "DepthModule",
     "DynamicRouter",
     "HeadwiseLinear",
     "History",
     "KeyValueRouter",
+    "LayerRouter",
+    "PlainRouter",
     "ReadPlan",
+    "RepresentationRouter",
     "Router",
+    "RouterList",
     "RouterSpec",
     "RoutingLinear",
+    "Rule",
     "StaticRouter",
     "as_arguments",
-    "check_routing_sources",
+    "check_options",
+    "check_sources",
+    "depth_mix",
+    "make_routers",
     "mix_heads",
-    "mix_representations",
-    "normalize",
     "parameter_of",
     "prune",
     "resolve_backend",
-    "route_heads",
-    "route_representations",
-    "sources_of_layer",
+    "rms_normalize",
+    "routers_in",
     "top_p_mask",
     "whole",
 ]

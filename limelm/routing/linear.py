@@ -1,4 +1,4 @@
-"""Linear layers whose weights the routing reads itself, and modules of which it reads or hands on such."""
+"""Linear layers whose weights the routing reads itself instead of calling them, head by head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import initialization as init
 
-#: What attention modules call their router.
-ROUTER = "router"
+from limelm.routing.module import DepthModule
 
 
-class RoutingLinear(nn.Module):
+class RoutingLinear(DepthModule):
     """`y = W x + b`, with `nn.Linear`'s parameters, names and random draws, but not an `nn.Linear`.
 
     Serving engines and quantisation put modules of their own in the place of every `nn.Linear`, to be called. The
@@ -30,8 +29,8 @@ class RoutingLinear(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
         nn.Linear.reset_parameters(self)  # type: ignore[arg-type]  # it reads weight and bias only
 
-    def init_weights(self, std: float) -> None:
-        """N(0, std), and no bias, as HF initialises an `nn.Linear`."""
+    def init_weights(self, std: float = 0.02) -> None:
+        """N(0, std), and no bias, as HF initializes an `nn.Linear`."""
         init.normal_(self.weight, mean=0.0, std=std)
         if self.bias is not None:
             init.zeros_(self.bias)
@@ -58,6 +57,57 @@ class HeadwiseLinear(RoutingLinear):
         """Project `[B, T, G, D]` to `[B, T, G, head_dim]`."""
         heads = einsum("btgd,ged->btge", mixed, self.weight.unflatten(0, (self.num_heads, -1)))
         return heads if self.bias is None else heads + self.bias.unflatten(0, (self.num_heads, -1))
+
+
+def project_heads(projection: "nn.Module | Projection", mixed: Tensor, head_dim: int) -> Tensor:
+    """Project each head's own input, `[B, T, G, D]` to `[B, T, G, d]`; an `nn.Linear` too, by the rows of its weight.
+
+    Raises:
+        TypeError: for a module that does not project head by head.
+    """
+    module = projection.module if isinstance(projection, Projection) else projection
+    if type(module) is nn.Linear:
+        heads = read_here(module)
+        bias = parameter_of(heads, "bias")
+        weight = parameter_of(heads).unflatten(0, (mixed.shape[-2], -1))
+        projected = einsum("btgd,ged->btge", mixed, weight.to(mixed.dtype))
+        return projected if bias is None else projected + bias.unflatten(0, (mixed.shape[-2], -1))
+    projected = projection(mixed)
+    if projected.shape != (*mixed.shape[:-1], head_dim):
+        raise TypeError(
+            f"{type(module).__name__} makes {tuple(projected.shape)} of {tuple(mixed.shape)}: routing gives k_proj and "
+            "v_proj an input for each head; leave nn.Linear as it is, or use limelm.routing.HeadwiseLinear"
+        )
+    return projected
+
+
+def read_here(projection: "nn.Module | Projection") -> nn.Module:
+    """A projection whose parameters the routing reads itself instead of calling it, if nothing is lost by that.
+
+    Raises:
+        TypeError: where something would be passed over.
+    """
+    if isinstance(projection, Projection):
+        projection = projection.module
+    passed_over = None
+    if type(projection) not in (RoutingLinear, HeadwiseLinear, nn.Linear):
+        passed_over = f"{type(projection).__name__} in the place of a linear layer"
+    elif "forward" in projection.__dict__ and not _is_accelerates(projection):
+        passed_over = "a forward put in the place of the module's own"
+    elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
+        passed_over = "the hooks on a module"
+    if passed_over:
+        raise TypeError(
+            f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
+            "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
+        )
+    return projection
+
+
+def _is_accelerates(module: nn.Module) -> bool:
+    """Whether the `forward` set on a module is the one that accelerate puts around its own to bring its parameters."""
+    wrapped = module.__dict__.get("_old_forward") if "_hf_hook" in module.__dict__ else None
+    return getattr(wrapped, "__func__", None) is type(module).forward
 
 
 def whole(tensor: Tensor) -> Tensor:

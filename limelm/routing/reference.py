@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 
-def mix_representations(
-    sources: Sequence[Tensor], weights: Tensor, kept: Sequence[Sequence[int]] | None = None
-) -> Tensor:
-    """Mix `n` representations into one input per key/value head: `Z_h = sum_j A[h, j] X_j` (LIMe, section 3).
+def depth_mix(sources: Sequence[Tensor], weights: Tensor, kept: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """Mix `n` representations over depth, one mix per head: `Z_h = sum_j A[h, j] X_j` (LIMe, section 3).
 
     Args:
         sources: `n` tensors `[B, T, D]`, the oldest first.
-        weights: routing weights `A`, `[G, n]` for all tokens or `[B, T, G, n]` per token.
+        weights: routing weights `A`, `[G, n]` for all tokens or `[B, T, G, n]` per token; `[n]` for a single mix.
         kept: for each head the sources that it reads, where the others' weights are zero (top-p at inference). A
             source that a head does not keep is neither read nor multiplied.
 
     Returns:
-        `Z`, `[B, T, G, D]`.
+        `Z`, `[B, T, G, D]`; of a single mix `[B, T, D]`.
     """
+    if weights.ndim == 1:
+        return depth_mix(sources, weights[None]).squeeze(-2)
     if kept is not None:
         heads_terms = [[weights[h, j] * sources[j] for j in head_kept] for h, head_kept in enumerate(kept)]
         return torch.stack([functools.reduce(torch.add, terms) for terms in heads_terms], dim=-2)

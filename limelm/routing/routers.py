@@ -2,130 +2,204 @@
 
 A router is one class and one line in `ROUTERS`. It decides what a layer leaves for the later ones (its *source*), what
 it learns, and how the sources become keys and values. Letters are the paper's: layer i reads the representations
-X_0 ... X_i, N is a normalised one, A and R are routing weights, Z a mixed input, K and V keys and values.
+X_0 ... X_i, N is a normalized one, A and R are routing weights, Z a mixed input, K and V keys and values.
 
 Layer 0 has nothing to choose from. Under every routing it is a plain Llama layer, whose router has no parameters and
 only hands its source on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from limelm.routing.history import keep_heads
-from limelm.routing.linear import HeadwiseLinear, Projection, RoutingLinear, parameter_of
-from limelm.routing.ops.autograd import route_heads, route_representations
+from limelm.routing.history import History
+from limelm.routing.linear import (
+    Projection,
+    RoutingLinear,
+    parameter_of,
+    project_heads,
+    read_here,
+    whole,
+)
+from limelm.routing.ops.autograd import keep_heads, mix_project
+from limelm.routing.ops.autograd import mix_heads as mix_heads_fast
 from limelm.routing.ops.backends import resolve_backend
-from limelm.routing.reference import mix_heads, mix_representations
-from limelm.routing.sources import sources_of_layer
+from limelm.routing.reference import depth_mix, mix_heads
+from limelm.routing.router import Router, RouterSpec
 from limelm.routing.top_p import Pruning, can_decide, prune, top_p_mask
 
 Routed = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # K, V, the carrier, and the source for later layers
 
 
-@dataclass(frozen=True)
-class RouterSpec:
-    """What a router must know of its layer: where it stands, its G key/value heads, and the config's options."""
+class LayerRouter(Router):
+    """The router of one layer: keys and values in the place of those that the layer would make alone."""
 
-    layer_idx: int
-    hidden_size: int
-    num_heads: int
-    top_p: float | None = None
-    init: str = "paper"
-    bounds: dict[str, int] | None = None
-    backend: str = "auto"
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Indices of the representations that the layer routes over; unbounded, 0 ... i."""
-        return sources_of_layer(self.layer_idx, self.bounds)
-
-    @property
-    def num_sources(self) -> int:
-        """How many they are."""
-        return len(self.sources)
-
-
-class Router(nn.Module):
-    """Plain Llama (`routing="none"`): keys and values from the layer's own input, nothing handed on."""
-
-    #: K and V of head h are projected from a mixed input Z_h of its own; the layer then owns a `routing_layernorm`.
-    headwise = False
     #: Indices of the sources that the layer is given.
     reads: tuple[int, ...] = ()
-
-    def __init__(self, spec: RouterSpec):
-        super().__init__()
-        self.spec = spec
-
-    def init_weights(self) -> None:
-        """Initialise this module's raw parameters (linear children are left to the model)."""
+    #: Whether it knows more than the reference, whose gradients travel through autograd's graph.
+    has_fast_path: ClassVar[bool] = False
 
     def forward(
         self,
         attention_input: Tensor,
         gain: Tensor | None,
-        k_proj: nn.Module,
-        v_proj: nn.Module,
+        k_proj: nn.Module | Projection,
+        v_proj: nn.Module | Projection,
         carrier: Tensor | None = None,
         sources: Sequence[Tensor] = (),
+        query: Tensor | None = None,
     ) -> Routed:
         """Make this layer's keys and values, before RoPE.
 
         Args:
-            attention_input: `[B, T, D]`, RMSNorm(X_i) with `input_layernorm`'s gain: what Q is made from.
-            gain: `[D]`, the `routing_layernorm` gain g_i; None where the layer has none.
-            k_proj, v_proj: the layer's projections (`HeadwiseLinear` where the router is `headwise`).
-            carrier, sources: what `History.read` gives for this layer: the sources that `reads` names.
+            attention_input: `[B, T, D]`, the layer's own normalized input: what Q is made from.
+            gain: `[D]`, the gain g_i of representations; None where the layer has none.
+            k_proj, v_proj: the layer's projections.
+            carrier, sources: what `History.open` gives for this layer: the sources that `reads` names.
+            query: `[B, T, H d]`, the layer's queries before RoPE, for weights that are made of them.
 
         Returns:
             K and V, each `[B, T, G d]` or `[B, T, G, d]`, the carrier, and this layer's source for the later ones
-            (None where that is its normalised input, or where there is none).
+            (None where that is its normalized input, or where there is none).
         """
         return k_proj(attention_input), v_proj(attention_input), carrier, None
 
+    def keys_values(
+        self,
+        history: History,
+        X: Tensor,
+        norm: nn.Module,
+        k_proj: nn.Module,
+        v_proj: nn.Module,
+        query: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer in a model of one's own: the whole of what it has to do with routing.
 
-class RepresentationRouter(Router):
-    """Mix first, then project: each head's input is a convex combination of normalised representations."""
+        With activation checkpointing or FSDP around the layer, call `history.open` and `history.close` outside of it
+        and this module inside, as `LimeModel.run_layers` does.
 
-    headwise = True
-    per_token = False
+        Args:
+            history: of this forward.
+            X: `[B, T, D]`, the residual stream that the layer is given.
+            norm: the RMSNorm whose output k_proj and v_proj are made for; any norm where representations are not mixed.
+            k_proj, v_proj: `nn.Linear(D, G d)`.
+            query: as for `forward`.
+
+        Returns:
+            K and V `[B, T, G, d]`, before RoPE.
+
+        Raises:
+            TypeError: where representations are mixed, for a norm that is not RMSNorm, or a projection that is more
+                than an `nn.Linear`.
+        """
+        gain, eps = _gain_and_eps(norm) if self.mixes_representations else (None, 0.0)
+        normalized, carrier, *sources = history.open(self.spec.layer_idx, X, eps)
+        attention_input = norm(X) if normalized is None or gain is None else gain * normalized
+        K, V, carrier, source = self(attention_input, gain, k_proj, v_proj, carrier, tuple(sources), query)
+        history.close(self.spec.layer_idx, carrier, source)
+        shape = (*X.shape[:-1], self.spec.num_heads, -1)
+        return K.reshape(shape), V.reshape(shape)
+
+    def check_place(self, index: int) -> None:
+        """Refuse a layer that was taken out of its place: a router knows how many sources it had there.
+
+        Raises:
+            ValueError: with the two places.
+        """
+        if self.spec.layer_idx != index and self.reads:
+            raise ValueError(
+                f"layer {index} was built as layer {self.spec.layer_idx} and routes over the {len(self.reads)} "
+                "sources that it had there; layers can be cut off at the end, but not taken out or moved"
+            )
+
+    def source_shape(self) -> tuple[int, int]:
+        """Rows of the source that this layer leaves, and columns per token, `[r, c]`; (0, 0) for other sources."""
+        return 0, 0
+
+    def values_of_call(self, call: tuple, output: Routed) -> tuple[Tensor, Tensor] | None:
+        attention_input, gain, _, v_proj = call[:4]
+        own = attention_input
+        if self.mixes_representations and self.has_choice:  # projected are mixes of representations with this gain
+            own = gain * own_representation(call)
+        values = output[1].reshape(*attention_input.shape[:2], -1)
+        return values, nn.functional.linear(own, v_proj.weight, v_proj.bias)
+
+    def elements_moved(self, tokens: int) -> int:
+        """How many numbers a forward reads and writes at the least, projections of keys and values included."""
+        heads, D = self.spec.num_heads, self.spec.hidden_size
+        head_dim = self.spec.head_dim or D // heads
+        rows, columns = self.source_shape()
+        sources = len(self.reads) * rows * columns * tokens or D * tokens
+        return sources + 2 * heads * head_dim * D + 2 * tokens * heads * head_dim
+
+
+class PlainRouter(LayerRouter):
+    """Plain Llama (`routing="none"`): keys and values from the layer's own input, nothing handed on."""
+
+    routes = False
+    options = frozenset()
+    has_fast_path = True
+
+
+class RepresentationRouter(LayerRouter):
+    """Mix first, then project: each head's input is a convex combination of normalized representations.
+
+    A subclass gives `routing_weights`. Where these are the same for all tokens, that is all; where they depend on
+    tokens, it says so (`depends_on_tokens`) and runs by the formulas (`has_fast_path = False`).
+    """
+
+    mixes_representations = True
+    has_fast_path = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
-            self.reads = spec.sources
+            self.reads = spec.source_ids
 
-    def routing_weights(self, current: Tensor) -> Tensor:
-        """A, `[G, n]` or `[B, T, G, n]`, from the layer's own normalised input N_i `[B, T, D]`."""
+    def source_shape(self) -> tuple[int, int]:
+        return 1, self.spec.hidden_size
+
+    def routing_weights(self, current: Tensor | None = None) -> Tensor:
+        """A, `[G, n]`; or, from the layer's own normalized input N_i `[B, T, D]`, `[B, T, G, n]`."""
         raise NotImplementedError
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """What the fast operation reads: sources, and A `[G, n]` (or, `per_token`, the projection P `[G n, D]`)."""
-        raise NotImplementedError
+        """What the fast operation reads: sources, and A `[G, n]` (or, per token, the projection P `[G n, D]`)."""
+        return sources, self.routing_weights()
 
     def kept(self) -> list[list[int]] | None:
         """For each head the sources that are read now; None: all."""
         return None
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        if not self.depends_on_tokens:
+            return whole(self.routing_weights())
+        if call is None:
+            raise ValueError("the weights depend on the tokens: give the arguments of a call")
+        return self.routing_weights(call[1] * own_representation(call))
+
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
         if not self.reads:
             return k_proj(attention_input), v_proj(attention_input), carrier, None
-        backend = resolve_backend(self.spec.backend, attention_input.device)
-        if backend == "reference":
-            # N_j = gain * normalised X_j; the gain is the same for all sources, so it is applied once, to their mix.
-            A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
-            Z = gain * mix_representations(sources, A, self.kept())
-            return k_proj(Z), v_proj(Z), None, None
-        read, weights = self.operands(sources)
-        projections = [_read_here(projection, HeadwiseLinear) for projection in (k_proj, v_proj)]
-        k_weight, v_weight = (parameter_of(projection) for projection in projections)
+        backend = resolve_backend(self.spec.backend, attention_input.device, self.has_fast_path)
         heads = self.spec.num_heads
-        K, V, carrier = route_representations(
-            carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.per_token, backend
+        if backend == "reference":
+            # N_j = gain * normalized X_j; the gain is the same for all sources, so it is applied once, to their mix.
+            A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
+            Z = gain * depth_mix(sources, A, self.kept())
+            head_dim = self.spec.head_dim or self.spec.hidden_size // heads
+            return project_heads(k_proj, Z, head_dim), project_heads(v_proj, Z, head_dim), None, None
+        read, weights = self.operands(sources)
+        projections = [read_here(projection) for projection in (k_proj, v_proj)]
+        k_weight, v_weight = (parameter_of(projection) for projection in projections)
+        K, V, carrier = mix_project(
+            carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.depends_on_tokens, backend
         )
         shape = (heads, *attention_input.shape[:2], -1)
         K, V = (states.view(shape).permute(1, 2, 0, 3) for states in (K, V))
@@ -135,31 +209,6 @@ class RepresentationRouter(Router):
         return K, V, carrier, None
 
 
-def _read_here(projection: nn.Module | Projection, kind: type[RoutingLinear]) -> nn.Module:
-    """A projection whose parameters the routing reads itself instead of calling it, if nothing is lost by that."""
-    if isinstance(projection, Projection):
-        projection = projection.module
-    passed_over = None
-    if type(projection) is not kind:
-        passed_over = f"{type(projection).__name__} in the place of {kind.__name__}"
-    elif "forward" in projection.__dict__ and not _is_accelerates(projection):
-        passed_over = "a forward put in the place of the module's own"
-    elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
-        passed_over = "the hooks on a module"
-    if passed_over:
-        raise TypeError(
-            f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
-            "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
-        )
-    return projection
-
-
-def _is_accelerates(module: nn.Module) -> bool:
-    """Whether the `forward` set on a module is the one that accelerate puts around its own to bring its parameters."""
-    wrapped = module.__dict__.get("_old_forward") if "_hf_hook" in module.__dict__ else None
-    return getattr(wrapped, "__func__", None) is type(module).forward
-
-
 class StaticRouter(RepresentationRouter):
     """LIMe static (section 3): `A = softmax(w)`, one learned distribution over the sources per head.
 
@@ -167,6 +216,7 @@ class StaticRouter(RepresentationRouter):
     dropped source costs nothing.
     """
 
+    options = frozenset({"routing_sources", "routing_top_p"})
     _pruning: Pruning | None = None  # made for the weights of the last forward in which they could decide what is read
 
     def __init__(self, spec: RouterSpec):
@@ -174,12 +224,19 @@ class StaticRouter(RepresentationRouter):
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources))
 
-    def init_weights(self) -> None:
+    def init_weights(self, std: float = 0.02) -> None:
         if self.spec.layer_idx > 0:
             init.normal_(self.weight, mean=0.0, std=0.1)
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
-        A = self.weight.float().softmax(dim=-1)
+        return self._distributions(self.weight)
+
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        return self._distributions(whole(self.weight))
+
+    def _distributions(self, weight: Tensor) -> Tensor:
+        A = weight.float().softmax(dim=-1)
         return A if self.spec.top_p is None else prune(A, top_p_mask(A, self.spec.top_p))
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
@@ -206,34 +263,40 @@ class StaticRouter(RepresentationRouter):
 class DynamicRouter(RepresentationRouter):
     """LIMe dynamic (section 3): `A = softmax(N_i P_i^T)`, a distribution per token and head."""
 
-    per_token = True
+    depends_on_tokens = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
             self.proj = RoutingLinear(spec.hidden_size, spec.num_heads * spec.num_sources, bias=False)
 
-    def routing_weights(self, current: Tensor) -> Tensor:
+    def routing_weights(self, current: Tensor | None = None) -> Tensor:
         logits = self.proj(current).unflatten(-1, (self.spec.num_heads, self.spec.num_sources))
         return logits.float().softmax(dim=-1)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        return sources, parameter_of(_read_here(self.proj, RoutingLinear))
+        return sources, parameter_of(read_here(self.proj))
+
+    def directions(self, layer: nn.Module):
+        return layer.routing_layernorm, self.proj.weight.detach().float()
 
 
-class KeyValueRouter(Router):
+class KeyValueRouter(LayerRouter):
     """LIMe KV (the paper's second version): project first, then mix the keys and values of all layers' heads.
 
     `K~_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, the same signed R for V.
     """
 
+    options = frozenset({"routing_sources", "routing_init"})
+    has_fast_path = True
+
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.reads = spec.sources  # the last of them the layer makes itself
+        self.reads = spec.source_ids  # the last of them the layer makes itself
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources * spec.num_heads))
 
-    def init_weights(self) -> None:
+    def init_weights(self, std: float = 0.02) -> None:
         if self.spec.layer_idx == 0:
             return
         R = torch.zeros_like(self.weight)
@@ -243,7 +306,14 @@ class KeyValueRouter(Router):
         R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
         init.copy_(self.weight, R)
 
-    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=()) -> Routed:
+    def source_shape(self) -> tuple[int, int]:
+        return self.spec.num_heads, 2 * (self.spec.head_dim or self.spec.hidden_size // self.spec.num_heads)
+
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        return whole(self.weight).unflatten(1, (-1, self.spec.num_heads))
+
+    def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
         batch, tokens = attention_input.shape[:2]
         heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
@@ -259,15 +329,35 @@ class KeyValueRouter(Router):
             own, carrier = keep_heads(K, V, heads, carrier, sources[-1][-heads:] if has_place else None, layer_idx)
             if layer_idx > 0:
                 read = sources if has_place else (*sources, own)
-                *mixed, carrier = route_heads(carrier, read, self.reads, self.weight, backend)
+                *mixed, carrier = mix_heads_fast(carrier, read, self.reads, self.weight, backend)
         if layer_idx > 0:
             K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)
         return K, V, carrier, own
 
 
-ROUTERS: dict[str, type[Router]] = {
-    "none": Router,
+#: The routers of this package's models, by the name that `LimeConfig.routing` has for them.
+ROUTERS: dict[str, type[LayerRouter]] = {
+    "none": PlainRouter,
     "static": StaticRouter,
     "dynamic": DynamicRouter,
     "kv": KeyValueRouter,
 }
+
+
+def own_representation(call: tuple) -> Tensor:
+    """X_i / rms(X_i) `[B, T, D]`, the last source of a call of a router that mixes representations."""
+    attention_input, sources = call[0], call[5]
+    last = sources[-1]
+    return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
+
+
+def _gain_and_eps(norm: nn.Module) -> tuple[Tensor, float]:
+    """The parameters of an RMSNorm of PyTorch's or Hugging Face's."""
+    if "RMSNorm" not in type(norm).__name__ or getattr(norm, "weight", None) is None:
+        raise TypeError(
+            f"norm={type(norm).__name__}: representations are mixed after X / rms(X); give an RMSNorm with a weight, "
+            "or use routing='kv', which works with any norm"
+        )
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    weight: Tensor = norm.weight  # type: ignore[assignment]
+    return weight, torch.finfo(weight.dtype).eps if eps is None else float(eps)

@@ -1,24 +1,66 @@
-"""Which sources a layer reads: all earlier ones, or the first few and the latest few (`routing_sources`)."""
+"""Which sources a layer reads: all that earlier layers left, or the first few and the latest few."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from limelm.routing.ops.source_matrix import runs
+
+if TYPE_CHECKING:
+    from limelm.routing.routers import LayerRouter
 
 
-def check_routing_sources(bounds: Any) -> None:
-    """Raise ValueError unless `bounds` is None or `{"first": m, "last": n}` with m >= 0 and n >= 1."""
-    if bounds is None:
+def check_sources(sources: Any) -> None:
+    """Raise ValueError unless `sources` is None or `{"first": m, "last": n}` with m >= 0 and n >= 1."""
+    if sources is None:
         return
     example = 'None (all), or {"first": m, "last": n} with m >= 0 and n >= 1'
-    if not isinstance(bounds, dict) or set(bounds) != {"first", "last"}:
-        raise ValueError(f"routing_sources={bounds!r} is not understood; allowed: {example}")
+    if not isinstance(sources, dict) or set(sources) != {"first", "last"}:
+        raise ValueError(f"routing_sources={sources!r} is not understood; allowed: {example}")
     for name, least in (("first", 0), ("last", 1)):
-        value = bounds[name]
+        value = sources[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"routing_sources[{name!r}]={value!r} is not an integer of at least {least}")
 
 
-def sources_of_layer(layer_idx: int, bounds: dict[str, int] | None) -> tuple[int, ...]:
-    """Indices of the representations that layer i routes over, the oldest first, its own (i) the last."""
+def source_ids(layer_idx: int, sources: dict[str, int] | None) -> tuple[int, ...]:
+    """Indices of the sources that layer i routes over, the oldest first, its own (i) the last."""
     everything = range(layer_idx + 1)
-    if bounds is None:
+    if sources is None:
         return tuple(everything)
-    return tuple(j for j in everything if j < bounds["first"] or j > layer_idx - bounds["last"])
+    return tuple(j for j in everything if j < sources["first"] or j > layer_idx - sources["last"])
+
+
+class ReadPlan:
+    """Which layer of a model reads which sources, and how they are kept; made once per model.
+
+    Args:
+        routers: of the layers, the first one first.
+
+    Attributes:
+        reads: for each layer the indices of the sources that it is given.
+        blocks: for each layer the runs of them, [first, last).
+        expiring: for each layer the sources that no later one reads.
+        num_sources: up to which source any layer reads.
+        is_bounded: whether layers read some of the earlier sources only.
+        mixes_representations: whether sources are normalized representations, and not what the layers leave.
+        rows: of a source that a layer leaves; 0 where such sources stay tensors of their own.
+        columns: of a row, per token.
+        backend: what the routers were made with.
+        has_fast_path: whether all of them know more than the reference.
+    """
+
+    def __init__(self, routers: Iterable[LayerRouter]):
+        routers = list(routers)
+        self.reads = [router.reads for router in routers]
+        self.num_sources = max((source + 1 for sources in self.reads for source in sources), default=0)
+        last_reader = {source: source for source in range(self.num_sources)}  # a layer's own, where no later one reads
+        last_reader |= {source: layer for layer, sources in enumerate(self.reads) for source in sources}
+        self.blocks = [[(place, place + last - first) for first, last, place in runs(ids)] for ids in self.reads]
+        self.expiring = [[s for s, reader in last_reader.items() if reader == layer] for layer in range(len(routers))]
+        self.is_bounded = any(router.spec.sources is not None for router in routers)
+        self.mixes_representations = any(router.mixes_representations for router in routers)
+        self.rows, self.columns = routers[0].source_shape() if routers else (0, 0)
+        self.backend = routers[0].spec.backend if routers else "auto"
+        self.has_fast_path = all(router.has_fast_path for router in routers)

@@ -83,7 +83,7 @@ class Pruning:
         if self.is_sparse and (sources[0].device.type != "cpu" or sources[0].dtype.itemsize >= 4):  # else there is none
             return sources, self._sparse_weights(sources[0].dtype)  # does not touch the rows that no head keeps
         if len(sources) == 1:
-            read = [sources[0][slot : slot + last - first] for first, last, slot in runs(self.sources)]
+            read = [sources[0][source : source + last - first] for first, last, source in runs(self.sources)]
         else:
             rows = [row for block in sources for row in block.split(1)]
             read = [rows[index] for index in self.sources]

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.routing.ops.backends import why_not_triton
-from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.chunked import ComputeBackend
 from limelm.training.peak_memory import peak_training_memory, saved_for_backward
 from tests.models.variants import all_variants, assert_same_gradients, gradients, tiny_model, token_ids
 
@@ -100,7 +100,7 @@ def test_gradients_are_the_same_to_the_bit_every_time(routing, backend, ids):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "n", "D"), [(32, 16, 2048), (8, 16, 2048), (8, 128, 256), (3, 5, 72)])
 def test_kernels_equal_the_products(dtype, heads, n, D, exact_products):
-    from limelm.routing.ops.triton import TritonProducts
+    from limelm.routing.ops.triton import TritonBackend
 
     torch.manual_seed(0)
     tokens, tolerance = 192, 2e-2 if dtype == torch.bfloat16 else 1e-4
@@ -109,12 +109,12 @@ def test_kernels_equal_the_products(dtype, heads, n, D, exact_products):
     P = torch.randn(heads * n, D, device="cuda", dtype=dtype) / D**0.5
     grad = torch.randn(heads, tokens, D, device="cuda", dtype=dtype)
     results = []
-    for products in (Products(), TritonProducts()):
+    for compute in (ComputeBackend(), TritonBackend()):
         rows, per_token = gradient.clone(), gradient.clone()
-        Z = products.mix_rows(A, buffer)
-        grad_A = products.mix_rows_backward(A, buffer, grad.view(heads, -1), [(slice(0, n), rows)], True)
-        weights, Z_token = products.mix_tokens(P, buffer, heads)
-        grad_logits = products.mix_tokens_backward(P, buffer, weights, grad, [(slice(0, n), per_token)], True)
+        Z = compute.mix_rows(A, buffer)
+        grad_A = compute.mix_rows_backward(A, buffer, grad.view(heads, -1), [(slice(0, n), rows)], True)
+        weights, Z_token = compute.mix_tokens(P, buffer, heads)
+        grad_logits = compute.mix_tokens_backward(P, buffer, weights, grad, [(slice(0, n), per_token)], True)
         results.append([Z, grad_A, rows, weights, Z_token, grad_logits, per_token])
     for actual, expected in zip(results[1], results[0], strict=True):
         assert (actual.float() - expected.float()).norm() <= tolerance * expected.float().norm()

@@ -246,7 +246,7 @@ def test_a_hook_on_a_projection_is_called_or_refused(variant, hook):
                 projection.forward = lambda *args, own=own, calls=calls: calls.append(1) or own(*args)
             else:
                 getattr(projection, hook)(lambda *_, calls=calls: calls.append(1))
-            if backend == "chunked" and ROUTERS[model.config.routing].headwise:
+            if backend == "chunked" and ROUTERS[model.config.routing].mixes_representations:
                 with pytest.raises(TypeError, match=r"build the model with routing_backend='reference'"):
                     model(token_ids())
             else:

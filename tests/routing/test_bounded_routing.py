@@ -5,7 +5,8 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from limelm import LimeConfig, LimeForCausalLM
-from limelm.routing import History, sources_of_layer
+from limelm.routing import History
+from limelm.routing.sources import source_ids
 from tests.models.naive import NaiveLime, rms_norm, softmax
 from tests.models.variants import TINY, assert_same_gradients, gradients, tiny_config, tiny_model, token_ids
 
@@ -65,8 +66,8 @@ def naive_bounded(model) -> NaiveBoundedLime:
     ],
 )
 def test_sources_of_a_layer(layer_idx, first, last, expected):
-    assert sources_of_layer(layer_idx, {"first": first, "last": last}) == expected
-    assert sources_of_layer(layer_idx, None) == tuple(range(layer_idx + 1))
+    assert source_ids(layer_idx, {"first": first, "last": last}) == expected
+    assert source_ids(layer_idx, None) == tuple(range(layer_idx + 1))
 
 
 @variants
@@ -186,7 +187,7 @@ def test_bounds_of_another_type_are_refused(value):
 
 
 def test_bounds_need_a_routing():
-    with pytest.raises(ValueError, match="needs a routing"):
+    with pytest.raises(ValueError, match="needs routing='static' or 'dynamic' or 'kv', not 'none'"):
         LimeConfig(**TINY, routing="none", routing_sources={"first": 1, "last": 2})
 
 
@@ -223,22 +224,22 @@ def test_gradient_checkpointing_changes_nothing(variant, use_reentrant):
 def test_inference_lets_go_of_what_no_layer_will_read(variant, first, last, backend, monkeypatch):
     """At most first + last sources are held, none of them as a slice of something larger."""
     held = []
-    pass_layer, read = History.pass_layer, History.read
+    opened, closed = History.open, History.close
 
-    def counted_read(history, layer_idx):
-        carrier, *sources = read(history, layer_idx)
+    def counted_open(history, layer_idx, *args):
+        normalized, carrier, *sources = opened(history, layer_idx, *args)
         assert len(sources) <= first + last
         held.append(len(history.sources))
-        return carrier, *sources
+        return normalized, carrier, *sources
 
-    def counted_pass(history, layer_idx, carrier):
-        pass_layer(history, layer_idx, carrier)
+    def counted_close(history, layer_idx, *left):
+        closed(history, layer_idx, *left)
         storages = {source.data_ptr(): source.untyped_storage().nbytes() for source in history.sources.values()}
         assert sum(storages.values()) == sum(source.nbytes for source in history.sources.values())
         held.append(len(history.sources))
 
-    monkeypatch.setattr(History, "read", counted_read)
-    monkeypatch.setattr(History, "pass_layer", counted_pass)
+    monkeypatch.setattr(History, "open", counted_open)
+    monkeypatch.setattr(History, "close", counted_close)
     model = bounded(variant, first, last, routing_backend=backend)
     model(token_ids(), use_cache=False)
     assert len(held) == 2 * LAYERS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limelm.routing.ops import rms_norm
-from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.chunked import ComputeBackend
 from limelm.training.peak_memory import saved_for_backward
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
@@ -83,15 +83,15 @@ def test_sources_are_slices_of_one_buffer(variant):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_a_representation_is_normalised_once(variant, training, monkeypatch):
     calls = Counter()
-    original = rms_norm.scale_to_unit
+    original = rms_norm.rms_normalize_forward
 
     def counted(*arguments):
-        calls["normalize"] += 1
+        calls["rms_normalize"] += 1
         return original(*arguments)
 
-    monkeypatch.setattr(rms_norm, "scale_to_unit", counted)
-    monkeypatch.setattr(Products, "scale_to_unit", staticmethod(counted))
+    monkeypatch.setattr(rms_norm, "rms_normalize_forward", counted)
+    monkeypatch.setattr(ComputeBackend, "rms_normalize_forward", staticmethod(counted))
     monkeypatch.setattr(torch, "rms_norm", lambda x, shape, eps: counted(x, eps)[0])
     model = tiny_model(variant, num_hidden_layers=6).train(training)
     model(token_ids())
-    assert calls["normalize"] == 6 * 2 + 1
+    assert calls["rms_normalize"] == 6 * 2 + 1

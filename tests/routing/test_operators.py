@@ -1,4 +1,4 @@
-"""`route_representations` and `route_heads` against einsums in float64: values and every gradient, of any shape."""
+"""`mix_project` and `mix_heads` against einsums in float64: values and every gradient, of any shape."""
 
 import contextlib
 import itertools
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from limelm.routing import route_heads, route_representations
 from limelm.routing.ops import source_matrix
-from limelm.routing.ops.autograd import new_carrier
+from limelm.routing.ops.autograd import mix_heads, mix_project, new_carrier
 from limelm.routing.ops.backends import why_not_triton
 from limelm.routing.ops.source_matrix import SourceMatrix, chunks, empty_rows, runs
 
@@ -129,7 +128,7 @@ def check_representations(shape: Shape, per_token: bool, dtype: torch.dtype, bac
     outputs = []
     with chunk_size(shape.chunk):
         for tensors in leaves:
-            K, V, carrier = route_representations(carrier, sources, slots, *tensors, G, per_token, backend)
+            K, V, carrier = mix_project(carrier, sources, slots, *tensors, G, per_token, backend)
             outputs += [K, V]
         loss = sum((output * probe).sum() for output, probe in zip(outputs, probes, strict=True))
         flat = [tensor for tensors in leaves for tensor in tensors]
@@ -177,7 +176,7 @@ def check_heads(shape: Shape, dtype: torch.dtype, backend: str, readers: int = 1
     outputs = []
     with chunk_size(shape.chunk):
         for weights in R:
-            K, V, carrier = route_heads(carrier, sources, slots, weights, backend)
+            K, V, carrier = mix_heads(carrier, sources, slots, weights, backend)
             outputs += [K, V]
         loss = sum((output * probe).sum() for output, probe in zip(outputs, probes, strict=True))
         *actual, buffer = torch.autograd.grad(loss, [*R, first_carrier])
@@ -261,9 +260,9 @@ class Call:
     def run(self, carrier: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         sources, slots = list(self.S.detach()), range(self.n)
         if self.operation == "heads":
-            return route_heads(carrier, sources, slots, *self.leaves, "chunked")
+            return mix_heads(carrier, sources, slots, *self.leaves, "chunked")
         per_token = self.operation == "dynamic"
-        return route_representations(carrier, sources, slots, *self.leaves, self.G, per_token, "chunked")
+        return mix_project(carrier, sources, slots, *self.leaves, self.G, per_token, "chunked")
 
     def formula(self) -> list[Tensor]:
         if self.operation == "heads":

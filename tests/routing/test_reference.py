@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limelm.routing import HeadwiseLinear, RoutingLinear, mix_heads, mix_representations
+from limelm.routing import HeadwiseLinear, RoutingLinear, depth_mix, mix_heads
 
 B, T, G, D, E = 2, 5, 3, 8, 4
 
@@ -19,9 +19,9 @@ def test_mix_of_representations(n, per_token):
     sources = [double(B, T, D) for _ in range(n)]
     weights = double(B, T, G, n) if per_token else double(G, n)
     expected = torch.einsum("btgn,nbtd->btgd", weights.expand(B, T, G, n), torch.stack(sources))
-    mixed = mix_representations(sources, weights)
+    mixed = depth_mix(sources, weights)
     torch.testing.assert_close(mixed, expected)
-    assert torch.autograd.gradcheck(lambda w, *s: mix_representations(s, w), (weights, *sources))
+    assert torch.autograd.gradcheck(lambda w, *s: depth_mix(s, w), (weights, *sources))
 
 
 @pytest.mark.parametrize("kept", [[[0], [1, 2], [0, 1, 2]], [[2], [2], [2]]])
@@ -31,7 +31,7 @@ def test_mix_of_kept_representations(kept):
     for h, columns in enumerate(kept):
         mask[h, columns] = 1
     weights = (double(G, 3) * mask).detach()
-    torch.testing.assert_close(mix_representations(sources, weights, kept), mix_representations(sources, weights))
+    torch.testing.assert_close(depth_mix(sources, weights, kept), depth_mix(sources, weights))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -47,7 +47,7 @@ def test_mix_of_heads(n):
 def test_sources_are_not_written_to(mix):
     if mix == "representations":
         sources = [torch.randn(B, T, D) for _ in range(3)]
-        run = lambda: mix_representations(sources, torch.randn(G, 3))  # noqa: E731
+        run = lambda: depth_mix(sources, torch.randn(G, 3))  # noqa: E731
     else:
         sources = [torch.randn(G, T * E) for _ in range(3)]
         run = lambda: mix_heads(sources, torch.randn(G, 3 * G))  # noqa: E731

@@ -28,8 +28,8 @@ def test_the_registry():
 
 
 def sources_for(router, dtype=torch.float32) -> list[torch.Tensor]:
-    """What a history gives: normalised representations `[1, B T D]`, or heads of earlier layers `[G, B T 2 d]`."""
-    if router.headwise:
+    """What a history gives: normalized representations `[1, B T D]`, or heads of earlier layers `[G, B T 2 d]`."""
+    if router.mixes_representations:
         return [torch.randn(1, B * T * D, dtype=dtype) for _ in router.reads]
     return [torch.randn(G, B * T * 2 * HEAD_DIM, dtype=dtype) for _ in router.reads[:-1]]
 
@@ -53,7 +53,7 @@ def test_layer_zero_is_llama(routing):
 @pytest.mark.parametrize("layer_idx", [1, 3])
 def test_shapes(routing, layer_idx):
     router = make_router(routing, layer_idx)
-    k_proj, v_proj = projections(headwise=router.headwise)
+    k_proj, v_proj = projections(headwise=router.mixes_representations)
     X = torch.randn(B, T, D)
     with torch.no_grad():
         K, V, _, source = router(X, torch.ones(D), k_proj, v_proj, None, sources_for(router))
@@ -126,7 +126,7 @@ def test_kv_init(layer_idx, init):
 @torch.no_grad()
 def test_dtype_is_the_inputs(routing, dtype):
     router = make_router(routing, 1).to(dtype)
-    k_proj, v_proj = (projection.to(dtype) for projection in projections(headwise=router.headwise))
+    k_proj, v_proj = (projection.to(dtype) for projection in projections(headwise=router.mixes_representations))
     X = torch.randn(B, T, D, dtype=dtype)
     K, V, *_ = router(X, torch.ones(D, dtype=dtype), k_proj, v_proj, None, sources_for(router, dtype))
     assert K.dtype == V.dtype == dtype

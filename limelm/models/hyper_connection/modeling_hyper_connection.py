@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
 from limelm.models.llama import MLP, Attention, eager_attention_forward
+from limelm.routing.module import CONNECTION_MATRICES, CONNECTIONS, DepthModule, Rule
 from limelm.routing.ops.backends import autocast_dtype
 
 LAYER_NORM_EPS = 1e-5
@@ -28,18 +29,29 @@ def plain_norm(states: Tensor) -> Tensor:
     return layer_norm(states, states.shape[-1:], eps=LAYER_NORM_EPS)
 
 
-class HyperConnection(nn.Module):
+class HyperConnection(DepthModule):
     """The connection around one sublayer: the mix of streams that it reads, and the streams it is added to.
 
     With n streams S `[B, T, n, D]`, alpha `[n, n + 1]` and beta `[n]` (equations 2-5; 10-13 where dynamic):
-    M = alpha^T S; the sublayer f reads M_0; the streams become beta f(norm(M_0)) + M_1...n.
+    M = alpha^T S; the sublayer f reads M_0; the streams become beta f(norm(M_0)) + M_1...n. In a model of one's own:
+
+        streams = x.unsqueeze(-2).repeat(1, 1, num_streams, 1)                       # once, after the embedding
+        inputs, carried, beta = connection(streams)                                  # around each sublayer
+        streams = connection.write(sublayer(inputs), carried, beta)
+        x = streams.sum(dim=-2)                                                      # before the final norm
+
+    Args:
+        hidden_size: D.
+        num_streams: n.
+        layer_idx: i of the layer; its sublayers begin by reading stream i mod n.
+        dynamic: alpha and beta depend on the streams (DHC); else they are learned constants (SHC).
     """
 
-    def __init__(self, config: HyperConnectionConfig, layer_idx: int):
+    def __init__(self, hidden_size: int, num_streams: int, layer_idx: int, dynamic: bool = True):
         super().__init__()
-        n, hidden_size = config.expansion_rate, config.hidden_size
+        n = num_streams
         self.layer_idx = layer_idx
-        self.dynamic = config.dynamic
+        self.dynamic = dynamic
         self.static_alpha = nn.Parameter(torch.empty(n, n + 1))
         self.static_beta = nn.Parameter(torch.empty(n))
         if self.dynamic:
@@ -47,8 +59,9 @@ class HyperConnection(nn.Module):
             self.dynamic_beta = nn.Parameter(torch.empty(hidden_size))
             self.alpha_scale = nn.Parameter(torch.empty(1))
             self.beta_scale = nn.Parameter(torch.empty(1))
+        self.init_weights()
 
-    def init_weights(self) -> None:
+    def init_weights(self, std: float = 0.02) -> None:
         """Initialize to pre-norm residual connections: the sublayer reads stream i mod n and writes to all."""
         n = self.static_beta.numel()
         first_read = torch.zeros_like(self.static_alpha[:, :1])
@@ -61,6 +74,11 @@ class HyperConnection(nn.Module):
             init.zeros_(self.dynamic_beta)
             init.constant_(self.alpha_scale, 0.01)
             init.constant_(self.beta_scale, 0.01)
+
+    def parameter_rules(self) -> dict[str, Rule]:
+        """The dynamic matrices decay, the static parameters and scales do not."""
+        names = [name for name, _ in self.named_parameters(recurse=False)]
+        return {name: CONNECTION_MATRICES if name.startswith("dynamic_") else CONNECTIONS for name in names}
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
@@ -105,8 +123,9 @@ class HyperConnectionDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = HyperConnectionAttention(config, layer_idx)
         self.mlp = MLP(config)
-        self.attn_connection = HyperConnection(config, layer_idx)
-        self.mlp_connection = HyperConnection(config, layer_idx)
+        sizes = (config.hidden_size, config.expansion_rate, layer_idx, config.dynamic)
+        self.attn_connection = HyperConnection(*sizes)
+        self.mlp_connection = HyperConnection(*sizes)
 
     def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
         attention_input, carried, beta = self.attn_connection(hidden_states)
@@ -144,8 +163,8 @@ class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, HyperConnection):
-            module.init_weights()
+        if isinstance(module, DepthModule):
+            module.init_weights(self.config.initializer_range)
 
 
 class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):

@@ -4,9 +4,7 @@ from typing import Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import BACKENDS, ROUTERS, check_routing_sources
-
-ROUTING_INITS = ("paper", "identity")
+from limelm.routing import check_options
 
 
 @strict_in_one_line
@@ -44,16 +42,5 @@ class LimeConfig(DecoderConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.routing not in ROUTERS:
-            raise ValueError(f"routing={self.routing!r} is unknown; allowed: {', '.join(ROUTERS)}")
-        if self.routing_init not in ROUTING_INITS:
-            raise ValueError(f"routing_init={self.routing_init!r} is unknown; allowed: {', '.join(ROUTING_INITS)}")
-        if self.routing_init != "paper" and self.routing != "kv":
-            raise ValueError(f"routing_init={self.routing_init!r} needs routing='kv', not {self.routing!r}")
-        if self.routing_top_p is not None and self.routing != "static":
-            raise ValueError(f"routing_top_p={self.routing_top_p} needs routing='static', not {self.routing!r}")
-        check_routing_sources(self.routing_sources)
-        if self.routing_sources is not None and self.routing == "none":
-            raise ValueError(f"routing_sources={self.routing_sources} needs a routing, not 'none'")
-        if self.routing_backend not in BACKENDS:
-            raise ValueError(f"routing_backend={self.routing_backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+        options = {name: getattr(self, name) for name in ("routing_sources", "routing_top_p", "routing_init")}
+        check_options(self.routing, options, self.routing_backend)

@@ -18,15 +18,13 @@ from limelm.models.lime.configuration_lime import LimeConfig
 from limelm.models.llama import MLP, Attention, RMSNorm, eager_attention_forward
 from limelm.routing import (
     ROUTERS,
+    DepthModule,
     HeadwiseLinear,
     History,
     ReadPlan,
-    Router,
     RouterSpec,
-    RoutingLinear,
     as_arguments,
     parameter_of,
-    resolve_backend,
 )
 
 
@@ -34,22 +32,23 @@ class LimeAttention(Attention):
     """Attention whose keys and values come from its router."""
 
     def __init__(self, config: LimeConfig, layer_idx: int):
-        self.routes_headwise = ROUTERS[config.routing].headwise and layer_idx > 0
+        self.mixes_representations = ROUTERS[config.routing].mixes_representations and layer_idx > 0
         super().__init__(config, layer_idx)
         self.router = ROUTERS[config.routing](
             RouterSpec(
                 layer_idx=layer_idx,
                 hidden_size=config.hidden_size,
                 num_heads=config.num_key_value_heads,
+                head_dim=config.head_dim,
+                sources=config.routing_sources,
                 top_p=config.routing_top_p,
                 init=config.routing_init,
-                bounds=config.routing_sources,
                 backend=config.routing_backend,
             )
         )
 
     def make_key_value_projection(self):
-        if not self.routes_headwise:
+        if not self.mixes_representations:
             return super().make_key_value_projection()
         return HeadwiseLinear(
             self.config.hidden_size, self.num_key_value_heads, self.head_dim, bias=self.config.attention_bias
@@ -79,7 +78,7 @@ class LimeAttention(Attention):
         """
         Q = self.q_proj(hidden_states)
         k_proj, v_proj = as_arguments(self.k_proj, self.v_proj, to=self.router)
-        K, V, carrier, source = self.router(hidden_states, gain, k_proj, v_proj, carrier, sources)
+        K, V, carrier, source = self.router(hidden_states, gain, k_proj, v_proj, carrier, sources, Q)
         Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
@@ -95,7 +94,7 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        if self.self_attn.routes_headwise:
+        if self.self_attn.mixes_representations:
             self.routing_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -120,7 +119,7 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
             attention_input = self.input_layernorm(hidden_states)
         else:
             attention_input = parameter_of(self.input_layernorm) * normalized
-        gain = parameter_of(self.routing_layernorm) if self.self_attn.routes_headwise else None
+        gain = parameter_of(self.routing_layernorm) if self.self_attn.mixes_representations else None
         output, _, carrier, source = self.self_attn(attention_input, gain, carrier, sources, **kwargs)
         hidden_states = hidden_states + output
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -137,9 +136,7 @@ class LimePreTrainedModel(DecoderPreTrainedModel):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, Router):
-            module.init_weights()
-        elif isinstance(module, RoutingLinear):
+        if isinstance(module, DepthModule):
             module.init_weights(self.config.initializer_range)
 
 
@@ -150,32 +147,15 @@ class LimeModel(LimePreTrainedModel, Decoder):
 
     def __init__(self, config: LimeConfig):
         super().__init__(config)
-        reads: list[tuple[int, ...]] = [layer.self_attn.router.reads for layer in self.layers]  # type: ignore
-        self.plan = ReadPlan(reads, is_bounded=config.routing_sources is not None)
-        self.routing_backend = config.routing_backend  # as the routers have it, whatever becomes of the config
+        self.plan = ReadPlan(layer.self_attn.router for layer in self.layers)  # type: ignore[union-attr, misc]
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
-        config = self.config
-        backend = resolve_backend(self.routing_backend, hidden_states.device)
-        history = History(self.plan, config.rms_norm_eps, backend)
-        mixes_representations = ROUTERS[config.routing].headwise
+        history = History(self.plan)
         for i, layer in self.layers_to_run():
-            router = layer.self_attn.router
-            if router.spec.layer_idx != i and router.reads:
-                raise ValueError(
-                    f"layer {i} was built as layer {router.spec.layer_idx} and routes over the {len(router.reads)} "
-                    "sources that it had there; layers can be cut off at the end, but not taken out or moved"
-                )
-            normalized = None
-            if mixes_representations:
-                normalized = history.append_representation(i, hidden_states)
-            else:
-                columns = hidden_states[..., 0].numel() * 2 * config.head_dim
-                history.make_room_for_heads(i, config.num_key_value_heads, columns, hidden_states)
-            hidden_states, carrier, source = layer(hidden_states, normalized, *history.read(i), **layer_inputs)
-            if source is not None:
-                history.append_heads(i, source)
-            history.pass_layer(i, carrier)
+            layer.self_attn.router.check_place(i)
+            read = history.open(i, hidden_states, self.config.rms_norm_eps)
+            hidden_states, *left = layer(hidden_states, *read, **layer_inputs)
+            history.close(i, *left)
         return hidden_states
 
 

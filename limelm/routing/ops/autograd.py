@@ -1,4 +1,4 @@
-"""The routing operations with their gradients: `route_representations` (static, dynamic) and `route_heads` (kv).
+"""The routing operations with their gradients: `mix_project` (static, dynamic) and `mix_heads` (kv).
 
 Saved for the backward are references to the sources, the weights and the layer's parameters; everything else is made
 again. The sources' gradients do not travel one by one: all of a forward's sources share one gradient buffer, to which
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from limelm.routing.ops import custom_ops
+from limelm.routing.ops.chunked import ComputeBackend
 
 SECOND_GRADIENT = (
     "the gradient of a gradient through routing: the other backends compute first gradients only; "
@@ -51,10 +52,10 @@ def requires_grad(carrier: Tensor | None) -> bool:
     return carrier is not None and carrier.requires_grad
 
 
-def route_representations(
+def mix_project(
     carrier: Tensor | None,
     sources: Sequence[Tensor],
-    slots: Sequence[int],
+    source_ids: Sequence[int],
     weights: Tensor,
     gain: Tensor,
     k_weight: Tensor,
@@ -68,7 +69,7 @@ def route_representations(
     Args:
         carrier: brings the sources' gradients, or None where they need none.
         sources: `n` normalised representations, one row `[N D]` each: matrices of one or more rows, one after another.
-        slots: which rows of the carrier are theirs, `n` numbers.
+        source_ids: which of the history's sources they are, `n` numbers.
         weights: A `[G, n]`, dense or (without gradients) sparse CSR; with `per_token` the projection P `[G n, D]` of
             the dynamic router, which reads gain times the last source.
         gain: `[D]`.
@@ -79,26 +80,26 @@ def route_representations(
     Returns:
         K and V `[G, N, d]`, and the carrier for the next reader.
     """
-    plan = (tuple(slots), heads, per_token, backend)
+    plan = (tuple(source_ids), heads, per_token, backend)
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None
-        K, V, passed = _RouteRepresentations.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
+        K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
     K, V = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
     return K, V, carrier
 
 
-def route_heads(
+def mix_heads(
     carrier: Tensor | None,
     sources: Sequence[Tensor],
-    slots: Sequence[int],
+    source_ids: Sequence[int],
     weights: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Mix the heads of several layers into new ones: `K_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, V with the same R.
 
     Args:
-        carrier, slots, backend: as for `route_representations`.
+        carrier, source_ids, backend: as for `mix_project`.
         sources: the heads of `n` layers, G rows each, `[G, 2 N d]`: the keys of all N tokens, then the values.
         weights: R `[G, n G]`.
 
@@ -107,12 +108,12 @@ def route_heads(
     """
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None
-        K, V, passed = _RouteHeads.apply(used, weights, (tuple(slots), backend), *sources)
+        K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
     return *_operator("mix_heads")(list(sources), weights, backend), carrier
 
 
-class _RouteRepresentations(torch.autograd.Function):
+class _MixProject(torch.autograd.Function):
     @staticmethod
     def forward(ctx, carrier, weights, gain, k_weight, v_weight, plan, *sources):
         _, heads, per_token, backend = plan
@@ -126,7 +127,7 @@ class _RouteRepresentations(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_K, grad_V, grad_carrier):
         weights, gain, k_weight, v_weight, *sources = ctx.saved_tensors
-        slots, heads, per_token, backend = ctx.plan
+        source_ids, heads, per_token, backend = ctx.plan
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (5 + len(sources)))
@@ -140,7 +141,7 @@ class _RouteRepresentations(torch.autograd.Function):
             v_weight,
             grad_carrier,
             ctx.carried,
-            list(slots),
+            list(source_ids),
             heads,
             per_token,
             backend,
@@ -148,7 +149,7 @@ class _RouteRepresentations(torch.autograd.Function):
         return (grad_carrier if ctx.carried else None), *gradients, None, *([None] * len(sources))
 
 
-class _RouteHeads(torch.autograd.Function):
+class _MixHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, carrier, weights, plan, *sources):
         ctx.save_for_backward(weights, *sources)
@@ -161,11 +162,107 @@ class _RouteHeads(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_K, grad_V, grad_carrier):
         weights, *sources = ctx.saved_tensors
-        slots, backend = ctx.plan
+        source_ids, backend = ctx.plan
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (2 + len(sources)))
         grad_weights, grad_carrier = _operator("mix_heads_backward")(
-            grad_K, grad_V, sources, weights, grad_carrier, ctx.carried, list(slots), backend
+            grad_K, grad_V, sources, weights, grad_carrier, ctx.carried, list(source_ids), backend
         )
         return (grad_carrier if ctx.carried else None), grad_weights, None, *([None] * len(sources))
+
+
+def keep_representation(
+    X: Tensor, carrier: Tensor | None, place: Tensor | None, eps: float, index: int, compute: ComputeBackend
+) -> tuple[Tensor, Tensor | None]:
+    """Normalize a representation as source `index` of a history.
+
+    Args:
+        X: `[B, T, D]`.
+        place: `[1, B T D]` for the result, or None for new memory.
+
+    Returns:
+        X / rms(X) `[B, T, D]`, and the carrier with it.
+    """
+    return _KeepRepresentation.apply(X, carrier, place, eps, index, compute)
+
+
+class _KeepRepresentation(torch.autograd.Function):
+    """Normalize X into its place. Its gradient is that of the layer's own uses plus that of the later readers."""
+
+    @staticmethod
+    def forward(ctx, X, carrier, place, eps, index, compute: ComputeBackend):
+        normalized, inverse_rms = compute.rms_normalize_forward(X, eps, None if place is None else place.view(X.shape))
+        ctx.save_for_backward(normalized, inverse_rms)
+        ctx.set_materialize_grads(False)
+        ctx.index = index
+        ctx.compute = compute
+        return normalized, pass_on(carrier)
+
+    @staticmethod
+    def backward(ctx, grad, grad_carrier):
+        normalized, inverse_rms = ctx.saved_tensors
+        refuse_second_gradient()
+        if grad_carrier is not None:
+            by_readers = grad_carrier[ctx.index].view(normalized.shape)
+            grad = by_readers if grad is None else by_readers + grad
+        grad_X = None if grad is None else ctx.compute.rms_normalize_backward(grad, normalized, inverse_rms)
+        return grad_X, grad_carrier, None, None, None, None
+
+
+def keep_heads(
+    K: Tensor, V: Tensor, heads: int, carrier: Tensor | None, place: Tensor | None, index: int
+) -> tuple[Tensor, Tensor | None]:
+    """Put the keys and values of layer `index` together, where a history can hold them.
+
+    Args:
+        K, V: `[B, T, G d]`.
+        heads: G.
+        place: rows `[G, 2 B T d]` for the result, or None for new ones.
+
+    Returns:
+        The heads `[G, 2 B T d]`, keys before values, a plain tensor, and the carrier with them.
+
+    Raises:
+        ValueError: where gradients are needed and there is no carrier to bring them.
+    """
+    if torch.is_grad_enabled() and (K.requires_grad or V.requires_grad or requires_grad(carrier)):
+        if carrier is None:
+            raise ValueError("keys and values need gradients, and there is no carrier to bring them: see History")
+        return _KeepHeads.apply(K, V, carrier, heads, place, index)
+    return _together(K, V, heads, place), carrier
+
+
+def _together(K: Tensor, V: Tensor, heads: int, place: Tensor | None) -> Tensor:
+    """`[B, T, G d]` twice to `[G, 2 B T d]`."""
+    K, V = (states.reshape(-1, heads, states.shape[-1] // heads).transpose(0, 1) for states in (K, V))  # [G, N, d]
+    if place is None:
+        return torch.stack((K, V), dim=1).flatten(1)
+    parts = place.data.view(heads, 2, K.shape[1], -1)  # .data: making it again in a recomputation changes nothing
+    parts[:, 0] = K
+    parts[:, 1] = V
+    return place
+
+
+class _KeepHeads(torch.autograd.Function):
+    """The heads join the carrier; their gradient is that of all readers, the layer itself among them."""
+
+    @staticmethod
+    def forward(ctx, K, V, carrier, heads, place, index):
+        ctx.shape = K.shape
+        ctx.heads = heads
+        ctx.index = index
+        ctx.set_materialize_grads(False)
+        kept = _together(K.detach(), V.detach(), heads, place).detach()
+        ctx.mark_non_differentiable(kept)
+        return kept, pass_on(carrier)
+
+    @staticmethod
+    def backward(ctx, _, grad_carrier):
+        refuse_second_gradient()
+        if grad_carrier is None:
+            return (None,) * 6
+        rows = grad_carrier[ctx.index * ctx.heads : (ctx.index + 1) * ctx.heads]
+        own = rows.view(ctx.heads, 2, -1, ctx.shape[-1] // ctx.heads)
+        grad_K, grad_V = (own[:, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
+        return grad_K, grad_V, grad_carrier, None, None, None

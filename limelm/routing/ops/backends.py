@@ -16,7 +16,7 @@ import os
 import torch
 
 from limelm.errors import UserError
-from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.chunked import ComputeBackend
 from limelm.routing.ops.rms_norm import is_transformed
 
 BACKENDS = ("auto", "reference", "chunked", "triton")
@@ -26,8 +26,11 @@ NOT_TRANSFORMED = (
 logger = logging.getLogger(__name__)
 
 
-def resolve_backend(name: str, device: torch.device) -> str:
+def resolve_backend(name: str, device: torch.device, has_fast_path: bool = True) -> str:
     """The implementation that `routing_backend=name` means on `device`.
+
+    Args:
+        has_fast_path: whether the routing has others than the reference.
 
     Raises:
         ValueError: for an unknown name.
@@ -38,6 +41,8 @@ def resolve_backend(name: str, device: torch.device) -> str:
     if _is_recorded():
         return "reference"
     reason = NOT_TRANSFORMED if is_transformed() and not torch.compiler.is_compiling() else None
+    if not has_fast_path:
+        reason = "this routing has formulas only; take 'reference' or 'auto'"
     resolved = name
     if name == "auto":
         resolved = "reference" if reason else "chunked"
@@ -74,13 +79,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def products_of(backend: str) -> Products:
+def compute_backend(backend: str) -> ComputeBackend:
     """The products inside a chunk."""
     if backend == "triton":
-        from limelm.routing.ops.triton import TritonProducts
+        from limelm.routing.ops.triton import TritonBackend
 
-        return TritonProducts()
-    return Products()
+        return TritonBackend()
+    return ComputeBackend()
 
 
 @functools.cache

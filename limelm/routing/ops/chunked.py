@@ -5,7 +5,7 @@ makes each chunk's mixed input again, so that a forward keeps nothing but the so
 chunk, D hidden size, G key/value heads, n sources, e = 2 d the width of a key and a value together. S are the sources'
 rows of a chunk, `[n, c D]`; Z the mixed input, `[G, c, D]`; W the projection, `[G, e, D]`.
 
-The products inside a chunk are `Products`: here in PyTorch, in `limelm.routing.ops.triton` in Triton.
+The products inside a chunk are `ComputeBackend`: here in PyTorch, in `limelm.routing.ops.triton` in Triton.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limelm.routing.ops.rms_norm import scale_to_unit, scale_to_unit_backward
+from limelm.routing.ops.rms_norm import rms_normalize_backward, rms_normalize_forward
 from limelm.routing.ops.source_matrix import SourceMatrix, chunks, cuts_on
 
 # How narrow products are cut on a CPU; docs/performance.md has the measurement.
@@ -26,31 +26,31 @@ class GradientRows:
     """Where the gradients of the sources go: rows of one buffer, written by the last reader, added to by the others.
 
     Attributes:
-        buffer: `[slots r, X]`, r rows per source.
-        runs: which sources lie in which slots, as `source_matrix.runs` gives them.
-        height: r.
+        buffer: `[sources r, X]`, r rows per source.
+        runs: which sources they are, as `source_matrix.runs` gives them.
+        rows_each: r.
         add: whether the rows hold the gradients of later readers already.
     """
 
     buffer: Tensor
     runs: Sequence[tuple[int, int, int]]
-    height: int
+    rows_each: int
     add: bool
 
     def targets(self, start: int, stop: int) -> list[tuple[slice, Tensor]]:
         """For each run: its rows among the sources' rows, and the buffer's part `[rows, stop - start]`."""
-        r = self.height
+        r = self.rows_each
         return [
-            (slice(first * r, last * r), self.buffer[slot * r : (slot + last - first) * r, start:stop])
-            for first, last, slot in self.runs
+            (slice(first * r, last * r), self.buffer[source * r : (source + last - first) * r, start:stop])
+            for first, last, source in self.runs
         ]
 
 
-class Products:
+class ComputeBackend:
     """What happens inside a chunk, in PyTorch; and the normalisation of what is mixed."""
 
-    scale_to_unit = staticmethod(scale_to_unit)
-    scale_to_unit_backward = staticmethod(scale_to_unit_backward)
+    rms_normalize_forward = staticmethod(rms_normalize_forward)
+    rms_normalize_backward = staticmethod(rms_normalize_backward)
 
     def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
         """`weights @ S`: `[M, K]` (dense, or sparse CSR) and `[K, X]` to `[M, X]`."""
@@ -119,15 +119,15 @@ def _current_and_per_token(P: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     return per_token[:, -1], per_token
 
 
-def mix(products: Products, S: Tensor, weights: Tensor, heads: int, hidden_size: int, per_token: bool) -> Tensor:
+def mix(compute: ComputeBackend, S: Tensor, weights: Tensor, heads: int, hidden_size: int, per_token: bool) -> Tensor:
     """Z `[G, c, D]` from the sources' rows `[n, c D]`; weights as for `mix_project`."""
     if per_token:
-        return products.mix_tokens(weights, S, heads)[1]
-    return products.mix_rows(weights, S).view(heads, -1, hidden_size)
+        return compute.mix_tokens(weights, S, heads)[1]
+    return compute.mix_rows(weights, S).view(heads, -1, hidden_size)
 
 
 def mix_project(
-    products: Products, sources: Sequence[Tensor], weights: Tensor, projection: Tensor, per_token: bool
+    compute: ComputeBackend, sources: Sequence[Tensor], weights: Tensor, projection: Tensor, per_token: bool
 ) -> tuple[Tensor, Tensor]:
     """Mix the sources for each head and project: `K_h, V_h = (sum_j A[h, j] S_j) W_h^T`.
 
@@ -145,13 +145,13 @@ def mix_project(
     K, V = (projection.new_empty(heads, tokens, width // 2) for _ in range(2))
     for start, stop in chunks(tokens, heads * hidden_size * K.element_size(), K.device):
         S = matrix.read(start * hidden_size, stop * hidden_size)
-        Z = mix(products, S, weights, heads, hidden_size, per_token)
+        Z = mix(compute, S, weights, heads, hidden_size, per_token)
         K[:, start:stop], V[:, start:stop] = torch.bmm(Z, projection.transpose(1, 2)).chunk(2, dim=-1)
     return K, V
 
 
 def mix_project_backward(
-    products: Products,
+    compute: ComputeBackend,
     grad_K: Tensor,
     grad_V: Tensor,
     sources: Sequence[Tensor],
@@ -175,16 +175,16 @@ def mix_project_backward(
         grad_Y = torch.cat((grad_K[:, start:stop], grad_V[:, start:stop]), dim=-1)
         grad_Z = torch.bmm(grad_Y, projection)
         if per_token:
-            A, Z = products.mix_tokens(weights, S, heads)
-            grad_logits = products.mix_tokens_backward(weights, S, A, grad_Z, targets, add)
+            A, Z = compute.mix_tokens(weights, S, heads)
+            grad_logits = compute.mix_tokens_backward(weights, S, A, grad_Z, targets, add)
             current = S[-1].view(-1, hidden_size)
             grad_weights += grad_logits.T @ current
             if gradients is not None:
                 _, target = targets[-1]
                 target[-1].view(-1, hidden_size).addmm_(grad_logits, weights)
         else:
-            Z = products.mix_rows(weights, S).view(heads, -1, hidden_size)
-            grad_weights += products.mix_rows_backward(weights, S, grad_Z.view(heads, -1), targets, add)
+            Z = compute.mix_rows(weights, S).view(heads, -1, hidden_size)
+            grad_weights += compute.mix_rows_backward(weights, S, grad_Z.view(heads, -1), targets, add)
         if grad_projection.dtype == Z.dtype:
             grad_projection.baddbmm_(grad_Y.transpose(1, 2), Z)
         else:
@@ -192,7 +192,7 @@ def mix_project_backward(
     return grad_weights, grad_projection
 
 
-def mix_heads(products: Products, sources: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+def mix_heads(compute: ComputeBackend, sources: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mix the heads of several layers into new ones: `K_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, V with the same R.
 
     Args:
@@ -204,13 +204,13 @@ def mix_heads(products: Products, sources: Sequence[Tensor], weights: Tensor) ->
     """
     matrix = SourceMatrix(sources)
     K, V = (
-        [products.mix_rows(weights, matrix.read(start, stop)) for start, stop in pieces] for pieces in _halves(matrix)
+        [compute.mix_rows(weights, matrix.read(start, stop)) for start, stop in pieces] for pieces in _halves(matrix)
     )
     return (K[0], V[0]) if len(K) == 1 else (torch.cat(K, dim=1), torch.cat(V, dim=1))
 
 
 def mix_heads_backward(
-    products: Products,
+    compute: ComputeBackend,
     grads: Sequence[Tensor | None],
     sources: Sequence[Tensor],
     weights: Tensor,
@@ -226,7 +226,7 @@ def mix_heads_backward(
             add = gradients is not None and gradients.add
             if grad is not None:
                 part = grad[:, start - first : stop - first]
-                grad_weights += products.mix_rows_backward(weights, matrix.read(start, stop), part, targets, add)
+                grad_weights += compute.mix_rows_backward(weights, matrix.read(start, stop), part, targets, add)
             elif not add:
                 for _, target in targets:
                     target.zero_()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from limelm.routing.ops import chunked
-from limelm.routing.ops.backends import autocast_dtype, products_of
+from limelm.routing.ops.backends import autocast_dtype, compute_backend
 from limelm.routing.ops.chunked import GradientRows
 from limelm.routing.ops.source_matrix import empty_rows, runs
 
@@ -27,7 +27,7 @@ def mix_project(
     per_token: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """K and V `[G, N, d]`; arguments as in `operations.route_representations`."""
+    """K and V `[G, N, d]`; arguments as in `operations.mix_project`."""
     dtype = sources[0].dtype
     with _without_autocast(sources[0]):
         if per_token:
@@ -36,11 +36,13 @@ def mix_project(
         if sources[0].shape[1] // len(gain) <= 2 * by_head[0].shape[1]:
             # The gain times the mix of few tokens is less work than the gain times W.
             S = sources[0] if len(sources) == 1 else torch.cat(sources)
-            Z = chunked.mix(products_of(backend), S, weights.to(dtype), heads, len(gain), per_token) * gain.to(dtype)
+            Z = chunked.mix(compute_backend(backend), S, weights.to(dtype), heads, len(gain), per_token) * gain.to(
+                dtype
+            )
             K, V = (torch.bmm(Z, weight.to(dtype).transpose(1, 2)) for weight in by_head)
             return K, V
         folded = (gain * torch.cat(by_head, dim=1)).to(dtype)
-        return chunked.mix_project(products_of(backend), sources, weights.to(dtype), folded, per_token)
+        return chunked.mix_project(compute_backend(backend), sources, weights.to(dtype), folded, per_token)
 
 
 def mix_project_backward(
@@ -53,7 +55,7 @@ def mix_project_backward(
     v_weight: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
-    slots: Sequence[int],
+    source_ids: Sequence[int],
     heads: int,
     per_token: bool,
     backend: str,
@@ -66,12 +68,12 @@ def mix_project_backward(
     """
     dtype = sources[0].dtype
     with _without_autocast(sources[0]):
-        gradients = gradient_rows(grad_carrier, carried, slots, sources)
+        gradients = gradient_rows(grad_carrier, carried, source_ids, sources)
         routing = weights * gain if per_token else weights
         W = torch.cat(_by_head(k_weight, v_weight, heads), dim=1)
         grad_K, grad_V = _both(grad_K, grad_V)
         grad_weights, grad_W = chunked.mix_project_backward(
-            products_of(backend),
+            compute_backend(backend),
             grad_K.to(dtype),
             grad_V.to(dtype),
             sources,
@@ -95,9 +97,9 @@ def mix_project_backward(
 
 
 def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """K and V `[G, N d]`; arguments as in `operations.route_heads`."""
+    """K and V `[G, N d]`; arguments as in `operations.mix_heads`."""
     with _without_autocast(sources[0]):
-        return chunked.mix_heads(products_of(backend), sources, weights.to(sources[0].dtype))
+        return chunked.mix_heads(compute_backend(backend), sources, weights.to(sources[0].dtype))
 
 
 def mix_heads_backward(
@@ -107,15 +109,17 @@ def mix_heads_backward(
     weights: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
-    slots: Sequence[int],
+    source_ids: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the weights, and the gradient buffer as in `mix_project_backward`."""
     dtype = sources[0].dtype
     with _without_autocast(sources[0]):
-        gradients = gradient_rows(grad_carrier, carried, slots, sources)
+        gradients = gradient_rows(grad_carrier, carried, source_ids, sources)
         grads = [None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V)]
-        grad_weights = chunked.mix_heads_backward(products_of(backend), grads, sources, weights.to(dtype), gradients)
+        grad_weights = chunked.mix_heads_backward(
+            compute_backend(backend), grads, sources, weights.to(dtype), gradients
+        )
     return grad_weights.to(weights.dtype), None if gradients is None else gradients.buffer
 
 
@@ -133,14 +137,14 @@ def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """Products in the dtypes that they are given."""
+    """ComputeBackend in the dtypes that they are given."""
     if autocast_dtype(tensor.device) is None:
         return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def gradient_rows(
-    buffer: Tensor | None, carried: int, slots: Sequence[int], sources: Sequence[Tensor]
+    buffer: Tensor | None, carried: int, source_ids: Sequence[int], sources: Sequence[Tensor]
 ) -> GradientRows | None:
     """The rows of the gradient buffer that are the sources'; a fresh buffer where this reader is the last."""
     if carried == 0:
@@ -152,7 +156,7 @@ def gradient_rows(
         buffer = empty_rows(carried, columns, sources[0], sources[0].dtype)
         if not covers_all:
             buffer.zero_()
-    return GradientRows(buffer, runs(slots), rows // len(slots), add)
+    return GradientRows(buffer, runs(source_ids), rows // len(source_ids), add)
 
 
 def _fresh(buffer: Tensor | None, carried: int, like: Tensor) -> Tensor:
@@ -194,14 +198,26 @@ def _mix_project_backward(
     v_weight: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
-    slots: list[int],
+    source_ids: list[int],
     heads: int,
     per_token: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     buffer = _fresh(grad_carrier, carried, sources[0])
     grad_weights, grad_gain, grad_k, grad_v, _ = mix_project_backward(
-        grad_K, grad_V, sources, weights, gain, k_weight, v_weight, buffer, carried, slots, heads, per_token, backend
+        grad_K,
+        grad_V,
+        sources,
+        weights,
+        gain,
+        k_weight,
+        v_weight,
+        buffer,
+        carried,
+        source_ids,
+        heads,
+        per_token,
+        backend,
     )
     return grad_weights, grad_gain, grad_k.clone(), grad_v.clone(), buffer  # of one head they are parts of one tensor
 
@@ -231,11 +247,11 @@ def _mix_heads_backward(
     weights: Tensor,
     grad_carrier: Tensor | None,
     carried: int,
-    slots: list[int],
+    source_ids: list[int],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     buffer = _fresh(grad_carrier, carried, sources[0])
-    grad_weights, _ = mix_heads_backward(grad_K, grad_V, sources, weights, buffer, carried, slots, backend)
+    grad_weights, _ = mix_heads_backward(grad_K, grad_V, sources, weights, buffer, carried, source_ids, backend)
     return grad_weights, buffer
 
 

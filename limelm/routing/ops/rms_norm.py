@@ -14,16 +14,16 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def normalize(x: Tensor, eps: float) -> Tensor:
+def rms_normalize(x: Tensor, eps: float) -> Tensor:
     """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: on a CPU HF's RMSNorm to the bit."""
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling() and not is_transformed():
-        return _Normalize.apply(x, eps)[0]
+        return _RMSNormalize.apply(x, eps)[0]
     if x.dtype == torch.float64:  # PyTorch's own computes that in float64
-        return scale_to_unit(x, eps)[0]
+        return rms_normalize_forward(x, eps)[0]
     return torch.rms_norm(x, x.shape[-1:], eps=eps)
 
 
-def scale_to_unit(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def rms_normalize_forward(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """X / rms(X) `[..., D]` in `x`'s dtype (or in `out`, and in its dtype), and 1 / rms(X) `[..., 1]` in float32."""
     wide = x.float()
     inverse_rms = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
@@ -32,30 +32,30 @@ def scale_to_unit(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Ten
     return torch.mul(wide, inverse_rms, out=out), inverse_rms
 
 
-def scale_to_unit_backward(grad: Tensor, unit: Tensor, inverse_rms: Tensor) -> Tensor:
+def rms_normalize_backward(grad: Tensor, normalized: Tensor, inverse_rms: Tensor) -> Tensor:
     """Gradient of X from that of X / rms(X): `r (g - u mean(g u))`, with u = X / rms(X) and r = 1 / rms(X)."""
-    wide, unit = grad.to(inverse_rms.dtype), unit.to(inverse_rms.dtype)
-    along = (wide * unit).mean(-1, keepdim=True)
-    return (torch.addcmul(wide, unit, along, value=-1) * inverse_rms).to(grad.dtype)
+    wide, normalized = grad.to(inverse_rms.dtype), normalized.to(inverse_rms.dtype)
+    along = (wide * normalized).mean(-1, keepdim=True)
+    return (torch.addcmul(wide, normalized, along, value=-1) * inverse_rms).to(grad.dtype)
 
 
-class _Normalize(torch.autograd.Function):
+class _RMSNormalize(torch.autograd.Function):
     """Returns 1 / rms(X) too, so that gradients of gradients see how it depends on X."""
 
     @staticmethod
     def forward(ctx, x, eps):
-        unit, inverse_rms = scale_to_unit(x, eps)
-        ctx.save_for_backward(unit, inverse_rms)
+        normalized, inverse_rms = rms_normalize_forward(x, eps)
+        ctx.save_for_backward(normalized, inverse_rms)
         ctx.set_materialize_grads(False)
-        return unit, inverse_rms
+        return normalized, inverse_rms
 
     @staticmethod
     def backward(ctx, grad, grad_inverse_rms):
-        unit, inverse_rms = ctx.saved_tensors
+        normalized, inverse_rms = ctx.saved_tensors
         total = None
         if grad is not None:
-            total = scale_to_unit_backward(grad, unit, inverse_rms)
+            total = rms_normalize_backward(grad, normalized, inverse_rms)
         if grad_inverse_rms is not None:  # d(1 / rms) / dX = -r^2 u / D
-            through_rms = -grad_inverse_rms * inverse_rms**2 / unit.shape[-1] * unit.to(inverse_rms.dtype)
-            total = through_rms.to(unit.dtype) if total is None else total + through_rms.to(unit.dtype)
+            through_rms = -grad_inverse_rms * inverse_rms**2 / normalized.shape[-1] * normalized.to(inverse_rms.dtype)
+            total = through_rms.to(normalized.dtype) if total is None else total + through_rms.to(normalized.dtype)
         return total, None

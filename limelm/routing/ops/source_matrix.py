@@ -99,12 +99,12 @@ def _ranges(total: int, bytes_each: int, chunk_bytes: int) -> list[tuple[int, in
     return [(start, min(start + length, total)) for start in range(0, total, length)]
 
 
-def runs(slots: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Runs of slots as (first column, column after the last, first slot): `[0, 1, 5, 6] -> [(0, 2, 0), (2, 4, 5)]`."""
+def runs(source_ids: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Runs of sources: (first column, column after the last, first source); of `[0, 1, 5, 6]` (0, 2, 0), (2, 4, 5)."""
     found: list[tuple[int, int, int]] = []
-    for column, slot in enumerate(slots):
-        if found and slot == found[-1][2] + column - found[-1][0]:
+    for column, source in enumerate(source_ids):
+        if found and source == found[-1][2] + column - found[-1][0]:
             found[-1] = (found[-1][0], column + 1, found[-1][2])
         else:
-            found.append((column, column + 1, slot))
+            found.append((column, column + 1, source))
     return found

@@ -118,7 +118,7 @@ def _notes(plan: Plan) -> list[str]:
         )
     notes += [
         "Time counts training steps only, without evaluations and checkpoints.",
-        "FLOPs: two per multiply-add of matrix products, attention over the full square, backward = 2 x forward;",
+        "FLOPs: two per multiply-add of matrix compute, attention over the full square, backward = 2 x forward;",
         "what is computed again in the backward is not counted.",
         "Memory: a step simulated on the model's code, with PyTorch's fused attention; the allowance is assumed.",
     ]

@@ -22,15 +22,17 @@ def test_scale(seed, dtype, B, T, D, slot_dtype):
     slot = None
     if slot_dtype is not None:
         slot = cases.rows(B * T, D, slot_dtype).view(B, T, D)
-    unit, inverse_rms = kernels.scale_to_unit(x, EPS, slot)
-    assert slot is None or unit is slot
+    normalized, inverse_rms = kernels.rms_normalize_forward(x, EPS, slot)
+    assert slot is None or normalized is slot
     assert inverse_rms.dtype == torch.float32 and inverse_rms.shape == (B, T, 1)
-    reference, _ = rms_norm.scale_to_unit(x, EPS, None if slot is None else torch.empty_like(slot))
+    reference, _ = rms_norm.rms_normalize_forward(x, EPS, None if slot is None else torch.empty_like(slot))
     expected = (x.double().pow(2).mean(-1, keepdim=True) + EPS).rsqrt()
-    exactness = torch.float32 if unit.dtype == torch.float64 else unit.dtype  # float32 inside, whatever comes in
+    exactness = (
+        torch.float32 if normalized.dtype == torch.float64 else normalized.dtype
+    )  # float32 inside, whatever comes in
     cases.assert_near(inverse_rms, expected, torch.float32)
-    cases.assert_near(unit, x.double() * expected, exactness)
-    cases.assert_near(unit, reference, exactness)
+    cases.assert_near(normalized, x.double() * expected, exactness)
+    cases.assert_near(normalized, reference, exactness)
 
 
 @cases.few
@@ -43,9 +45,9 @@ def test_backward(seed, dtype, B, T, D):
     expected.backward(grad.double())
     slot = cases.rows(B * T, D, dtype).view(B, T, D).copy_(expected.detach())
     inverse_rms = (x.detach().pow(2).mean(-1, keepdim=True) + EPS).rsqrt().float()
-    actual = kernels.scale_to_unit_backward(grad, slot, inverse_rms)
+    actual = kernels.rms_normalize_backward(grad, slot, inverse_rms)
     assert actual.dtype == dtype
-    reference = rms_norm.scale_to_unit_backward(grad, slot, inverse_rms)
+    reference = rms_norm.rms_normalize_backward(grad, slot, inverse_rms)
     scale = grad.abs().max().double() * inverse_rms.max().double()  # with few elements the gradient is nearly 0
     tolerance = cases.TOLERANCES[torch.float32 if dtype == torch.float64 else dtype]
     assert (actual - reference).abs().max() <= tolerance * scale
@@ -54,12 +56,12 @@ def test_backward(seed, dtype, B, T, D):
 
 def test_rows_that_the_kernel_does_not_hold_are_left_to_pytorch():
     x = torch.randn(2, 20_000, device=cases.DEVICE)
-    unit, inverse_rms = kernels.scale_to_unit(x, EPS)
-    assert torch.equal(unit, rms_norm.scale_to_unit(x, EPS)[0])
-    expected = rms_norm.scale_to_unit_backward(x, unit, inverse_rms)
-    assert torch.equal(kernels.scale_to_unit_backward(x, unit, inverse_rms), expected)
+    normalized, inverse_rms = kernels.rms_normalize_forward(x, EPS)
+    assert torch.equal(normalized, rms_norm.rms_normalize_forward(x, EPS)[0])
+    expected = rms_norm.rms_normalize_backward(x, normalized, inverse_rms)
+    assert torch.equal(kernels.rms_normalize_backward(x, normalized, inverse_rms), expected)
 
 
 def test_a_place_with_gaps_between_elements_is_refused():
     with pytest.raises(ValueError, match="must be contiguous"):
-        kernels.scale_to_unit(torch.randn(3, 4), EPS, torch.empty(3, 8)[:, ::2])
+        kernels.rms_normalize_forward(torch.randn(3, 4), EPS, torch.empty(3, 8)[:, ::2])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.chunked import ComputeBackend
 from tests.routing.triton import cases
 
 kernels = pytest.importorskip("limelm.routing.ops.triton", reason=cases.NEEDS_TRITON)
@@ -33,7 +33,7 @@ def expected_route(P, S, G):
 @example(0, torch.float64, 1, 1, 1, 1)
 def test_mix(seed, dtype, G, n, c, D):
     P, S = drawn(seed, dtype, G, n, c, D)
-    for A, Z in (kernels.TritonProducts().mix_tokens(P, S, G), Products().mix_tokens(P, S, G)):
+    for A, Z in (kernels.TritonBackend().mix_tokens(P, S, G), ComputeBackend().mix_tokens(P, S, G)):
         assert A.dtype == Z.dtype == dtype
         for actual, expected in zip((A, Z), expected_route(P, S, G), strict=True):
             cases.assert_near(actual, expected, dtype)
@@ -49,7 +49,7 @@ def test_backward(seed, dtype, G, n, c, D, kind, add):
     grad, buffer = torch.randn(G, c, D, dtype=dtype, device=cases.DEVICE), cases.rows(n + 4, c * D, dtype)
     expected = buffer.double()
     targets = cases.targets_in(buffer, n, kind)
-    grad_logits = kernels.TritonProducts().mix_tokens_backward(P, S, A, grad, targets, add)
+    grad_logits = kernels.TritonBackend().mix_tokens_backward(P, S, A, grad, targets, add)
     assert grad_logits.dtype == dtype
     grad_S = torch.einsum("tgn,gtd->ntd", A.double(), grad.double()).flatten(1)
     for places, target in cases.targets_in(expected, n, kind):
@@ -62,13 +62,13 @@ def test_backward(seed, dtype, G, n, c, D, kind, add):
 
 def test_large_logits_do_not_overflow():
     P, S = drawn(0, torch.float32, 2, 3, 4, 16)
-    A, _ = kernels.TritonProducts().mix_tokens(1e4 * P, S, 2)
+    A, _ = kernels.TritonBackend().mix_tokens(1e4 * P, S, 2)
     cases.assert_near(A, expected_route(1e4 * P, S, 2)[0], torch.float32)
 
 
 def test_more_heads_than_the_kernel_takes_are_left_to_pytorch():
     P, S = drawn(0, torch.float32, 200, 3, 2, 16)
-    A, Z = kernels.TritonProducts().mix_tokens(P, S, 200)
+    A, Z = kernels.TritonBackend().mix_tokens(P, S, 200)
     expected_A, expected_Z = expected_route(P, S, 200)
     cases.assert_near(A, expected_A, torch.float32)
     cases.assert_near(Z, expected_Z, torch.float32)

@@ -4,7 +4,7 @@ Importable only where triton is installed; `limelm.routing.ops.backends` looks f
 `tokens` routes per token, `normalize` scales to unit RMS; `ahead_of_time` compiles all of them without a GPU.
 """
 
-from limelm.routing.ops.triton.normalize import scale_to_unit, scale_to_unit_backward
-from limelm.routing.ops.triton.products import TritonProducts
+from limelm.routing.ops.triton.backend import TritonBackend
+from limelm.routing.ops.triton.normalize import rms_normalize_backward, rms_normalize_forward
 
-__all__ = ["TritonProducts", "scale_to_unit", "scale_to_unit_backward"]
+__all__ = ["TritonBackend", "rms_normalize_backward", "rms_normalize_forward"]

@@ -86,8 +86,8 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     yield "route", plan_route(empty(heads * n, D), X, A)
     partial = empty(TOKENS, 2, heads, n, dtype=torch.promote_types(dtype, torch.float32))
     yield "softmax_backward", plan_softmax_backward(A, partial, A.view(TOKENS, -1))
-    yield "scale_to_unit", plan_scale(X, X, inverse_rms, 1e-6)
-    yield "scale_to_unit_backward", plan_scale_backward(X, X, inverse_rms, X)
+    yield "rms_normalize_forward", plan_scale(X, X, inverse_rms, 1e-6)
+    yield "rms_normalize_backward", plan_scale_backward(X, X, inverse_rms, X)
 
 
 def _compile(launch: Launch, capability: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`chunked.Products` in Triton."""
+"""`chunked.ComputeBackend` in Triton."""
 
 import functools
 import logging
@@ -6,20 +6,20 @@ import logging
 import torch
 from torch import Tensor
 
-from limelm.routing.ops.chunked import Products
+from limelm.routing.ops.chunked import ComputeBackend
 from limelm.routing.ops.triton import tokens
 from limelm.routing.ops.triton.launch import along_rows
-from limelm.routing.ops.triton.normalize import scale_to_unit, scale_to_unit_backward
+from limelm.routing.ops.triton.normalize import rms_normalize_backward, rms_normalize_forward
 from limelm.routing.ops.triton.rows import MOST_MIXES, mix_by_token, mix_by_token_backward
 
 logger = logging.getLogger(__name__)
 
 
-class TritonProducts(Products):
+class TritonBackend(ComputeBackend):
     """What happens inside a chunk, in Triton kernels; shapes that these are not made for are left to PyTorch, aloud."""
 
-    scale_to_unit = staticmethod(scale_to_unit)
-    scale_to_unit_backward = staticmethod(scale_to_unit_backward)
+    rms_normalize_forward = staticmethod(rms_normalize_forward)
+    rms_normalize_backward = staticmethod(rms_normalize_backward)
 
     def mix_rows(self, weights: Tensor, S: Tensor) -> Tensor:
         if weights.layout == torch.sparse_csr:

@@ -1,0 +1,95 @@
+"""The routers of a whole model, made from plain sizes, and the check of what they are made with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from limelm.routing.module import DepthModule
+from limelm.routing.ops.backends import BACKENDS
+from limelm.routing.router import RouterSpec
+from limelm.routing.routers import ROUTERS, LayerRouter
+from limelm.routing.sources import ReadPlan, check_sources
+
+ROUTING_INITS = ("paper", "identity")
+#: What the options of routings are where nothing is asked for.
+DEFAULTS: dict[str, Any] = {"routing_sources": None, "routing_top_p": None, "routing_init": "paper"}
+
+
+def check_options(routing: str, options: dict[str, Any], backend: str) -> None:
+    """Check how the layers of a model are to route.
+
+    Args:
+        options: by name as in DEFAULTS.
+
+    Raises:
+        ValueError: for a value that is not allowed, or an option that the routing does not have.
+    """
+    if routing not in ROUTERS:
+        raise ValueError(f"routing={routing!r} is unknown; allowed: {', '.join(ROUTERS)}")
+    for name, value in options.items():
+        if value != DEFAULTS[name] and name not in ROUTERS[routing].options:
+            having = " or ".join(repr(kind) for kind, router in ROUTERS.items() if name in router.options)
+            raise ValueError(f"{name}={value!r} needs routing={having}, not {routing!r}")
+    if options["routing_init"] not in ROUTING_INITS:
+        raise ValueError(f"routing_init={options['routing_init']!r} is unknown; allowed: {', '.join(ROUTING_INITS)}")
+    top_p = options["routing_top_p"]
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"routing_top_p={top_p!r} must be in (0, 1]")
+    check_sources(options["routing_sources"])
+    if backend not in BACKENDS:
+        raise ValueError(f"routing_backend={backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+
+
+class RouterList(nn.ModuleList):
+    """The routers of a model's layers, the first layer's first.
+
+    Attributes:
+        plan: which of them reads what.
+    """
+
+    def __init__(self, routers: Sequence[LayerRouter] = ()):
+        super().__init__(routers)
+        self.plan = ReadPlan(routers)
+
+
+def make_routers(
+    routing: str,
+    num_layers: int,
+    hidden_size: int,
+    num_heads: int,
+    head_dim: int | None = None,
+    sources: dict[str, int] | None = None,
+    top_p: float | None = None,
+    init: str = "paper",
+    backend: str = "auto",
+) -> RouterList:
+    """Initialized routers for the layers of a model of one's own.
+
+    Args:
+        routing: "none", "static", "dynamic" or "kv"; see `ROUTERS`.
+        num_layers: L.
+        hidden_size: D.
+        num_heads: G, key/value heads.
+        head_dim: d; None is D / G.
+        sources: None (a layer reads all earlier ones), or `{"first": m, "last": n}`.
+        top_p: of static routing, the mass of each head's weights that is kept, in (0, 1]; None keeps all.
+        init: of kv routing, "paper", or "identity": the model starts as one without routing.
+        backend: "auto", "reference", "chunked" or "triton"; see `limelm.routing.ops.backends`.
+
+    Raises:
+        ValueError: for a value that is none of these, or an option that the routing does not have.
+    """
+    check_options(routing, {"routing_sources": sources, "routing_top_p": top_p, "routing_init": init}, backend)
+    if head_dim is None and hidden_size % num_heads:
+        raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}; give head_dim")
+    routers = RouterList(
+        [
+            ROUTERS[routing](RouterSpec(i, hidden_size, num_heads, head_dim, sources, top_p, init, backend))
+            for i in range(num_layers)
+        ]
+    )
+    for module in routers.modules():
+        if isinstance(module, DepthModule):
+            module.init_weights()
+    return routers

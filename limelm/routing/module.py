@@ -1,0 +1,43 @@
+"""Modules that say how their parameters begin and how an optimizer treats them."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an optimizer treats some parameters.
+
+    Attributes:
+        group: the name of their parameter group.
+        is_fast: they learn at the routers' rate, not at the rest's.
+        decays: they take part in weight decay.
+    """
+
+    group: str
+    is_fast: bool
+    decays: bool
+
+
+#: The paper's Table 3 and the groups of its code.
+ROUTING_WEIGHTS = Rule("router", is_fast=True, decays=False)
+ROUTING_PROJECTIONS = Rule("router_projection", is_fast=True, decays=True)
+#: Section 4.1 of the Hyper-Connections paper: what is static does not decay.
+CONNECTIONS = Rule("connections", is_fast=False, decays=False)
+CONNECTION_MATRICES = Rule("connection_matrices", is_fast=False, decays=True)
+
+
+class DepthModule(nn.Module):
+    """A part of a depth connection: routers, the projections they read, Hyper-Connections."""
+
+    def init_weights(self, std: float = 0.02) -> None:
+        """Initialize this module's own parameters, not those of its children.
+
+        Args:
+            std: of matrices that are drawn from a normal distribution, `initializer_range` in configurations.
+        """
+
+    def parameter_rules(self) -> dict[str, Rule]:
+        """The rules of parameters, by their names in this module; those that are not named have an ordinary layer's."""
+        return {}

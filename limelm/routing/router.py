@@ -1,0 +1,150 @@
+"""What every router says of itself, be it in a model of this package or attached to another.
+
+Whoever measures, trains or reports on routers asks them; nobody else knows which kinds there are.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from limelm.routing.module import ROUTING_PROJECTIONS, ROUTING_WEIGHTS, DepthModule, Rule
+from limelm.routing.sources import source_ids
+
+#: What attention modules call their router.
+ROUTER = "router"
+#: What a router with two sets of weights has them for, in their order.
+WEIGHT_SETS = ("keys", "values")
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """What a router must know of its layer.
+
+    Attributes:
+        layer_idx: i; layer 0 has nothing to choose from.
+        hidden_size: D.
+        num_heads: G, key/value heads.
+        head_dim: d; None is D / G.
+        sources: which representations it reads: None (all earlier ones), or `{"first": m, "last": n}`.
+        top_p: the mass of static weights that is kept; None prunes nothing.
+        init: of kv routing, "paper" or "identity".
+        backend: how the routing is computed (`limelm.routing.ops.backends`).
+        share_kv: one set of weights for keys and values; else one for each (attached routers only).
+    """
+
+    layer_idx: int
+    hidden_size: int
+    num_heads: int
+    head_dim: int | None = None
+    sources: dict[str, int] | None = None
+    top_p: float | None = None
+    init: str = "paper"
+    backend: str = "auto"
+    share_kv: bool = True
+
+    @property
+    def source_ids(self) -> tuple[int, ...]:
+        """Indices of the representations that the layer routes over, its own the last; unbounded, 0 ... i."""
+        return source_ids(self.layer_idx, self.sources)
+
+    @property
+    def num_sources(self) -> int:
+        """How many they are."""
+        return len(self.source_ids)
+
+    @property
+    def num_sets(self) -> int:
+        """How many sets of weights there are: one for keys and values together, or one for each."""
+        return 1 if self.share_kv else len(WEIGHT_SETS)
+
+
+class Router(DepthModule):
+    """One layer's choice among what all layers so far have left behind."""
+
+    #: Whether earlier layers are read at all.
+    routes: ClassVar[bool] = True
+    #: Whether it mixes normalized representations, one input Z_h per head, before they are projected.
+    mixes_representations: ClassVar[bool] = False
+    #: Whether the weights are made for each token.
+    depends_on_tokens: ClassVar[bool] = False
+    #: Fields of a configuration that this kind understands, beyond `routing` and `routing_backend`.
+    options: ClassVar[frozenset[str]] = frozenset({"routing_sources"})
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__()
+        self.spec = spec
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is more than one source: not in layer 0."""
+        return self.routes and self.spec.layer_idx > 0
+
+    @property
+    def weight_sets(self) -> tuple[str, ...]:
+        """WEIGHT_SETS where keys and values have weights of their own; else nothing."""
+        return () if self.spec.share_kv else WEIGHT_SETS
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """How much of each source there is in what the layer's heads read, their own way past the router included.
+
+        Args:
+            call: the arguments of a call of this module; needed where the weights depend on tokens.
+
+        Returns:
+            `[S G, n]`, for S sets of weights, the keys' heads first; `[B, T, S G, n]` where they depend on tokens; or,
+            where heads are mixed with others, `[S G, n, G]`, by the sources' heads. The last source is the layer's own.
+        """
+        raise NotImplementedError
+
+    def values_of_call(self, call: tuple, output: Any) -> tuple[Tensor, Tensor] | None:
+        """The values that attention reads, and those of the layer's own input alone, each `[B, T, G d]`.
+
+        Args:
+            call: the arguments of a call of this module.
+            output: what it returned.
+
+        Returns:
+            None for a call that was for keys alone.
+        """
+        raise NotImplementedError
+
+    def directions(self, layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """How tokens open the routes of this router: the norm that representations pass, and a direction per route.
+
+        Args:
+            layer: the decoder layer that the router is in.
+
+        Returns:
+            A function of representations `[..., D]`, and P `[S G n, D]`, source by source within a head: the logits of
+            the routes are `norm(X) P^T`.
+
+        Raises:
+            LookupError: where tokens do not choose, or not so; it says why.
+        """
+        raise LookupError("its routers do not depend on tokens")
+
+    def parameter_rules(self) -> dict[str, Rule]:
+        """Routing weights learn fast and do not decay; the matrices of projections decay."""
+        own = {name for name, _ in self.named_parameters(recurse=False)}
+        return {name: ROUTING_WEIGHTS if name in own else ROUTING_PROJECTIONS for name, _ in self.named_parameters()}
+
+
+def routers_in(module: nn.Module) -> Iterator[Router]:
+    """The routers of a model or of a layer; where PEFT has put copies of them in, those that it runs."""
+    active = _active(module)
+    if isinstance(active, Router):
+        yield active
+        return
+    for child in active.children():
+        yield from routers_in(child)
+
+
+def _active(module: nn.Module) -> nn.Module:
+    """The module itself, or what PEFT's ModulesToSaveWrapper calls instead."""
+    if not isinstance(getattr(module, "modules_to_save", None), nn.ModuleDict):
+        return module
+    if module.disable_adapters or not module.active_adapters:
+        return module.original_module  # type: ignore[return-value]
+    return module.modules_to_save[module.active_adapters[0]]  # type: ignore[index, return-value]
