@@ -159,8 +159,8 @@ def train(model: GPT, data: Tensor, steps: int, batch_size: int = 16) -> float:
         if step % 50 == 0 or step == steps:
             with torch.no_grad():
                 held_out_loss = sum(loss_of(model, *batch).item() for batch in batches) / len(batches)
-            seconds = time.perf_counter() - began
-            print(f"step {step:5}   loss {loss.item():.3f}   held out {held_out_loss:.3f}   {seconds:.0f} s", flush=True)
+            seconds = f"{time.perf_counter() - began:.0f} s"
+            print(f"step {step:5}   loss {loss.item():.3f}   held out {held_out_loss:.3f}   {seconds}", flush=True)
     return held_out_loss
 
 

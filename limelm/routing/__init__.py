@@ -12,14 +12,16 @@ In a model of your own, three lines give its attention heads the representations
 
 where `k_proj(norm(x))` and `v_proj(norm(x))` stood before; position embeddings come afterwards. `"static"` and
 `"dynamic"` mix normalized representations before they are projected, so their norm is an RMSNorm; `"kv"` mixes keys and
-values, and takes any norm. `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors.
+values, and takes any norm. `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors;
+`HyperConnection` is another connection, of several residual streams.
 
 To read on: `router.py` (what every router says of itself), `routers.py` (the kinds), `history.py`, `sources.py`,
-`reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`; `ops/` below makes it fast.
+`reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`, `hyper_connection.py`; `ops/` below makes it fast.
 """
 
 from limelm.routing.build import RouterList, check_options, make_routers
 from limelm.routing.history import History
+from limelm.routing.hyper_connection import HyperConnection
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
 from limelm.routing.module import DepthModule, Rule
 from limelm.routing.ops.backends import BACKENDS, resolve_backend
@@ -47,6 +49,7 @@ __all__ = [
     "DynamicRouter",
     "HeadwiseLinear",
     "History",
+    "HyperConnection",
     "KeyValueRouter",
     "LayerRouter",
     "PlainRouter",

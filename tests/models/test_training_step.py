@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from limelm.models.hyper_connection.modeling_hyper_connection import plain_norm
+from limelm.routing.hyper_connection import plain_norm
 from tests.models.variants import (
     MAIN_VARIANTS,
     all_variants,
