@@ -1,4 +1,4 @@
-"""What serving engines need of the models, and what they must not do to them (docs/serving.md).
+"""Serving engines: the plugin by which they know the models, and guards against dividing a model (docs/serving.md).
 
 vLLM and SGLang call `register` when they start. All else here refuses a model that has been divided over devices by its
 heads or by its layers: a layer makes the keys and values of all heads at once, from what all earlier layers left.

@@ -186,6 +186,6 @@ def _baseline(summary: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _more(digits: int) -> Show:
-    """By how much a ratio is above 1, in percent."""
+    """The excess of a ratio over 1, in percent."""
     show = number(f"+.{digits}f", 100, "\u00a0%")
     return lambda ratio: show(ratio - 1)
