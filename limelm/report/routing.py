@@ -1,6 +1,9 @@
 """The sections on what routers retrieve: Figures 2, 3, 4, 9, 10, 13 and 14, and Table 5."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from limelm.analysis.retrieval import set_label
 from limelm.records import Records
@@ -19,6 +22,76 @@ ATTACHED = (
 )
 
 
+#: The title and the text of each figure and table.
+TEXTS = {
+    "mean_retrieval": (
+        "What is retrieved: mean weight by representation (Figure 2)",
+        "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
+        "without preferences would give. Few layers read the last representations, so their means rest on few "
+        "weights.",
+    ),
+    "self_retrieval": (
+        "Self-retrieval, head by head (Figure 3)",
+        "How much each head takes from its layer's own input: a thin line per head, their mean thick, a panel per "
+        "model. It shows how far the heads of a model differ. Dashed: uniform.",
+    ),
+    "self_retrieval_by_layer": (
+        "Self-retrieval, model by model (Figure 10)",
+        "The thick lines of the figure before in one panel: it shows how far the models differ. 1 would be "
+        "ordinary self-attention. The later a layer, the more representations share its weight, so a falling line "
+        "means something only against the dashed one.",
+    ),
+    "expected_source": (
+        "Expected retrieved representation (Figure 4)",
+        "Which representation a layer retrieves on average: high is recent, low is early. The shade spans the "
+        "heads. A model without routing would lie on the dotted line. A layer that reads only the first and the "
+        "last representation has its mean between them, where it reads nothing.",
+    ),
+    "pruned_weights": (
+        "Pruned routing weights (Table 5)",
+        "How many routing weights top-p leaves out at the end of training. Layer r has one per head and "
+        "representation 0 to r, H (L(L+1)/2 - 1) in all. The totals that the paper prints are H L (L-1), the "
+        "size of one array for all layers with the short rows filled up with zeros; both are here. At 32, 64 "
+        "and 128 layers with 8 heads and top-p 0.9 it prints 1,845 of 7,936 (23 %), 6,795 of 32,256 (21 %) and "
+        "24,632 of 130,048 (19 %); of the 4,216, 16,632 and 66,040 weights that there are, that would be "
+        "43.8 %, 40.9 % and 37.3 %.",
+    ),
+    "retrieval_under_top_p": (
+        "Retrieval statistics under top-p (Figure 9)",
+        "Green circles: the weight on representation n, the input of layer n, mean over heads and over the layers "
+        "from n on, which can read it. Orange squares: the weight of layer n on its own input, mean over heads; 1 "
+        "would be ordinary self-attention. Pruned weights count as zero.",
+    ),
+    "layer_mass": (
+        "What each layer takes from each representation",
+        "Mean over heads of the weights below: a row is a layer and sums to 1, a column a representation. A mean "
+        "hides heads that do opposite things; the figures per head show them.",
+    ),
+    "layer_mass_absolute": (
+        "LIMe KV: absolute mass by layer and representation",
+        "A head of LIMe KV adds up the heads of earlier layers with signed weights R that need not sum to 1. Shown "
+        "is the sum of |R| over the heads of a representation, mean over the reading heads. Large weights of "
+        "opposite sign may cancel, and keys and values differ in scale from layer to layer: mass is not influence.",
+    ),
+    "layer_mass_same_head": (
+        "LIMe KV: mass from the same head",
+        "The part of that mass which a head takes from the head with its own number. Heads without preference "
+        "would take one part in G, the number of key/value heads.",
+    ),
+}
+PRUNED = [
+    Column("model", "model"),
+    Column("layers", "layers"),
+    Column("heads", "heads"),
+    Column("top_p", "top-p"),
+    Column("pruned", "pruned weights", count),
+    Column("weights", "of the weights there are", count),
+    Column("pruned_share", "share", share),
+    Column("padded_weights", "of the total with padding", count),
+    Column("padded_pruned_share", "share", share),
+]
+
+
 def routing_sections(records: dict[str, Records], palette: Palette, is_attached: bool = False) -> list[Section]:
     """Make a section for each kind of records, in the order of the page.
 
@@ -30,17 +103,29 @@ def routing_sections(records: dict[str, Records], palette: Palette, is_attached:
     kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in WEIGHT_SETS}
     palette = Palette([*palette.kinds, *named], palette.kinds | kinds)
     notes = _notes([palette.kinds[model] for model in named], records, is_attached)
-    sections = {
-        "mean_retrieval": lambda rows: _mean_retrieval(rows, palette, notes),
-        "self_retrieval": lambda rows: _self_retrieval(rows, palette),
-        "self_retrieval_by_layer": lambda rows: _self_retrieval_by_layer(rows, palette),
-        "expected_source": lambda rows: _expected_source(rows, palette),
-        "pruned_weights": _pruned_weights,
-        "retrieval_under_top_p": _retrieval_under_top_p,
-        "layer_mass": _layer_mass,
-        "weights": lambda rows: _weights(rows, notes),
+    kv = [row for row in records.get("layer_mass", []) if row["absolute"] is not None]
+    records = records | {
+        "layer_mass_absolute": kv,
+        "layer_mass_same_head": [row for row in kv if row["same_head_share"] is not None],
     }
-    return [section for name, make in sections.items() if records.get(name) for section in make(records[name])]
+
+    def drawn(name: str, draw: Callable[..., Figure], *more: Any, notes: Sequence[str] = ()) -> list[Section]:
+        rows = records.get(name)
+        title, text = TEXTS[name]
+        return [Section(name, title, [text, *notes], rows, draw(rows, *more))] if rows else []
+
+    return [
+        *drawn("mean_retrieval", routing.mean_retrieval, palette, notes=notes),
+        *drawn("self_retrieval", routing.self_retrieval, palette),
+        *drawn("self_retrieval_by_layer", routing.self_retrieval_by_layer, palette),
+        *drawn("expected_source", routing.expected_source, palette),
+        *_pruned(records.get("pruned_weights", [])),
+        *drawn("retrieval_under_top_p", routing.retrieval_under_top_p),
+        *drawn("layer_mass", heatmaps.layer_mass),
+        *drawn("layer_mass_absolute", heatmaps.absolute_mass),
+        *drawn("layer_mass_same_head", heatmaps.same_head_share),
+        *_weights(records.get("weights", []), notes),
+    ]
 
 
 def _notes(kinds: list[str | None], records: dict[str, Records], is_attached: bool) -> list[str]:
@@ -53,141 +138,14 @@ def _notes(kinds: list[str | None], records: dict[str, Records], is_attached: bo
     ]
 
 
-def _mean_retrieval(records: Records, palette: Palette, notes: list[str]) -> Iterator[Section]:
-    yield Section(
-        "mean_retrieval",
-        "What is retrieved: mean weight by representation (Figure 2)",
-        [
-            "Representation 0 is the token embedding, m the output of layer m - 1. The dashed line is what routers "
-            "without preferences would give. Few layers read the last representations, so their means rest on few "
-            "weights.",
-            *notes,
-        ],
-        records,
-        routing.mean_retrieval(records, palette),
-    )
-
-
-def _self_retrieval(records: Records, palette: Palette) -> Iterator[Section]:
-    yield Section(
-        "self_retrieval",
-        "Self-retrieval, head by head (Figure 3)",
-        [
-            "How much each head takes from its layer's own input: a thin line per head, their mean thick, a panel per "
-            "model. It shows how far the heads of a model differ. Dashed: uniform."
-        ],
-        records,
-        routing.self_retrieval(records, palette),
-    )
-
-
-def _self_retrieval_by_layer(records: Records, palette: Palette) -> Iterator[Section]:
-    yield Section(
-        "self_retrieval_by_layer",
-        "Self-retrieval, model by model (Figure 10)",
-        [
-            "The thick lines of the figure before in one panel: it shows how far the models differ. 1 would be "
-            "ordinary self-attention. The later a layer, the more representations share its weight, so a falling line "
-            "means something only against the dashed one."
-        ],
-        records,
-        routing.self_retrieval_by_layer(records, palette),
-    )
-
-
-def _expected_source(records: Records, palette: Palette) -> Iterator[Section]:
-    yield Section(
-        "expected_source",
-        "Expected retrieved representation (Figure 4)",
-        [
-            "Which representation a layer retrieves on average: high is recent, low is early. The shade spans the "
-            "heads. A model without routing would lie on the dotted line. A layer that reads only the first and the "
-            "last representation has its mean between them, where it reads nothing."
-        ],
-        records,
-        routing.expected_source(records, palette),
-    )
-
-
-def _pruned_weights(records: Records) -> Iterator[Section]:
-    yield Section(
-        "pruned_weights",
-        "Pruned routing weights (Table 5)",
-        [
-            "How many routing weights top-p leaves out at the end of training. Layer r has one per head and "
-            "representation 0 to r, H (L(L+1)/2 - 1) in all. The totals that the paper prints are H L (L-1), the "
-            "size of one array for all layers with the short rows filled up with zeros; both are here. At 32, 64 "
-            "and 128 layers with 8 heads and top-p 0.9 it prints 1,845 of 7,936 (23 %), 6,795 of 32,256 (21 %) and "
-            "24,632 of 130,048 (19 %); of the 4,216, 16,632 and 66,040 weights that there are, that would be "
-            "43.8 %, 40.9 % and 37.3 %."
-        ],
-        records,
-        columns=[
-            Column("model", "model"),
-            Column("layers", "layers"),
-            Column("heads", "heads"),
-            Column("top_p", "top-p"),
-            Column("pruned", "pruned weights", count),
-            Column("weights", "of the weights there are", count),
-            Column("pruned_share", "share", share),
-            Column("padded_weights", "of the total with padding", count),
-            Column("padded_pruned_share", "share", share),
-        ],
-    )
-
-
-def _retrieval_under_top_p(records: Records) -> Iterator[Section]:
-    yield Section(
-        "retrieval_under_top_p",
-        "Retrieval statistics under top-p (Figure 9)",
-        [
-            "Green circles: the weight on representation n, the input of layer n, mean over heads and over the layers "
-            "from n on, which can read it. Orange squares: the weight of layer n on its own input, mean over heads; 1 "
-            "would be ordinary self-attention. Pruned weights count as zero."
-        ],
-        records,
-        routing.retrieval_under_top_p(records),
-    )
-
-
-def _layer_mass(records: Records) -> Iterator[Section]:
-    yield Section(
-        "layer_mass",
-        "What each layer takes from each representation",
-        [
-            "Mean over heads of the weights below: a row is a layer and sums to 1, a column a representation. A mean "
-            "hides heads that do opposite things; the figures per head show them."
-        ],
-        records,
-        heatmaps.layer_mass(records),
-    )
-    kv = [row for row in records if row["absolute"] is not None]
-    if not kv:
-        return
-    yield Section(
-        "layer_mass_absolute",
-        "LIMe KV: absolute mass by layer and representation",
-        [
-            "A head of LIMe KV adds up the heads of earlier layers with signed weights R that need not sum to 1. Shown "
-            "is the sum of |R| over the heads of a representation, mean over the reading heads. Large weights of "
-            "opposite sign may cancel, and keys and values differ in scale from layer to layer: mass is not influence."
-        ],
-        kv,
-        heatmaps.absolute_mass(kv),
-    )
-    yield Section(
-        "layer_mass_same_head",
-        "LIMe KV: mass from the same head",
-        [
-            "The part of that mass which a head takes from the head with its own number. Heads without preference "
-            "would take one part in G, the number of key/value heads."
-        ],
-        [row for row in kv if row["same_head_share"] is not None],
-        heatmaps.same_head_share(kv),
-    )
+def _pruned(records: Records) -> list[Section]:
+    title, text = TEXTS["pruned_weights"]
+    return [Section("pruned_weights", title, [text], records, columns=PRUNED)] if records else []
 
 
 def _weights(records: Records, notes: list[str]) -> Iterator[Section]:
+    if not records:
+        return
     models = dict(by_model(records))
     is_deep = {max(row["layer"] for row in rows) >= DEEP for rows in models.values()}
     figures = {(False,): "Figure 13", (True,): "Figure 14", (False, True): "Figures 13 and 14"}[tuple(sorted(is_deep))]

@@ -4,11 +4,10 @@ from limelm.extras import require_extra
 
 require_extra("lab", "limelm.training")
 
-from limelm.training.comparison import reproduce
+from limelm.training.comparison import reproduce, reproduce_seeds, seed_folders
 from limelm.training.recipe import Recipe
 from limelm.training.recipe_files import load_experiment, load_recipe, load_scale, recipe_names
 from limelm.training.run import train_model
-from limelm.training.seeds import reproduce_seeds, seed_folders
 from limelm.training.summary import read_summary, results_fingerprint
 
 __all__ = [

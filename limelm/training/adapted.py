@@ -9,16 +9,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from limelm import tokenizers
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
 from limelm.adapters.parameters import lora_parameters
 from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.errors import UserError
 from limelm.extras import import_peft
-from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
+from limelm.loading import context_length, load_adapter_config, load_config, load_model
 from limelm.models.flops import ModelCost, count_cost
 from limelm.records import Count, Positive, PositiveFloat, unknown_field
 
@@ -132,16 +131,6 @@ def describe_base(base: str) -> dict[str, str]:
                 stream.seek(size * number // SAMPLES)
                 digest.update(stream.read(SAMPLE_BYTES))
     return {"base": folder.resolve().name, "base_sha256": digest.hexdigest()}
-
-
-def check_tokenizer(base: str, tokenizer: PreTrainedTokenizerBase, data: Path) -> None:
-    """Compare the tokenizer of prepared data with the model's own.
-
-    Raises:
-        UserError: where they differ.
-    """
-    instead = f"prepare them with: limelm data prepare ... --tokenizer {base}"
-    tokenizers.check_tokenizer(data, tokenizer, load_tokenizer(base), base, instead)
 
 
 def save_trained(model: PreTrainedModel, folder: Path) -> None:

@@ -15,7 +15,7 @@ from limelm.data.shards import file_sha256
 from limelm.errors import UserError
 from limelm.files import write_text
 from limelm.records import Count, Sha256, read_json
-from limelm.training.identity import refuse_other_run
+from limelm.training.run_folder import refuse_other_run
 
 PREFIX, COMPLETE = "checkpoint-", "complete.json"
 
@@ -30,7 +30,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class Seal:
-    """`complete.json`: the files of a checkpoint, and the run that they belong to (see `identity.identify`)."""
+    """`complete.json`: the files of a checkpoint, and the run that they belong to (see `run_folder.identify`)."""
 
     files: dict[str, SavedFile]
     run: dict[str, Any]
@@ -40,7 +40,7 @@ def seal(checkpoint: Path, run: dict[str, Any]) -> None:
     """Declare a checkpoint complete: flush its files and write `complete.json`.
 
     Args:
-        run: what it belongs to, from `identity.identify`.
+        run: what it belongs to, from `run_folder.identify`.
     """
     files = {}
     for path in sorted(checkpoint.iterdir()):

@@ -12,12 +12,12 @@ from transformers import (
 )
 
 from limelm.errors import UserError
-from limelm.loading import load_model
+from limelm.loading import load_model, load_tokenizer
 from limelm.models.flops import ModelCost, model_cost
+from limelm.tokenizers import check_tokenizer
 from limelm.training.adapted import (
     adapted_cost,
     build_adapted,
-    check_tokenizer,
     load_trained,
     save_adapted,
 )
@@ -86,7 +86,8 @@ def check_data(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, data: Path) -
         UserError: where it has another tokenizer.
     """
     if recipe.base is not None:
-        check_tokenizer(recipe.base, tokenizer, data)
+        instead = f"prepare them with: limelm data prepare ... --tokenizer {recipe.base}"
+        check_tokenizer(data, tokenizer, load_tokenizer(recipe.base), recipe.base, instead)
 
 
 def cost_of(recipe: Recipe, name: str, model: PreTrainedModel) -> ModelCost:

@@ -26,7 +26,6 @@ from limelm.models.flops import training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.data import DATA, SequenceDataset, describe_data, open_data, prepare_data
-from limelm.training.identity import identify, refuse_other_run
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.peak_memory import peak_training_memory
@@ -35,7 +34,7 @@ from limelm.training.processes import micro_batches, peak_flops_together, this_p
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
-from limelm.training.run_folder import LOCK, RUN, read_run
+from limelm.training.run_folder import LOCK, RUN, identify, read_run, refuse_other_run
 from limelm.training.trainer import LimeTrainer, training_arguments
 
 CHECKPOINTS = "checkpoints"

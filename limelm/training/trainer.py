@@ -48,7 +48,7 @@ class LimeTrainer(Trainer):
     Its checkpoints are complete or do not count.
 
     Args:
-        run: what its checkpoints belong to, from `identity.identify`.
+        run: what its checkpoints belong to, from `run_folder.identify`.
         statistics: of the routers, measured at every evaluation.
         adapted: of a pretrained model, what is trained of it; its checkpoints hold that alone.
     """

@@ -29,20 +29,12 @@ FAR_ABOVE_CHANCE = 0.3  # from here on the axis leaves out the chance level, whi
 
 def matrix_entropy(records: Records, palette: Palette) -> Figure:
     """Draw matrix entropy per layer, with its standard error over sequences (Figures 5 and 11)."""
-    with new_figure(figsize=WIDE) as (figure, axes):
-        _states(axes, records, palette, "entropy", "standard_error")
-        axes.set_ylabel("matrix entropy (nats)")
-        legend_beside(axes)
-    return figure
+    return _of_states(records, palette, "entropy", "matrix entropy (nats)")
 
 
 def effective_rank(records: Records, palette: Palette) -> Figure:
-    """Draw the effective rank per layer, with its standard error over sequences."""
-    with new_figure(figsize=WIDE) as (figure, axes):
-        _states(axes, records, palette, "effective_rank", "standard_error")
-        axes.set_ylabel("effective rank")
-        legend_beside(axes)
-    return figure
+    """Draw effective rank per layer, with its standard error over sequences."""
+    return _of_states(records, palette, "effective_rank", "effective rank")
 
 
 def separability(records: Records, palette: Palette) -> Figure:
@@ -90,6 +82,14 @@ def logit_lens(records: Records, palette: Palette) -> Figure:
             depth_axis(axes, "representation m")
             axes.set_ylabel(label)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _of_states(records: Records, palette: Palette, key: str, label: str) -> Figure:
+    with new_figure(figsize=WIDE) as (figure, axes):
+        _states(axes, records, palette, key, "standard_error")
+        axes.set_ylabel(label)
+        legend_beside(axes)
     return figure
 
 
