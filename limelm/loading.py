@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from limelm import tokenizers
 from limelm.adapters.attachment import attach
@@ -145,7 +145,7 @@ def find_checkpoints(checkpoints: list[str]) -> list[FoundCheckpoint]:
         UserError: for one without a readable configuration or tokenizer, and a LoRA where PEFT is not installed.
     """
     for checkpoint in checkpoints:
-        if _has_lora(checkpoint):
+        if any(_has_lora(folder) for folder in _find(checkpoint).adapters):
             import_peft()
     return [
         FoundCheckpoint(checkpoint, context_length(load_config(checkpoint)), load_tokenizer(checkpoint))
@@ -153,9 +153,8 @@ def find_checkpoints(checkpoints: list[str]) -> list[FoundCheckpoint]:
     ]
 
 
-def _has_lora(checkpoint: str) -> bool:
-    adapter = find_adapter(checkpoint)
-    return (adapter is not None and (adapter / LORA).is_dir()) or (Path(checkpoint) / ADAPTER_CONFIG_NAME).is_file()
+def _has_lora(adapter: Path) -> bool:
+    return (adapter / LORA).is_dir() or _description_of(adapter) == PEFT_CONFIG
 
 
 @dataclass(frozen=True)

@@ -110,18 +110,6 @@ def read_json(path: Path, kind: type[T]) -> T:
     return build(kind, load_json(path), str(path))
 
 
-def read_json_lines(path: Path, kind: type[T]) -> list[T]:
-    """Read a file of one JSON record per line.
-
-    Raises:
-        UserError: as `read_json` does, by the number of the line.
-    """
-    return [
-        build(kind, parse_json(line, f"{path}: line {number}"), f"{path}: line {number}")
-        for number, line in enumerate(read_text(path).splitlines(), start=1)
-    ]
-
-
 def load_json(path: Path) -> Any:
     """Read the plain values of a JSON file.
 

@@ -95,7 +95,7 @@ def _add_models(modeling_auto: Any) -> None:
 
 
 class _StandIn(ModuleType):
-    """What transformers imports as `transformers.models.TYPE` for the names in its tables: `limelm.models.TYPE`."""
+    """A module that transformers imports as `transformers.models.TYPE`, with the names of `limelm.models.TYPE`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked of every module by inspect, warnings and others

@@ -22,7 +22,6 @@ from limelm.records import (
     less_than,
     load_toml,
     read_json,
-    read_json_lines,
     read_text,
 )
 
@@ -175,13 +174,6 @@ def test_broken_toml_is_refused(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match=said):
             load_toml(path)
-
-
-def test_lines_are_named_by_number(tmp_path):
-    path = tmp_path / "shards.jsonl"
-    path.write_text('{"file": "a", "tokens": 1}\n{"file": "b", "tokens": -1}\n')
-    with pytest.raises(UserError, match=r"shards.jsonl: line 2: tokens=-1 must be at least 0"):
-        read_json_lines(path, Shard)
 
 
 def test_what_a_record_refuses_itself_names_the_file():

@@ -42,7 +42,7 @@ from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.files import is_dir, partial_of, write_text
 from limelm.models.checkpoint_files import check_finite, is_local, reading
-from limelm.models.offload import kept_elsewhere
+from limelm.models.offload import offloaded_parameters
 from limelm.provenance import shown_path
 from limelm.routing import whole
 
@@ -224,14 +224,9 @@ def find_adapter(adapter: str | Path) -> Path | None:
 
 def router_values(model: nn.Module) -> dict[str, Tensor]:
     """The routers' values by name, also of those that accelerate keeps off the device."""
-    plain = plain_model(model)
-    values: dict[str, Tensor] = dict(router_parameters(plain))
-    for module in plain.modules() if any(value.is_meta for value in values.values()) else ():
-        for name, parameter in module.named_parameters(recurse=False):
-            kept = kept_elsewhere(module, name) if parameter.is_meta else None
-            if kept is not None:
-                values |= {key: kept for key, value in values.items() if value is parameter}
-    return values
+    offloaded = offloaded_parameters(model)
+    parameters = router_parameters(model).items()
+    return {name: offloaded[id(value)]() if id(value) in offloaded else value for name, value in parameters}
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

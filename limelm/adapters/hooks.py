@@ -6,7 +6,7 @@ keyword, and its projections find it where the thread keeps it until the attenti
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,23 +79,20 @@ def hook_attention(attention: nn.Module) -> None:
 def remove_hooks(module: nn.Module) -> None:
     """Remove all hooks of this file from a module and its submodules, copied ones too."""
     for each in module.modules():
-        for hooks in (each._forward_hooks, each._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if is_ours(hook)]:
-                del hooks[key]
-                for marks in _marks(each):
-                    marks.pop(key, None)
+        hooks = (each._forward_hooks, each._forward_pre_hooks)
+        marks = (
+            each._forward_hooks_with_kwargs,
+            each._forward_hooks_always_called,
+            each._forward_pre_hooks_with_kwargs,
+        )
+        for key in [key for table in hooks for key, hook in table.items() if is_ours(hook)]:
+            for table in (*hooks, *marks):
+                table.pop(key, None)
 
 
 def is_ours(hook: Any) -> bool:
     """Whether a hook belongs to this file."""
     return (hook.func if isinstance(hook, partial) else hook) in _OURS
-
-
-def _marks(module: nn.Module) -> Iterator[dict[int, bool]]:
-    """The tables in which PyTorch keeps flags about a module's hooks, by the hooks' keys."""
-    yield module._forward_hooks_with_kwargs
-    yield module._forward_hooks_always_called
-    yield module._forward_pre_hooks_with_kwargs
 
 
 def _begin_forward(

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from limelm.errors import UserError
 from limelm.models.families import ATTENTIONS
-from limelm.models.offload import kept_elsewhere
+from limelm.models.offload import offloaded_parameters
 from limelm.records import Count, Sha256
 from limelm.routing import ROUTER, whole
 
@@ -88,13 +88,13 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def base_values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The base's values by name, also of those that accelerate keeps off the device."""
-    modules = {id(parameter): (module, name) for module, name, parameter in _own_parameters(model)}
+    offloaded = offloaded_parameters(model)
     tied = getattr(plain_model(model), "all_tied_weights_keys", {})
     for name, parameter in base_parameters(model):
-        kept = kept_elsewhere(*modules[id(parameter)]) if parameter.is_meta else None
-        if kept is not None and name in tied:
-            continue  # offloaded, it is no longer one parameter with the other
-        yield name, parameter.detach() if kept is None else kept
+        if id(parameter) not in offloaded:
+            yield name, parameter.detach()
+        elif name not in tied:  # offloaded, it is no longer one parameter with the other
+            yield name, offloaded[id(parameter)]()
 
 
 def router_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -140,12 +140,6 @@ def identify_base(model: PreTrainedModel, fingerprints: Fingerprints) -> BaseIde
     parameters = sum(fingerprint.numel for fingerprint in fingerprints.values())
     content = json.dumps(sorted((name, fingerprint.rounded) for name, fingerprint in fingerprints.items())).encode()
     return BaseIdentity(model.config.model_type, parameters, hashlib.sha256(content).hexdigest())
-
-
-def _own_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            yield module, name, parameter
 
 
 def _fingerprint(name: str, parameter: Tensor) -> Fingerprint:

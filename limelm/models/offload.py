@@ -1,26 +1,29 @@
 """Access to weights that accelerate has offloaded (`cpu_offload`, `device_map`)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from limelm.routing import parameter_of
+
 
 def own_weights(module: nn.Module, *names: str) -> tuple[Tensor | None, ...]:
     """A module's own parameters, also if offloaded, without calling the module; None for one that it does not have."""
-    hook = _hook(module)
-    if hook is not None:
-        hook.pre_forward(module)
-    found = tuple(getattr(module, name, None) for name in names)
-    if hook is not None:
-        hook.post_forward(module, None)
-    return found
+    return tuple(parameter_of(module, name) if hasattr(module, name) else None for name in names)
 
 
-def kept_elsewhere(module: nn.Module, name: str) -> Tensor | None:
-    """The value of a module's own parameter if it is offloaded; None if it is in place or does not exist."""
-    hook = _hook(module)
-    return None if hook is None or name not in hook.weights_map else hook.weights_map[name]
+def offloaded_parameters(model: nn.Module) -> dict[int, Callable[[], Tensor]]:
+    """Functions that fetch the values of offloaded parameters, by the ids of the meta tensors in their places."""
+    return {
+        id(parameter): partial(hook.weights_map.__getitem__, name)
+        for module in model.modules()
+        if (hook := _hook(module)) is not None
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_meta and name in hook.weights_map
+    }
 
 
 def device_of(module: nn.Module) -> torch.device:

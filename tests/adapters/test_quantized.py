@@ -84,12 +84,12 @@ def test_quantized_after_attach(routing, quantize):
 
 
 def test_weights_that_cannot_be_read_are_refused_at_attach(monkeypatch):
-    from limelm.adapters import base
+    from limelm.adapters import parameters
     from limelm.errors import UserError
 
     def unreadable(tensor):
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(base, "whole", unreadable)
+    monkeypatch.setattr(parameters, "whole", unreadable)
     with pytest.raises(UserError, match="weights of type Tensor cannot be read; attach routers before"):
         attach(family_model("llama"))
