@@ -148,7 +148,7 @@ def weights_of_call(router: Router, call: tuple) -> Tensor:
 
 def _over_all(weights: Tensor, router: Router) -> np.ndarray:
     """Weights `[G, n, ...]` of the n sources that the layer reads, as `[G, r + 1, ...]`, zero at the others."""
-    return _spread(weights.double(), router, dim=1).cpu().numpy()
+    return _spread(weights.detach().double(), router, dim=1).cpu().numpy()
 
 
 def _spread(weights: Tensor, router: Router, dim: int) -> Tensor:

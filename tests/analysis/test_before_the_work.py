@@ -38,10 +38,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    def read(checkpoint):
+    def read(device, checkpoint):
         raise AssertionError(f"{checkpoint} was read")
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", read)
+    monkeypatch.setattr(checkpoints, "load_on", read)
 
 
 def run(folder, names, data="tokens", **settings):
@@ -113,15 +113,15 @@ def test_fewer_occurrences_than_folds_need(occurrences):
 
 @pytest.mark.parametrize("name", ["static", "top-p", "dynamic", "kv"])
 def test_routers_that_are_broken_are_refused_where_only_they_are_looked_at(folder, monkeypatch, name):
-    load = checkpoints.load_checkpoint
+    load = checkpoints.load_on
 
-    def broken(checkpoint):
-        model, tokenizer = load(checkpoint)
+    def broken(device, checkpoint):
+        model, tokenizer = load(device, checkpoint)
         with torch.no_grad():
             next(p for n, p in model.named_parameters() if "layers.2.self_attn.router" in n).view(-1)[0] = torch.nan
         return model.train().eval(), tokenizer
 
-    monkeypatch.setattr(checkpoints, "load_checkpoint", broken)
+    monkeypatch.setattr(checkpoints, "load_on", broken)
     with pytest.raises(UserError, match=f"^{name}: NaN or infinity in the "):
         run(folder, [name], analyses=("retrieval",))
 

@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,12 +143,11 @@ def test_labels_that_agree_are_told_apart_by_their_paths(folder, tmp_path):
     ],
 )
 def test_labels_hold_no_more_of_the_paths_than_tells_them_apart(tmp_path, monkeypatch, names, labels):
-    def result(path):
-        return SimpleNamespace(label="LIMe KV") if "trained" in path.parts else None
-
-    monkeypatch.setattr("limelm.analysis.checkpoints.read_result", result)
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / name for name in names if "trained" in name):
+        path.mkdir(parents=True)
+        (path / "result.json").write_text('{"label": "LIMe KV", "steps": 3}')
     for checkpoints in (names, [str(tmp_path / name) for name in names]):
-        monkeypatch.chdir(tmp_path)
         assert model_labels(checkpoints) == [label.replace("HERE", tmp_path.name) for label in labels]
 
 
