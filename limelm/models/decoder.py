@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from limelm.models.llama import RMSNorm, RotaryEmbedding
 from limelm.models.serving import refuse_missing_layers, refuse_model_parallelism
+from limelm.routing import DepthModule
 
 #: What transformers calls the cache, as an argument and in outputs: "past_key_values", from 5.24 on "cache".
 CACHE = fields(BaseModelOutputWithPast)[1].name
@@ -36,6 +37,11 @@ class DecoderPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, DepthModule):
+            module.init_weights(self.config.initializer_range)
 
     @classmethod
     def prepare_distribute_model(cls, distributed_config, *args, **kwargs):

@@ -1,6 +1,7 @@
 """Adapters as files: what is loaded is what was saved, upon its own base and on no other."""
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from limelm import attach, detach, load_adapter, save_adapter, set_trainable
 from limelm.errors import UserError
-from limelm.loading import load_adapter_config, load_config, load_model, load_tokenizer
+from limelm.loading import find_checkpoints, load_adapter_config, load_config, load_model, load_tokenizer
 from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
 
 families = pytest.mark.parametrize("family", CONFIGS)
@@ -338,3 +339,15 @@ def assert_equal(loaded, saved):
     for model in (loaded, saved):
         model.requires_grad_(False)
     assert torch.equal(loaded(tokens()).logits, saved(tokens()).logits)
+
+
+def test_a_lora_that_an_adapter_stands_on_needs_peft_before_any_model_is_read(tmp_path, monkeypatch):
+    save_adapter(trained(), tmp_path / "adapter")
+    description = json.loads((tmp_path / "adapter" / DESCRIPTION).read_text())
+    (tmp_path / "adapter" / DESCRIPTION).write_text(json.dumps(description | {"base_model": "../lora"}))
+    (tmp_path / "lora").mkdir()
+    fields = {"base_model_name_or_path": str(tmp_path / "base"), "peft_type": "LORA"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(fields))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match="peft is not installed"):
+        find_checkpoints([str(tmp_path / "adapter")])

@@ -14,7 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from limelm.models.decoder import CausalLM, Decoder, DecoderPreTrainedModel
 from limelm.models.hyper_connection.configuration_hyper_connection import HyperConnectionConfig
 from limelm.models.llama import MLP, Attention, eager_attention_forward
-from limelm.routing import DepthModule, HyperConnection
+from limelm.routing import HyperConnection
 
 
 class HyperConnectionAttention(Attention):
@@ -80,11 +80,6 @@ class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
         "hidden_states": _HIDDEN_STATES,
         "attentions": HyperConnectionAttention,
     }
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, DepthModule):
-            module.init_weights(self.config.initializer_range)
 
 
 class HyperConnectionModel(HyperConnectionPreTrainedModel, Decoder):

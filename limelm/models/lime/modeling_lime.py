@@ -18,7 +18,6 @@ from limelm.models.lime.configuration_lime import LimeConfig
 from limelm.models.llama import MLP, Attention, RMSNorm, eager_attention_forward
 from limelm.routing import (
     ROUTERS,
-    DepthModule,
     HeadwiseLinear,
     History,
     ReadPlan,
@@ -133,11 +132,6 @@ class LimePreTrainedModel(DecoderPreTrainedModel):
     config_class = LimeConfig
     _no_split_modules = ["LimeDecoderLayer"]
     _can_record_outputs = {"hidden_states": LimeDecoderLayer, "attentions": LimeAttention}
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, DepthModule):
-            module.init_weights(self.config.initializer_range)
 
 
 class LimeModel(LimePreTrainedModel, Decoder):
