@@ -37,7 +37,7 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
         beside one is rounded away.
 
     Raises:
-        UserError: for a model without routers, of another family, quantised, with routers that are apart for keys and
+        UserError: for a model without routers, of another family, quantized, with routers that are apart for keys and
             values, with gates that no native layer can have, or with a LoRA that cannot be merged.
     """
     config = required_attachment(model).config
@@ -83,7 +83,7 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
         raise UserError(f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type}")
     attached = next((name for name, kind in ATTACHED_ROUTERS.items() if kind.native == config.routing), None)
     if attached is None or not ATTACHED_ROUTERS[attached].routes:
-        raise UserError(f"routing={config.routing!r}: no routers to attach; a model without any is a Llama already")
+        raise UserError(f"routing={config.routing!r}: no routers to attach, it is a Llama already")
     if config.routing_top_p is not None:
         raise UserError(f"routing_top_p={config.routing_top_p}: attached routers read every source")
     native = {name: value.detach() for name, value in model.state_dict().items()}
@@ -120,11 +120,11 @@ def _llama_fields(model: PreTrainedModel) -> dict:
     """What a Llama's configuration says of the model.
 
     Raises:
-        UserError: for a model that is no Llama, reads through sliding windows, or is quantised.
+        UserError: for a model that is no Llama, reads through sliding windows, or is quantized.
     """
     config = model.config
     if getattr(model, "hf_quantizer", None) is not None:
-        raise UserError("quantised weights: convert the model that they were made from")
+        raise UserError("quantized weights: convert the model that they were made from")
     if config.model_type not in (*LLAMAS, LimeConfig.model_type):
         raise UserError(f"model_type={config.model_type!r}: native models are Llamas; allowed: {', '.join(LLAMAS)}")
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (

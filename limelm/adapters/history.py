@@ -53,7 +53,7 @@ class ForwardHistory:
     Attributes:
         has_gradients: whether the forward began with gradients.
         heads: the layers' "key" and "value", `[G, ..., d]`.
-        units: their normalised representations, `[..., D]`.
+        units: their normalized representations, `[..., D]`.
         norms: by layer, the norm before its attention.
         mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
     """

@@ -16,7 +16,7 @@ from limelm.routing.module import DepthModule
 class RoutingLinear(DepthModule):
     """`y = W x + b`, with `nn.Linear`'s parameters, names and random draws, but not an `nn.Linear`.
 
-    Serving engines and quantisation put modules of their own in the place of every `nn.Linear`, to be called. The
+    Serving engines and quantization put modules of their own in the place of every `nn.Linear`, to be called. The
     routing reads these weights without a call, and would have to refuse what is there instead: so they stay.
     """
 
@@ -111,7 +111,7 @@ def _is_accelerates(module: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank; of a quantised one its values."""
+    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank; of a quantized one its values."""
     if hasattr(tensor, "full_tensor"):
         return tensor.full_tensor()
     return tensor.dequantize() if is_quantized(tensor) else tensor

@@ -311,7 +311,7 @@ class KeyValueRouter(LayerRouter):
 
     @torch.no_grad()
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return whole(self.weight).unflatten(1, (-1, self.spec.num_heads))
+        return whole(self.weight).detach().unflatten(1, (-1, self.spec.num_heads))
 
     def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
         batch, tokens = attention_input.shape[:2]

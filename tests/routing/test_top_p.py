@@ -63,7 +63,7 @@ def test_pruned_weights_sum_to_one_in_old_proportions(top_p):
 
 
 def make_router(top_p: float | None, rows: list[list[float]], backend: str = "auto") -> StaticRouter:
-    spec = RouterSpec(len(rows[0]) - 1, hidden_size=8, num_heads=len(rows), top_p=top_p, backend=backend)
+    spec = RouterSpec(len(rows[0]) - 1, hidden_size=8, num_heads=len(rows), head_dim=8, top_p=top_p, backend=backend)
     router = StaticRouter(spec)
     with torch.no_grad():
         router.weight.copy_(torch.tensor(rows).log())

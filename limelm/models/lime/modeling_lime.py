@@ -3,7 +3,7 @@
 Notable here:
 - The decoder owns the history, what each layer so far left for the later ones. A layer is given what it reads and
   returns what it adds; only a kv layer writes, its own heads into the rows that are there for them.
-- A representation X_j is normalised once, when it appears. The layers that read it apply their own gains.
+- A representation X_j is normalized once, when it appears. The layers that read it apply their own gains.
 - The routing itself, K and V from the history, is `limelm.routing`.
 """
 
@@ -126,7 +126,7 @@ class LimeDecoderLayer(GradientCheckpointingLayer):
 
 
 class LimePreTrainedModel(DecoderPreTrainedModel):
-    """Configuration and initialisation of LIMe models."""
+    """Configuration and initialization of LIMe models."""
 
     config: LimeConfig
     config_class = LimeConfig

@@ -68,7 +68,7 @@ def mix_project(
 
     Args:
         carrier: brings the sources' gradients, or None where they need none.
-        sources: `n` normalised representations, one row `[N D]` each: matrices of one or more rows, one after another.
+        sources: `n` normalized representations, one row `[N D]` each: matrices of one or more rows, one after another.
         source_ids: which of the history's sources they are, `n` numbers.
         weights: A `[G, n]`, dense or (without gradients) sparse CSR; with `per_token` the projection P `[G n, D]` of
             the dynamic router, which reads gain times the last source.

@@ -47,7 +47,7 @@ class GradientRows:
 
 
 class ComputeBackend:
-    """What happens inside a chunk, in PyTorch; and the normalisation of what is mixed."""
+    """What happens inside a chunk, in PyTorch; and the normalization of what is mixed."""
 
     rms_normalize_forward = staticmethod(rms_normalize_forward)
     rms_normalize_backward = staticmethod(rms_normalize_backward)

@@ -1,6 +1,6 @@
-"""RMS normalisation without its gain: X / rms(X).
+"""RMS normalization without its gain: X / rms(X).
 
-A representation is normalised once, when it appears; the layers that read it bring gains of their own. The backward
+A representation is normalized once, when it appears; the layers that read it bring gains of their own. The backward
 needs only the result and one number per token, so the input itself is not kept alive.
 """
 

@@ -19,7 +19,7 @@ ROW_PADDING = 64  # elements between rows, so that their starts do not all fall 
 
 
 def empty_rows(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """An uninitialised matrix `[rows, columns]` whose rows do not start a power of two apart."""
+    """An uninitialized matrix `[rows, columns]` whose rows do not start a power of two apart."""
     return like.new_empty(rows, columns + ROW_PADDING, dtype=dtype)[:, :columns]
 
 
