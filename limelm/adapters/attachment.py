@@ -37,7 +37,7 @@ _ATTACHMENT = "_routing_attachment"
 
 @dataclass
 class Attachment:
-    """What `attach` has put into a decoder, and what it found there.
+    """The handle of attached routers: what `attach` has put into a decoder, and what it found there.
 
     Attributes:
         config: what it was told.
@@ -160,7 +160,7 @@ def _attach_layer(layer: AttentionLayer, router: AttachedRouter, attachment: Att
 
 
 def attachment_of(model: nn.Module) -> Attachment | None:
-    """What is attached to a model; None where nothing is."""
+    """The handle of a model's attached routers; None where nothing is attached."""
     return next((found for module in model.modules() if (found := module.__dict__.get(_ATTACHMENT))), None)
 
 
@@ -188,7 +188,7 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def required_attachment(model: nn.Module) -> Attachment:
-    """What is attached to a model.
+    """The handle of a model's attached routers.
 
     Raises:
         UserError: where nothing is.

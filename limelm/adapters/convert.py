@@ -1,4 +1,4 @@
-"""From a Llama with attached routers to a native LIMe model with equal logits, and back.
+"""Conversion of a Llama with attached routers to a native LIMe model with equal logits, and back.
 
 Letters as in `limelm.adapters.routers`. What is attached starts from the layer's own keys and values and adds to them;
 a native layer has only the mix, so the layer's own part becomes a weight of it.
@@ -110,14 +110,14 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
 
 @torch.no_grad()
 def largest_difference(first: PreTrainedModel, second: PreTrainedModel) -> tuple[float, float]:
-    """Of two models' logits on random tokens, in float32; and the largest logit."""
+    """The largest difference of two models' logits on random tokens, in float32; and the largest logit."""
     tokens = torch.randint(first.config.vocab_size, VERIFIED_TOKENS, generator=torch.Generator().manual_seed(0))
     logits = [copy.deepcopy(model).float().eval()(tokens.to(model.device)).logits.cpu() for model in (first, second)]
     return float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())
 
 
 def _llama_fields(model: PreTrainedModel) -> dict:
-    """What a Llama's configuration says of the model.
+    """The fields of a Llama's configuration for the model.
 
     Raises:
         UserError: for a model that is no Llama, reads through sliding windows, or is quantized.

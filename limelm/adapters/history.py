@@ -1,4 +1,4 @@
-"""What the layers of one forward leave for the later ones' routers."""
+"""The history of one forward with attached routers: what layers leave for later ones."""
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class LayerStates:
         return self._each[layer].to(device)
 
     def together(self, layers: tuple[int, ...], device: torch.device) -> Tensor:
-        """Those of some layers, ascending, in one tensor; only without gradients."""
+        """The states of some layers, ascending, in one tensor; only without gradients."""
         assert self._one is not None
         if layers[-1] - layers[0] == len(layers) - 1:
             return self._one.narrow(self._dim, layers[0], len(layers)).to(device)
@@ -48,7 +48,7 @@ class LayerStates:
 
 
 class ForwardHistory:
-    """What the layers so far have left, of one forward.
+    """The states that the layers so far have left, of one forward.
 
     Attributes:
         has_gradients: whether the forward began with gradients.

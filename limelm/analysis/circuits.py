@@ -57,7 +57,7 @@ class TopTokens:
 
 
 def vocabulary_directions(model: PreTrainedModel) -> Tensor:
-    """For each token of the vocabulary the residual stream that the final norm would turn into its output embedding.
+    """Residual streams that the final norm would turn into the output embeddings of the vocabulary's tokens.
 
     Returns:
         `[vocabulary, D]`, up to scale.
@@ -148,7 +148,7 @@ def matched_coherence(layer: nn.Module, directions: Tensor, tokens: Tensor, coun
 
 
 def _read_by(norm: Callable[[Tensor], Tensor], layer: nn.Module, directions: Tensor) -> Tensor:
-    """What the router sees of a residual stream along each token's direction, `[vocabulary, D]`."""
+    """The router's view of a residual stream along each token's direction, `[vocabulary, D]`."""
     return norm(directions.to(next(layer.parameters()).dtype)).float()
 
 

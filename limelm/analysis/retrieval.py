@@ -1,4 +1,4 @@
-"""What a model's routers retrieve: its retrieval weights, as they are now.
+"""Retrieval weights of a model: what its routers retrieve, as they are now.
 
 Layers and sources count from zero: layer r reads the representations 0 (the token embedding) to r (its own input). The
 paper counts layers from one, so what it calls the layers after m, r > m, are all that read representation m: here
@@ -53,7 +53,7 @@ class RetrievalWeights:
         return max(self.layers) + 1
 
     def split(self) -> "list[RetrievalWeights]":
-        """Those for keys and those for values, labelled so, where they differ; else these alone."""
+        """Split into weights for keys and for values, labelled so, where they differ; else return these alone."""
         if not self.sets:
             return [self]
         parts = []
@@ -67,7 +67,7 @@ class RetrievalWeights:
 
 
 def set_label(model: str, name: str) -> str:
-    """What a model is called where only its routers for keys, or for values, are meant."""
+    """The label of a model where only its routers for keys, or for values, are meant."""
     return f"{model} ({name})"
 
 

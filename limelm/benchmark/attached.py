@@ -54,7 +54,7 @@ class AttachedCase:
         return model if self.config is None else attach(model, **asdict(self.config))
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
-        """Nothing: attached routing is not one operation."""
+        """No bandwidth: attached routing is not one operation."""
         return {}
 
 

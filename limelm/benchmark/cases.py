@@ -18,7 +18,7 @@ class Case(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in records."""
+        """The name of the case in records."""
 
     @property
     def inputs(self) -> Inputs:
@@ -50,7 +50,7 @@ class NativeCase:
     inputs: Shape = PRESETS["small"]
 
     def at(self, shape: Shape) -> "NativeCase":
-        """The same at another shape."""
+        """Return the same case at another shape."""
         return dataclasses.replace(self, inputs=shape)
 
     @property

@@ -104,7 +104,7 @@ class History:
         return self.carrier, *(self._rows(first, last) for first, last in self.plan.blocks[index])
 
     def _begin(self, rows_each: int, columns: int, like: Tensor) -> None:
-        """With the first source: make the carrier, and the buffer where there is one."""
+        """Make the carrier with the first source, and the buffer where there is one."""
         if self._rows_each:
             return
         self._rows_each = rows_each
@@ -126,7 +126,7 @@ class History:
 
 
 def _source_dtype(like: Tensor) -> torch.dtype:
-    """What sources are kept in: under autocast what matrix products take, else what they come in."""
+    """The dtype that sources are kept in: under autocast that of matrix products, else their own."""
     return autocast_dtype(like.device) or like.dtype
 
 

@@ -111,14 +111,14 @@ def _is_accelerates(module: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Of a tensor that is sharded over ranks (a DTensor) the whole, on every rank; of a quantized one its values."""
+    """The full tensor of one that is sharded over ranks (a DTensor), on every rank; the values of a quantized one."""
     if hasattr(tensor, "full_tensor"):
         return tensor.full_tensor()
     return tensor.dequantize() if is_quantized(tensor) else tensor
 
 
 def is_quantized(tensor: Tensor) -> bool:
-    """Whether it is a tensor of torchao, or another of its kind, that is multiplied by code of its own."""
+    """Whether a tensor is one of torchao's, or another of its kind, that is multiplied by code of its own."""
     return is_traceable_wrapper_subclass(tensor) and hasattr(tensor, "dequantize") and not hasattr(tensor, "placements")
 
 

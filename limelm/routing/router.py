@@ -1,4 +1,4 @@
-"""What every router says of itself, be it in a model of this package or attached to another.
+"""The interface of every router, be it in a model of this package or attached to another.
 
 Whoever measures, trains or reports on routers asks them; nobody else knows which kinds there are.
 """
@@ -20,7 +20,7 @@ WEIGHT_SETS = ("keys", "values")
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """What a router must know of its layer.
+    """The facts that a router must know of its layer.
 
     Attributes:
         layer_idx: i; layer 0 has nothing to choose from.

@@ -169,11 +169,11 @@ class RepresentationRouter(LayerRouter):
         raise NotImplementedError
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """What the fast operation reads: sources, and A `[G, n]` (or, per token, the projection P `[G n, D]`)."""
+        """The fast operation's arguments: sources, and A `[G, n]` (or, per token, the projection P `[G n, D]`)."""
         return sources, self.routing_weights()
 
     def kept(self) -> list[list[int]] | None:
-        """For each head the sources that are read now; None: all."""
+        """The sources that each head reads now; None: all."""
         return None
 
     @torch.no_grad()
@@ -248,7 +248,7 @@ class StaticRouter(RepresentationRouter):
         return None if pruning is None else pruning.kept
 
     def pruning(self) -> Pruning | None:
-        """What is left to read of the sources by the current weights; None where all are read.
+        """The pruning by the current weights; None where all sources are read.
 
         The weights are compared each time: in-place changes need not leave a trace (`weight.data.copy_`).
         """

@@ -76,7 +76,7 @@ class Pruning:
         return own.device == weight.device and own.dtype == weight.dtype and torch.equal(own, weight)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """Of `sources` (one row each, in one block or several) what is read, and the weights `[G, n']` of that.
+        """Pick those of `sources` (one row each, in one block or several) that are read, and their weights `[G, n']`.
 
         The weights are sparse (CSR) where that is faster.
         """

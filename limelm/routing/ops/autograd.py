@@ -42,7 +42,7 @@ def new_carrier(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Te
 
 
 def pass_on(carrier: Tensor) -> Tensor:
-    """What a reader returns for the carrier that it took."""
+    """Make the carrier that a reader hands on for the one that it took."""
     rows, columns = carrier.shape
     return new_carrier(rows, columns, carrier, carrier.dtype)
 

@@ -73,7 +73,7 @@ def why_not_triton(device_type: str) -> str | None:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast has matrix products on `device` take; None where it is off, or where there is none, as on meta."""
+    """The dtype of matrix products under autocast on `device`; None where it is off or, as on meta, unknown."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return None

@@ -38,7 +38,7 @@ class GradientRows:
     add: bool
 
     def targets(self, start: int, stop: int) -> list[tuple[slice, Tensor]]:
-        """For each run: its rows among the sources' rows, and the buffer's part `[rows, stop - start]`."""
+        """Each run's rows among the sources' rows, and its part of the buffer `[rows, stop - start]`."""
         r = self.rows_each
         return [
             (slice(first * r, last * r), self.buffer[source * r : (source + last - first) * r, start:stop])
@@ -47,7 +47,7 @@ class GradientRows:
 
 
 class ComputeBackend:
-    """What happens inside a chunk, in PyTorch; and the normalization of what is mixed."""
+    """The arithmetic inside a chunk, in PyTorch, and the normalization of what is mixed."""
 
     rms_normalize_forward = staticmethod(rms_normalize_forward)
     rms_normalize_backward = staticmethod(rms_normalize_backward)
@@ -109,7 +109,7 @@ def _cut(matrix: Tensor) -> Tensor:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """In what gradients of parameters are summed over chunks."""
+    """The dtype in which gradients of parameters are summed over chunks."""
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -160,7 +160,7 @@ def gradient_rows(
 
 
 def _fresh(buffer: Tensor | None, carried: int, like: Tensor) -> Tensor:
-    """What a registered backward may write to: never a buffer that it was given."""
+    """A buffer that a registered backward may write to: never one that it was given."""
     if buffer is not None:
         return buffer.clone(memory_format=torch.contiguous_format)
     return like.new_zeros(carried, like.shape[1])

@@ -46,7 +46,7 @@ class SourceMatrix:
 
 @functools.cache
 def chunk_bytes(device: torch.device) -> int:
-    """What a chunk may occupy: on CUDA half of the L2 cache."""
+    """The bytes that a chunk may occupy: on CUDA half of the L2 cache."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size // 2
     return CPU_CHUNK_BYTES

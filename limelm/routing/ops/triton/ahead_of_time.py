@@ -91,7 +91,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
 
 
 def _compile(launch: Launch, capability: int) -> dict[str, Any]:
-    """What `compile_all` tells of one kernel."""
+    """Compile one kernel and report on it, as `compile_all` does of all."""
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(_source(launch), target=GPUTarget("cuda", capability, 32), options=options)
     registers, spills = _registers_and_spills(compiled.asm["cubin"])

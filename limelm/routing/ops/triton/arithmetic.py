@@ -1,4 +1,4 @@
-"""What kernels compute with."""
+"""Arithmetic of the kernels."""
 
 import triton
 import triton.language as tl

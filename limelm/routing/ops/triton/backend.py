@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class TritonBackend(ComputeBackend):
-    """What happens inside a chunk, in Triton kernels; shapes that these are not made for are left to PyTorch, aloud."""
+    """The arithmetic inside a chunk, in Triton kernels; other shapes fall back to PyTorch with a warning."""
 
     rms_normalize_forward = staticmethod(rms_normalize_forward)
     rms_normalize_backward = staticmethod(rms_normalize_backward)

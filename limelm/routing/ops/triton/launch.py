@@ -1,4 +1,4 @@
-"""What all kernels share: how one is launched, and the sizes of blocks."""
+"""The launch of a kernel, and the sizes of blocks."""
 
 import contextlib
 import functools
@@ -52,7 +52,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
-    """What sums of products of `dtype` are kept in."""
+    """The dtype that sums of products of `dtype` are kept in."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 

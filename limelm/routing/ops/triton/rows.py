@@ -211,7 +211,7 @@ def plan_mix_backward(
 
 
 def _even_parts(width: int, block: int, wanted: int) -> int:
-    """Into how many parts to deal the blocks, about as many as wanted, so that all get the same number."""
+    """The number of parts to deal the blocks into, about as many as wanted, so that all get equally many."""
     blocks = cdiv(width, block)
     return cdiv(blocks, cdiv(blocks, max(1, wanted)))
 
@@ -226,7 +226,7 @@ def mix_by_token(weights: Tensor, S: Tensor) -> Tensor:
 def mix_by_token_backward(
     weights: Tensor, S: Tensor, grad: Tensor, targets: Sequence[tuple[slice, Tensor]], add: bool
 ) -> Tensor:
-    """From `grad` `[M, tokens * width]`: parts `[tokens, parts, M, K]` of the weights' gradient, to be summed.
+    """Parts `[tokens, parts, M, K]` of the weights' gradient, to be summed, from `grad` `[M, tokens * width]`.
 
     The gradient of S goes to `targets`, row ranges of one buffer: added, or written where `add` is false.
     """

@@ -140,7 +140,7 @@ def plan_softmax_backward(A: Tensor, partial: Tensor, grad_logits: Tensor) -> La
 
 
 def mix_tokens(P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """As `chunked.ComputeBackend.mix_tokens`: A `[c, G, n]` and Z `[G, c, D]` from P `[G n, D]` and S `[n, c D]`."""
+    """Route per token: A `[c, G, n]` and Z `[G, c, D]` from P `[G n, D]` and S `[n, c D]`."""
     S, D = along_rows(S), P.shape[1]
     current = S[-1].view(-1, D)
     A = S.new_empty(len(current), heads, len(S))
@@ -151,7 +151,7 @@ def mix_tokens(P: Tensor, S: Tensor, heads: int) -> tuple[Tensor, Tensor]:
 def mix_tokens_backward(
     S: Tensor, A: Tensor, grad: Tensor, targets: Sequence[tuple[slice, Tensor]], add: bool
 ) -> Tensor:
-    """As `chunked.ComputeBackend.mix_tokens_backward`: from `grad` `[G, c, D]` the logits' gradient `[c, G n]`."""
+    """The logits' gradient `[c, G n]` from `grad` `[G, c, D]`, as in `chunked.ComputeBackend`."""
     A = A.contiguous()
     partial = mix_by_token_backward(A, S, grad.flatten(1), targets, add)
     grad_logits = S.new_empty(len(A), A[0].numel())
