@@ -57,7 +57,7 @@ class Attachment:
     projections: list[RoutedProjection] = field(default_factory=list)
 
     def identify(self, model: PreTrainedModel) -> BaseIdentity:
-        """Who the base of a model is."""
+        """The identity of a model's base."""
         return identify_base(model, self.base)
 
 

@@ -199,7 +199,7 @@ def _scale_rows(state: State, projection: str, rows: Tensor) -> None:
 
 
 def _gain_ratios(native: State, layers: int) -> dict[int, Tensor]:
-    """Of each routing layer `routing_layernorm`'s gain over `input_layernorm`'s, `[D]`."""
+    """The gain of `routing_layernorm` over that of `input_layernorm`, `[D]` for each routing layer."""
     ratios = {}
     for index in range(1, layers):
         own = native[f"model.layers.{index}.input_layernorm.weight"].float()

@@ -132,7 +132,7 @@ class TokenPriors:
         self._tokens[layer] = self._tokens.get(layer, 0) + A.shape[0] * A.shape[1]
 
     def means(self) -> dict[int, np.ndarray]:
-        """Of each layer `[G, r + 1]`."""
+        """The means of each layer, `[G, r + 1]`."""
         return {layer: (total / self._tokens[layer]).numpy() for layer, total in self._totals.items()}
 
 

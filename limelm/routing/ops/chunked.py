@@ -62,7 +62,7 @@ class ComputeBackend:
     def mix_rows_backward(
         self, weights: Tensor, S: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
     ) -> Tensor:
-        """From `grad` `[M, X]`: the gradient of the weights `[M, K]`, in float32; that of S goes to `targets`."""
+        """The gradient of the weights `[M, K]` from `grad` `[M, X]`, in float32; that of S goes to `targets`."""
         is_cut = _is_cut(S)
         height = ROWS_AT_ONCE if is_cut else len(S)
         for rows, target in targets:
