@@ -86,7 +86,7 @@ class ComputeBackend:
     def mix_tokens_backward(
         self, P: Tensor, S: Tensor, A: Tensor, grad: Tensor, targets: list[tuple[slice, Tensor]], add: bool
     ) -> Tensor:
-        """From `grad` dZ `[G, c, D]`: the gradient of the logits `[c, G n]`; that of S as a mix goes to `targets`."""
+        """The gradient of the logits `[c, G n]` from `grad` dZ `[G, c, D]`; that of S as a mix goes to `targets`."""
         _, per_token = _current_and_per_token(P, S)
         by_token = grad.transpose(0, 1)  # [c, G, D]
         for rows, target in targets:
