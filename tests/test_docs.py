@@ -1,5 +1,6 @@
-"""Pages point at files that are there, and the glossary at those where its words live."""
+"""Pages and docstrings point at files and names that are there."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import limelm
 ROOT = Path(limelm.__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
+SOURCES = sorted((ROOT / "limelm").rglob("*.py"))
+NAME = re.compile(r"`(limelm(?:\.\w+)+)`")
 PATH = re.compile(r"`((?:limelm|tests)/[\w./-]*\w)`")
 
 
@@ -25,3 +28,30 @@ def test_what_a_page_points_at_is_there(page):
 def test_readers_find_the_glossary():
     for page in ("README.md", "CONTRIBUTING.md"):
         assert "docs/glossary.md" in (ROOT / page).read_text(encoding="utf-8"), page
+
+
+@pytest.mark.parametrize("file", [*PAGES, *SOURCES], ids=[str(file.relative_to(ROOT)) for file in [*PAGES, *SOURCES]])
+def test_names_in_prose_exist(file):
+    for name in NAME.findall(file.read_text(encoding="utf-8")):
+        assert name.endswith(".TYPE") or is_there(name), name
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or what a module holds."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_names_that_are_gone_are_found():
+    assert is_there("limelm.files.write_text") and is_there("limelm.models.lime")
+    assert not is_there("limelm.files.write_nothing") and not is_there("limelm.nowhere.write_text")

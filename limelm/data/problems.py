@@ -45,7 +45,7 @@ class ProblemFolder:
     """The content of a folder of problems, as `problems.json` says.
 
     Attributes:
-        task: see `limelm.data.synthetic.draw_task`.
+        task: see `limelm.data.synthetic.tasks.draw_task`.
         worked_steps: whether the steps stand before the answer.
         train, test: how many problems.
         tested_on: where those of the test come from.
@@ -97,7 +97,7 @@ def prepare_problems(
         sequence_length: that they will be read with; what does not fit is refused before anything is written.
 
     Raises:
-        UserError: see `limelm.data.synthetic.draw_task`; for too short sequences; or where it cannot be written.
+        UserError: see `limelm.data.synthetic.tasks.draw_task`; for too short sequences; or where it cannot be written.
     """
     drawn, partial = draw_task(task, train, test, test_file), partial_of(folder)
     tokenizer = word_tokenizer(drawn.words)

@@ -21,8 +21,8 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
-        retrieval: the routing models' records by figure, as `limelm.analysis.measure_retrieval` returns them; empty
-            where none routes.
+        retrieval: the routing models' records by figure, from `limelm.training.router_statistics.measure_retrieval`;
+            empty where none routes.
 
     Returns:
         The page's path.
