@@ -12,6 +12,7 @@ from limelm.registration import register as _register
 
 if TYPE_CHECKING:
     from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
+    from limelm.loading import load_model
     from limelm.models import (
         HyperConnectionConfig,
         HyperConnectionForCausalLM,
@@ -33,13 +34,14 @@ __all__ = [
     "attach",
     "detach",
     "load_adapter",
+    "load_model",
     "parameter_groups",
     "save_adapter",
     "set_trainable",
 ]
 
 _MODELS = frozenset(name for name in __all__ if name.endswith(("Config", "Model", "CausalLM")))
-_ELSEWHERE = {"parameter_groups": "optimization"}
+_ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 
 _register()

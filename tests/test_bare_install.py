@@ -22,7 +22,6 @@ import limelm
 from limelm.cli.main import COMMANDS
 from limelm.data.dataset import load_prepared_tokenizer
 from limelm.extras import MODULES, PACKAGES
-from limelm.loading import load_model
 from tests.recipes import prepared
 
 ROOT = Path(limelm.__file__).parents[1]
@@ -115,7 +114,7 @@ def made(tmp_path_factory) -> Path:
     base = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": len(tokenizer)}, num_attention_heads=2))
     base.save_pretrained(folder / "llama")
     tokenizer.save_pretrained(folder / "llama")
-    limelm.save_adapter(limelm.attach(load_model(folder / "llama"), "kv"), folder / "routers")
+    limelm.save_adapter(limelm.attach(limelm.load_model(folder / "llama"), "kv"), folder / "routers")
     lora = {"base_model_name_or_path": str(folder / "llama"), "peft_type": "LORA"}
     (folder / "lora").mkdir()
     (folder / "lora" / "adapter_config.json").write_text(json.dumps(lora))
@@ -169,7 +168,6 @@ def test_an_install_brings_nothing_but_torch_and_transformers_and_what_these_bri
 LIBRARY = """
 import torch, limelm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from limelm.loading import load_model
 sizes = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2)
 tokens = torch.arange(12)[None]
 torch.manual_seed(0)
@@ -189,11 +187,11 @@ configs["hyper_connection"] = limelm.HyperConnectionConfig(**sizes)
 for name, config in configs.items():
     torch.save(train(model := AutoModelForCausalLM.from_config(config)), f"{name}.pt")
     model.save_pretrained(name)
-    assert type(load_model(name)) is type(type(model).from_pretrained(name)) is type(model)
+    assert type(limelm.load_model(name)) is type(type(model).from_pretrained(name)) is type(model)
 
 base = LlamaForCausalLM(LlamaConfig(**sizes))
 base.save_pretrained("base")
-base = load_model("base")
+base = limelm.load_model("base")
 limelm.set_trainable(limelm.attach(base, "kv"))
 torch.save(train(base), "attached.pt")
 limelm.save_adapter(base, "attached")
@@ -205,7 +203,7 @@ limelm.load_adapter(base, "attached")
 def test_models_are_made_trained_saved_and_loaded_and_are_the_same_with_everything_installed(tmp_path):
     succeeds("-c", LIBRARY, folder=tmp_path)
     for name in ("none", "static", "dynamic", "kv", "hyper_connection", "attached"):
-        load = load_model if name == "attached" else AutoModelForCausalLM.from_pretrained
+        load = limelm.load_model if name == "attached" else AutoModelForCausalLM.from_pretrained
         model = load(tmp_path / name)
         with torch.no_grad():
             logits = model.eval()(torch.arange(12)[None]).logits
