@@ -6,6 +6,8 @@ from pathlib import Path
 
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import existing_path, listed, model_name, positive_int
+from limelm.errors import Stopped
+from limelm.text import printable
 
 HELP = "look inside models: routing, entropy, probes, circuits"
 NEEDS = "lab"
@@ -68,13 +70,9 @@ def run(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from limelm.analysis import Settings, analyze
-    from limelm.cli.quiet import quieten
-    from limelm.errors import Stopped
     from limelm.report.analysis import ANALYSIS, write_analysis
     from limelm.report.circuits import shares_above
-    from limelm.text import printable
 
-    quieten()
     check_out(options.out, marker=ANALYSIS)
     given = {
         "analyses": options.only and tuple(options.only),

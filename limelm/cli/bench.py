@@ -10,6 +10,7 @@ from typing import Any
 
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, model_name, positive_int
+from limelm.errors import Stopped, UserError
 from limelm.records import Records
 
 HELP = "time the models beside LLaMA, or routers beside the model they are attached to, interleaved"
@@ -129,12 +130,9 @@ def run(options: argparse.Namespace) -> None:
     """Measure, write the files, print the tables."""
     import torch
 
-    from limelm.cli.quiet import quieten
     from limelm.environment import environment
-    from limelm.errors import Stopped, UserError
     from limelm.report.bench import BENCH, tables_as_text, write_bench
 
-    quieten()
     for option, other, reason in NOT_TOGETHER:
         if getattr(options, option) and getattr(options, other):
             raise UserError(f"--{other.replace('_', '-')}: not with --{option}, {reason}")
@@ -172,7 +170,6 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.benchmark.pruning import SPREADS, time_against_pruning
     from limelm.benchmark.shape import PRESETS
     from limelm.benchmark.workloads import NATIVE_WORKLOADS
-    from limelm.errors import UserError
 
     preset = PRESETS[_known("--preset", [options.preset or "small"], PRESETS)[0]]
     shape = _given(preset, options)
@@ -188,20 +185,15 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     if options.depths:
         deepest = [case.at(shape.with_layers(max(options.depths))) for case in cases]
         check_memory(deepest, ["train"], device, dtype, ["--depths", *sizes[1:]])
-    elif options.pruning:
-        check_memory([CASES["top-p"].at(shape)], tasks, device, dtype, sizes, models=1 + len(SPREADS))
-    else:
-        check_memory(cases, tasks, device, dtype, sizes)
-    facts = {"shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {})}
-    if options.depths:
         tables = compare_depths(cases, options.depths, options.rounds, device, dtype)
         total = len(cases) * len(options.depths)
     elif options.pruning:
-        tables = time_against_pruning(shape, tasks, options.rounds, device, dtype)
-        total = len(tasks)
+        check_memory([CASES["top-p"].at(shape)], tasks, device, dtype, sizes, models=1 + len(SPREADS))
+        tables, total = time_against_pruning(shape, tasks, options.rounds, device, dtype), len(tasks)
     else:
-        tables = compare(cases, tasks, options.rounds, device, dtype)
-        total = len(cases)
+        check_memory(cases, tasks, device, dtype, sizes)
+        tables, total = compare(cases, tasks, options.rounds, device, dtype), len(cases)
+    facts = {"shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {})}
     return Measurement("LLaMA", facts, tables, total)
 
 
@@ -213,7 +205,6 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.benchmark.memory import check_memory
     from limelm.benchmark.shape import Inputs
     from limelm.benchmark.workloads import WORKLOADS
-    from limelm.errors import UserError
     from limelm.loading import load_model
     from limelm.provenance import shown_path
 
@@ -248,7 +239,6 @@ def _integers(text: str) -> list[int]:
 
 
 def _known(option: str, names, allowed) -> list[str]:
-    from limelm.errors import UserError
 
     for name in names:
         if name not in allowed:
@@ -257,7 +247,6 @@ def _known(option: str, names, allowed) -> list[str]:
 
 
 def _check_shape(shape) -> None:
-    from limelm.errors import UserError
 
     if shape.hidden % shape.heads or (shape.hidden // shape.heads) % 2:
         raise UserError(f"--hidden: {shape.hidden} is not --heads ({shape.heads}) times an even number")
@@ -266,7 +255,6 @@ def _check_shape(shape) -> None:
 
 
 def _check_backends(cases, device) -> None:
-    from limelm.errors import UserError
     from limelm.routing import resolve_backend
 
     for case in cases:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from limelm.cli.resources import check_out
 from limelm.cli.types import model_name
+from limelm.errors import UserError
 from limelm.files import partial_of
 
 HELP = "an adapter to a native checkpoint, or back"
@@ -41,11 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Convert, compare the logits of both models, and write."""
     from limelm.adapters.convert import largest_difference, to_attached, to_native
-    from limelm.cli.quiet import quieten
-    from limelm.errors import UserError
     from limelm.loading import find_checkpoints, load_adapter_config, load_checkpoint, load_config
 
-    quieten()
     check_out(options.out)
     out = options.out.resolve()
     if out == Path.cwd():
@@ -86,7 +84,6 @@ def _write(converted, tokenizer, folder: Path) -> None:
     from safetensors import SafetensorError
 
     from limelm.adapters import attachment_of, detach, save_adapter
-    from limelm.errors import UserError
 
     try:
         tokenizer.save_pretrained(folder)

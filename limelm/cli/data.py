@@ -58,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prepare the data and print a summary."""
-    from limelm.cli.quiet import quieten
     from limelm.data.encode import available_processes
     from limelm.data.listing import find_files
     from limelm.data.prepare import prepare
@@ -66,7 +65,6 @@ def run(options: argparse.Namespace) -> None:
     from limelm.data.progress import Progress
     from limelm.data.sources import LocalFiles
 
-    quieten()
     if options.sources and not (options.dataset is None and options.preset is None):
         raise UserError("give either SOURCE files or --dataset/--preset, not both")
     for name in ("dataset_config", "dataset_split"):

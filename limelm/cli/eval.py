@@ -5,6 +5,8 @@ from pathlib import Path
 
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import integer, listed, model_name, positive_int, seed
+from limelm.errors import UserError
+from limelm.text import printable
 
 HELP = "score models on benchmarks, with errors and comparisons"
 NEEDS = "lab"
@@ -87,8 +89,6 @@ def run(options: argparse.Namespace) -> None:
     """Score one model after the other, and write the report."""
     from dataclasses import asdict
 
-    from limelm.cli.quiet import quieten
-    from limelm.errors import UserError
     from limelm.evaluation.domains import TextRequest, named_paths
     from limelm.evaluation.harness import TaskSettings
     from limelm.evaluation.items import FOLDER
@@ -97,9 +97,7 @@ def run(options: argparse.Namespace) -> None:
     from limelm.loading import model_labels
     from limelm.report.evaluation import scores_as_text, write_evaluation
     from limelm.report.perplexity import as_text
-    from limelm.text import printable
 
-    quieten()
     if not (options.tasks or options.text):
         raise UserError("nothing to score: give --tasks, --text or both")
     for needed, others in NEEDED.items():

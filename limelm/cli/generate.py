@@ -1,9 +1,9 @@
 """`limelm generate`: stream text from a checkpoint."""
 
 import argparse
-from pathlib import Path
 
-from limelm.cli.types import any_float, any_text, integer, seed
+from limelm.cli.types import any_float, any_text, checkpoint_folder, integer, seed
+from limelm.errors import UserError
 
 HELP = "continue a prompt with a checkpoint"
 NEEDS = None
@@ -22,7 +22,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a model and its tokenizer")
+    parser.add_argument(
+        "checkpoint", type=checkpoint_folder, metavar="CHECKPOINT", help="folder of a model and its tokenizer"
+    )
     parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
     parser.add_argument(
         "--max-new-tokens", type=integer(1, 1_000_000), default=100, metavar="N", help="at most N tokens (100)"
@@ -34,18 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load a model, sample from it, and stream the text."""
-    from limelm.errors import UserError
-
-    if not options.checkpoint.exists():  # found out before seconds of imports
-        raise UserError(f"{options.checkpoint}: not a checkpoint (no readable config.json)")
-
     from transformers import LogitsProcessorList, TextStreamer, set_seed
 
-    from limelm.cli.quiet import quieten
     from limelm.evaluation.finite import FiniteLogits
     from limelm.loading import context_length, load_checkpoint
 
-    quieten()
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):
         raise UserError(f"--temperature {options.temperature} must be 0, or from 0.001 to 1000")
     if not 0 < options.top_p <= 1:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import traceback
+import warnings
 from typing import Any
 
 from limelm._version import __version__
@@ -80,8 +81,18 @@ def _check_encoding(parser: Parser, argument: str) -> None:
         parser.error(f"argument {argument!a}: not UTF-8 text in this locale ({sys.getfilesystemencoding()})")
 
 
+def _quieten() -> None:
+    """Keep other libraries' progress bars and notices out of the output; errors say what matters."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch")  # about its own files and formats
+
+
 def _run(options: argparse.Namespace) -> int:
     try:
+        _quieten()
         if options.needs is not None:
             require_extra(options.needs, options.command)
         options.run(options)

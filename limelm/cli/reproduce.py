@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
 from limelm.cli.types import integer, listed, recipe_name
+from limelm.errors import UserError
+from limelm.files import write_text
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
@@ -90,10 +92,8 @@ class Job:
 
 def run(options: argparse.Namespace) -> None:
     """Train the models that are missing, then measure and report."""
-    from limelm.cli.quiet import quieten
     from limelm.training.processes import this_process
 
-    quieten()
     for job in _jobs(options):
         trained, summaries = _train(job, options.report_to)
         if this_process().is_main_process:
@@ -102,7 +102,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
-    from limelm.errors import UserError
     from limelm.training import load_scale, seed_folders
     from limelm.training.recipe import ProblemRecipe
 
@@ -198,7 +197,6 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
 def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
     """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
-    from limelm.files import write_text
     from limelm.report.columns import as_text
     from limelm.report.exact_match import COLUMNS, write_exact_match
     from limelm.training import results_fingerprint

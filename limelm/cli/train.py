@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, add_training_options, all_fields
+from limelm.errors import UserError
 
 HELP = "train one model, resumably, on one GPU or many"
 NEEDS = "lab"
@@ -49,13 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, and print the results."""
-    from limelm.cli.quiet import quieten
-    from limelm.errors import UserError
     from limelm.training import load_experiment, train_model
     from limelm.training.processes import this_process
     from limelm.training.result import read_result
 
-    quieten()
     names_recipe, names_routing = options.recipe is not None, options.attach is not None
     if names_recipe == names_routing and (names_recipe or options.base is None):
         raise UserError("give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL")

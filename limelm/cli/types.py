@@ -84,6 +84,11 @@ def model_name(text: str) -> str:
     return text
 
 
+def checkpoint_folder(text: str) -> Path:
+    """A folder that is there, to be one of a model."""
+    return _existing(text, ": not a checkpoint (no readable config.json)")
+
+
 def recipe_name(text: str) -> str:
     """The name of a recipe, or an existing .toml file."""
     if text.endswith(".toml"):

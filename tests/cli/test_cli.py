@@ -283,4 +283,5 @@ def test_the_installed_command_runs():
         text=True,
     )
     assert finished.returncode == 2 and finished.stdout == ""
-    assert finished.stderr == "limelm: error: nowhere: not a checkpoint (no readable config.json)\n"
+    said = "limelm generate: error: argument CHECKPOINT: nowhere: not a checkpoint (no readable config.json)"
+    assert finished.stderr == f"{said} (see limelm generate --help)\n"
