@@ -8,7 +8,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from limelm.files import write_text
 from limelm.models.card import CARD, model_card
-from limelm.models.field_checks import check_fields, check_head_dim, check_rope, warn_of_names
+from limelm.models.field_checks import check_fields, check_rope, warn_of_names
 
 HUB_MODULE = "modeling_limelm"
 _HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
@@ -45,7 +45,8 @@ class DecoderConfig(LlamaConfig):
                 f"num_attention_heads={self.num_attention_heads} is not divisible by "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
-        check_head_dim(self.head_dim)
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} is odd; rotary embeddings turn pairs, so it must be even")
         check_rope(self)
         warn_of_names(type(self), kwargs, DecoderConfig.__subclasses__())
 

@@ -112,16 +112,6 @@ def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} must be dict or None")
 
 
-def check_head_dim(head_dim: int) -> None:
-    """Refuse a head dimension that cannot be rotated.
-
-    Raises:
-        ValueError: if its size is odd.
-    """
-    if head_dim % 2:
-        raise ValueError(f"head_dim={head_dim} is odd; rotary embeddings turn pairs, so it must be even")
-
-
 def check_rope(config: PreTrainedConfig) -> None:
     """Refuse settings of rotary embeddings that cannot be computed.
 
