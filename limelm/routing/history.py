@@ -83,7 +83,8 @@ class History:
         place = self._place(index)
         if torch.is_grad_enabled() and (X.requires_grad or requires_grad(self.carrier)):
             compute = compute_backend(self._backend or "auto")
-            normalized, self.carrier = keep_representation(X, self.carrier, place, eps, index, compute)
+            self._eps = eps  # Dynamo loses track of a dynamic float that goes through arguments only
+            normalized, self.carrier = keep_representation(X, self.carrier, place, self._eps, index, compute)
         else:
             normalized = rms_normalize(X, eps)
             normalized = normalized if place is None else place.view(X.shape).copy_(normalized)
