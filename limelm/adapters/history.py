@@ -53,7 +53,7 @@ class ForwardHistory:
     Attributes:
         has_gradients: whether the forward began with gradients.
         heads: the layers' "key" and "value", `[G, ..., d]`.
-        units: their normalized representations, `[..., D]`.
+        normalized: their normalized representations, `[..., D]`.
         norms: by layer, the norm before its attention.
         mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
     """
@@ -62,6 +62,6 @@ class ForwardHistory:
         self.has_gradients = torch.is_grad_enabled()
         together = not self.has_gradients
         self.heads = {which: LayerStates(layers, 0, together) for which in ("key", "value")}
-        self.units = LayerStates(layers, -2, together)
+        self.normalized = LayerStates(layers, -2, together)
         self.norms: dict[int, InputNorm] = {}
         self.mixed: dict[int, tuple[str, Tensor | None]] = {}

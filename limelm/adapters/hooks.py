@@ -105,7 +105,7 @@ def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keyword
     X = arguments[0] if arguments else keywords["hidden_states"]
     history = _history(keywords)
     norm = history.norms[index] = input_norm(layer)
-    history.units.keep(index, norm.unit(X))
+    history.normalized.keep(index, norm.normalize(X))
 
 
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

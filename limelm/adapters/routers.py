@@ -159,10 +159,10 @@ class AttachedRepresentationRouter(AttachedRouter):
             return Z
         A = self.routing_weights(self.place(which), history)
         if history.has_gradients:
-            units = [history.units.of(layer, A.device) for layer in self.spec.source_ids]
-            Z = depth_mix(units, A.to(units[-1].dtype))
+            normalized = [history.normalized.of(layer, A.device) for layer in self.spec.source_ids]
+            Z = depth_mix(normalized, A.to(normalized[-1].dtype))
         else:
-            together = history.units.together(self.spec.source_ids, A.device)
+            together = history.normalized.together(self.spec.source_ids, A.device)
             Z = A.to(together.dtype) @ together
         Z = history.norms[layer_idx].scale(Z)
         history.mixed[layer_idx] = which, Z
@@ -215,7 +215,7 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
         if history is None:
             raise ValueError("dynamic routing depends on the tokens: give the history of a forward")
         layer_idx, P = self.spec.layer_idx, self.weight[place]
-        attention_input = history.norms[layer_idx].scale(history.units.of(layer_idx, P.device))
+        attention_input = history.norms[layer_idx].scale(history.normalized.of(layer_idx, P.device))
         logits = attention_input @ P.to(attention_input.dtype).T
         return logits.unflatten(-1, (self.spec.num_heads, -1)).float().softmax(dim=-1)
 
@@ -223,7 +223,7 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
         norm = input_norm(layer)
         if norm.module is None:
             raise LookupError("its attention reads representations without a norm, so a token's direction has no scale")
-        return lambda X: norm.scale(norm.unit(X)), whole(self.weight).detach().float().flatten(0, 1)
+        return lambda X: norm.scale(norm.normalize(X)), whole(self.weight).detach().float().flatten(0, 1)
 
     def native_state(self) -> State:
         if not bool((self.gate == 1).all()):

@@ -17,7 +17,7 @@ WITHOUT_NORM = ("olmo2", "olmo3")
 
 @dataclass(frozen=True)
 class InputNorm:
-    """`norm(X) = gain * unit(X) + bias`, where unit(X) needs no parameters of the layer.
+    """`norm(X) = gain * normalize(X) + bias`, where normalize(X) needs no parameters of the layer.
 
     Attributes:
         module: RMSNorm or LayerNorm; None where attention reads X itself (OLMo 2).
@@ -33,7 +33,7 @@ class InputNorm:
                 return float(getattr(self.module, name))
         return None
 
-    def unit(self, X: Tensor) -> Tensor:
+    def normalize(self, X: Tensor) -> Tensor:
         """Normalize without gain: X / rms(X) or, for a LayerNorm, (X - mean(X)) / deviation(X)."""
         if self.module is None:
             return X
@@ -81,7 +81,7 @@ def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
     X = torch.linspace(-1, 2, config.hidden_size, device=device, dtype=dtype)[None]
     try:
         with torch.no_grad():
-            is_known = torch.allclose(norm.scale(norm.unit(X)), module(X), rtol=0.05, atol=1e-3)
+            is_known = torch.allclose(norm.scale(norm.normalize(X)), module(X), rtol=0.05, atol=1e-3)
     except (AttributeError, AssertionError, TypeError):
         is_known = False
     if not is_known:
