@@ -197,22 +197,16 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
 def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
     """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
+    from limelm.evaluation.kept import KeptScores, read_kept
     from limelm.report.columns import as_text
     from limelm.report.exact_match import COLUMNS, write_exact_match
     from limelm.training import results_fingerprint
 
     path, fingerprint = job.out / EXACT_MATCH, results_fingerprint(summaries.values())
-    if not _is_scored(path, fingerprint):
+    kept = read_kept(path, KeptScores)
+    if kept is None or kept["made_of"] != fingerprint:
         score = score_run(job.out.name.removeprefix("synthetic-"), summaries, job.out / "data")
         write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
     page, summary = write_exact_match(job.out.parent)
     print(as_text(COLUMNS, summary, "task", "model", "mean", "difference", "verdict"))
     print(f"Report: {page}")
-
-
-def _is_scored(path: Path, fingerprint: str) -> bool:
-    """Whether a file of scores belongs to the results that are in the folder now."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["made_of"] == fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

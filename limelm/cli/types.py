@@ -66,45 +66,44 @@ def listed(text: str) -> list[str]:
     return names
 
 
-def existing_path(text: str) -> Path:
-    """An existing file or folder; refused at once, not after seconds of imports."""
-    return _existing(text, ": no such file or folder")
+def existing(otherwise: str) -> Callable[[str], Path]:
+    """The type of files and folders that are there; others are refused at once, not after seconds of imports.
+
+    Args:
+        otherwise: what is said of a path where there is nothing.
+    """
+
+    def convert(text: str) -> Path:
+        path = Path(text)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise argparse.ArgumentTypeError(f"{text}: {otherwise}") from None
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+        return path
+
+    return convert
 
 
-def token_folder(text: str) -> Path:
-    """An existing folder, which is to hold token shards."""
-    return _existing(text, ": not a folder made by `limelm data prepare` (there is no such folder)")
+existing_path = existing("no such file or folder")
+token_folder = existing("not a folder made by `limelm data prepare` (there is no such folder)")
+checkpoint_folder = existing("not a checkpoint (no readable config.json)")
 
 
 def model_name(text: str) -> str:
     """An existing folder, or a possible name on the Hugging Face hub: NAME or OWNER/NAME."""
     is_path = text.startswith((".", "/", "~")) or text.count("/") != text.strip("/").count("/") or text.count("/") > 1
     if is_path:
-        _existing(text, ": no such folder")
+        existing("no such folder")(text)
     return text
-
-
-def checkpoint_folder(text: str) -> Path:
-    """A folder that is there, to be one of a model."""
-    return _existing(text, ": not a checkpoint (no readable config.json)")
 
 
 def recipe_name(text: str) -> str:
     """The name of a recipe, or an existing .toml file."""
     if text.endswith(".toml"):
-        _existing(text, ": no such file")
+        existing("no such file")(text)
     return text
-
-
-def _existing(text: str, otherwise: str) -> Path:
-    path = Path(text)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise argparse.ArgumentTypeError(f"{text}{otherwise}") from None
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
-    return path
 
 
 def _short(text: str) -> str:

@@ -4,7 +4,6 @@ Within a seed all models see the same problems in the same order and share initi
 seed by seed.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 
 from limelm.data.problems import ProblemFolder, read_problems
 from limelm.evaluation.finite import FiniteLogits
+from limelm.evaluation.items import write_record
 from limelm.evaluation.kept import KeptAnswers, read_kept
 from limelm.evaluation.statistics import t_interval, verdict
-from limelm.files import write_text
 from limelm.loading import load_checkpoint
 from limelm.records import Record, Records
 
@@ -98,8 +97,7 @@ def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = ""
         for problem, written, is_correct in zip(problems, continuations, correct, strict=True)
     ]
     score = {"data_sha256": folder.content_sha256, "problems": len(items), "correct": sum(correct)}
-    lines = ",\n".join(json.dumps(item) for item in items)
-    write_text(path, f'{json.dumps(score, indent=1)[:-2]},\n "items": [\n{lines}\n]\n}}\n')
+    write_record(path, {**score, "items": items})
     return {**score, "items": items}
 
 

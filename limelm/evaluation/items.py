@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.evaluation.kept import HasItems, read_kept
+from limelm.evaluation.kept import read_kept
 from limelm.files import write_text
 from limelm.records import Record
 
@@ -85,7 +85,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def read_record(path: Path, identity: Record, kind: type[HasItems]) -> Record | None:
+def read_record(path: Path, identity: Record, kind: type) -> Record | None:
     """Read the record that an earlier run left; None unless it is complete and of the same run."""
     record = read_kept(path, kind)
     return record if record is not None and record["identity"] == identity else None

@@ -2,20 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any
 
 from limelm.errors import UserError
-from limelm.records import AnyText, Count, Positive, Record, build, parse_json, read_text
+from limelm.records import AnyText, Check, Count, Fraction, Positive, Record, build, parse_json, read_text
 
+SOME = Check(bool, "one or more")
 MOST_BYTES = 2**30  # of one file: a domain of millions of documents
-
-
-class HasItems(Protocol):
-    """A kept result."""
-
-    @property
-    def items(self) -> tuple[Any, ...]:
-        """The items of the result; never empty."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class KeptText:
 
     identity: Record
     domain: AnyText
-    items: tuple[TextItem, ...]
+    items: Annotated[tuple[TextItem, ...], SOME]
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class KeptTask:
     examples_are_scored_items: bool
     results: dict[str, float]
     items_cut: Count
-    items: tuple[TaskItem, ...]
+    items: Annotated[tuple[TaskItem, ...], SOME]
 
     def __post_init__(self) -> None:
         if any(item.scores.keys() != self.items[0].scores.keys() for item in self.items):
@@ -85,18 +78,44 @@ class KeptAnswers:
     data_sha256: str
     problems: Positive
     correct: Count
-    items: tuple[ProblemItem, ...]
+    items: Annotated[tuple[ProblemItem, ...], SOME]
 
     def __post_init__(self) -> None:
         if self.problems != len(self.items) or self.correct != sum(item.correct for item in self.items):
             raise ValueError("its counts are not those of its items")
 
 
-def read_kept(path: Path, kind: type[HasItems]) -> Record | None:
+@dataclass(frozen=True)
+class SeedScore:
+    """The accuracy of one training on a task's problems."""
+
+    task: AnyText
+    model: AnyText
+    seed: Count
+    accuracy: Fraction
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """A run's accuracies on a task, `limelm.evaluation.exact_match.score_run`, and the fingerprint of its results."""
+
+    made_of: str
+    task: AnyText
+    worked_steps: bool
+    train_problems: Positive
+    problems: Positive
+    tested_on: AnyText
+    chance: Fraction
+    constant_rate: Fraction
+    baseline: AnyText
+    scores: Annotated[tuple[SeedScore, ...], SOME]
+
+
+def read_kept(path: Path, kind: type) -> Record | None:
     """The plain values of a kept result; None if there is none, or one of another form, which is then made anew."""
     try:
-        values = parse_json(read_text(path, MOST_BYTES), str(path))
-        kept = build(kind, values, str(path))
+        values: Record = parse_json(read_text(path, MOST_BYTES), str(path))
+        build(kind, values, str(path))
     except UserError:
         return None
-    return values if kept.items else None
+    return values

@@ -1,14 +1,13 @@
 """The report of `limelm reproduce --scale synthetic`: which models reason better, over seeds."""
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import EXACT_MATCH, summarize_accuracies
-from limelm.records import Record, Records
+from limelm.evaluation.kept import KeptScores
+from limelm.records import Record, Records, build, load_json
 from limelm.report.columns import Column, percent, points, share, unbroken
 from limelm.report.figures.exact_match import accuracies
 from limelm.report.figures.palette import Palette
@@ -53,11 +52,13 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
     return page, summary
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Record:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: broken ({error}); remove it, and the same command writes it again") from error
+        task: Record = load_json(path)
+        build(KeptScores, task, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and the same command writes it again") from error
+    return task
 
 
 def _counts(task: Record) -> str:

@@ -103,7 +103,7 @@ def exact_match_report(out, labels, name, text):
     counts = {"train_problems": 5, "problems": 5, "tested_on": name, "worked_steps": True}
     rates = {"chance": 0.1, "constant_rate": 0.2, "baseline": labels[0], "scores": scores}
     (out / "task").mkdir(parents=True)
-    (out / "task" / "exact-match.json").write_text(json.dumps({"task": name, **counts, **rates}))
+    (out / "task" / "exact-match.json").write_text(json.dumps({"made_of": "", "task": name, **counts, **rates}))
     return write_exact_match(out)[0]
 
 
