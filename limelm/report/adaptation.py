@@ -58,15 +58,11 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             f"{first['data']['source']}, {counted(len(summaries), 'seed')}. Within a seed all "
             "models see the same data in the same order, so differences are taken seed by seed."
         ),
-        tiles=[
-            {
-                "label": row["model"],
-                "color": palette[row["model"]],
-                "value": f"{row['mean']:.3f}",
-                "note": f"held-out loss · {row['trained']:,} trained parameters",
-            }
+        palette=palette,
+        tiles={
+            row["model"]: (f"{row['mean']:.3f}", f"held-out loss · {row['trained']:,} trained parameters")
             for row in summary
-        ],
+        },
         cautions=[
             "Intervals are over seeds (order of the data, and initial values where these are random), not over texts, "
             "models or learning rates, and are not corrected for the number of comparisons.",
@@ -93,7 +89,7 @@ def _sections(
         Section(
             "adaptation_losses",
             "Held-out loss",
-            [f"Nats per token after training; differences from “{first}”, with Student's 95 % interval over seeds."],
+            f"Nats per token after training; differences from “{first}”, with Student's 95 % interval over seeds.",
             summary,
             columns=COLUMNS,
         )
@@ -108,7 +104,7 @@ def _sections(
             Section(
                 "adaptation_against",
                 "Routers against the baselines",
-                ["The same tokens spent without routers, seed by seed. Below zero the routers won."],
+                "The same tokens spent without routers, seed by seed. Below zero the routers won.",
                 against,
                 columns=AGAINST,
             )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.report.circuits import circuit_sections
-from limelm.report.figures.palette import Palette, palette_of
+from limelm.report.figures.palette import palette_of
 from limelm.report.html import write_page
 from limelm.report.made import made_now
 from limelm.report.output import write_json
@@ -37,7 +37,8 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         title="Inside the models: routing and representations by depth",
         lead=f"{_measured_on(facts)} Layers count from zero; representation 0 is the token embedding, m the output of "
         "layer m - 1.",
-        tiles=[_tile(entry, palette) for entry in models],
+        palette=palette,
+        tiles={entry["label"]: _tile(entry) for entry in models},
         cautions=analysis["cautions"],
         missing=_missing(analysis["notes"]),
         facts={
@@ -61,15 +62,10 @@ def _measured_on(facts: dict[str, Any]) -> str:
     )
 
 
-def _tile(entry: dict[str, Any], palette: Palette) -> dict[str, str]:
+def _tile(entry: dict[str, Any]) -> tuple[str, str]:
     kind = entry["model_type"] if entry["routing"] is None else f"{entry['model_type']}, {entry['routing']}"
     layers = "1 layer" if entry["num_layers"] == 1 else f"{entry['num_layers']} layers"
-    return {
-        "label": entry["label"],
-        "color": palette[entry["label"]],
-        "value": _count(entry["parameters"]),
-        "note": f"parameters · {kind} · {layers} of {entry['hidden_size']:,}",
-    }
+    return _count(entry["parameters"]), f"parameters · {kind} · {layers} of {entry['hidden_size']:,}"
 
 
 def _count(number: int) -> str:

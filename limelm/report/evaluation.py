@@ -46,7 +46,8 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
         ],
         title=f"{' and '.join(kinds).capitalize()}: {', '.join(model['label'] for model in models)}",
         lead=_lead(scores, perplexity),
-        tiles=[_tile(palette, model["label"], scores, averages, perplexity) for model in models],
+        palette=palette,
+        tiles={model["label"]: _tile(model["label"], scores, averages, perplexity) for model in models},
         cautions=evaluation["cautions"],
         missing=[f"{note['task']}: {note['model']}: {note['reason']}" for note in evaluation["notes"]],
         facts={
@@ -75,13 +76,11 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
         Section(
             "scores",
             "All scores",
-            [
-                f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
-                "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
-                "distinguishable” means that zero is inside it or inside Student's interval. With fewer than "
-                f"{FEWEST_FOR_VERDICT} items (or passages, where items belong together) no verdict is given: a single "
-                "one decides. The paper's value is that of its 1.2 B model of this kind, for orientation.",
-            ],
+            f"± is one standard error over items. The difference is to {first} (or the first model that ran the "
+            "task) on the same items, in points, with the 95 % interval of a paired bootstrap; “not "
+            "distinguishable” means that zero is inside it or inside Student's interval. With fewer than "
+            f"{FEWEST_FOR_VERDICT} items (or passages, where items belong together) no verdict is given: a single "
+            "one decides. The paper's value is that of its 1.2 B model of this kind, for orientation.",
             scores,
             columns=COLUMNS,
         ),
@@ -91,13 +90,11 @@ def score_sections(scores: Records, averages: Records, palette: Palette) -> list
             Section(
                 "average",
                 f"Average over {averages[0]['tasks']} tasks",
-                [
-                    "The mean over the tasks that all models ran, each weighing the same, of the metric that the "
-                    "figure shows. ± is its standard error, tasks taken as independent; the difference is to "
-                    f"{averages[0]['model']}, in points, with the 95 % interval of a bootstrap of the items within "
-                    "each task. Other tasks would give another average: that is in no interval. The paper's value is "
-                    "the mean over the same tasks."
-                ],
+                "The mean over the tasks that all models ran, each weighing the same, of the metric that the "
+                "figure shows. ± is its standard error, tasks taken as independent; the difference is to "
+                f"{averages[0]['model']}, in points, with the 95 % interval of a bootstrap of the items within "
+                "each task. Other tasks would give another average: that is in no interval. The paper's value is "
+                "the mean over the same tasks.",
                 averages,
                 columns=AVERAGE_COLUMNS,
             )
@@ -168,7 +165,7 @@ def _lead(scores: Records, perplexity: Records) -> str:
     return " ".join([*sentences, f"Differences are between models on the same {' and '.join(samples)}."])
 
 
-def _tile(palette: Palette, label: str, scores: Records, averages: Records, perplexity: Records) -> dict[str, str]:
+def _tile(label: str, scores: Records, averages: Records, perplexity: Records) -> tuple[str, str]:
     """The tile of a model: its average score, or its bits per byte if there are no scores."""
     parts = []
     if scores:
@@ -186,8 +183,7 @@ def _tile(palette: Palette, label: str, scores: Records, averages: Records, perp
         of = f" on {perplexity[0]['domain']}" if len(text) == 1 else f", mean of {len(text)} domains"
         parts.append((f"{sum(text) / len(text):.3f}", f"bits per byte{of}"))
     (value, what), *more = parts
-    note = " · ".join([what, *(" ".join(part) for part in more)])
-    return {"label": label, "color": palette[label], "value": value, "note": note}
+    return value, " · ".join([what, *(" ".join(part) for part in more)])
 
 
 COLUMNS = [

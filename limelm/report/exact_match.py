@@ -41,7 +41,8 @@ def write_exact_match(out: Path) -> tuple[Path, Records]:
             "Models trained from scratch on generated problems, and asked others that they have not seen. Within a "
             "seed all models see the same problems in the same order and share initial values."
         ),
-        tiles=[_tile(model, summary, palette, len(models)) for model in models],
+        palette=palette,
+        tiles={model: _tile(model, summary, len(models)) for model in models},
         cautions=_cautions(tasks, summary),
         facts={
             "Command": made_now(),
@@ -65,18 +66,14 @@ def _counts(task: Record) -> str:
     return f"{task['train_problems']:,} problems to learn from, {task['problems']:,} asked ({task['tested_on']})"
 
 
-def _tile(model: str, summary: Records, palette: Palette, models: int) -> dict[str, str]:
+def _tile(model: str, summary: Records, models: int) -> tuple[str, str]:
     """The tile of a model: its mean over the tasks that all models have, or else over its own tasks."""
     trained = Counter(row["task"] for row in summary)
     own = [row for row in summary if row["model"] == model]
     shared = [row for row in own if trained[row["task"]] == models]
     of = shared or own
-    return {
-        "label": model,
-        "color": palette[model],
-        "value": share(sum(row["mean"] for row in of) / len(of)),
-        "note": "right answers: " + (of[0]["task"] if len(of) == 1 else f"mean of {len(of)} tasks"),
-    }
+    tasks = of[0]["task"] if len(of) == 1 else f"mean of {len(of)} tasks"
+    return share(sum(row["mean"] for row in of) / len(of)), f"right answers: {tasks}"
 
 
 def _cautions(tasks: Records, summary: Records) -> list[str]:
@@ -115,20 +112,16 @@ def _sections(scores: Records, summary: Records, chance: dict[str, float], palet
         Section(
             "exact_match",
             "Right answers",
-            [
-                "The share of test problems whose final answer is written exactly, by greedy decoding. Each mark is a "
-                "seed, the line their mean, the bar Student's 95 % interval; dotted is guessing among possible answers."
-            ],
+            "The share of test problems whose final answer is written exactly, by greedy decoding. Each mark is a "
+            "seed, the line their mean, the bar Student's 95 % interval; dotted is guessing among possible answers.",
             scores,
             accuracies(scores, summary, chance, palette),
         ),
         Section(
             "exact_match_summary",
             "Which models differ",
-            [
-                "Means over seeds with Student's 95 % interval. The difference is from the plain transformer, in "
-                "points, seed by seed."
-            ],
+            "Means over seeds with Student's 95 % interval. The difference is from the plain transformer, in "
+            "points, seed by seed.",
             summary,
             columns=COLUMNS,
         ),

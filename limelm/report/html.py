@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from limelm.files import write_text
 from limelm.records import Records
 from limelm.report.columns import Column
+from limelm.report.figures.palette import Palette
 from limelm.report.output import published, save_figure, write_csv
 from limelm.text import printable
 
@@ -28,20 +29,25 @@ class Section:
 
     Attributes:
         name: of its files, and its anchor on the page.
-        text: paragraphs; alone, they introduce the parts that follow.
+        text: a paragraph, or several; alone, they introduce the parts that follow.
         is_part: of the section before; not in the page's list of contents.
         shown: the rows of the table, where it shows others than all records.
     """
 
     name: str
     title: str
-    text: list[str]
+    text: str | list[str]
     records: Records = field(default_factory=list)
     figure: Figure | None = None
     columns: list[Column] = field(default_factory=list)
     shown: Records | None = None
     is_part: bool = False
     svg: str | None = None
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The text as paragraphs."""
+        return [self.text] if isinstance(self.text, str) else self.text
 
 
 def write_page(
@@ -50,7 +56,8 @@ def write_page(
     *,
     title: str,
     lead: str,
-    tiles: list[dict[str, str]],
+    palette: Palette,
+    tiles: Mapping[str, tuple[str, str]],
     cautions: list[str],
     facts: Mapping[str, Iterable[tuple[str, Any]]],
     missing: Iterable[str] = (),
@@ -59,7 +66,7 @@ def write_page(
     """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
 
     Args:
-        tiles: a `label`, `color`, `value` and `note` for each model.
+        tiles: by the label of each model, a value in large letters and a note on it.
         cautions: what the report does not show.
         facts: how it was made, at the end of the page: names and values below a heading each. Paths of this machine
             are cut down to their last names.
@@ -88,7 +95,7 @@ def write_page(
     page = environment.get_template("report.html").render(
         title=published(title),
         lead=published(lead),
-        tiles=tiles,
+        tiles=[(label, palette[label], *tile) for label, tile in tiles.items()],
         cautions=published(cautions),
         missing=published(list(missing)),
         made_of=made_of,

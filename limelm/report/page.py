@@ -33,15 +33,11 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
         _sections(summary, retrieval, palette),
         title=f"LIMe side by side: the {summary['scale']} run",
         lead=_lead(summary),
-        tiles=[
-            {
-                "label": entry["label"],
-                "color": palette[entry["label"]],
-                "value": f"{entry['eval_loss']:.3f}",
-                "note": f"held-out loss · perplexity {entry['eval_perplexity']:.1f}",
-            }
+        palette=palette,
+        tiles={
+            entry["label"]: (f"{entry['eval_loss']:.3f}", f"held-out loss · perplexity {entry['eval_perplexity']:.1f}")
             for entry in summary["models"]
-        ],
+        },
         cautions=_cautions(summary, palette),
         facts=how_made([summary]),
         made_of=results_fingerprint([summary]),
@@ -91,40 +87,34 @@ def _sections(summary: dict[str, Any], retrieval: dict[str, Records], palette: P
         Section(
             "loss_against_flops",
             "Loss against FLOPs (the paper's Figure 1)",
-            [
-                "Every model takes the same number of steps; one that costs more per token ends further to the right. "
-                "Compare the curves at the same FLOPs, not only at their ends."
-            ],
+            "Every model takes the same number of steps; one that costs more per token ends further to the right. "
+            "Compare the curves at the same FLOPs, not only at their ends.",
             curves,
             training.loss_against_flops(curves, palette),
         ),
         Section(
             "results",
             "Held-out loss and perplexity",
-            ["Mean cross-entropy in nats per token over the held-out documents; lower is better."],
+            "Mean cross-entropy in nats per token over the held-out documents; lower is better.",
             results,
             columns=results_columns,
         ),
         Section(
             "efficiency",
             "Efficiency in this run (Table 6)",
-            [
-                "FLOPs are of a forward pass, two per multiply-add of matrix products, attention over the full square. "
-                "The paper counts a multiply-add outside attention as one; that figure stands beside. Memory is the "
-                "peak of a training step, speed that of the median step; each with its ratio to LLaMA."
-            ],
+            "FLOPs are of a forward pass, two per multiply-add of matrix products, attention over the full square. "
+            "The paper counts a multiply-add outside attention as one; that figure stands beside. Memory is the "
+            "peak of a training step, speed that of the median step; each with its ratio to LLaMA.",
             efficiency,
             columns=efficiency_columns,
         ),
         Section(
             "paper_scale",
             "Efficiency at the paper's 1.2 B shape, beside its Table 6",
-            [
-                "Our counts are exact, from the models themselves on the meta device. The paper's +0.075 % for LIMe "
-                "dynamic is a misprint of +0.754 %; its +0.3 % and +0.008 % for LIMe static come from rounded figures. "
-                "Its caption calls D the hidden size, and then (L-1)BTHD for LIMe static is more than the extra memory "
-                "of Hyper-Connections, not less. The row for LIMe KV is from the paper's second version."
-            ],
+            "Our counts are exact, from the models themselves on the meta device. The paper's +0.075 % for LIMe "
+            "dynamic is a misprint of +0.754 %; its +0.3 % and +0.008 % for LIMe static come from rounded figures. "
+            "Its caption calls D the hidden size, and then (L-1)BTHD for LIMe static is more than the extra memory "
+            "of Hyper-Connections, not less. The row for LIMe KV is from the paper's second version.",
             paper,
             columns=paper_columns,
         ),

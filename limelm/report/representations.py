@@ -88,11 +88,9 @@ def _tsne(rows: Records, _: Palette) -> Section:
     return Section(
         _name("tsne", rows),
         f"Clouds of close tokens' {of} (Figure {figure})",
-        [
-            "t-SNE of the same tokens in a few layers. It keeps neighbors together; distances between clouds, their "
-            "sizes and the directions mean nothing, and panels cannot be laid over each other. The probe's accuracy "
-            "is the measurement."
-        ],
+        "t-SNE of the same tokens in a few layers. It keeps neighbors together; distances between clouds, their "
+        "sizes and the directions mean nothing, and panels cannot be laid over each other. The probe's accuracy "
+        "is the measurement.",
         rows,
         clouds.tsne(rows),
     )
@@ -119,11 +117,9 @@ def _cosine(rows: Records, palette: Palette) -> Section:
     return Section(
         "cosine",
         "How alike the tokens of a sequence become",
-        [
-            "Cosine similarity of the hidden states of neighboring tokens (the shade is one standard error over "
-            "sequences) and of any two tokens of a sequence (dashed); 1 is collapse. Not in the paper. A few features "
-            "of large size can raise both alone, so look at the distance between the two lines as well."
-        ],
+        "Cosine similarity of the hidden states of neighboring tokens (the shade is one standard error over "
+        "sequences) and of any two tokens of a sequence (dashed); 1 is collapse. Not in the paper. A few features "
+        "of large size can raise both alone, so look at the distance between the two lines as well.",
         rows,
         curves.cosine(rows, palette),
     )
@@ -133,11 +129,9 @@ def _cka(rows: Records, _: Palette) -> Section:
     return Section(
         "cka",
         "How alike the layers are",
-        [
-            "Linear CKA between the hidden states of every two representations: 1 where they are equal up to rotation "
-            "and scale, about 0 where they have nothing in common. A bright block is a group of layers that change "
-            "little. Not in the paper. A few features of large size can make layers look alike."
-        ],
+        "Linear CKA between the hidden states of every two representations: 1 where they are equal up to rotation "
+        "and scale, about 0 where they have nothing in common. A bright block is a group of layers that change "
+        "little. Not in the paper. A few features of large size can make layers look alike.",
         rows,
         heatmaps.cka(rows),
     )

@@ -61,15 +61,11 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
             f"{first['models'][0]['train_tokens']:,} tokens of {first['data']['source']}. Within a seed all models see "
             "the same data in the same order and share initial values, so differences are taken seed by seed."
         ),
-        tiles=[
-            {
-                "label": label,
-                "color": palette[label],
-                "value": f"{at_end[label]['mean']:.3f}",
-                "note": f"held-out loss · ± {at_end[label]['standard_deviation']:.3f} between seeds",
-            }
-            for label in labels
-        ],
+        palette=palette,
+        tiles={
+            label: (f"{row['mean']:.3f}", f"held-out loss · ± {row['standard_deviation']:.3f} between seeds")
+            for label, row in at_end.items()
+        },
         cautions=_cautions(first, len(summaries), summary),
         facts=how_made(list(summaries.values())),
         made_of=results_fingerprint(summaries.values()),
@@ -114,12 +110,10 @@ def _summary(summary: Records, baseline: str) -> Section:
     return Section(
         "seeds_summary",
         "Which models differ",
-        [
-            "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
-            f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
-            "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
-            "verdict goes by Student's."
-        ],
+        "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
+        f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
+        "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
+        "verdict goes by Student's.",
         summary,
         columns=COLUMNS,
     )
@@ -129,7 +123,7 @@ def _differences(losses: Records, summary: Records, baseline: str, palette: Pale
     return Section(
         "seeds_differences",
         "Differences, seed by seed",
-        [f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better."],
+        f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better.",
         losses,
         figures.differences(losses, summary, baseline, palette, [(axis, AXIS_NAMES[axis]) for axis in AXES]),
     )
@@ -139,7 +133,7 @@ def _curves(measured: Records, palette: Palette) -> Section:
     return Section(
         "seeds_curves",
         "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
-        ["The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves."],
+        "The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves.",
         measured,
         figures.curves(measured, palette),
     )
@@ -149,11 +143,9 @@ def _sooner(sooner: Records, baseline: str) -> Section:
     return Section(
         "seeds_sooner",
         f"How much sooner {baseline}'s final loss is reached",
-        [
-            f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
-            "end, linear between evaluations, mean over the seeds in which it is reached (the others are not in it). "
-            "Below 100 % is sooner."
-        ],
+        f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
+        "end, linear between evaluations, mean over the seeds in which it is reached (the others are not in it). "
+        "Below 100 % is sooner.",
         sooner,
         columns=[
             Column("model", "model"),
