@@ -1,13 +1,13 @@
 """Import modules of optional packages, or say which extra to install."""
 
 import importlib
-import importlib.util
+from importlib import metadata
 from typing import Any
 
 from limelm.errors import UserError
 
-#: Modules that an extra brings for a whole command or package, so that these look for all of them before they begin.
-MODULES = {"lab": ("accelerate", "jinja2", "matplotlib", "psutil")}
+#: What an extra brings for a whole command or package (as in pyproject.toml), looked for before that begins.
+REQUIREMENTS = {"lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9")}
 #: Packages whose name is not their module's.
 PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 
@@ -20,13 +20,13 @@ def require_extra(extra: str, name: str) -> None:
     """Look for all that an extra brings, without importing it.
 
     Args:
-        extra: one of MODULES.
+        extra: one of REQUIREMENTS.
         name: the command or package that needs it.
 
     Raises:
-        MissingExtra: where some of it is not installed, with both ways to install it.
+        MissingExtra: where some of it is not installed, or is too old, with both ways to install it.
     """
-    missing = [module for module in MODULES[extra] if importlib.util.find_spec(module) is None]
+    missing = [requirement for requirement in REQUIREMENTS[extra] if not _is_installed(requirement)]
     if missing:
         raise MissingExtra(f"{name}: {_not_installed(missing, extra)}")
 
@@ -48,15 +48,24 @@ def import_extra(module: str, extra: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != top:
             package = PACKAGES.get(top, top)
             raise MissingExtra(f"{package} cannot be imported ({error}); install what it needs") from error
-        raise MissingExtra(_not_installed([top], extra)) from error
+        raise MissingExtra(_not_installed([PACKAGES.get(top, top)], extra)) from error
 
 
-def _not_installed(modules: list[str], extra: str) -> str:
-    packages = ", ".join(PACKAGES.get(module, module) for module in modules)
-    verb, them = ("is", "it") if len(modules) == 1 else ("are", "them")
+def _is_installed(requirement: str) -> bool:
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _not_installed(packages: list[str], extra: str) -> str:
+    verb, them = ("is", "it") if len(packages) == 1 else ("are", "them")
     return (
-        f"{packages} {verb} not installed; install {them} with: pip install 'limelm[{extra}]' (in a clone of limelm: "
-        f"pip install -e '.[{extra}]')"
+        f"{', '.join(packages)} {verb} not installed; install {them} with: pip install 'limelm[{extra}]' "
+        f"(in a clone of limelm: pip install -e '.[{extra}]')"
     )
 
 
