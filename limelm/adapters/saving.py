@@ -1,7 +1,7 @@
 """`save_pretrained` of a model with attached routers, so that they are not lost without a word.
 
 transformers saves routers among the other weights, and cannot read them back. So config.json says how they are
-attached, and `limelm.loading.load_model` attaches them again.
+attached, and `limelm.load_model` attaches them again.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from limelm.errors import UserError
 from limelm.records import build, load_json
 
 FIELD = "attached_routing"  # in config.json
-LOADER = "limelm.loading.load_model"
+LOADER = "limelm.load_model"
 
 
 def keep_routers_when_saved(model: PreTrainedModel, config: AdapterConfig) -> None:

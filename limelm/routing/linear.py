@@ -59,13 +59,13 @@ class HeadwiseLinear(RoutingLinear):
         return heads if self.bias is None else heads + self.bias.unflatten(0, (self.num_heads, -1))
 
 
-def project_heads(projection: "nn.Module | Projection", mixed: Tensor, head_dim: int) -> Tensor:
+def project_by_head(projection: "nn.Module | ModuleArgument", mixed: Tensor, head_dim: int) -> Tensor:
     """Project each head's own input, `[B, T, G, D]` to `[B, T, G, d]`; an `nn.Linear` too, by the rows of its weight.
 
     Raises:
         TypeError: for a module that does not project head by head.
     """
-    module = projection.module if isinstance(projection, Projection) else projection
+    module = projection.module if isinstance(projection, ModuleArgument) else projection
     if type(module) is nn.Linear:
         heads = read_here(module)
         bias = parameter_of(heads, "bias")
@@ -81,13 +81,13 @@ def project_heads(projection: "nn.Module | Projection", mixed: Tensor, head_dim:
     return projected
 
 
-def read_here(projection: "nn.Module | Projection") -> nn.Module:
+def read_here(projection: "nn.Module | ModuleArgument") -> nn.Module:
     """A projection whose parameters the routing reads itself instead of calling it, if nothing is lost by that.
 
     Raises:
         TypeError: where something would be passed over.
     """
-    if isinstance(projection, Projection):
+    if isinstance(projection, ModuleArgument):
         projection = projection.module
     passed_over = None
     if type(projection) not in (RoutingLinear, HeadwiseLinear, nn.Linear):
@@ -135,7 +135,7 @@ def parameter_of(module: nn.Module, name: str = "weight") -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Projection:
+class ModuleArgument:
     """A module as an argument of a call whose arguments accelerate moves to a device: it would move a module too."""
 
     module: nn.Module
@@ -146,4 +146,4 @@ class Projection:
 
 def as_arguments(*projections: nn.Module, to: nn.Module) -> Iterator[Any]:
     """`projections` as they can be handed to the module `to`."""
-    return (Projection(module) if "_hf_hook" in to.__dict__ else module for module in projections)
+    return (ModuleArgument(module) if "_hf_hook" in to.__dict__ else module for module in projections)

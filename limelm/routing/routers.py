@@ -19,10 +19,10 @@ from transformers import initialization as init
 
 from limelm.routing.history import History
 from limelm.routing.linear import (
-    Projection,
+    ModuleArgument,
     RoutingLinear,
     parameter_of,
-    project_heads,
+    project_by_head,
     read_here,
     whole,
 )
@@ -48,8 +48,8 @@ class LayerRouter(Router):
         self,
         attention_input: Tensor,
         gain: Tensor | None,
-        k_proj: nn.Module | Projection,
-        v_proj: nn.Module | Projection,
+        k_proj: nn.Module | ModuleArgument,
+        v_proj: nn.Module | ModuleArgument,
         carrier: Tensor | None = None,
         sources: Sequence[Tensor] = (),
         query: Tensor | None = None,
@@ -194,7 +194,7 @@ class RepresentationRouter(LayerRouter):
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
             Z = gain * depth_mix(sources, A, self.kept())
             head_dim = self.spec.head_dim or self.spec.hidden_size // heads
-            return project_heads(k_proj, Z, head_dim), project_heads(v_proj, Z, head_dim), None, None
+            return project_by_head(k_proj, Z, head_dim), project_by_head(v_proj, Z, head_dim), None, None
         read, weights = self.operands(sources)
         projections = [read_here(projection) for projection in (k_proj, v_proj)]
         k_weight, v_weight = (parameter_of(projection) for projection in projections)
