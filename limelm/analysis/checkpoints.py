@@ -18,6 +18,7 @@ from limelm.extras import import_extra
 from limelm.loading import FoundCheckpoint, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
 from limelm.provenance import shown_path
 from limelm.records import Records
+from limelm.routing import ROUTERS, Router
 
 LONGEST_DEFAULT = 512
 
@@ -114,19 +115,18 @@ def _check_words(found: list[FoundCheckpoint], settings: Settings) -> None:
 
 def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
     """Refuse analyses that were requested by name that no checkpoint supports, and checkpoints that do not exist."""
-    routings = {_routing(checkpoint) for checkpoint in checkpoints}
+    kinds = [kind for kind in map(_router_kind, checkpoints) if kind is not None and kind.routes]
     named = ", ".join(checkpoints)
-    if "retrieval" in (settings.analyses or ()) and routings == {"none"}:
+    if "retrieval" in (settings.analyses or ()) and not kinds:
         raise UserError(f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe")
-    if "circuits" in (settings.analyses or ()) and "dynamic" not in routings:
+    if "circuits" in (settings.analyses or ()) and not any(kind.depends_on_tokens for kind in kinds):
         raise UserError(f'--only circuits: {named} has no dynamic routers (routing="dynamic"), whose tokens choose')
 
 
-def _routing(checkpoint: str) -> str:
+def _router_kind(checkpoint: str) -> type[Router] | None:
+    """The kind of a checkpoint's routers; None where it has none."""
     config, adapter = load_config(checkpoint), load_adapter_config(checkpoint)
-    if adapter is None:
-        return getattr(config, "routing", "none")
-    return adapter.routing if ATTACHED_ROUTERS[adapter.routing].routes else "none"
+    return ROUTERS.get(getattr(config, "routing", "")) if adapter is None else ATTACHED_ROUTERS[adapter.routing]
 
 
 def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:
