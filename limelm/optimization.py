@@ -21,9 +21,10 @@ VECTORS = Rule("norms_and_biases", is_fast=False, decays=False)
 LORA = Rule("lora", is_fast=True, decays=False)
 #: In the order of the groups.
 RULES = (ROUTING_WEIGHTS, ROUTING_PROJECTIONS, LORA, MATRICES, CONNECTION_MATRICES, VECTORS, CONNECTIONS)
-#: How the parameters of ordinary layers are called: by these endings of names, and by names of Hugging Face's models.
-KNOWN_ENDINGS = ("weight", "bias", "_proj")
-KNOWN_NAMES = ("A_log", "D", "dt_bias", "sinks")
+#: Packages in whose modules every parameter is known: matrices decay, vectors do not; and, in modules of anybody's, how
+#: the names of such parameters end.
+KNOWN_PACKAGES = ("torch", "transformers", "peft")
+KNOWN_ENDINGS = ("weight", "bias")
 
 
 def parameter_groups(
@@ -51,8 +52,8 @@ def parameter_groups(
 
     Raises:
         ValueError: for a rate that is not above 0, a decay below 0, or what is no finite number: AdamW would take them;
-            for a parameter whose name is that of no layer known here and stands not in `decay`; and for a name in
-            `decay` that no parameter has.
+            for a parameter of a module of one's own that is no weight or bias and stands not in `decay`; and for a name
+            in `decay` that no parameter has.
     """
     rates = {"learning_rate": learning_rate, "router_learning_rate": router_learning_rate, "weight_decay": weight_decay}
     for name, value in rates.items():
@@ -78,6 +79,12 @@ def parameter_groups(
 def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Parameter, Rule]]:
     """The parameters that are trained, each with its rule."""
     special = _special_rules(model)
+    known = {
+        id(parameter)
+        for module in model.modules()
+        if type(module).__module__.split(".")[0] in KNOWN_PACKAGES
+        for parameter in module.parameters(recurse=False)
+    }
     found, unused = [], set(decay)
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
@@ -89,11 +96,11 @@ def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Paramet
             rule = MATRICES if decay[named] else VECTORS
         elif id(parameter) in special:
             rule = special[id(parameter)]
-        elif last.endswith(KNOWN_ENDINGS) or last in KNOWN_NAMES:
+        elif id(parameter) in known or last.endswith(KNOWN_ENDINGS):
             rule = MATRICES if parameter.ndim > 1 else VECTORS
         else:
             raise ValueError(
-                f"{name}: a parameter under a name that is not known here; say whether it decays, as in "
+                f"{name}: a parameter that is not known here by its name; say whether it decays, as in "
                 f"decay={{{last!r}: False}}"
             )
         found.append((parameter, rule))

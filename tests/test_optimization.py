@@ -101,3 +101,34 @@ def test_a_rate_of_zero_is_refused_and_a_decay_of_zero_is_not():
     with pytest.raises(ValueError, match=r"learning_rate=0 must be more than 0"):
         limelm.parameter_groups(torch.nn.Linear(2, 2), learning_rate=0)
     assert {group["weight_decay"] for group in limelm.parameter_groups(torch.nn.Linear(2, 2), weight_decay=0)} == {0}
+
+
+class OwnParameters(nn.Module):
+    """An own model with parameters that nobody else knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.position_table = nn.Parameter(torch.zeros(5, 8))
+        self.blocks = nn.ModuleList([nn.Linear(8, 8)])
+        self.blocks[0].temperature = nn.Parameter(torch.ones(()))  # in a module of PyTorch's: a vector at most
+        self.weight = nn.Parameter(torch.zeros(8))
+
+
+def test_parameters_that_are_not_known_by_name_are_refused_unless_it_is_said_whether_they_decay():
+    model = OwnParameters()
+    with pytest.raises(ValueError, match=r"^position_table: .* decay=\{'position_table': False\}"):
+        limelm.parameter_groups(model)
+    for decays in (True, False):
+        groups = limelm.parameter_groups(model, decay={"position_table": decays})
+        assert_partition(groups, model)
+        assert settings_of(groups)[id(model.position_table)] == (1e-3, 0.1 if decays else 0.0)
+        assert (
+            settings_of(groups)[id(model.weight)] == settings_of(groups)[id(model.blocks[0].temperature)] == (1e-3, 0.0)
+        )
+    model.position_table.requires_grad_(False)  # what is not trained need not be known
+    assert_partition(limelm.parameter_groups(model), model)
+
+
+def test_a_name_that_no_parameter_has_is_refused():
+    with pytest.raises(ValueError, match=r"decay='positions': no parameter has this name"):
+        limelm.parameter_groups(OwnParameters(), decay={"position_table": False, "positions": True})
