@@ -37,7 +37,6 @@ def generate(
     operands: int,
     seed: int,
     split: str = "train",
-    modulus: int = MODULUS,
     exclude: Iterable[Problem] = (),
 ) -> list[Problem]:
     """Generate different expressions with their steps, as a pure function of the arguments.
@@ -53,62 +52,51 @@ def generate(
     Raises:
         UserError: for a value out of range, or for a count larger than the number of different expressions.
     """
-    check_count(count, operands, split, modulus)
-    return draw_distinct(lambda rng: _draw(rng, operands, modulus), count, seed, split, exclude)
+    check_count(count, operands, split)
+    return draw_distinct(lambda rng: _draw(rng, operands), count, seed, split, exclude)
 
 
-def check_count(count: int, operands: int, split: str = "train", modulus: int = MODULUS) -> None:
+def check_count(count: int, operands: int, split: str = "train") -> None:
     """Refuse a number of problems that do not exist, before any is drawn.
 
     Raises:
-        UserError: for operands or a modulus out of range, or many more problems than the split has.
+        UserError: for operands out of range, or many more problems than the split has.
     """
     if operands not in OPERANDS:
         raise UserError(f"operands={operands} is not allowed; allowed: {OPERANDS[0]} to {OPERANDS[-1]}")
-    _check_modulus(modulus)
-    check_share(count, count_expressions(operands, modulus), split)
+    check_share(count, count_expressions(operands, MODULUS), split)
 
 
-def all_words(modulus: int = MODULUS) -> list[str]:
-    """The vocabulary of the problems: the numbers 0 ... modulus - 1, the four operators, brackets and "=".
-
-    Raises:
-        UserError: for a modulus that is not a prime.
-    """
-    _check_modulus(modulus)
-    return [*(str(number) for number in range(modulus)), *OPERATORS, "(", ")", "="]
+def all_words() -> list[str]:
+    """The vocabulary of the problems: the numbers 0 to 10, the four operators, brackets and "="."""
+    return [*(str(number) for number in range(MODULUS)), *OPERATORS, "(", ")", "="]
 
 
-def _check_modulus(modulus: int) -> None:
-    if modulus < 2 or any(modulus % factor == 0 for factor in range(2, int(modulus**0.5) + 1)):
-        raise UserError(f"modulus={modulus} is not a prime; allowed: 2, 3, 5, 7, 11, ...")
-
-
-def _draw(rng: random.Random, operands: int, modulus: int) -> Problem:
-    lines = [[str(rng.randrange(modulus))]]
+def _draw(rng: random.Random, operands: int) -> Problem:
+    lines = [[str(rng.randrange(MODULUS))]]
     for _ in range(operands - 1):
         tokens = lines[-1]
         position = rng.choice(number_positions(tokens))
-        lines.append(expand(tokens, position, *_operation(rng, int(tokens[position]), modulus)))
+        lines.append(expand(tokens, position, *_operation(rng, int(tokens[position]))))
     answer, *steps, prompt = (" ".join(tokens) for tokens in lines)
     return Problem(prompt, tuple(reversed(steps)), answer)
 
 
-def _operation(rng: random.Random, value: int, modulus: int) -> tuple[int, str, int]:
+def _operation(rng: random.Random, value: int) -> tuple[int, str, int]:
     """A random `left operator right` that gives `value`."""
     while True:
         operator = rng.choice(OPERATORS)
-        left = rng.randrange(modulus)
+        left = rng.randrange(MODULUS)
         if operator == "+":
-            return left, operator, (value - left) % modulus
+            return left, operator, (value - left) % MODULUS
         if operator == "-":
-            return left, operator, (left - value) % modulus
+            return left, operator, (left - value) % MODULUS
         if left == value == 0:
-            return left, operator, rng.randrange(1 if operator == "/" else 0, modulus)
+            return left, operator, rng.randrange(1 if operator == "/" else 0, MODULUS)
         if operator == "*" and left != 0:
-            return left, operator, value * pow(left, -1, modulus) % modulus
+            return left, operator, value * pow(left, -1, MODULUS) % MODULUS
         if operator == "/" and left != 0 and value != 0:
-            return left, operator, left * pow(value, -1, modulus) % modulus
+            return left, operator, left * pow(value, -1, MODULUS) % MODULUS
 
 
 def number_positions(tokens: Sequence[str]) -> list[int]:
