@@ -6,11 +6,11 @@ from typing import Any
 from limelm.evaluation.seeds import compare_final_losses
 from limelm.records import Records
 from limelm.report.columns import Column, count, signed_thousandths, thousandths, unbroken
-from limelm.report.figures import seeds as figures
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
+from limelm.report.seeds import differences_section
 from limelm.text import counted
 from limelm.training.summary import results_fingerprint
 
@@ -95,20 +95,12 @@ def _sections(
         )
     ]
     if compared and all(row["t_low"] is not None for row in compared):
-        axes = [("tokens", "tokens")]
-        drawn = figures.differences(differences, summary, first, palette, axes)
-        text = [f"Each mark is a seed's difference from “{first}”; the bar is Student's 95 % interval. Left is better."]
-        sections.append(Section("adaptation_differences", "Differences, seed by seed", text, differences, drawn))
+        axes = {"tokens": "tokens"}
+        sections.append(differences_section("adaptation_differences", differences, summary, first, palette, axes))
     if against:
-        sections.append(
-            Section(
-                "adaptation_against",
-                "Routers against the baselines",
-                "The same tokens spent without routers, seed by seed. Below zero the routers won.",
-                against,
-                columns=AGAINST,
-            )
-        )
+        text = "The same tokens spent without routers, seed by seed. Below zero the routers won."
+        title = "Routers against the baselines"
+        sections.append(Section("adaptation_against", title, text, against, columns=AGAINST))
     return sections
 
 

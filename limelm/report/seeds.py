@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.seeds import (
-    AXES,
     Curve,
     how_much_sooner,
     losses_at_equal_budgets,
@@ -97,68 +96,68 @@ def _cautions(first: dict[str, Any], seeds: int, summary: Records) -> list[str]:
 def _sections(
     measured: Records, losses: Records, summary: Records, sooner: Records, baseline: str, palette: Palette
 ) -> list[Section]:
-    compared = any(row["model"] != baseline for row in summary)
-    return [
-        _summary(summary, baseline),
-        *([_differences(losses, summary, baseline, palette)] if compared else []),
-        _curves(measured, palette),
-        *([_sooner(sooner, baseline)] if sooner else []),
+    sections = [
+        Section(
+            "seeds_summary",
+            "Which models differ",
+            "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
+            f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
+            "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
+            "verdict goes by Student's.",
+            summary,
+            columns=COLUMNS,
+        )
     ]
-
-
-def _summary(summary: Records, baseline: str) -> Section:
-    return Section(
-        "seeds_summary",
-        "Which models differ",
-        "Held-out loss in nats per token at the largest budget that all models of a seed have spent: the same "
-        f"tokens, the same FLOPs, the same time. The difference is from {baseline}, seed by seed, with the "
-        "95 % interval of Student's t over seeds and of the bootstrap, which is too narrow for few seeds. The "
-        "verdict goes by Student's.",
-        summary,
-        columns=COLUMNS,
+    if any(row["model"] != baseline for row in summary):
+        sections.append(differences_section("seeds_differences", losses, summary, baseline, palette, AXIS_NAMES))
+    sections.append(
+        Section(
+            "seeds_curves",
+            "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
+            "The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves.",
+            measured,
+            figures.curves(measured, palette),
+        )
     )
+    if sooner:
+        text = (
+            f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
+            "end, linear between evaluations, mean over the seeds in which it is reached (the others are not in it). "
+            "Below 100 % is sooner."
+        )
+        title = f"How much sooner {baseline}'s final loss is reached"
+        sections.append(Section("seeds_sooner", title, text, sooner, columns=SOONER))
+    return sections
 
 
-def _differences(losses: Records, summary: Records, baseline: str, palette: Palette) -> Section:
+def differences_section(
+    name: str, losses: Records, summary: Records, baseline: str, palette: Palette, axes: dict[str, str]
+) -> Section:
+    """The figure of every seed's difference from the baseline.
+
+    Args:
+        name: of the section.
+        losses, summary: see `limelm.evaluation.seeds`.
+        axes: the kinds of budget, and their names on the page.
+    """
     return Section(
-        "seeds_differences",
+        name,
         "Differences, seed by seed",
-        f"Each mark is a seed's difference from {baseline}; the bar is Student's 95 % interval. Left is better.",
+        f"Each mark is a seed's difference from “{baseline}”; the bar is Student's 95 % interval. Left is better.",
         losses,
-        figures.differences(losses, summary, baseline, palette, [(axis, AXIS_NAMES[axis]) for axis in AXES]),
+        figures.differences(losses, summary, baseline, palette, axes),
     )
 
 
-def _curves(measured: Records, palette: Palette) -> Section:
-    return Section(
-        "seeds_curves",
-        "Held-out loss against FLOPs (the paper's Figure 1, with its scatter)",
-        "The line is the mean over seeds, the shade one standard deviation, the thin lines the seeds themselves.",
-        measured,
-        figures.curves(measured, palette),
-    )
-
-
-def _sooner(sooner: Records, baseline: str) -> Section:
-    return Section(
-        "seeds_sooner",
-        f"How much sooner {baseline}'s final loss is reached",
-        f"The share of {baseline}'s FLOPs after which a model's held-out loss is as low as {baseline}'s at its "
-        "end, linear between evaluations, mean over the seeds in which it is reached (the others are not in it). "
-        "Below 100 % is sooner.",
-        sooner,
-        columns=[
-            Column("model", "model"),
-            Column("share", "share of the FLOPs", share),
-            Column("t_low", "95 % from", share),
-            Column("t_high", "to", share),
-            Column("reached", "reached in seeds"),
-            Column("seeds", "of"),
-            Column("verdict", "verdict", unbroken),
-        ],
-    )
-
-
+SOONER = [
+    Column("model", "model"),
+    Column("share", "share of the FLOPs", share),
+    Column("t_low", "95 % from", share),
+    Column("t_high", "to", share),
+    Column("reached", "reached in seeds"),
+    Column("seeds", "of"),
+    Column("verdict", "verdict", unbroken),
+]
 COLUMNS = [
     Column("axis", "at equal", lambda axis: unbroken(AXIS_NAMES[axis])),
     Column("model", "model", unbroken),

@@ -22,7 +22,7 @@ SPREAD = 0.28  # of a seed's marks around their model's line, so that they do no
 
 
 def differences(
-    losses: Records, summary: Records, baseline: str, palette: Palette, axes_names: list[tuple[str, str]]
+    losses: Records, summary: Records, baseline: str, palette: Palette, axes_names: dict[str, str]
 ) -> Figure:
     """Draw each seed's difference from the baseline with Student's interval, a panel for each kind of budget.
 
@@ -36,7 +36,7 @@ def differences(
         figure,
         grid,
     ):
-        for axes, (axis, name) in zip(grid[0], axes_names, strict=True):
+        for axes, (axis, name) in zip(grid[0], axes_names.items(), strict=True):
             axes.axvline(0, color=REFERENCE, linestyle="--", linewidth=1)
             for place, model in enumerate(models):
                 rows = [row for row in losses if (row["model"], row["axis"]) == (model, axis)]
