@@ -238,6 +238,8 @@ _NAMES = {
 
 
 def _record(kind: Any, values: Any, where: str, name: str) -> Any:
+    if isinstance(values, kind):  # it has been built already
+        return values
     if type(values) is not dict:
         raise _wrong(where, name, values, _NAMES[dict])
     kinds = _field_kinds(kind)

@@ -8,7 +8,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -161,30 +161,12 @@ def _one_model(named: str, model: str | None, text: str) -> str:
 
 
 def _recipe(content: dict[str, Any], where: str) -> Recipe:
-    file: RecipeFile = build(RecipeFile, content, where)
-    of_data = ProblemRecipe if "task" in file.data else DataRecipe
-    values = vars(file) | {
-        "data": build(of_data, file.data, where, "data"),
-        "compare": tuple(dict.fromkeys(file.compare)),
-    }
-    recipe = Recipe(**values)
+    if "data" in content:  # it is about problems if it has a task, otherwise about text
+        data = build(dict[str, Any], content["data"], where, "data")
+        content = {**content, "data": build(ProblemRecipe if "task" in data else DataRecipe, data, where, "data")}
+    recipe: Recipe = build(Recipe, content, where)
     _check_names(recipe, where)
-    return recipe
-
-
-@dataclass(frozen=True)
-class RecipeFile:
-    """A recipe's tables as in its file; [data] is about problems if it has a task, otherwise about text."""
-
-    name: str
-    description: str
-    compare: tuple[str, ...]
-    architecture: dict[str, Any]
-    models: dict[str, dict[str, Any]]
-    data: dict[str, Any]
-    training: TrainingRecipe
-    engine: EngineRecipe
-    base: str | None = None
+    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
 
 
 def _check_names(recipe: Recipe, where: str) -> None:
