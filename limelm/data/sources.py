@@ -164,11 +164,6 @@ def list_python_library() -> list[Path]:
     return files
 
 
-def read_python_library() -> Iterator[str]:
-    """The documents of the embedded default: one .py file is one document."""
-    yield from LocalFiles(list_python_library()).open()
-
-
 def _file_position(position: Any, files: int) -> tuple[int, int]:
     """Check a position: a file's number, and the number of its documents that have been read."""
     place = build(tuple[Count, ...], position, "the journal", "position")

@@ -5,7 +5,7 @@ from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.data.holdout import HoldOut
 from limelm.data.prepare import prepare
 from limelm.data.shards import Manifest
-from limelm.data.sources import list_python_library, read_python_library
+from limelm.data.sources import LocalFiles, list_python_library
 from limelm.errors import UserError
 from tests.recipes import corpus, prepared
 
@@ -132,7 +132,9 @@ def test_embedded_default_is_the_library_without_tests(tmp_path):
     files = list_python_library()
     assert len(files) > 300
     assert not [file for file in files if {"test", "tests", "site-packages"} & set(file.parts[-3:-1])]
-    manifest = prepare(tmp_path / "tokens", read_python_library, "library", vocab_size=600, max_documents=40)
+    manifest = prepare(
+        tmp_path / "tokens", LocalFiles(list_python_library()), "library", vocab_size=600, max_documents=40
+    )
     assert manifest.splits["train"].documents + manifest.splits["validation"].documents <= 40
     assert manifest.splits["train"].tokens > 10_000
 

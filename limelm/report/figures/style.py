@@ -96,9 +96,9 @@ def shown(label: str, width: int = 30) -> str:
     return "\n".join(textwrap.wrap(literal, width)) or literal
 
 
-def single_mark(points: Any, marker: str = "_") -> dict[str, Any]:
+def single_mark(points: Any) -> dict[str, Any]:
     """A marker for a line of a single point, which would not be seen without one."""
-    return {"marker": marker, "markersize": 12} if len(points) == 1 else {}
+    return {"marker": "_", "markersize": 12} if len(points) == 1 else {}
 
 
 def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float) -> None:
