@@ -104,7 +104,7 @@ class ActivationReader:
                 if not states.isfinite().all():
                     where = "representation" if name == HIDDEN else "layer"
                     raise UserError(
-                        f"{self.label}: NaN or infinity in the {name} of {where} {index}; nothing to analyse"
+                        f"{self.label}: NaN or infinity in the {name} of {where} {index}; nothing to analyze"
                     )
 
 

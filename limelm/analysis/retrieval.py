@@ -53,7 +53,7 @@ class RetrievalWeights:
         return max(self.layers) + 1
 
     def split(self) -> "list[RetrievalWeights]":
-        """Split into weights for keys and for values, labelled so, where they differ; else return these alone."""
+        """Split into weights for keys and for values, labeled so, where they differ; else return these alone."""
         if not self.sets:
             return [self]
         parts = []

@@ -1,6 +1,6 @@
 """All analyses of one model.
 
-The model is read once for all that one pass over the sample gives; states are standardised over the sample before their
+The model is read once for all that one pass over the sample gives; states are standardized over the sample before their
 entropy, which takes a second pass; and words are rare, so they are looked for in all of the data, and the model reads
 the sequences that hold them. Activations are used batch by batch and let go.
 """
@@ -140,7 +140,7 @@ def _check_finite(weights: RetrievalWeights) -> None:
     for layer, A in weights.layers.items():
         if not np.isfinite(A).all():
             raise UserError(
-                f"{weights.model}: NaN or infinity in the retrieval weights of layer {layer}; nothing to analyse"
+                f"{weights.model}: NaN or infinity in the retrieval weights of layer {layer}; nothing to analyze"
             )
 
 

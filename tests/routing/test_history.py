@@ -81,7 +81,7 @@ def test_sources_are_slices_of_one_buffer(variant):
 
 @pytest.mark.parametrize("variant", LIME_VARIANTS)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_representation_is_normalised_once(variant, training, monkeypatch):
+def test_a_representation_is_normalized_once(variant, training, monkeypatch):
     calls = Counter()
     original = rms_norm.rms_normalize_forward
 

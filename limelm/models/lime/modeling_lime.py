@@ -154,6 +154,6 @@ class LimeModel(LimePreTrainedModel, Decoder):
 
 
 class LimeForCausalLM(LimePreTrainedModel, CausalLM, GenerationMixin):
-    """LIMe with a language-modelling head. With `routing="none"` it is Llama, to the name and the bit."""
+    """LIMe with a language-modeling head. With `routing="none"` it is Llama, to the name and the bit."""
 
     decoder_class = LimeModel

@@ -1,4 +1,4 @@
-"""The RMS kernel against the formula in float64, and against the normalisation that it stands in for."""
+"""The RMS kernel against the formula in float64, and against the normalization that it stands in for."""
 
 import pytest
 import torch

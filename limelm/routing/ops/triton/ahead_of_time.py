@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from limelm.records import Record, Records
 from limelm.routing.ops.triton.launch import Launch
 from limelm.routing.ops.triton.normalize import plan_scale, plan_scale_backward
 from limelm.routing.ops.triton.rows import RowPlaces, plan_mix, plan_mix_backward
@@ -44,7 +45,7 @@ SHAPES = (Shape(8, 16, 2048), Shape(32, 16, 2048), Shape(8, 128, 256), Shape(32,
 
 def compile_all(
     target: str = "sm_90", dtype: torch.dtype = torch.bfloat16, shapes: Sequence[Shape] = SHAPES
-) -> list[dict[str, Any]]:
+) -> Records:
     """Compile every kernel at every shape.
 
     Args:
@@ -90,7 +91,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     yield "rms_normalize_backward", plan_scale_backward(X, X, inverse_rms, X)
 
 
-def _compile(launch: Launch, capability: int) -> dict[str, Any]:
+def _compile(launch: Launch, capability: int) -> Record:
     """Compile one kernel and report on it, as `compile_all` does of all."""
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(_source(launch), target=GPUTarget("cuda", capability, 32), options=options)
