@@ -91,7 +91,7 @@ def test_triton_on_a_cpu_is_refused_with_the_reason(variant, interpret, monkeypa
     if interpret is not None:
         monkeypatch.setenv("TRITON_INTERPRET", interpret)
     is_installed = importlib.util.find_spec("triton") is not None
-    reason = "on cpu, not cuda" if is_installed else "pip install triton"
+    reason = "on cpu, not cuda" if is_installed else r"limelm\[triton\]"
     model = tiny_model(variant, routing_backend="triton")
     with pytest.raises(UserError, match=f"routing_backend='triton' cannot run: .*{reason}"):
         model(token_ids())
@@ -101,7 +101,7 @@ def test_triton_on_a_cpu_is_refused_with_the_reason(variant, interpret, monkeypa
 
 def test_triton_without_triton_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install triton"):
+    with pytest.raises(UserError, match=r"limelm\[triton\]"):
         resolve_backend("triton", torch.device("cuda"))
 
 

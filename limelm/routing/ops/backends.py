@@ -66,7 +66,7 @@ def _is_recorded() -> bool:
 def why_not_triton(device_type: str) -> str | None:
     """Why the Triton kernels cannot run on such a device; None where they can."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
+        return "triton is not installed (pip install 'limelm[triton]')"
     if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the tensors are on {device_type}, not cuda (TRITON_INTERPRET=1 interprets the kernels, slowly)"
     return None
