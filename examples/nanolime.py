@@ -3,8 +3,8 @@
     python examples/nanolime.py --routing kv
 
 It learns to write Python, byte by byte, from the standard library of the Python that runs it. The model is a Llama
-(RMSNorm, rotary positions, SwiGLU); what limelm adds are the four lines that are marked. `--routing none` is the same
-model without them.
+(RMSNorm, rotary positions, SwiGLU); what is there for limelm is marked. With `--routing none` nothing is routed, to
+compare. Here each block holds its router; that they are handed to the blocks, as in docs/own_model.md, is as good.
 """
 
 import argparse
@@ -42,14 +42,15 @@ class Attention(nn.Module):
         D, self.num_heads = config.hidden_size, config.num_heads
         self.norm = nn.RMSNorm(D, eps=1e-6)
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(D, D, bias=False) for _ in range(4))
-        self.router = router  # LIMe (1)
-        # Mixed representations get a gain of their own; keys and values of the layer alone share that of the queries.
+        self.router = router  # LIMe
+        # Static and dynamic routing mix the representations of earlier layers before they are projected, from layer 1 on,
+        # as layer 0 has only its own. A mix gets a gain of its own; else keys and values share that of the queries.
         is_mixed = router.mixes_representations and router.has_choice
-        self.source_norm = nn.RMSNorm(D, eps=1e-6) if is_mixed else self.norm
+        self.source_norm = nn.RMSNorm(D, eps=1e-6) if is_mixed else None
 
     def forward(self, x: Tensor, history: History, cos: Tensor, sin: Tensor) -> Tensor:
         q = self.q_proj(self.norm(x)).unflatten(-1, (self.num_heads, -1))
-        k, v = self.router.keys_values(history, x, self.source_norm, self.k_proj, self.v_proj)  # LIMe (2)
+        k, v = self.router.keys_values(history, x, self.source_norm or self.norm, self.k_proj, self.v_proj)  # LIMe
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))  # [B, H, T, d]
         mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
@@ -77,19 +78,19 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        routers = make_routers(config.routing, config.num_layers, config.hidden_size, config.num_heads)  # LIMe (3)
+        routers = make_routers(config.routing, config.num_layers, config.hidden_size, config.num_heads)  # LIMe
         self.attentions = nn.ModuleList(Attention(config, router) for router in routers)
         self.mlps = nn.ModuleList(MLP(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
-        self.plan = routers.plan
+        self.plan = routers.plan  # LIMe: which layer reads what
         for name, parameter in self.named_parameters():
-            if parameter.ndim > 1 and "router" not in name:
+            if parameter.ndim > 1 and "router" not in name:  # routers are initialized already
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         cos, sin = rotary(tokens.shape[1], self.config.hidden_size // self.config.num_heads)
-        history = History(self.plan)  # LIMe (4)
+        history = History(self.plan)  # LIMe: what the layers of this forward leave for later ones
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             x = x + attention(x, history, cos, sin)
             x = x + mlp(x)
@@ -156,7 +157,7 @@ def train(model: GPT, data: Tensor, steps: int, batch_size: int = 16) -> float:
         optimizer.step()
         rates.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == steps:
+        if step == 1 or step % 50 == 0 or step == steps:
             with torch.no_grad():
                 held_out_loss = sum(loss_of(model, *batch).item() for batch in batches) / len(batches)
             seconds = f"{time.perf_counter() - began:.0f} s"

@@ -176,12 +176,16 @@ def _priors_of(
         return hook
 
     hooks = [router.register_forward_pre_hook(observe(layer)) for layer, router in routers.items()]
-    no_logits = {"logits_to_keep": 1} if model.get_output_embeddings() is not None else {}
+    is_ours = isinstance(model, PreTrainedModel)  # else a model of somebody's own, which takes token ids
+    no_logits = {"logits_to_keep": 1} if is_ours and model.get_output_embeddings() is not None else {}
     try:
         # A compiled model would pass over hooks that are new to it.
         with _without_dropout(model), torch.compiler.set_stance("force_eager"):
             for batch in sequences:
-                model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
+                if is_ours:
+                    model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
+                else:
+                    model(batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,8 +4,8 @@ In a model of your own, three lines give its attention heads the representations
 
     self.routers = make_routers("kv", num_layers=12, hidden_size=768, num_heads=12)   # once: a ModuleList
 
-    history = History(self.routers.plan)                                              # in each forward of the model
-    for router, block in zip(self.routers, self.blocks):
+    history = History(self.routers)                                                   # in each forward of the model
+    for router, block in zip(self.routers, self.blocks, strict=True):
         x = block(x, router, history)
 
     k, v = router.keys_values(history, x, self.norm, self.k_proj, self.v_proj)        # in each block: [B, T, G, d]

@@ -81,6 +81,10 @@ def make_routers(
         ValueError: for a value that is none of these, or an option that the routing does not have.
     """
     check_options(routing, {"routing_sources": sources, "routing_top_p": top_p, "routing_init": init}, backend)
+    sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "num_heads": num_heads, "head_dim": head_dim}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
     if head_dim is None and hidden_size % num_heads:
         raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}; give head_dim")
     routers = RouterList(

@@ -1,7 +1,7 @@
 """The history of one forward: what its layers have left for the later ones, and the way back for the gradients."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limelm.routing.ops.autograd import keep_representation, new_carrier, requires_grad
 from limelm.routing.ops.backends import autocast_dtype, compute_backend, resolve_backend
@@ -20,11 +20,11 @@ class History:
     one's own do both in `keys_values`.
 
     Args:
-        plan: which layer reads what.
+        plan: which layer reads what; or the routers from `make_routers`, whose plan it is then.
     """
 
-    def __init__(self, plan: ReadPlan):
-        self.plan = plan
+    def __init__(self, plan: ReadPlan | nn.Module):
+        self.plan: ReadPlan = plan if isinstance(plan, ReadPlan) else plan.plan  # type: ignore[assignment]
         self.carrier: Tensor | None = None
         self.sources: dict[int, Tensor] = {}
         self._backend: str | None = None
@@ -67,6 +67,8 @@ class History:
         Args:
             source: what the layer leaves, `[r, N c]` for the plan's rows and columns; None where that is its input.
         """
+        if index != self._next:
+            raise RuntimeError(f"layer {index} ends, but it is layer {self._next}'s turn")
         self._next = index + 1
         self.carrier = carrier
         if source is not None:
@@ -105,13 +107,13 @@ class History:
         return self.carrier, *(self._rows(first, last) for first, last in self.plan.blocks[index])
 
     def _begin(self, rows_each: int, columns: int, like: Tensor) -> None:
-        """Make the carrier with the first source, and the buffer where there is one."""
+        """Make the buffer with the first source, and the carrier with the first that may need gradients."""
+        rows, dtype = self.plan.num_sources * rows_each, _source_dtype(like)
+        if torch.is_grad_enabled() and self.carrier is None:
+            self.carrier = new_carrier(rows, columns, like, dtype)
         if self._rows_each:
             return
         self._rows_each = rows_each
-        rows, dtype = self.plan.num_sources * rows_each, _source_dtype(like)
-        if torch.is_grad_enabled():
-            self.carrier = new_carrier(rows, columns, like, dtype)
         if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not self.plan.is_bounded):
             self._buffer = empty_rows(rows, columns, like, dtype)
 

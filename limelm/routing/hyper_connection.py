@@ -38,6 +38,8 @@ class HyperConnection(DepthModule):
 
     def __init__(self, hidden_size: int, num_streams: int, layer_idx: int, dynamic: bool = True):
         super().__init__()
+        if hidden_size < 1 or num_streams < 1:
+            raise ValueError(f"hidden_size={hidden_size} and num_streams={num_streams} must be at least 1")
         n = num_streams
         self.layer_idx = layer_idx
         self.dynamic = dynamic
@@ -71,6 +73,9 @@ class HyperConnection(DepthModule):
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
+        n = self.static_beta.numel()
+        if streams.ndim != 4 or streams.shape[-2] != n:
+            raise ValueError(f"streams must be [B, T, {n}, D], not {tuple(streams.shape)}")
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
         if self.dynamic:

@@ -67,7 +67,7 @@ def project_by_head(projection: "nn.Module | ModuleArgument", mixed: Tensor, hea
     """
     module = projection.module if isinstance(projection, ModuleArgument) else projection
     if type(module) is nn.Linear:
-        heads = read_here(module)
+        heads = read_here(module, "put a limelm.routing.HeadwiseLinear in its place, which is called")
         bias = parameter_of(heads, "bias")
         weight = parameter_of(heads).unflatten(0, (mixed.shape[-2], -1))
         projected = einsum("btgd,ged->btge", mixed, weight.to(mixed.dtype))
@@ -81,8 +81,14 @@ def project_by_head(projection: "nn.Module | ModuleArgument", mixed: Tensor, hea
     return projected
 
 
-def read_here(projection: "nn.Module | ModuleArgument") -> nn.Module:
+def read_here(
+    projection: "nn.Module | ModuleArgument",
+    advice: str = "build the model with routing_backend='reference', which calls them",
+) -> nn.Module:
     """A projection whose parameters the routing reads itself instead of calling it, if nothing is lost by that.
+
+    Args:
+        advice: what else can be done where it cannot.
 
     Raises:
         TypeError: where something would be passed over.
@@ -91,7 +97,8 @@ def read_here(projection: "nn.Module | ModuleArgument") -> nn.Module:
         projection = projection.module
     passed_over = None
     if type(projection) not in (RoutingLinear, HeadwiseLinear, nn.Linear):
-        passed_over = f"{type(projection).__name__} in the place of a linear layer"
+        kind = type(projection)
+        passed_over = f"{kind.__module__}.{kind.__qualname__} in the place of a linear layer"
     elif "forward" in projection.__dict__ and not _is_accelerates(projection):
         passed_over = "a forward put in the place of the module's own"
     elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
@@ -99,7 +106,7 @@ def read_here(projection: "nn.Module | ModuleArgument") -> nn.Module:
     if passed_over:
         raise TypeError(
             f"routing reads the weights of k_proj, v_proj and router.proj itself and would pass over {passed_over}; "
-            "leave the modules as they are, or build the model with routing_backend='reference', which calls them"
+            f"leave the modules as they are, or {advice}; routing='kv' calls k_proj and v_proj whatever they are"
         )
     return projection
 

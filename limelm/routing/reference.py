@@ -22,7 +22,20 @@ def depth_mix(sources: Sequence[Tensor], weights: Tensor, kept: Sequence[Sequenc
 
     Returns:
         `Z`, `[B, T, G, D]`; of a single mix `[B, T, D]`.
+
+    Raises:
+        ValueError: for other shapes.
     """
+    shape = tuple(sources[0].shape) if sources else ()
+    if len(shape) != 3 or any(source.shape != shape for source in sources):
+        raise ValueError(
+            f"sources must be tensors [B, T, D] of one shape, not {[tuple(each.shape) for each in sources]}"
+        )
+    if weights.ndim not in (1, 2, 4) or weights.shape[-1] != len(sources) or weights.shape[:-2] not in ((), shape[:2]):
+        raise ValueError(
+            f"weights {tuple(weights.shape)}: {len(sources)} sources of shape {shape} take [n], [G, n] or [B, T, G, n] "
+            f"with n = {len(sources)}"
+        )
     if weights.ndim == 1:
         return depth_mix(sources, weights[None]).squeeze(-2)
     if kept is not None:

@@ -55,6 +55,11 @@ class RouterSpec:
         return len(self.source_ids)
 
     @property
+    def size_of_heads(self) -> int:
+        """The size d of a head."""
+        return self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
     def num_sets(self) -> int:
         """How many sets of weights there are: one for keys and values together, or one for each."""
         return 1 if self.share_kv else len(WEIGHT_SETS)
@@ -85,6 +90,9 @@ class Router(DepthModule):
     def weight_sets(self) -> tuple[str, ...]:
         """WEIGHT_SETS where keys and values have weights of their own; else nothing."""
         return () if self.spec.share_kv else WEIGHT_SETS
+
+    def extra_repr(self) -> str:
+        return f"layer_idx={self.spec.layer_idx}, num_heads={self.spec.num_heads}, num_sources={self.spec.num_sources}"
 
     def effective_weights(self, call: tuple | None = None) -> Tensor:
         """How much of each source there is in what the layer's heads read, their own way past the router included.

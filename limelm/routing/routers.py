@@ -10,7 +10,7 @@ only hands its source on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from limelm.routing.linear import (
     read_here,
     whole,
 )
+from limelm.routing.norms import check_rms_norm, parameters_of
 from limelm.routing.ops.autograd import keep_heads, mix_project
 from limelm.routing.ops.autograd import mix_heads as mix_heads_fast
 from limelm.routing.ops.backends import resolve_backend
@@ -43,6 +44,7 @@ class LayerRouter(Router):
     reads: tuple[int, ...] = ()
     #: Whether it knows more than the reference, whose gradients travel through autograd's graph.
     has_fast_path: ClassVar[bool] = False
+    _tried_norm: tuple[int, torch.dtype | None] | None = None
 
     def forward(
         self,
@@ -64,10 +66,15 @@ class LayerRouter(Router):
             query: `[B, T, H d]`, the layer's queries before RoPE, for weights that are made of them.
 
         Returns:
-            K and V, each `[B, T, G d]` or `[B, T, G, d]`, the carrier, and this layer's source for the later ones
-            (None where that is its normalized input, or where there is none).
+            K and V `[B, T, G, d]`, the carrier, and this layer's source for the later ones (None where that is its
+            normalized input, or where there is none).
         """
-        return k_proj(attention_input), v_proj(attention_input), carrier, None
+        K, V = self._own(attention_input, k_proj, v_proj)
+        return K, V, carrier, None
+
+    def _own(self, attention_input: Tensor, *projections: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Project the layer's own input, `[B, T, D]` to `[B, T, G, d]` each."""
+        return [projection(attention_input).unflatten(-1, (self.spec.num_heads, -1)) for projection in projections]
 
     def keys_values(
         self,
@@ -94,16 +101,38 @@ class LayerRouter(Router):
             K and V `[B, T, G, d]`, before RoPE.
 
         Raises:
-            TypeError: where representations are mixed, for a norm that is not RMSNorm, or a projection that is more
-                than an `nn.Linear`.
+            TypeError: without a history; or where representations are mixed, for a norm that is not RMSNorm, or a
+                projection that is more than an `nn.Linear`.
+            ValueError: for a projection to another number of heads or another size of them.
         """
-        gain, eps = _gain_and_eps(norm) if self.mixes_representations else (None, 0.0)
+        if not isinstance(history, History):
+            raise TypeError(f"history={type(history).__name__}: give this forward's History, made from the routers")
+        self._check_projections(k_proj, v_proj)
+        gain, eps = self._gain_and_eps(norm) if self.mixes_representations else (None, 0.0)
         normalized, carrier, *sources = history.open(self.spec.layer_idx, X, eps)
         attention_input = norm(X) if normalized is None or gain is None else gain * normalized
         K, V, carrier, source = self(attention_input, gain, k_proj, v_proj, carrier, tuple(sources), query)
         history.close(self.spec.layer_idx, carrier, source)
-        shape = (*X.shape[:-1], self.spec.num_heads, -1)
-        return K.reshape(shape), V.reshape(shape)
+        return K, V
+
+    def _check_projections(self, *projections: nn.Module) -> None:
+        heads, head_dim = self.spec.num_heads, self.spec.size_of_heads
+        for projection in projections:
+            features = getattr(projection, "out_features", heads * head_dim)
+            if features != heads * head_dim:
+                raise ValueError(
+                    f"k_proj and v_proj must make {heads * head_dim} features, for num_heads={heads} key/value heads "
+                    f"of head_dim={head_dim}, not {features}; make_routers takes both sizes"
+                )
+
+    def _gain_and_eps(self, norm: nn.Module) -> tuple[Tensor, float]:
+        """The parameters of an RMSNorm, which is tried out once."""
+        gain, eps = parameters_of(norm)
+        tried = (id(norm), gain.dtype)
+        if self._tried_norm != tried and not torch.compiler.is_compiling():
+            check_rms_norm(norm, gain, eps)
+            self._tried_norm = tried
+        return gain, eps
 
     def check_place(self, index: int) -> None:
         """Refuse a layer that was taken out of its place: a router knows how many sources it had there.
@@ -131,8 +160,7 @@ class LayerRouter(Router):
 
     def elements_moved(self, tokens: int) -> int:
         """How many numbers a forward reads and writes at the least, projections of keys and values included."""
-        heads, D = self.spec.num_heads, self.spec.hidden_size
-        head_dim = self.spec.head_dim or D // heads
+        heads, D, head_dim = self.spec.num_heads, self.spec.hidden_size, self.spec.size_of_heads
         rows, columns = self.source_shape()
         sources = len(self.reads) * rows * columns * tokens or D * tokens
         return sources + 2 * heads * head_dim * D + 2 * tokens * heads * head_dim
@@ -186,15 +214,15 @@ class RepresentationRouter(LayerRouter):
 
     def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
         if not self.reads:
-            return k_proj(attention_input), v_proj(attention_input), carrier, None
+            return super().forward(attention_input, gain, k_proj, v_proj, carrier)
         backend = resolve_backend(self.spec.backend, attention_input.device, self.has_fast_path)
         heads = self.spec.num_heads
         if backend == "reference":
             # N_j = gain * normalized X_j; the gain is the same for all sources, so it is applied once, to their mix.
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
             Z = gain * depth_mix(sources, A, self.kept())
-            head_dim = self.spec.head_dim or self.spec.hidden_size // heads
-            return project_by_head(k_proj, Z, head_dim), project_by_head(v_proj, Z, head_dim), None, None
+            K, V = (project_by_head(projection, Z, self.spec.size_of_heads) for projection in (k_proj, v_proj))
+            return K, V, None, None
         read, weights = self.operands(sources)
         projections = [read_here(projection) for projection in (k_proj, v_proj)]
         k_weight, v_weight = (parameter_of(projection) for projection in projections)
@@ -205,7 +233,7 @@ class RepresentationRouter(LayerRouter):
         K, V = (states.view(shape).permute(1, 2, 0, 3) for states in (K, V))
         if projections[0].bias is not None:
             biases = (parameter_of(projection, "bias") for projection in projections)
-            K, V = (x + bias.unflatten(0, (heads, -1)) for x, bias in zip((K, V), biases, strict=True))
+            K, V = (x + bias.to(x.dtype).unflatten(0, (heads, -1)) for x, bias in zip((K, V), biases, strict=True))
         return K, V, carrier, None
 
 
@@ -307,7 +335,7 @@ class KeyValueRouter(LayerRouter):
         init.copy_(self.weight, R)
 
     def source_shape(self) -> tuple[int, int]:
-        return self.spec.num_heads, 2 * (self.spec.head_dim or self.spec.hidden_size // self.spec.num_heads)
+        return self.spec.num_heads, 2 * self.spec.size_of_heads
 
     @torch.no_grad()
     def effective_weights(self, call: tuple | None = None) -> Tensor:
@@ -317,16 +345,18 @@ class KeyValueRouter(LayerRouter):
         batch, tokens = attention_input.shape[:2]
         heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
-        K, V = k_proj(attention_input), v_proj(attention_input)
+        K, V = self._own(attention_input, k_proj, v_proj)
         mixed: Sequence[Tensor] = ()
         if backend == "reference":
-            own = torch.stack([states.unflatten(-1, (heads, -1)) for states in (K, V)])  # [2, B, T, G, d]
+            own = torch.stack((K, V))  # [2, B, T, G, d]
             own = own.permute(3, 0, 1, 2, 4).flatten(1)
             if layer_idx > 0:
                 mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
             has_place = sum(map(len, sources)) == len(self.reads) * heads  # the last rows are for the own heads
-            own, carrier = keep_heads(K, V, heads, carrier, sources[-1][-heads:] if has_place else None, layer_idx)
+            own, carrier = keep_heads(
+                K.flatten(2), V.flatten(2), heads, carrier, sources[-1][-heads:] if has_place else None, layer_idx
+            )
             if layer_idx > 0:
                 read = sources if has_place else (*sources, own)
                 *mixed, carrier = mix_heads_fast(carrier, read, self.reads, self.weight, backend)
@@ -349,15 +379,3 @@ def own_representation(call: tuple) -> Tensor:
     attention_input, sources = call[0], call[5]
     last = sources[-1]
     return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
-
-
-def _gain_and_eps(norm: nn.Module) -> tuple[Tensor, float]:
-    """The parameters of an RMSNorm of PyTorch's or Hugging Face's."""
-    if "RMSNorm" not in type(norm).__name__ or getattr(norm, "weight", None) is None:
-        raise TypeError(
-            f"norm={type(norm).__name__}: representations are mixed after X / rms(X); give an RMSNorm with a weight, "
-            "or use routing='kv', which works with any norm"
-        )
-    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-    weight: Tensor = norm.weight  # type: ignore[assignment]
-    return weight, torch.finfo(weight.dtype).eps if eps is None else float(eps)

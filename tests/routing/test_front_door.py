@@ -182,3 +182,107 @@ def test_hyper_connections_from_plain_sizes_begin_as_residual_connections(dynami
         streams = connection.write(sublayer(read), carried, beta)
         plain = plain + sublayer(nn.functional.layer_norm(plain, (D,), eps=1e-5))
     torch.testing.assert_close(streams.sum(dim=-2), n * plain)
+
+
+class GemmaRMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.zeros(size)), eps
+
+    def forward(self, x):
+        return nn.functional.rms_norm(x, x.shape[-1:], None, self.eps) * (1 + self.weight)
+
+
+class HiddenEps(nn.RMSNorm):
+    def forward(self, x):
+        return nn.functional.rms_norm(x, x.shape[-1:], self.weight, 1e-3)
+
+
+class Mine(nn.Module):
+    """An RMSNorm under another name."""
+
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.epsilon = nn.Parameter(torch.full((size,), 0.5)), eps
+
+    def forward(self, x):
+        return self.weight * x / (x.pow(2).mean(-1, keepdim=True) + self.epsilon).sqrt()
+
+
+@pytest.mark.parametrize("norm", [GemmaRMSNorm, HiddenEps, nn.LayerNorm, nn.Identity])
+def test_a_norm_that_is_no_rms_norm_is_refused_whatever_its_name(norm):
+    with pytest.raises(TypeError, match=rf"^norm={norm.__name__}: .*RMSNorm"):
+        Stack({"routing": "static"}, "auto", norm=norm)(inputs())
+
+
+def test_a_norm_with_a_hook_is_refused():
+    model = Stack({"routing": "static"}, "auto")
+    model.norms[1].register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(TypeError, match="norm=RMSNorm"):
+        model(inputs())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", [lambda size, eps: nn.RMSNorm(size), Mine])
+@torch.no_grad()
+def test_an_rms_norm_is_known_by_what_it_does(norm, dtype):
+    """PyTorch's default epsilon is that of float32 in half precision too: small inputs show it."""
+    model = Stack({"routing": "static"}, "auto", norm=norm).to(dtype)
+    x = 0.01 * inputs(dtype).detach()
+    k, _ = model.routers[0].keys_values(History(model.routers), x, model.norms[0], model.k_projs[0], model.v_projs[0])
+    expected = model.k_projs[0](model.norms[0](x)).unflatten(-1, (G, HEAD_DIM))
+    torch.testing.assert_close(k, expected, atol=2e-2 if dtype != torch.float32 else 1e-5, rtol=2e-2)
+
+
+@options
+def test_first_layers_may_run_without_gradients(options):
+    def half_frozen(model):
+        def forward(x):
+            history = History(model.routers)
+            for i, router in enumerate(model.routers):
+                with torch.set_grad_enabled(i >= 2):
+                    k, v = router.keys_values(history, x, model.norms[i], model.k_projs[i], model.v_projs[i])
+                    x = model.add(i, x, k, v)
+            return x
+
+        return forward
+
+    model, expected = Stack(options, "chunked"), Stack(options, "reference")
+    assert_near(outcome(model, half_frozen(model)), outcome(expected, half_frozen(expected)))
+
+
+@pytest.mark.parametrize("routing", ["kv", "static"])
+def test_projections_of_other_sizes_are_refused_with_the_sizes(routing):
+    routers = make_routers(routing, 2, D, 6)
+    with pytest.raises(ValueError, match=r"must make 24 features, for num_heads=6 .* head_dim=4, not 12"):
+        routers[0].keys_values(History(routers), inputs(), nn.RMSNorm(D), nn.Linear(D, 12), nn.Linear(D, 12))
+
+
+def test_a_forgotten_history_is_missed_by_name():
+    model = Stack({"routing": "kv"}, "auto")
+    with pytest.raises(TypeError, match="history=NoneType"):
+        model.routers[0].keys_values(None, inputs(), model.norms[0], model.k_projs[0], model.v_projs[0])
+
+
+@torch.no_grad()
+def test_under_autocast_all_layers_make_keys_of_one_type():
+    model = Stack({"routing": "static"}, "auto", bias=True)
+    history, x = History(model.routers), inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        for i, router in enumerate(model.routers):
+            k, v = router.keys_values(history, x, model.norms[i], model.k_projs[i], model.v_projs[i])
+            assert k.dtype == v.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3), (4,), (3, 2), (2, 3), (5, 2, 3, 3)])
+def test_a_mix_of_other_shapes_is_refused(shape):
+    with pytest.raises(ValueError, match=r"weights .* take \[n\]"):
+        depth_mix([torch.zeros(1, 5, 8)] * 3, torch.zeros(shape if shape != (2, 3) else (2, 4)))
+
+
+def test_sizes_below_one_are_refused():
+    for sizes in ((0, 8, 2), (2, 0, 2), (2, 8, 0)):
+        with pytest.raises(ValueError, match=r"must be at least 1"):
+            make_routers("kv", *sizes)
+    with pytest.raises(ValueError, match=r"streams must be \[B, T, 2, D\]"):
+        HyperConnection(D, 2, 0)(inputs())

@@ -1,0 +1,49 @@
+"""Norms of other people's models: the gain and the epsilon of an RMSNorm, and whether it is one."""
+
+import torch
+from torch import Tensor, nn
+
+from limelm.routing.ops.rms_norm import rms_normalize
+
+#: How norms call what they add to the mean square.
+EPS_NAMES = ("variance_epsilon", "eps", "epsilon")
+
+
+def parameters_of(norm: nn.Module) -> tuple[Tensor, float]:
+    """The gain `[D]` and the epsilon of an RMSNorm, PyTorch's default epsilon where it has None.
+
+    Raises:
+        TypeError: for a module that has no such parameters.
+    """
+    weight = getattr(norm, "weight", None)
+    name = next((name for name in EPS_NAMES if hasattr(norm, name)), None)
+    if not isinstance(weight, Tensor) or name is None:
+        raise _refusal(norm)
+    eps = getattr(norm, name)
+    return weight, torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps if eps is None else float(eps)
+
+
+@torch.no_grad()
+def check_rms_norm(norm: nn.Module, gain: Tensor, eps: float) -> None:
+    """Try whether a module computes X / sqrt(mean(X^2) + eps) times its gain; on the meta device it is believed.
+
+    Raises:
+        TypeError: where it does not.
+    """
+    if gain.is_meta:
+        return
+    for scale in (1.0, eps**0.5):  # the second shows another epsilon
+        X = scale * torch.linspace(-1, 2, len(gain), device=gain.device, dtype=gain.dtype)[None]
+        try:
+            is_same = torch.allclose(norm(X).to(X.dtype), rms_normalize(X, eps) * gain, rtol=0.03, atol=1e-3)
+        except (AttributeError, RuntimeError, TypeError):
+            is_same = False
+        if not is_same:
+            raise _refusal(norm)
+
+
+def _refusal(norm: nn.Module) -> TypeError:
+    return TypeError(
+        f"norm={type(norm).__name__}: representations are mixed after X / rms(X); give an RMSNorm, which is X / "
+        "sqrt(mean(X^2) + eps) times its weight and nothing else, or use routing='kv', which takes any norm"
+    )
