@@ -1,5 +1,6 @@
 """What `limelm convert` writes is read by everything else, and what it refuses leaves nothing behind."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeForCausalLM, attach, save_adapter
-from limelm.adapters import convert
+from limelm.adapters.routers import AttachedKeyValueRouter
 from limelm.cli import main
 from limelm.data.dataset import load_prepared_tokenizer
 from limelm.loading import load_model
@@ -127,12 +128,15 @@ def test_bfloat16_stays(made, tmp_path, capsys):
 @pytest.mark.parametrize("adapter", ["kv", "brief"])
 def test_a_conversion_that_is_not_equal_is_refused(made, adapter, tmp_path, capsys, monkeypatch):
     """Even where the routers do less than the rounding of the weights."""
-    native_router = convert._native_router
+    native_state = AttachedKeyValueRouter.native_state
 
-    def without_weights(routing, prefix, index, own, layer):
-        return native_router(routing, prefix, index, {name: 0 * value for name, value in own.items()}, layer)
+    def without_weights(router):
+        empty = copy.deepcopy(router)
+        with torch.no_grad():
+            empty.weight.zero_()
+        return native_state(empty)
 
-    monkeypatch.setattr(convert, "_native_router", without_weights)
+    monkeypatch.setattr(AttachedKeyValueRouter, "native_state", without_weights)
     line = fails(capsys, "convert", made / adapter, "--out", tmp_path / "out")
     assert "the logits would differ by" in line
     assert list(tmp_path.iterdir()) == []
