@@ -43,8 +43,8 @@ class Attention(nn.Module):
         self.norm = nn.RMSNorm(D, eps=1e-6)
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(D, D, bias=False) for _ in range(4))
         self.router = router  # LIMe
-        # Static and dynamic routing mix the representations of earlier layers before they are projected (layer 0 has only
-        # its own). A mix gets a gain of its own; else keys and values share that of the queries.
+        # Static and dynamic routing mix the representations of earlier layers before they are projected (layer 0 has
+        # only its own). A mix gets a gain of its own; else keys and values share that of the queries.
         is_mixed = router.mixes_representations and router.has_choice
         self.source_norm = nn.RMSNorm(D, eps=1e-6) if is_mixed else None
 
