@@ -12,7 +12,6 @@ import transformers
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limelm.errors import UserError
 from limelm.evaluation.finite import check_finite
 from limelm.evaluation.items import (
     FOLDER,
@@ -25,7 +24,7 @@ from limelm.evaluation.items import (
 )
 from limelm.evaluation.kept import KeptTask
 from limelm.evaluation.loading import LoadedModel
-from limelm.evaluation.tasks import LoadedTask
+from limelm.evaluation.tasks import LoadedTask, TooLong
 from limelm.records import Record
 
 DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those of its command line
@@ -45,10 +44,6 @@ class TaskSettings:
     batch_size: int = 16
     seed: int = DEFAULT_SEED
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-
-class TooLong(UserError):
-    """Raised for a task whose answers do not fit into a model's context; that model's results leave it out."""
 
 
 def run_tasks(

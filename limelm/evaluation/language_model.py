@@ -6,7 +6,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.evaluation.finite import FiniteLogits, check_finite
-from limelm.evaluation.harness import TooLong
+from limelm.evaluation.tasks import TooLong
 from limelm.extras import import_extra
 
 HFLM: Any = import_extra("lm_eval.models.huggingface", "eval").HFLM

@@ -21,6 +21,10 @@ _FOLDERS = ("arc", "glue", "hellaswag", "lambada", "openbookqa", "piqa", "super_
 _SPLITS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 
 
+class TooLong(UserError):
+    """Raised for a task whose answers do not fit into a model's context; that model's results leave it out."""
+
+
 @dataclass
 class LoadedTask:
     """A task of the harness, and the settings it is run with.

@@ -1,14 +1,9 @@
 """Which sources a layer reads: all that earlier layers left, or the first few and the latest few."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limelm.routing.ops.source_matrix import runs
-
-if TYPE_CHECKING:
-    from limelm.routing.routers import LayerRouter
 
 
 def check_sources(sources: Any) -> None:
@@ -36,7 +31,7 @@ class ReadPlan:
     """Which layer of a model reads which sources, and how they are kept; made once per model.
 
     Args:
-        routers: of the layers, the first one first.
+        routers: the `LayerRouter` of each layer, the first one first.
 
     Attributes:
         reads: for each layer the indices of the sources that it is given.
@@ -51,7 +46,7 @@ class ReadPlan:
         has_fast_path: whether all of them know more than the reference.
     """
 
-    def __init__(self, routers: Iterable[LayerRouter]):
+    def __init__(self, routers: Iterable[Any]):
         routers = list(routers)
         self.reads = [router.reads for router in routers]
         self.num_sources = max((source + 1 for sources in self.reads for source in sources), default=0)
@@ -61,6 +56,7 @@ class ReadPlan:
         self.expiring = [[s for s, reader in last_reader.items() if reader == layer] for layer in range(len(routers))]
         self.is_bounded = any(router.spec.sources is not None for router in routers)
         self.mixes_representations = any(router.mixes_representations for router in routers)
-        self.rows, self.columns = routers[0].source_shape() if routers else (0, 0)
+        shape: tuple[int, int] = routers[0].source_shape() if routers else (0, 0)
+        self.rows, self.columns = shape
         self.backend = routers[0].spec.backend if routers else "auto"
         self.has_fast_path = all(router.has_fast_path for router in routers)
