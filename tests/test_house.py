@@ -72,3 +72,39 @@ def test_names_of_other_modules_are_not_replaced(path):
             assert ast.unparse(node).split(".")[0] not in imported, ast.unparse(node)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
             assert path == ADDS_TO_ANOTHER_MODULE, ast.unparse(node)
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports from, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            place = ROOT.parent.joinpath(*module.split("."))
+            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file in IMPORTABLE}
+    return found - {path}
+
+
+IMPORTABLE = set(FILES)
+
+
+def test_no_files_import_each_other():
+    """A package's `__init__` aside: what stands in a folder imports it by importing its neighbors."""
+    arrows = {path: {f for f in imported_files(path) if f.name != "__init__.py"} for path in FILES}
+    done: set[Path] = set()
+
+    def follow(path: Path, way: list[Path]) -> None:
+        assert path not in way, " -> ".join(str(each.relative_to(ROOT)) for each in [*way[way.index(path) :], path])
+        if path in done:
+            return
+        for other in sorted(arrows[path]):
+            follow(other, [*way, path])
+        done.add(path)
+
+    for path in FILES:
+        follow(path, [])
