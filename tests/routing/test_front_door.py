@@ -286,3 +286,16 @@ def test_sizes_below_one_are_refused():
             make_routers("kv", *sizes)
     with pytest.raises(ValueError, match=r"streams must be \[B, T, 2, D\]"):
         HyperConnection(D, 2, 0)(inputs())
+
+
+@torch.no_grad()
+def test_kv_takes_the_parts_of_a_fused_projection():
+    """Whatever can be called: for kv routing projections are called, not read."""
+    model = Stack({"routing": "kv"}, "auto")
+    expected, x = model(inputs()), inputs()
+    history = History(model.routers)
+    for i, router in enumerate(model.routers):
+        fused = torch.cat((model.k_projs[i].weight, model.v_projs[i].weight))
+        k, v = (model.norms[i](x) @ fused.T).chunk(2, dim=-1)
+        x = model.add(i, x, *router.keys_values(history, x, model.norms[i], lambda _, k=k: k, lambda _, v=v: v))
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
