@@ -40,7 +40,8 @@ def recency_model(**changes) -> LimeForCausalLM:
 
 def with_recency(*command: str) -> str:
     """Run `limelm` in a fresh process that knows the routing."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.routing.recency", *command], env=environment, capture_output=True, text=True
     )
