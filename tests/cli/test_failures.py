@@ -48,7 +48,7 @@ def test_other_errors_are_not_taken_for_it():
 
 
 def test_out_of_memory_in_a_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("limelm.benchmark.compare", lambda *arguments: torch.empty(2**58))
+    monkeypatch.setattr("limelm.benchmark.compare.compare", lambda *arguments: torch.empty(2**58))
     assert main(["bench", "--out", str(tmp_path / "o"), "--tasks", "forward"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
