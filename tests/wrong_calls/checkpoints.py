@@ -233,7 +233,7 @@ def _peft() -> Iterator[Case]:
 
 
 def _labels() -> Iterator[Case]:
-    """The label of a checkpoint is in `result.json`, where there is one."""
+    """The label of a checkpoint is in `result.json`, where there is one. (Any text is one: test_item_files.py)"""
     for reader in ("eval M --text held=T --out o", "analyze M --data T --only collapse --tokens 64 --out o"):
         for value in (
             5,
