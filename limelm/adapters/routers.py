@@ -96,9 +96,7 @@ class AttachedKeyValueRouter(AttachedRouter):
         return R
 
     def native_state(self) -> State:
-        R = self.weight[0].detach().float().clone()
-        R[:, -self.spec.num_heads :] += torch.eye(self.spec.num_heads, device=R.device)
-        return {"router.weight": R}
+        return {"router.weight": self.effective_weights().flatten(1)}
 
     def load_native(self, state: State, gain: Tensor | None) -> None:
         heads = self.spec.num_heads

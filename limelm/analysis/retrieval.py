@@ -176,13 +176,13 @@ def _priors_of(
         return hook
 
     hooks = [router.register_forward_pre_hook(observe(layer)) for layer, router in routers.items()]
-    is_ours = isinstance(model, PreTrainedModel)  # else a model of somebody's own, which takes token ids
-    no_logits = {"logits_to_keep": 1} if is_ours and model.get_output_embeddings() is not None else {}
+    is_hugging_face = isinstance(model, PreTrainedModel)  # else a model of somebody's own, which takes token ids
+    no_logits = {"logits_to_keep": 1} if is_hugging_face and model.get_output_embeddings() is not None else {}
     try:
         # A compiled model would pass over hooks that are new to it.
         with _without_dropout(model), torch.compiler.set_stance("force_eager"):
             for batch in sequences:
-                if is_ours:
+                if is_hugging_face:
                     model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
                 else:
                     model(batch)

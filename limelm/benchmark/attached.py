@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,12 +16,15 @@ from limelm.benchmark.workloads import context_of
 from limelm.errors import UserError
 from limelm.loading import context_length
 
+#: What cases of one routing differ in, by the end of their names.
+WAYS: dict[str, dict[str, Any]] = {"": {}, "-separate": {"share_kv": False}, "-bounded": {"routing_sources": BOUNDED}}
 #: How routers are attached, and what is compared unless cases are named.
-ATTACHED_CASES = {name: AdapterConfig(name) for name in ATTACHED_ROUTERS}
-for _name, _kind in ATTACHED_ROUTERS.items():
-    if _kind.routes:
-        ATTACHED_CASES[f"{_name}-separate"] = AdapterConfig(_name, share_kv=False)
-        ATTACHED_CASES[f"{_name}-bounded"] = AdapterConfig(_name, routing_sources=BOUNDED)
+ATTACHED_CASES = {
+    f"{name}{suffix}": AdapterConfig(name, **options)
+    for suffix, options in WAYS.items()
+    for name, kind in ATTACHED_ROUTERS.items()
+    if kind.routes or not options
+}
 DEFAULT_ATTACHED_CASES = [name for name, kind in ATTACHED_ROUTERS.items() if kind.routes]
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.routing import LayerRouter, make_routers, resolve_backend
-from limelm.routing.build import DEFAULTS
 
 COPY_BYTES = 2**27
 
@@ -40,21 +39,18 @@ def routing_bandwidth(
         None for a router that reads nothing, or that runs by the formulas.
     """
     head_dim, N = shape.hidden // shape.heads, shape.batch * shape.tokens
-    backend = options.get("routing_backend", "auto")
-    named = {name: options.get(f"routing_{name}", DEFAULTS[f"routing_{name}"]) for name in ("sources", "top_p", "init")}
+    named = {name.removeprefix("routing_"): value for name, value in options.items()}
     with torch.device(device):
         routers = make_routers(
-            options["routing"], shape.layers, shape.hidden, heads, head_dim, **named, backend=backend
+            num_layers=shape.layers, hidden_size=shape.hidden, num_heads=heads, head_dim=head_dim, **named
         )
         router: LayerRouter = routers[shape.layers // 2].to(dtype).eval()  # type: ignore[assignment]
+        if not router.has_choice or resolve_backend(router.spec.backend, device, router.has_fast_path) == "reference":
+            return None
         k_proj, v_proj = (nn.Linear(shape.hidden, heads * head_dim, bias=False, dtype=dtype) for _ in range(2))
-        X, gain = (
-            torch.randn(shape.batch, shape.tokens, shape.hidden, dtype=dtype),
-            torch.ones(shape.hidden, dtype=dtype),
-        )
+        X = torch.randn(shape.batch, shape.tokens, shape.hidden, dtype=dtype)
+        gain = torch.ones(shape.hidden, dtype=dtype)
         rows, columns = router.source_shape()
         sources = torch.randn(len(router.reads) * rows, columns * N, dtype=dtype)
-    if not router.has_choice or resolve_backend(backend, device, router.has_fast_path) == "reference":
-        return None
     (timing,) = interleave([lambda: router(X, gain, k_proj, v_proj, None, (sources,))], 9, device)
     return router.elements_moved(N) * dtype.itemsize / timing.median

@@ -108,8 +108,11 @@ class History:
 
     def _begin(self, rows_each: int, columns: int, like: Tensor) -> None:
         """Make the buffer with the first source, and the carrier with the first that may need gradients."""
+        needs_carrier = torch.is_grad_enabled() and self.carrier is None
+        if self._rows_each and not needs_carrier:
+            return
         rows, dtype = self.plan.num_sources * rows_each, _source_dtype(like)
-        if torch.is_grad_enabled() and self.carrier is None:
+        if needs_carrier:
             self.carrier = new_carrier(rows, columns, like, dtype)
         if self._rows_each:
             return

@@ -55,8 +55,14 @@ class HeadwiseLinear(RoutingLinear):
 
     def forward(self, mixed: Tensor) -> Tensor:
         """Project `[B, T, G, D]` to `[B, T, G, head_dim]`."""
-        heads = einsum("btgd,ged->btge", mixed, self.weight.unflatten(0, (self.num_heads, -1)))
-        return heads if self.bias is None else heads + self.bias.unflatten(0, (self.num_heads, -1))
+        return _by_head(mixed, self.weight, self.bias)
+
+
+def _by_head(mixed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Project `[B, T, G, D]` to `[B, T, G, d]` by the rows of a weight `[G d, D]`."""
+    heads = mixed.shape[-2]
+    projected = einsum("btgd,ged->btge", mixed, weight.unflatten(0, (heads, -1)))
+    return projected if bias is None else projected + bias.unflatten(0, (heads, -1))
 
 
 def project_by_head(projection: "nn.Module | ModuleArgument", mixed: Tensor, head_dim: int) -> Tensor:
@@ -67,11 +73,8 @@ def project_by_head(projection: "nn.Module | ModuleArgument", mixed: Tensor, hea
     """
     module = projection.module if isinstance(projection, ModuleArgument) else projection
     if type(module) is nn.Linear:
-        heads = read_here(module, "put a limelm.routing.HeadwiseLinear in its place, which is called")
-        bias = parameter_of(heads, "bias")
-        weight = parameter_of(heads).unflatten(0, (mixed.shape[-2], -1))
-        projected = einsum("btgd,ged->btge", mixed, weight.to(mixed.dtype))
-        return projected if bias is None else projected + bias.unflatten(0, (mixed.shape[-2], -1))
+        read_here(module, "put a limelm.routing.HeadwiseLinear in its place, which is called")
+        return _by_head(mixed, parameter_of(module).to(mixed.dtype), parameter_of(module, "bias"))
     projected = projection(mixed)
     if projected.shape != (*mixed.shape[:-1], head_dim):
         raise TypeError(

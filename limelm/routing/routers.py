@@ -27,8 +27,7 @@ from limelm.routing.linear import (
     whole,
 )
 from limelm.routing.norms import check_rms_norm, parameters_of
-from limelm.routing.ops.autograd import keep_heads, mix_project
-from limelm.routing.ops.autograd import mix_heads as mix_heads_fast
+from limelm.routing.ops import autograd
 from limelm.routing.ops.backends import resolve_backend
 from limelm.routing.reference import depth_mix, mix_heads
 from limelm.routing.router import Router, RouterSpec
@@ -226,7 +225,7 @@ class RepresentationRouter(LayerRouter):
         read, weights = self.operands(sources)
         projections = [read_here(projection) for projection in (k_proj, v_proj)]
         k_weight, v_weight = (parameter_of(projection) for projection in projections)
-        K, V, carrier = mix_project(
+        K, V, carrier = autograd.mix_project(
             carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.depends_on_tokens, backend
         )
         shape = (heads, *attention_input.shape[:2], -1)
@@ -339,7 +338,7 @@ class KeyValueRouter(LayerRouter):
 
     @torch.no_grad()
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return whole(self.weight).detach().unflatten(1, (-1, self.spec.num_heads))
+        return whole(self.weight).unflatten(1, (-1, self.spec.num_heads))
 
     def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
         batch, tokens = attention_input.shape[:2]
@@ -354,12 +353,11 @@ class KeyValueRouter(LayerRouter):
                 mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
             has_place = sum(map(len, sources)) == len(self.reads) * heads  # the last rows are for the own heads
-            own, carrier = keep_heads(
-                K.flatten(2), V.flatten(2), heads, carrier, sources[-1][-heads:] if has_place else None, layer_idx
-            )
+            place = sources[-1][-heads:] if has_place else None
+            own, carrier = autograd.keep_heads(K, V, carrier, place, layer_idx)
             if layer_idx > 0:
                 read = sources if has_place else (*sources, own)
-                *mixed, carrier = mix_heads_fast(carrier, read, self.reads, self.weight, backend)
+                *mixed, carrier = autograd.mix_heads(carrier, read, self.reads, self.weight, backend)
         if layer_idx > 0:
             K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)
         return K, V, carrier, own

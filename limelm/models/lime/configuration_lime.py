@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import check_options
+from limelm.routing.build import DEFAULTS, check_options
 
 
 @strict_in_one_line
@@ -42,5 +42,4 @@ class LimeConfig(DecoderConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        options = {name: getattr(self, name) for name in ("routing_sources", "routing_top_p", "routing_init")}
-        check_options(self.routing, options, self.routing_backend)
+        check_options(self.routing, {name: getattr(self, name) for name in DEFAULTS}, self.routing_backend)

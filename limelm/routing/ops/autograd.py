@@ -211,13 +211,12 @@ class _KeepRepresentation(torch.autograd.Function):
 
 
 def keep_heads(
-    K: Tensor, V: Tensor, heads: int, carrier: Tensor | None, place: Tensor | None, index: int
+    K: Tensor, V: Tensor, carrier: Tensor | None, place: Tensor | None, index: int
 ) -> tuple[Tensor, Tensor | None]:
     """Put the keys and values of layer `index` together, where a history can hold them.
 
     Args:
-        K, V: `[B, T, G d]`.
-        heads: G.
+        K, V: `[B, T, G, d]`.
         place: rows `[G, 2 B T d]` for the result, or None for new ones.
 
     Returns:
@@ -229,16 +228,16 @@ def keep_heads(
     if torch.is_grad_enabled() and (K.requires_grad or V.requires_grad or requires_grad(carrier)):
         if carrier is None:
             raise ValueError("keys and values need gradients, and there is no carrier to bring them: see History")
-        return _KeepHeads.apply(K, V, carrier, heads, place, index)
-    return _together(K, V, heads, place), carrier
+        return _KeepHeads.apply(K, V, carrier, place, index)
+    return _together(K, V, place), carrier
 
 
-def _together(K: Tensor, V: Tensor, heads: int, place: Tensor | None) -> Tensor:
-    """`[B, T, G d]` twice to `[G, 2 B T d]`."""
-    K, V = (states.reshape(-1, heads, states.shape[-1] // heads).transpose(0, 1) for states in (K, V))  # [G, N, d]
+def _together(K: Tensor, V: Tensor, place: Tensor | None) -> Tensor:
+    """`[B, T, G, d]` twice to `[G, 2 B T d]`."""
+    K, V = (states.flatten(0, 1).transpose(0, 1) for states in (K, V))  # [G, N, d]
     if place is None:
         return torch.stack((K, V), dim=1).flatten(1)
-    parts = place.data.view(heads, 2, K.shape[1], -1)  # .data: making it again in a recomputation changes nothing
+    parts = place.data.view(len(K), 2, K.shape[1], -1)  # .data: making it again in a recomputation changes nothing
     parts[:, 0] = K
     parts[:, 1] = V
     return place
@@ -248,12 +247,11 @@ class _KeepHeads(torch.autograd.Function):
     """The heads join the carrier; their gradient is that of all readers, the layer itself among them."""
 
     @staticmethod
-    def forward(ctx, K, V, carrier, heads, place, index):
+    def forward(ctx, K, V, carrier, place, index):
         ctx.shape = K.shape
-        ctx.heads = heads
         ctx.index = index
         ctx.set_materialize_grads(False)
-        kept = _together(K.detach(), V.detach(), heads, place).detach()
+        kept = _together(K.detach(), V.detach(), place).detach()
         ctx.mark_non_differentiable(kept)
         return kept, pass_on(carrier)
 
@@ -261,8 +259,8 @@ class _KeepHeads(torch.autograd.Function):
     def backward(ctx, _, grad_carrier):
         refuse_second_gradient()
         if grad_carrier is None:
-            return (None,) * 6
-        rows = grad_carrier[ctx.index * ctx.heads : (ctx.index + 1) * ctx.heads]
-        own = rows.view(ctx.heads, 2, -1, ctx.shape[-1] // ctx.heads)
+            return (None,) * 5
+        heads, head_dim = ctx.shape[-2:]
+        own = grad_carrier[ctx.index * heads : (ctx.index + 1) * heads].view(heads, 2, -1, head_dim)
         grad_K, grad_V = (own[:, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
-        return grad_K, grad_V, grad_carrier, None, None, None
+        return grad_K, grad_V, grad_carrier, None, None
