@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the plan, and refuse a training that does not fit."""
     from limelm.training import load_experiment
-    from limelm.training.planning.memory_plan import GIB
+    from limelm.training.planning.fit import GIB
     from limelm.training.planning.plan import Hardware, make_plan, require_fit
     from limelm.training.planning.table import plan_table
 

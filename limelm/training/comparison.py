@@ -14,7 +14,7 @@ from limelm.errors import UserError
 from limelm.files import write_text
 from limelm.training.data import DATA, describe_data, open_data, own_data, prepare_data
 from limelm.training.models import check_data
-from limelm.training.planning.here import require_memory
+from limelm.training.planning.fit import require_memory
 from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import read_result

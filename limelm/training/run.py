@@ -29,7 +29,7 @@ from limelm.training.data import DATA, SequenceDataset, describe_data, open_data
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
 from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.peak_memory import peak_training_memory
-from limelm.training.planning.here import require_memory
+from limelm.training.planning.fit import require_memory
 from limelm.training.processes import micro_batches, peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarize

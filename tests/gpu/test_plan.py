@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from limelm.training.planning.simulation import Step, simulate_step
+from limelm.training.peak_memory import Step
+from limelm.training.planning.simulation import simulate_step
 from limelm.training.trainer import checkpoint_activations
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

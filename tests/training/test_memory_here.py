@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from limelm.errors import UserError
 from limelm.training import load_recipe, reproduce, train_model
-from limelm.training.planning import here
-from limelm.training.planning.here import require_memory, simulate_deep, upper_bound
-from limelm.training.planning.memory_plan import GIB
-from limelm.training.planning.simulation import Step, simulate_step
+from limelm.training.peak_memory import Step
+from limelm.training.planning import fit, simulation
+from limelm.training.planning.fit import GIB, require_memory, upper_bound
+from limelm.training.planning.simulation import simulate_deep, simulate_step
 from tests.recipes import prepared, small_recipe
 
 MODELS = ["llama", "hc", "static", "dynamic", "kv"]
@@ -19,7 +18,7 @@ MODELS = ["llama", "hc", "static", "dynamic", "kv"]
 @pytest.fixture
 def free(monkeypatch):
     """Says how much memory is free."""
-    return lambda size: monkeypatch.setattr(here, "available_memory", lambda device: size)
+    return lambda size: monkeypatch.setattr(fit, "available_memory", lambda device: size)
 
 
 def config_of(model, layers, **changes):
@@ -35,7 +34,7 @@ def test_a_deep_model_is_estimated_from_shallow_ones(model, autocast):
     config = config_of(model, 20)
     step = Step(2, 64, autocast=autocast, accumulates=True)
     whole = simulate_step(config, step, foreach=False)
-    assert simulate_deep(config, step, torch.float32, foreach=False).peak == pytest.approx(whole.peak, rel=0.03)
+    assert simulate_deep(config, step, foreach=False).peak == pytest.approx(whole.peak, rel=0.03)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,7 +50,7 @@ def test_the_upper_bound_is_above(model, shape):
 
 @pytest.mark.parametrize("name", ["tiny", "small", "deep-32", "paper-1.2b"])
 def test_a_machine_that_has_enough_takes_no_simulation(name, free, monkeypatch):
-    monkeypatch.setattr(here, "simulate_step", None)
+    monkeypatch.setattr(simulation, "simulate_step", None)
     free(2000 * GIB)
     recipe = load_recipe(name)
     for model in recipe.models:
@@ -72,7 +71,7 @@ def test_what_does_not_fit_is_refused_with_what_would(free):
 
 def test_nothing_is_written_where_it_does_not_fit(free, tmp_path):
     recipe, data = small_recipe(tmp_path), prepared(tmp_path / "tokens")
-    free(here.CPU_ALLOWANCE + 1000)
+    free(fit.CPU_ALLOWANCE + 1000)
     before = sorted(tmp_path.rglob("*"))
     for start in (
         lambda: train_model(recipe, "kv", data, tmp_path / "run"),

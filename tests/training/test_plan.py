@@ -8,11 +8,11 @@ from limelm.errors import UserError
 from limelm.models.flops import model_cost
 from limelm.routing.ops.source_matrix import CPU_CHUNK_BYTES, Cuts, assume_cuts, chunks, cuts_on
 from limelm.training import load_recipe
-from limelm.training.peak_memory import PeakMemory, peak_training_memory
+from limelm.training.peak_memory import PeakMemory, Step, measure_step, peak_training_memory
 from limelm.training.planning import simulation
-from limelm.training.planning.memory_plan import ALLOWANCE, GIB, plan_memory
-from limelm.training.planning.plan import Hardware, make_plan, require_fit, ways_to_fit
-from limelm.training.planning.simulation import Step, measure_step, simulate_step
+from limelm.training.planning.fit import ALLOWANCE, GIB, MemoryPlan, plan_memory, ways_to_fit
+from limelm.training.planning.plan import Hardware, make_plan, require_fit
+from limelm.training.planning.simulation import simulate_step
 from limelm.training.planning.table import plan_table
 from limelm.training.trainer import checkpoint_activations, training_arguments
 from tests.recipes import small_recipe
@@ -203,17 +203,26 @@ def test_a_llama_stands_alone(recipe):
     assert plan.baseline is None and "difference" not in plan_table(plan)
 
 
-def test_processes_add_buckets_or_share(recipe):
+def test_processes_add_buckets(recipe):
     config = recipe.model_config("kv", vocab_size=300)
     recipe = recipe.with_training(batch_size=16)
     alone, ddp = (plan_memory(config, recipe, gpus) for gpus in (1, 4))
     weights = 4 * model_cost(config, 32).parameters
     assert alone.parts["context"] == ALLOWANCE and "buckets" not in alone.parts
     assert ddp.parts["buckets"] == weights
-    fsdp = plan_memory(config, with_engine(recipe, sharding="fsdp"), 4)
-    assert fsdp.parts["weights"] == pytest.approx(weights / 4, rel=0.01)
-    assert fsdp.parts["optimizer"] == pytest.approx(weights / 2, rel=0.01)
-    assert fsdp.parts["activations"] == ddp.parts["activations"]
+
+
+@pytest.mark.parametrize("name", ["llama", "kv"])
+def test_a_plan_with_fsdp_has_all_but_memory(recipe, name):
+    recipe = with_engine(recipe.with_training(batch_size=16), sharding="fsdp")
+    plan = make_plan(recipe, name, Hardware(4, memory=1))
+    assert plan.model.memory is None and plan.model.seconds > 0
+    require_fit(plan)  # of what is not known nothing is refused
+    table = plan_table(plan)
+    assert "4 GPUs" in table and "FSDP2" in table and "memory per GPU: FSDP is not simulated" in table
+    assert "GPU-hours" in table and "parameters" in table and "total" not in table
+    alone = make_plan(with_engine(recipe, sharding="none"), name, Hardware(4)).model
+    assert dataclasses.replace(alone, memory=None) == plan.model
 
 
 def test_what_does_not_fit_is_refused_with_what_would(recipe):
@@ -222,7 +231,9 @@ def test_what_does_not_fit_is_refused_with_what_would(recipe):
     parts = plan.model.memory.parts
     too_small = Hardware(1, memory=plan.model.memory.total - (parts["activations"] + parts["temporary"]) // 3)
     plan = dataclasses.replace(plan, hardware=too_small)
-    ((smaller, total), *_) = ways_to_fit(plan)
+    config = plan.model.config
+    ways = ways_to_fit(recipe, 1, too_small.memory, lambda recipe: plan_memory(config, recipe, 1))
+    (smaller, total), *_ = ways
     assert smaller == "engine.micro_batch_size=16"
     followed = make_plan(with_engine(recipe, micro_batch_size=16), "llama", too_small)
     assert followed.model.memory.total == total and followed.missing <= 0 < plan.missing
@@ -230,8 +241,30 @@ def test_what_does_not_fit_is_refused_with_what_would(recipe):
         UserError, match=r"^small-llama needs .* than --gpu-memory .*with engine.micro_batch_size=16 \("
     ):
         require_fit(plan)
-    with pytest.raises(UserError, match="no setting of the engine makes it fit"):
+    with pytest.raises(UserError, match=r"no setting of the engine makes it fit$"):
         require_fit(dataclasses.replace(plan, hardware=Hardware(1, memory=GIB)))
+    with pytest.raises(UserError, match=r"makes it fit, sharding=fsdp aside, which is not simulated$"):
+        require_fit(make_plan(recipe, "llama", Hardware(2, memory=GIB)))
+
+
+def test_the_largest_micro_batch_that_fits_is_found(recipe):
+    """With a memory that is known exactly: a GiB per sequence, half of it with activation checkpointing."""
+    recipe = with_engine(recipe.with_training(batch_size=64), micro_batch_size=64)
+
+    def needed_by(changed):
+        share = 2 if changed.engine.activation_checkpointing else 1
+        return MemoryPlan({"activations": changed.engine.micro_batch_size * GIB // share}, "backward")
+
+    for room, ways in {
+        0: [],
+        GIB // 2: [("engine.activation_checkpointing=true and engine.micro_batch_size=1", GIB // 2)],
+        17 * GIB: [
+            ("engine.micro_batch_size=16", 16 * GIB),
+            ("engine.activation_checkpointing=true and engine.micro_batch_size=32", 16 * GIB),
+        ],
+        63 * GIB: [("engine.micro_batch_size=32", 32 * GIB), ("engine.activation_checkpointing=true", 32 * GIB)],
+    }.items():
+        assert ways_to_fit(recipe, 1, room, needed_by) == ways
 
 
 def test_the_plan_shares_the_batch_as_training_does(recipe):

@@ -8,8 +8,7 @@ from transformers import LlamaConfig
 from limelm.data.shards import token_dtype
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
-from limelm.training.planning.fit import Fit, in_words
-from limelm.training.planning.memory_plan import GIB, MemoryPlan, plan_memory
+from limelm.training.planning.fit import GIB, MemoryPlan, in_words, plan_memory, ways_to_fit
 from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
 
@@ -40,15 +39,16 @@ class ModelPlan:
 
     Attributes:
         training_flops: per token, forward and backward.
-        memory: per GPU.
+        memory: per GPU; None with FSDP, which is not simulated.
         checkpoint_bytes: of one checkpoint.
         weight_bytes: of the finished model.
         seconds: of the training steps.
     """
 
+    config: LlamaConfig
     cost: ModelCost
     training_flops: float
-    memory: MemoryPlan
+    memory: MemoryPlan | None
     checkpoint_bytes: int
     weight_bytes: int
     seconds: float
@@ -76,8 +76,8 @@ class Plan:
 
     @property
     def missing(self) -> int:
-        """Bytes by which a GPU is too small; negative where some are free."""
-        return self.model.memory.total - self.hardware.memory
+        """Bytes by which a GPU is too small; negative where some are free, 0 where memory is not planned."""
+        return self.model.memory.total - self.hardware.memory if self.model.memory else 0
 
 
 def make_plan(recipe: Recipe, name: str, hardware: Hardware) -> Plan:
@@ -116,9 +116,10 @@ def _plan_model(config: LlamaConfig, recipe: Recipe, hardware: Hardware, tokens:
     flops = training_flops_per_token(cost)
     rate = hardware.tokens_per_second or hardware.mfu * hardware.peak_flops / flops
     return ModelPlan(
+        config=config,
         cost=cost,
         training_flops=flops,
-        memory=plan_memory(config, recipe, hardware.gpus),
+        memory=plan_memory(config, recipe, hardware.gpus) if recipe.engine.sharding == "none" else None,
         checkpoint_bytes=CHECKPOINT_BYTES * cost.parameters,
         weight_bytes=WEIGHT_BYTES * cost.parameters,
         seconds=tokens / (rate * hardware.gpus),
@@ -131,17 +132,11 @@ def require_fit(plan: Plan) -> None:
     Raises:
         UserError: with what is missing, and which changes of the engine would make it fit.
     """
-    if plan.missing <= 0:
+    needed, room, gpus = plan.model.memory, plan.hardware.memory, plan.hardware.gpus
+    if needed is None or needed.total <= room:
         return
+    ways = ways_to_fit(plan.recipe, gpus, room, lambda recipe: plan_memory(plan.model.config, recipe, gpus))
     raise UserError(
-        f"{plan.recipe.name}-{plan.name} needs {plan.model.memory.total / GIB:.1f} GiB per GPU, "
-        f"{plan.missing / GIB:.1f} more than --gpu-memory {plan.hardware.memory / GIB:g}; "
-        + in_words(ways_to_fit(plan))
+        f"{plan.recipe.name}-{plan.name} needs {needed.total / GIB:.1f} GiB per GPU, "
+        f"{plan.missing / GIB:.1f} more than --gpu-memory {room / GIB:g}; {in_words(ways, gpus > 1)}"
     )
-
-
-def ways_to_fit(plan: Plan) -> list[tuple[str, int]]:
-    """Find changes of the engine that make the model fit, each tried, with the bytes per GPU that they need."""
-    config = plan.recipe.model_config(plan.name, vocab_size=plan.recipe.data.vocab_size)
-    fit = Fit(plan.recipe, config, plan.hardware.gpus, plan.hardware.memory)
-    return fit.ways(plan.model.memory)

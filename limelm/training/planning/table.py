@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from limelm.training.planning.memory_plan import BUCKETS, CONTEXT, GATHERED, GIB
+from limelm.training.peak_memory import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
+from limelm.training.planning.fit import BUCKETS, CONTEXT, GIB
 from limelm.training.planning.plan import ModelPlan, Plan
-from limelm.training.planning.simulation import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
 
 LABEL_WIDTH, OWN_WIDTH, COLUMN_WIDTH = 42, 24, 16  # of the rows' labels, of the model's own column, of the others
 TIGHT = 0.95  # of a GPU's memory: from here on there is a warning
@@ -13,7 +13,6 @@ MEMORY_ROWS = {
     GRADIENTS: "gradients",
     OPTIMIZER: "Adam's two moments",
     BUCKETS: "DDP's buckets of gradients",
-    GATHERED: "FSDP's gathered layers (estimate)",
     ACTIVATIONS: "activations kept for the backward",
     TEMPORARY: "temporary (logits and their gradients, ...)",
     CONTEXT: "allowance: CUDA context, fragmentation",
@@ -40,41 +39,36 @@ def _head(plan: Plan) -> list[str]:
 
 
 def _rows(plan: Plan) -> list[str]:
-    phase = plan.model.memory.phase
-    same_phase = plan.baseline is None or plan.baseline.memory.phase == phase
-    disk = (plan.recipe.engine.keep_checkpoints + 1) * plan.model.checkpoint_bytes
-    rows = [
-        _columns(plan, ""),
+    baseline = [] if plan.baseline is None else ["LLaMA", "difference"]
+    kept = plan.recipe.engine.keep_checkpoints
+    return [
+        _line("", [plan.recipe.label(plan.name), *baseline]),
         _row(plan, "parameters", lambda model: model.cost.parameters, "{:,.0f}"),
         _row(plan, "training FLOPs per token", lambda model: model.training_flops, "{:.4e}"),
         _row(plan, "training FLOPs", lambda model: model.training_flops * plan.tokens, "{:.4e}"),
         _line("tokens", [f"{plan.tokens:,}"]),
         "",
-        f"memory per GPU in GiB, at the peak (in the {phase})" if same_phase else "memory per GPU in GiB, at the peak",
-    ]
-    for part, label in MEMORY_ROWS.items():
-        if part in plan.model.memory.parts:
-            rows.append(_row(plan, f"  {label}", _gib_of(part), "{:.2f}"))
-    rows += [
-        _row(plan, "  total", lambda model: model.memory.total / GIB, "{:.2f}"),
+        *_memory_rows(plan),
         "",
         "disk in GiB",
-        _single("  token shards, each token read once", plan.shard_bytes / GIB),
-        _single(f"  checkpoints: {plan.recipe.engine.keep_checkpoints} kept, 1 being written", disk / GIB),
-        _single("  finished model", plan.model.weight_bytes / GIB),
+        _gib("  token shards, each token read once", plan.shard_bytes),
+        _gib(f"  checkpoints: {kept} kept, 1 being written", (kept + 1) * plan.model.checkpoint_bytes),
+        _gib("  finished model", plan.model.weight_bytes),
         "",
         "time",
         _row(plan, "  hours", lambda model: model.seconds / 3600, "{:,.1f}"),
         _row(plan, "  GPU-hours", lambda model: model.seconds / 3600 * plan.hardware.gpus, "{:,.1f}"),
     ]
-    return rows
 
 
-def _columns(plan: Plan, label: str) -> str:
-    heads = [plan.recipe.label(plan.name)]
-    if plan.baseline is not None:
-        heads += ["LLaMA", "difference"]
-    return _line(label, heads)
+def _memory_rows(plan: Plan) -> list[str]:
+    own, other = plan.model.memory, None if plan.baseline is None else plan.baseline.memory
+    if own is None:
+        return ["memory per GPU: FSDP is not simulated"]
+    moment = f" (in the {own.phase})" if other is None or other.phase == own.phase else ""
+    parts = [_row(plan, f"  {MEMORY_ROWS[part]}", _gib_of(part), "{:.2f}") for part in MEMORY_ROWS if part in own.parts]
+    total = _row(plan, "  total", lambda model: model.memory.total / GIB if model.memory else 0, "{:.2f}")
+    return [f"memory per GPU in GiB, at the peak{moment}", *parts, total]
 
 
 def _row(plan: Plan, label: str, value: Value, style: str) -> str:
@@ -93,7 +87,7 @@ def _line(label: str, cells: list[str]) -> str:
 
 
 def _gib_of(part: str) -> Value:
-    return lambda model: model.memory.parts[part] / GIB
+    return lambda model: model.memory.parts[part] / GIB if model.memory else 0
 
 
 def _signed(style: str, number: float) -> str:
@@ -102,8 +96,8 @@ def _signed(style: str, number: float) -> str:
     return ("-" if number < 0 else "+") + text if float(text.replace(",", "")) else "0"
 
 
-def _single(label: str, number: float) -> str:
-    return _line(label, [f"{number:.2f}"])
+def _gib(label: str, size: int) -> str:
+    return _line(label, [f"{size / GIB:.2f}"])
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -120,16 +114,22 @@ def _notes(plan: Plan) -> list[str]:
         "Time counts training steps only, without evaluations and checkpoints.",
         "FLOPs: two per multiply-add of matrix compute, attention over the full square, backward = 2 x forward;",
         "what is computed again in the backward is not counted.",
-        "Memory: a step simulated on the model's code, with PyTorch's fused attention; the allowance is assumed.",
     ]
-    if plan.recipe.training.precision == "bf16" and plan.recipe.engine.sharding == "none":
+    memory = plan.model.memory
+    if memory is None:
+        return [
+            *notes,
+            "Memory: what FSDP shards and gathers is not simulated; engine.sharding=none shows that of DDP.",
+        ]
+    notes.append(
+        "Memory: a step simulated on the model's code, with PyTorch's fused attention; the allowance is assumed."
+    )
+    if plan.recipe.training.precision == "bf16":
         notes.append("Activations include the bfloat16 copies of the weights that autocast makes.")
     if plan.baseline is not None:
         notes.append("LLaMA is that of transformers, whose norms keep more for the backward than the ones here.")
     if plan.recipe.engine.compile:
         notes.append("engine.compile is on: the simulated step is the uncompiled one.")
-    if plan.recipe.engine.sharding == "fsdp":
-        notes.append("FSDP: what it shards and gathers is an estimate by size, not simulated.")
-    if TIGHT * hardware.memory < plan.model.memory.total <= hardware.memory:
+    if TIGHT * hardware.memory < memory.total <= hardware.memory:
         notes.append(f"Warning: it fits with only {-plan.missing / GIB:.1f} GiB to spare.")
     return notes
