@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Looking inside a LIMe model
 #
-# Cells as in a notebook: run it as a script (`python examples/analysis.py demo/models/dynamic demo/data`), or open it
+# Cells as in a notebook: run it as a script (`python examples/analysis.py demo/seed-42/dynamic demo/data`), or open it
 # in an editor that runs `# %%` cells. The checkpoint and the token shards are those that `make demo` leaves behind.
 
 # %%
@@ -26,7 +26,7 @@ from limelm.data.dataset import TokenDataset
 from limelm.loading import load_checkpoint
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-checkpoint, shards = arguments if len(arguments) == 2 else ("demo/models/dynamic", "demo/data")
+checkpoint, shards = arguments if len(arguments) == 2 else ("demo/seed-42/dynamic", "demo/data")
 model, tokenizer = load_checkpoint(checkpoint)
 length = min(128, model.config.max_position_embeddings)
 held_out = TokenDataset(Path(shards), "validation", length)

@@ -55,7 +55,7 @@ def test_a_log_that_is_a_link_is_refused(tmp_path, precious):
     assert precious.read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["summary.json", "models/static/model.safetensors", "models"])
+@pytest.mark.parametrize("name", ["summary.json", "seed-1/static/model.safetensors", "seed-1"])
 def test_a_folder_of_results_with_links_is_refused(tmp_path, precious, name):
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)

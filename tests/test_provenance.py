@@ -16,8 +16,8 @@ from limelm.provenance import provenance, published_command, shown_path
         (["limelm", "train", "--from", "org/model", "--steps", "5"], "limelm train --from org/model --steps 5"),
         (["limelm", "plan", "/home/me/my.toml"], "limelm plan my.toml"),
         (
-            ["limelm", "analyze", "demo/models/kv", "--data", "demo/data"],
-            "limelm analyze demo/models/kv --data demo/data",
+            ["limelm", "analyze", "demo/seed-42/kv", "--data", "demo/data"],
+            "limelm analyze demo/seed-42/kv --data demo/data",
         ),
     ],
 )
@@ -29,10 +29,10 @@ def test_a_command_names_no_folder_of_the_machine(arguments, published):
     ("path", "shown"),
     [
         ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
-        ("demo/models/kv", "demo/models/kv"),
+        ("demo/seed-42/kv", "demo/seed-42/kv"),
         ("kv", "kv"),
         (".", "."),
-        ("/home/somebody/runs/demo/models/kv", "kv"),
+        ("/home/somebody/runs/demo/seed-42/kv", "kv"),
         ("/kv", "kv"),
         ("../other/runs/kv", "kv"),
         ("../kv", "kv"),

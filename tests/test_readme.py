@@ -49,7 +49,7 @@ def test_every_command_is_taken_and_reads_what_an_earlier_one_has_made(tmp_path,
             assert f"/{options.out}/" in ignored
             options.out.mkdir(exist_ok=True)
         if getattr(options, "out", None) == Path("demo"):
-            for part in ("data", *(f"models/{model}" for model in ("llama", "hc", "static", "dynamic"))):
+            for part in ("data", *(f"seed-42/{model}" for model in ("llama", "hc", "static", "dynamic"))):
                 Path("demo", part).mkdir(parents=True, exist_ok=True)
 
 
@@ -61,7 +61,7 @@ def test_python_blocks_run_one_after_the_other_and_leave_only_ignored_folders(tm
         "num_attention_heads": 2,
         "vocab_size": 64,
     }
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "demo/models/llama")
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "demo/seed-42/llama")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in PYTHON:

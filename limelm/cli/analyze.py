@@ -33,8 +33,8 @@ analyses:
   logit-lens     what the head would predict from each layer
 
 examples:
-  limelm analyze demo/models/* --data demo/data --out analysis
-  limelm analyze demo/models/dynamic --data notes.txt --only circuits --out circuits
+  limelm analyze demo/seed-42/* --data demo/data --out analysis
+  limelm analyze demo/seed-42/dynamic --data notes.txt --only circuits --out circuits
   limelm analyze HuggingFaceTB/SmolLM2-135M my-lime --data wiki/ --words this,that --out analysis
 """
 

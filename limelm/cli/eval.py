@@ -29,7 +29,7 @@ tasks:
   NAME           any task, group or tag of the harness; key_value_retrieval and induction are made here
 
 examples:
-  limelm eval demo/models/* --tasks key_value_retrieval,induction --out scores
+  limelm eval demo/seed-42/* --tasks key_value_retrieval,induction --out scores
   limelm eval my-llama my-lime --tasks paper --local-data benchmarks/ --out scores
   limelm eval my-llama my-lime --text wiki=wiki/ --text held-out=tokens/ --window 512 --out perplexity
   limelm eval HuggingFaceTB/SmolLM2-135M --tasks hellaswag,piqa --shots 0 --limit 500 --out scores

@@ -10,13 +10,13 @@ NEEDS = None
 SAVES_MEMORY = "--max-new-tokens, or use a shorter PROMPT"
 DESCRIPTION = """\
 Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
-model and its tokenizer, such as those under OUT/models/ of `limelm reproduce`, an adapter, or either's name on the hub.
+model and its tokenizer, such as those under OUT/seed-N/ of `limelm reproduce`, an adapter, or either's name on the hub.
 """
 
 EPILOG = """\
 examples:
-  limelm generate demo/models/dynamic "import os"
-  limelm generate demo/models/static "def main(" --max-new-tokens 200 --temperature 0.7 --seed 1
+  limelm generate demo/seed-42/dynamic "import os"
+  limelm generate demo/seed-42/static "def main(" --max-new-tokens 200 --temperature 0.7 --seed 1
 """
 
 

@@ -14,17 +14,17 @@ from limelm.files import write_text
 if TYPE_CHECKING:
     from limelm.training import Recipe
 
-SYNTHETIC_SEEDS = 5
-
 HELP = "train the models side by side and write a report"
 NEEDS = "lab"
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
 they share a parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/figures/ and one
-checkpoint per model under OUT/models/. A scale of several recipes, such as deep, makes one such folder for each in OUT.
+checkpoint per seed and model, such as OUT/seed-42/static. A scale of several recipes, such as deep, makes one such
+folder for each in OUT.
 
-Started again with the same OUT, it goes on where it was broken off, and adds models that --models names anew.
+Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
+and more --seeds.
 {EXPLANATION}
 """
 
@@ -67,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=integer(2, 1000),
+        type=integer(1, 1000),
         metavar="N",
-        help="train with N seeds, 2 or more, and say which models differ (default: the recipe's one; for synthetic 5)",
+        help="train every model with N seeds, and say which models differ (default: as many as the recipe says)",
     )
     add_training_options(parser)
 
@@ -79,33 +79,33 @@ class Job:
     """One recipe of the command.
 
     Attributes:
-        seeds: how many; None for a run of one seed in `out` itself, without a comparison over seeds.
         data: a prepared folder; None for the recipe's own data.
     """
 
     recipe: "Recipe"
     out: Path
     models: list[str] | None
-    seeds: int | None
     data: Path | None
 
 
 def run(options: argparse.Namespace) -> None:
     """Train the models that are missing, then measure and report."""
+    from limelm.training import read_summary, reproduce
     from limelm.training.processes import this_process
 
     for job in _jobs(options):
-        trained, summaries = _train(job, options.report_to)
+        trained = reproduce(job.recipe, job.out, job.models, job.data, options.report_to)
         if this_process().is_main_process:
-            _report(job, trained, summaries)
+            _report(job, trained, read_summary(job.out))
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
-    from limelm.training import load_scale, seed_folders
+    from limelm.training import load_scale
     from limelm.training.recipe import ProblemRecipe
 
-    recipes = load_scale(options.scale, all_fields(options))
+    seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}
+    recipes = load_scale(options.scale, all_fields(options) | seeds)
     models = [name for names in options.models for name in names] if options.models else None
     data, jobs = options.data, []
     for recipe in recipes:
@@ -113,57 +113,47 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
             if data is not None:
                 raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
             name = recipe.name if recipe.data.worked_steps else f"{recipe.name}-direct"
-            job = Job(recipe, options.out / name, models, options.seeds or SYNTHETIC_SEEDS, None)
+            job = Job(recipe, options.out / name, models, None)
         else:
             out = options.out if len(recipes) == 1 else options.out / recipe.name
-            one = None if recipe.base is None else 1
-            job = Job(recipe, out, models, options.seeds or one, data)
+            job = Job(recipe, out, models, data)
             data = data or out / "data"  # the recipes of a scale share their text
         recipe.select(models)
-        seed_folders(recipe, job.out, job.seeds or 1)
         jobs.append(job)
     return jobs
 
 
-def _train(job: Job, report_to: list[str]) -> tuple[list[str], dict[int, dict[str, Any]]]:
-    """Train the models that are missing; returns their names, and each seed's summary."""
-    from limelm.training import read_summary, reproduce, reproduce_seeds, seed_folders
-
-    folders = {job.recipe.training.seed: job.out}
-    if job.seeds is None:
-        trained = reproduce(job.recipe, job.out, job.models, job.data, report_to)
-    else:
-        trained = reproduce_seeds(job.recipe, job.out, job.seeds, job.models, job.data, report_to)
-        folders = seed_folders(job.recipe, job.out, job.seeds)
-    return trained, {seed: read_summary(folder) for seed, folder in folders.items()}
-
-
-def _report(job: Job, trained: list[str], summaries: dict[int, dict[str, Any]]) -> None:
+def _report(job: Job, trained: list[str], summary: dict[str, Any]) -> None:
     """Write the page, unless there is one of these very results, and print the results."""
+    from limelm.report.by_seed import by_seed
     from limelm.report.html import REPORT, is_made_of
-    from limelm.training import results_fingerprint
     from limelm.training.recipe import ProblemRecipe
 
-    page = job.out / REPORT
-    if not trained and is_made_of(page, results_fingerprint(summaries.values())):
+    page, has_problems = job.out / REPORT, isinstance(job.recipe.data, ProblemRecipe)
+    if not trained and is_made_of(page, summary["fingerprint"]):
         print(f"{job.out}: complete, nothing to train. Report: {page}")
-    else:
-        write = _write_run if job.seeds is None else _write_seeds if job.recipe.base is None else _write_adapted
-        print(write(job, summaries))
-        print(f"Report: {page}")
-    if isinstance(job.recipe.data, ProblemRecipe):
-        _report_problems(job, summaries)
+    elif job.recipe.base is not None:
+        print(_write_adapted(job, by_seed(summary)), f"Report: {page}", sep="\n")
+    elif len(summary["seeds"]) > 1:
+        print(_write_seeds(job, by_seed(summary)), f"Report: {page}", sep="\n")
+    elif not has_problems:
+        print(_write_run(job, summary), f"Report: {page}", sep="\n")
+    if has_problems:
+        _report_problems(job, summary)
 
 
-def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
+def _write_run(job: Job, summary: dict[str, Any]) -> str:
     """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
+    from limelm.report.by_seed import by_seed
     from limelm.report.columns import Column, as_text, count, number, thousandths
     from limelm.report.page import write_report
     from limelm.report.tables import is_one_environment
+    from limelm.training.data import open_data
     from limelm.training.router_statistics import measure_retrieval
 
-    (summary,) = summaries.values()
-    write_report(job.out, summary, measure_retrieval(summary, job.data or job.out / "data"))
+    _, _, held_out = open_data(job.recipe, job.data or job.out / "data")
+    (of_seed,) = by_seed(summary).values()
+    write_report(job.out, of_seed, measure_retrieval(summary, held_out))
     columns = [
         Column("label", "model"),
         Column("parameters", "parameters", count),
@@ -171,7 +161,7 @@ def _write_run(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
         Column("eval_perplexity", "perplexity", number(".1f")),
         Column("tokens_per_second", "tokens/s", number(",.0f")),
     ]
-    return as_text(columns if is_one_environment(summary) else columns[:-1], summary["models"])
+    return as_text(columns if is_one_environment(of_seed) else columns[:-1], of_seed["models"])
 
 
 def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
@@ -194,19 +184,18 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     return as_text(COLUMNS, summary, "model", "trained", "mean", "difference", "verdict")
 
 
-def _report_problems(job: Job, summaries: dict[int, dict[str, Any]]) -> None:
+def _report_problems(job: Job, summary: dict[str, Any]) -> None:
     """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.evaluation.kept import KeptScores, read_kept
     from limelm.report.columns import as_text
     from limelm.report.exact_match import COLUMNS, write_exact_match
-    from limelm.training import results_fingerprint
 
-    path, fingerprint = job.out / EXACT_MATCH, results_fingerprint(summaries.values())
+    path, fingerprint = job.out / EXACT_MATCH, summary["fingerprint"]
     kept = read_kept(path, KeptScores)
     if kept is None or kept["made_of"] != fingerprint:
-        score = score_run(job.out.name.removeprefix("synthetic-"), summaries, job.out / "data")
+        score = score_run(job.out.name.removeprefix("synthetic-"), summary, job.out / "data")
         write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
-    page, summary = write_exact_match(job.out.parent)
-    print(as_text(COLUMNS, summary, "task", "model", "mean", "difference", "verdict"))
+    page, accuracies = write_exact_match(job.out.parent)
+    print(as_text(COLUMNS, accuracies, "task", "model", "mean", "difference", "verdict"))
     print(f"Report: {page}")

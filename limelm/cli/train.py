@@ -28,7 +28,7 @@ EPILOG = """\
 examples:
   limelm train tiny-static --out static
   limelm train small-dynamic --data tokens --out dynamic --steps 200 --report-to tensorboard
-  limelm train --from demo/models/static --data demo/data --steps 100 --out more       go on training a model
+  limelm train --from demo/seed-42/static --data demo/data --steps 100 --out more       go on training a model
   limelm train --attach kv --from my-llama --data tokens --out routers                 LIMe in a pretrained model
   limelm train --attach kv --from my-llama --trains lora --data tokens --out routers   routers and LoRA
   torchrun --nproc-per-node 8 -m limelm train paper-1.2b-static --data tokens --out static --sharding fsdp

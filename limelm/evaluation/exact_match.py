@@ -15,10 +15,12 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.data.problems import ProblemFolder, read_problems
+from limelm.errors import UserError
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.items import write_record
 from limelm.evaluation.kept import KeptAnswers, read_kept
-from limelm.evaluation.statistics import t_interval, verdict
+from limelm.evaluation.seeds import in_all_seeds, interval_over_seeds
+from limelm.evaluation.statistics import verdict
 from limelm.loading import load_checkpoint
 from limelm.records import Record, Records
 
@@ -101,29 +103,34 @@ def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = ""
     return {**score, "items": items}
 
 
-def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> Record:
-    """Score every model of every seed of a run on reasoning problems.
+def score_run(name: str, summary: dict[str, Any], data: Path) -> Record:
+    """Score a run's models on reasoning problems, with every seed: those that all seeds have.
 
     Args:
         name: of the task, for people.
-        summaries: each seed's `summary.json`.
+        summary: of the run, from `limelm.training.read_summary`.
         data: the run's folder of problems.
 
     Returns:
         `task`, `worked_steps`, `problems` (how many), `tested_on`, `chance`, `constant_rate` (of always giving the
         answer that is most frequent), `baseline`, and `scores`: records of `model`, `seed`, `accuracy`.
+
+    Raises:
+        UserError: where no model was trained with all seeds.
     """
+    labels = in_all_seeds(summary)
+    trainings = [training for training in summary["trainings"] if training["label"] in labels]
+    if not trainings:
+        raise UserError(f"{name}: no model was trained with all seeds ({', '.join(map(str, summary['seeds']))})")
     folder = ProblemFolder.load(data)
     answers = Counter(problem.answer for problem in read_problems(data, "test"))
     scores: Records = []
-    for seed, summary in summaries.items():
-        for entry in summary["models"]:
-            score = score_checkpoint(
-                Path(entry["checkpoint"]), data, summary["data"]["sequence_length"], f"{entry['label']}, seed {seed}"
-            )
-            accuracy = score["correct"] / score["problems"]
-            scores.append({"task": name, "model": entry["label"], "seed": seed, "accuracy": accuracy})
-    models = next(iter(summaries.values()))["models"]
+    for training in trainings:
+        label, seed = training["label"], training["seed"]
+        longest = summary["data"]["sequence_length"]
+        score = score_checkpoint(Path(training["checkpoint"]), data, longest, f"{label}, seed {seed}")
+        accuracy = score["correct"] / score["problems"]
+        scores.append({"task": name, "model": label, "seed": seed, "accuracy": accuracy})
     return {
         "task": name,
         "worked_steps": folder.worked_steps,
@@ -132,7 +139,7 @@ def score_run(name: str, summaries: dict[int, dict[str, Any]], data: Path) -> Re
         "tested_on": folder.tested_on,
         "chance": folder.chance,
         "constant_rate": max(answers.values()) / folder.test,
-        "baseline": next((entry["label"] for entry in models if entry["model_type"] == "llama"), models[0]["label"]),
+        "baseline": next((entry["label"] for entry in trainings if entry["model_type"] == "llama"), labels[0]),
         "scores": scores,
     }
 
@@ -141,12 +148,13 @@ def summarize_accuracies(scores: Records, baseline: str) -> Records:
     """Summarize each model's accuracy over seeds, and its paired difference from the baseline's.
 
     Args:
-        scores: of one task, from `score_run`; at least two seeds, the same for every model.
+        scores: of one task, from `score_run`; the same seeds for every model.
 
     Returns:
         Records of `task`, `model`, `seeds`, `mean` with Student's 95 % interval (`low`, `high`; it may reach beyond 0
         or 1), `standard_deviation`, and against the baseline `difference` with its interval, `better_in` (in how many
-        seeds) and a `verdict`; these are None for the baseline itself.
+        seeds) and a `verdict`; these are None for the baseline itself. With a single seed there are no intervals, no
+        scatter and no verdict.
     """
     by_model: dict[str, dict[int, float]] = defaultdict(dict)
     for row in scores:
@@ -154,26 +162,26 @@ def summarize_accuracies(scores: Records, baseline: str) -> Records:
     records: Records = []
     for model, by_seed in by_model.items():
         values = np.array(list(by_seed.values()))
-        own = t_interval(values)
+        own = interval_over_seeds(values)
         record = {
             "task": scores[0]["task"],
             "model": model,
             "seeds": len(values),
-            "mean": own.mean,
-            "low": own.low,
-            "high": own.high,
-            "standard_deviation": float(values.std(ddof=1)),
+            "mean": float(values.mean()),
+            "low": own and own.low,
+            "high": own and own.high,
+            "standard_deviation": float(values.std(ddof=1)) if own else None,
             **dict.fromkeys(("difference", "difference_low", "difference_high", "better_in", "verdict")),
         }
         if model != baseline:
             differences = values - np.array([by_model[baseline][seed] for seed in by_seed])
-            compared = t_interval(differences)
+            compared = interval_over_seeds(differences)
             record |= {
-                "difference": compared.mean,
-                "difference_low": compared.low,
-                "difference_high": compared.high,
+                "difference": float(differences.mean()),
+                "difference_low": compared and compared.low,
+                "difference_high": compared and compared.high,
                 "better_in": int((differences > 0).sum()),
-                "verdict": verdict(compared, sample=None),
+                "verdict": compared and verdict(compared, sample=None),
             }
         records.append(record)
     return records

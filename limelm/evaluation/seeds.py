@@ -1,11 +1,13 @@
-"""Compare trainings over several seeds: which models differ, at equal tokens, equal FLOPs and equal time?
+"""Compare the trainings of one or more seeds: which models differ, at equal tokens, equal FLOPs and equal time?
 
 Within a seed all models see the same data in the same order and share initial values, so differences are taken seed by
 seed (paired) before they are averaged.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,17 @@ from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_ver
 from limelm.records import Record, Records
 
 AXES = ("tokens", "flops", "seconds")
+COMPARISON = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
+
+
+def in_all_seeds(summary: Mapping[str, Any]) -> list[str]:
+    """The labels of the models that a run has trained with all of its seeds, which alone are compared.
+
+    Args:
+        summary: of the run: `seeds`, and `trainings` with `seed` and `label`.
+    """
+    trained = Counter(training["label"] for training in summary["trainings"])
+    return [label for label, seeds in trained.items() if seeds == len(summary["seeds"])]
 
 
 @dataclass(frozen=True)
@@ -69,44 +82,37 @@ def losses_at_equal_budgets(curves: Mapping[str, Mapping[int, Curve]], baseline:
     return records
 
 
-def summarize_losses(losses: Records, baseline: str) -> Records:
-    """Mean, scatter and paired difference of each model on each axis, from `losses_at_equal_budgets`.
+def final_losses(losses: Mapping[str, Mapping[int, float]], baseline: str) -> Records:
+    """Every model's last held-out loss, by model and seed, as records of `losses_at_equal_budgets` at equal tokens."""
+    return [
+        {"model": model, "axis": "tokens", "seed": seed, "loss": loss, "difference": loss - losses[baseline][seed]}
+        for model, by_seed in losses.items()
+        for seed, loss in by_seed.items()
+    ]
+
+
+def compare_losses(losses: Records, baseline: str) -> Records:
+    """Mean, scatter and paired difference of each model on each axis.
+
+    Args:
+        losses: from `losses_at_equal_budgets` or `final_losses`, of one seed or more.
 
     Returns:
         Records of `model`, `axis`, `seeds`, `mean` and `standard_deviation` of the loss; `difference` from the baseline
         with Student's interval (`t_low`, `t_high`) and the bootstrap's (`bootstrap_low`, `bootstrap_high`); `lower_in`,
         the number of seeds in which the loss was lower; and a `verdict`. The comparison is None for the baseline
-        itself, and all numbers are where a model was not measured so early.
+        itself, all numbers are where a model was not measured so early, and with a single seed all that says how much
+        it varies, and the verdict.
     """
     records: Records = []
-    for axis in AXES:
-        for model in dict.fromkeys(row["model"] for row in losses):
-            rows = [row for row in losses if (row["model"], row["axis"]) == (model, axis)]
-            values = np.array([row["loss"] for row in rows])
-            differences = np.array([row["difference"] for row in rows])
-            record = {"model": model, "axis": axis, "seeds": len(rows), **_scatter(values), **_no_comparison()}
-            if np.isnan(differences).any():
-                record["verdict"] = "not measured so early"
-            elif model != baseline:
-                record |= _comparison(differences)
-            records.append(record)
-    return records
-
-
-def compare_final_losses(losses: Mapping[str, Mapping[int, float]], reference: str) -> Records:
-    """Mean, scatter and paired difference of each model's last held-out loss, by model and seed.
-
-    Returns:
-        Records as of `summarize_losses` at equal tokens, those of the reference and of a single seed without scatter
-        and interval.
-    """
-    records: Records = []
-    for model, by_seed in losses.items():
-        values = np.array(list(by_seed.values()))
-        differences = values - np.array([losses[reference][seed] for seed in by_seed])
-        record = {"model": model, "axis": "tokens", "seeds": len(values), **_scatter(values), **_no_comparison()}
-        if model != reference:
-            record |= _comparison(differences) if len(values) > 1 else {"difference": float(differences[0])}
+    for axis, model in dict.fromkeys((row["axis"], row["model"]) for row in losses):
+        rows = [row for row in losses if (row["model"], row["axis"]) == (model, axis)]
+        values, differences = (np.array([row[key] for row in rows]) for key in ("loss", "difference"))
+        record = {"model": model, "axis": axis, "seeds": len(rows), **_scatter(values), **dict.fromkeys(COMPARISON)}
+        if np.isnan(differences).any():
+            record["verdict"] = "not measured so early"
+        elif model != baseline:
+            record |= _comparison(differences)
         records.append(record)
     return records
 
@@ -131,7 +137,7 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
             ]
         )
         reached = shares[~np.isnan(shares)]
-        interval = t_interval(reached) if len(reached) > 1 else None
+        interval = interval_over_seeds(reached)
         records.append(
             {
                 "model": model,
@@ -144,6 +150,11 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
             }
         )
     return records
+
+
+def interval_over_seeds(values: np.ndarray) -> Interval | None:
+    """The mean with Student's 95 % interval; None for fewer than two values, which do not say how they scatter."""
+    return t_interval(values) if len(values) > 1 else None
 
 
 def _sooner(interval: Interval) -> str:
@@ -159,18 +170,14 @@ def _scatter(values: np.ndarray) -> dict[str, float | None]:
 
 
 def _comparison(differences: np.ndarray) -> Record:
-    student, bootstrap = t_interval(differences), paired_bootstrap(differences)
+    student = interval_over_seeds(differences)
+    bootstrap = paired_bootstrap(differences) if student else None
     return {
-        "difference": student.mean,
-        "t_low": student.low,
-        "t_high": student.high,
-        "bootstrap_low": bootstrap.low,
-        "bootstrap_high": bootstrap.high,
+        "difference": float(differences.mean()),
+        "t_low": student and student.low,
+        "t_high": student and student.high,
+        "bootstrap_low": bootstrap and bootstrap.low,
+        "bootstrap_high": bootstrap and bootstrap.high,
         "lower_in": int((differences < 0).sum()),
-        "verdict": loss_verdict(student, "nats", sample=None),
+        "verdict": student and loss_verdict(student, "nats", sample=None),
     }
-
-
-def _no_comparison() -> Record:
-    keys = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
-    return dict.fromkeys(keys)

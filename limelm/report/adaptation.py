@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from limelm.evaluation.seeds import compare_final_losses
+from limelm.evaluation.seeds import compare_losses, final_losses
 from limelm.records import Records
 from limelm.report.columns import Column, count, signed_thousandths, thousandths, unbroken
 from limelm.report.figures.palette import Palette, kind_of
@@ -12,7 +12,6 @@ from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.report.seeds import differences_section
 from limelm.text import counted
-from limelm.training.summary import results_fingerprint
 
 ADAPTATION = "adaptation.json"
 
@@ -26,7 +25,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             alike in all.
 
     Returns:
-        The page's path, and the comparison of each model with the first (see `compare_final_losses`).
+        The page's path, and the comparison of each model with the first (see `compare_losses`).
     """
     runs = [{entry["label"]: entry for entry in summary["models"]} for summary in summaries.values()]
     labels = [label for label in runs[0] if all(label in run for run in runs)]
@@ -36,12 +35,15 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
     }
     trained = {label: runs[0][label]["trainable_parameters"] for label in labels}
     others = [label for label in labels if label not in routed]
-    summary = [{**row, "trained": trained[row["model"]]} for row in compare_final_losses(losses, labels[0])]
+    summary = [
+        {**row, "trained": trained[row["model"]]} for row in compare_losses(final_losses(losses, labels[0]), labels[0])
+    ]
     against = [
         {"reference": reference, **row}
         for reference in others[1:]
-        for row in compare_final_losses(
-            {label: losses[label] for label in labels if label in (reference, *routed)}, reference
+        for row in compare_losses(
+            final_losses({label: losses[label] for label in labels if label in (reference, *routed)}, reference),
+            reference,
         )
         if row["model"] != reference
     ]
@@ -71,7 +73,7 @@ def write_adaptation(out: Path, summaries: dict[int, dict[str, Any]], routed: li
             "says nothing about other tasks.",
         ],
         facts=how_made(list(summaries.values())),
-        made_of=results_fingerprint(summaries.values()),
+        made_of=first["fingerprint"],
     )
     return page, summary
 
@@ -80,11 +82,7 @@ def _sections(
     losses: dict[str, dict[int, float]], summary: Records, against: Records, first: str, palette: Palette
 ) -> list[Section]:
     compared = [row for row in summary if row["difference"] is not None]
-    differences = [
-        {"model": label, "axis": "tokens", "seed": seed, "difference": loss - losses[first][seed]}
-        for label, by_seed in losses.items()
-        for seed, loss in by_seed.items()
-    ]
+    differences = final_losses(losses, first)
     sections = [
         Section(
             "adaptation_losses",

@@ -104,7 +104,7 @@ def _cautions(tasks: Records, summary: Records) -> list[str]:
 def _is_above_guessing(task: str, summary: Records) -> bool:
     """Whether any model's interval is above chance and above constant answers."""
     rows = [row for row in summary if row["task"] == task]
-    return any(row["low"] > max(row["chance"], row["constant_rate"]) for row in rows)
+    return any(row["low"] is not None and row["low"] > max(row["chance"], row["constant_rate"]) for row in rows)
 
 
 def _sections(scores: Records, summary: Records, chance: dict[str, float], palette: Palette) -> list[Section]:

@@ -11,7 +11,6 @@ from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.routing import routing_sections
 from limelm.text import counted
-from limelm.training.summary import results_fingerprint
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
 
@@ -40,7 +39,7 @@ def write_report(out: Path, summary: dict[str, Any], retrieval: dict[str, Record
         },
         cautions=_cautions(summary, palette),
         facts=how_made([summary]),
-        made_of=results_fingerprint([summary]),
+        made_of=summary["fingerprint"],
     )
 
 

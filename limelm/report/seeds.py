@@ -7,9 +7,9 @@ import numpy as np
 
 from limelm.evaluation.seeds import (
     Curve,
+    compare_losses,
     how_much_sooner,
     losses_at_equal_budgets,
-    summarize_losses,
 )
 from limelm.records import Records
 from limelm.report.columns import Column, share, signed_thousandths, thousandths, unbroken
@@ -19,7 +19,6 @@ from limelm.report.html import Section, write_page
 from limelm.report.made import how_made
 from limelm.report.output import write_json
 from limelm.report.tables import loss_curves
-from limelm.training.summary import results_fingerprint
 
 SEEDS = "seeds.json"
 AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
@@ -32,7 +31,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         summaries: each seed's, from `limelm.training.read_summary`.
 
     Returns:
-        The page's path, and the summary of losses (see `limelm.evaluation.seeds.summarize_losses`).
+        The page's path, and the summary of losses (see `limelm.evaluation.seeds.compare_losses`).
     """
     first = next(iter(summaries.values()))
     trained = [[entry["label"] for entry in summary["models"]] for summary in summaries.values()]
@@ -46,7 +45,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
     ]
     curves = {label: {seed: _curve(measured, label, seed) for seed in summaries} for label in labels}
     losses = losses_at_equal_budgets(curves, baseline)
-    summary, sooner = summarize_losses(losses, baseline), how_much_sooner(curves, baseline)
+    summary, sooner = compare_losses(losses, baseline), how_much_sooner(curves, baseline)
     results = {"baseline": baseline, "seeds": list(summaries), "losses": summary, "sooner": sooner}
     write_json(out / SEEDS, results)
     palette = palette_of(entry for entry in first["models"] if entry["label"] in labels)
@@ -67,7 +66,7 @@ def write_seeds(out: Path, summaries: dict[int, dict[str, Any]]) -> tuple[Path, 
         },
         cautions=_cautions(first, len(summaries), summary),
         facts=how_made(list(summaries.values())),
-        made_of=results_fingerprint(summaries.values()),
+        made_of=first["fingerprint"],
     )
     return page, summary
 

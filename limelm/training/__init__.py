@@ -4,11 +4,11 @@ from limelm.extras import require_extra
 
 require_extra("lab", "limelm.training")
 
-from limelm.training.comparison import reproduce, reproduce_seeds, seed_folders
+from limelm.training.comparison import reproduce
 from limelm.training.recipe import Recipe
 from limelm.training.recipe_files import load_experiment, load_recipe, load_scale, recipe_names
+from limelm.training.result import read_summary
 from limelm.training.run import train_model
-from limelm.training.summary import read_summary, results_fingerprint
 
 __all__ = [
     "Recipe",
@@ -18,8 +18,5 @@ __all__ = [
     "read_summary",
     "recipe_names",
     "reproduce",
-    "reproduce_seeds",
-    "results_fingerprint",
-    "seed_folders",
     "train_model",
 ]

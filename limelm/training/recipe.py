@@ -33,6 +33,7 @@ from limelm.training.adapted import NOTHING, AdaptedModel, adapted_cost, check_a
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 # What no machine of today trains: refused before anything is built, which alone would take minutes.
 MOST_TOKENS, MOST_STEPS, MOST_LAYERS, MOST_PARAMETERS = 2**24, 10**9, 2**12, 10**14
+SEEDS = 2**32  # of a random generator
 
 Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
 Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
@@ -99,7 +100,7 @@ class TrainingRecipe:
     max_grad_norm: PositiveFloat
     precision: Literal["fp32", "bf16"]
     eval_steps: Steps
-    seed: Annotated[int, at_least(0), less_than(2**32)]
+    seed: Annotated[int, at_least(0), less_than(SEEDS)]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Recipe:
     """One experiment: several models, trained on the same data in the same order.
 
     Attributes:
+        seeds: how many trainings of each model, with seeds from `training.seed` upwards.
         base: the pretrained model, a folder or hub name, that all of them start from, each an `AdaptedModel` ("" while
             it is not named); None trains from scratch.
     """
@@ -142,6 +144,18 @@ class Recipe:
     training: TrainingRecipe
     engine: EngineRecipe
     base: str | None = None
+    seeds: Annotated[int, at_least(1), at_most(1000)] = 1
+
+    def __post_init__(self):
+        first = self.training.seed
+        if first + self.seeds > SEEDS:
+            raise UserError(
+                f"seeds={self.seeds} from training.seed={first} upwards: the last must be less than {SEEDS}"
+            )
+
+    def of_seed(self, seed: int) -> "Recipe":
+        """The recipe of one seed's trainings."""
+        return replace(self, seeds=1, training=replace(self.training, seed=seed))
 
     def with_training(self, **changes: Any) -> "Recipe":
         """The recipe with other training values."""

@@ -123,6 +123,8 @@ def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[s
     """Find the table, and the field in it, that `key` names."""
     own = content["models"][model] if model else {}
     places: dict[str, dict[str, Any]] = {}
+    if model is None:  # one training has one seed
+        places["seeds"] = content
     if content["base"] is not None:
         places["base"] = content
         places |= dict.fromkeys((field.name for field in fields(AdaptedModel)), own) if model else {}

@@ -9,30 +9,33 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from limelm.analysis.retrieval import retrieval_weights
 from limelm.analysis.retrieval_statistics import layer_statistics, mean_by_source, pruning_totals, retrieval_records
-from limelm.data.dataset import TokenDataset
 from limelm.loading import load_model
 from limelm.records import Records
+from limelm.training.data import SequenceDataset
 from limelm.training.jsonl import append_line, drop_lines_after
 
 BATCH_SIZE = 8
 
 
-def measure_retrieval(summary: dict[str, Any], data: Path, max_sequences: int = 64) -> dict[str, Records]:
-    """Load the run's checkpoints and measure what their routers retrieve.
+def measure_retrieval(
+    summary: dict[str, Any], held_out: SequenceDataset, max_sequences: int = 64
+) -> dict[str, Records]:
+    """Load the checkpoints of a run's first seed and measure what their routers retrieve.
 
     Args:
-        summary: of a run, from `limelm.training.read_summary`.
-        data: the prepared folder that it was trained on.
-        max_sequences: how many held-out sequences the dynamic priors are averaged over.
+        summary: of the run, from `limelm.training.read_summary`.
+        held_out: its evaluation set: items with `input_ids`, as of `limelm.data.dataset.TokenDataset`.
+        max_sequences: how many of them the dynamic priors are averaged over.
 
     Returns:
         The `retrieval_records` of all routing models together, by figure; empty where no model routes.
     """
-    validation = TokenDataset(data, "validation", summary["data"]["sequence_length"])
-    sequences = [validation[i]["input_ids"] for i in range(min(max_sequences, len(validation)))]
+    sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {}
-    for entry in summary["models"]:
+    for entry in summary["trainings"]:
+        if entry["seed"] != summary["seeds"][0]:
+            continue
         weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
             for name, rows in retrieval_records(weights).items():

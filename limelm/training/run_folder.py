@@ -1,4 +1,4 @@
-"""`run.json`: which run a folder belongs to, so that it goes on with the same settings and data or not at all."""
+"""`run.json`: what a folder belongs to, so that it goes on with the same settings and data or not at all."""
 
 import os
 from collections.abc import Iterable
@@ -14,21 +14,30 @@ from limelm.training.data import DATA
 from limelm.training.recipe import Recipe
 
 RUN, LOCK = "run.json", ".lock"
+FORMAT = 2  # of a run of several trainings: version 1 had a folder of its own for every seed
 # What may be there before run.json.
 OWN = (LOCK, DATA, *(partial_of(Path(name)).name for name in (RUN, DATA)))
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """`run.json`: what decides the result, and for one model's training the resolved recipe and where it was made."""
+    """`run.json`: what decides the result; of one training also the resolved recipe, and where it was made.
+
+    Attributes:
+        format: `FORMAT` for a run of several trainings, None for one training.
+    """
 
     run: dict[str, Any]
+    format: int | None = None
     recipe: dict[str, Any] | None = None
     environment: dict[str, str | int] | None = None
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
+def read_run(folder: Path, wanted: int | None = None) -> dict[str, Any] | None:
     """Read a folder's `run.json`; None for a folder that is new, empty, or holds its data only.
+
+    Args:
+        wanted: the format.
 
     Raises:
         UserError: where the folder holds something else, or cannot be used.
@@ -42,16 +51,20 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder}: not writable")
         if not path.exists():
-            others = [entry.name for entry in folder.iterdir() if entry.name not in OWN]
+            others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN)
             if others:
                 raise UserError(f"{folder}: already holds other files ({others[0]}); name a new folder")
             return None
     except OSError as error:
         raise UserError.from_os_error(folder, error) from error
     try:
-        return read_json(path, RunFile).run
+        found: RunFile = read_json(path, RunFile)
+        if found.format != wanted:
+            held = "a run of several trainings" if found.format else "one training, or a run of an earlier version"
+            raise UserError(f"{path}: belongs to {held}")
     except UserError as error:
         raise UserError(f"{error}; name a new folder") from error
+    return found.run
 
 
 def identify(recipe: Recipe, name: str, data_sha256: str) -> dict[str, Any]:

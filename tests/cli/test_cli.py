@@ -48,7 +48,7 @@ def test_reproduce_reports_and_says_when_it_is_complete(run, capsys):
     assert main([*arguments, "--models", "hc,static", "kv"]) == 0
     out = capsys.readouterr().out
     assert "LIMe static" in out and "report.html" in out
-    assert len(json.loads((folder / "run" / "summary.json").read_text())["models"]) == 5
+    assert len(json.loads((folder / "run" / "summary.json").read_text())["trainings"]) == 5
 
 
 def test_a_report_older_than_its_run_is_written_again(run, capsys):
@@ -76,7 +76,7 @@ def test_stdout_holds_the_table_and_nothing_else(run, capsys):
 )
 def test_weights_that_do_not_fit_their_config_are_refused(run, tmp_path, capsys, change):
     _, folder = run
-    shutil.copytree(folder / "run/models/dynamic", tmp_path / "copy")
+    shutil.copytree(folder / "run/seed-1/dynamic", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, **change}))
     capsys.readouterr()
@@ -88,11 +88,11 @@ def test_generate_streams_the_same_text_for_the_same_seed(run, capsys):
     _, folder = run
     texts = []
     for name, options in (("llama", []), ("llama", []), ("dynamic", ["--temperature", "0"])):
-        assert main(["generate", str(folder / "run/models" / name), "memory", "--max-new-tokens", "8", *options]) == 0
+        assert main(["generate", str(folder / "run/seed-1" / name), "memory", "--max-new-tokens", "8", *options]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] and texts[0].startswith("memory") and len(texts[0].strip()) > len("memory")
     assert texts[2].startswith("memory")
-    assert main(["generate", str(folder / "run/models/llama"), "", "--max-new-tokens", "3"]) == 0
+    assert main(["generate", str(folder / "run/seed-1/llama"), "", "--max-new-tokens", "3"]) == 0
 
 
 def test_data_prepare_from_files(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from limelm.cli import main
 from limelm.data.problems import prepare_problems, read_problems
 from limelm.data.synthetic import arithmetic
 from limelm.data.synthetic.tokenizer import word_tokenizer
+from limelm.errors import UserError
 from limelm.evaluation.exact_match import (
     EXACT_MATCH,
     score_checkpoint,
@@ -18,7 +21,7 @@ from limelm.evaluation.exact_match import (
     summarize_accuracies,
     write_continuations,
 )
-from limelm.training import load_scale, reproduce_seeds, seed_folders
+from limelm.training import load_recipe, reproduce
 from tests.recipes import prepared, write_recipe
 
 PROBLEMS = (
@@ -131,6 +134,15 @@ def test_seeds_are_compared_in_pairs():
     assert lime["verdict"] == "not distinguishable"
 
 
+def test_a_single_seed_has_a_difference_and_no_verdict():
+    scores = [{"task": "t", "model": model, "seed": 1, "accuracy": rate} for model, rate in (("a", 0.5), ("b", 0.75))]
+    first, second = summarize_accuracies(scores, "a")
+    nothing = ("low", "high", "standard_deviation", "difference_low", "difference_high", "verdict")
+    assert all(row[key] is None for row in (first, second) for key in nothing)
+    assert (first["mean"], second["mean"]) == (0.5, 0.75) and first["difference"] is None
+    assert (second["difference"], second["better_in"], second["seeds"]) == (0.25, 1, 1)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")
@@ -153,9 +165,9 @@ def test_the_command_trains_asks_and_reports(run, capsys):
     assert "small: no model is above guessing" in page and "(generated problems)" in page
     assert (out / "figures" / "exact_match.png").exists() and (out / "figures" / "exact_match_summary.csv").exists()
     assert (out / "small" / "report.html").exists()
-    before = (out / "small" / "seed-1" / "models" / "hc" / EXACT_MATCH).stat().st_mtime_ns
+    before = (out / "small" / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns
     assert main([*options, "--models", "llama,static,hc"]) == 0
-    assert (out / "small" / "seed-1" / "models" / "hc" / EXACT_MATCH).stat().st_mtime_ns == before
+    assert (out / "small" / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns == before
     assert "small  LLaMA" in capsys.readouterr().out
 
 
@@ -168,17 +180,18 @@ def test_without_the_steps_stands_beside(run):
 
 def test_all_seeds_learn_the_same_problems(run):
     folder, _ = run
-    (recipe,) = load_scale(str(folder / "small.toml"))
-    hashes = {
-        json.loads((path / "summary.json").read_text())["data"]["content_sha256"]
-        for path in seed_folders(recipe, folder / "run" / "small", 2).values()
-    }
-    assert len(hashes) == 1
+    runs = [json.loads(path.read_text())["run"] for path in (folder / "run" / "small").glob("seed-*/*/run.json")]
+    assert len(runs) == 6 and {run["training"]["seed"] for run in runs} == {1, 2}
+    assert len({run["data_sha256"] for run in runs}) == 1
 
 
-def test_other_problems_in_the_same_folder_are_refused(run, capsys):
-    _, options = run
-    assert main([*options, "--models", "llama", "--test-problems", "11"]) == 2
+def test_other_problems_in_the_same_folder_are_refused(run, tmp_path, capsys):
+    folder, options = run
+    wanted = ["--models", "llama", "--test-problems", "11"]
+    assert main([*options, *wanted]) == 2
+    assert "holds a run with recipe.data.test_problems=10, not 11" in capsys.readouterr().err
+    shutil.copytree(folder / "run" / "small" / "data", tmp_path / "run" / "small" / "data")
+    assert main(["reproduce", "--scale", str(folder / "small.toml"), "--out", str(tmp_path / "run"), *wanted]) == 2
     assert "holds other problems" in capsys.readouterr().err
 
 
@@ -211,15 +224,24 @@ def test_problems_are_made_by_the_recipe(tmp_path, capsys):
 def test_score_run_names_what_trivial_answers_score(data, tmp_path):
     folder = checkpoint(tmp_path / "model", data)
     entry = {"label": "LLaMA", "model_type": "llama", "checkpoint": str(folder)}
-    summary = {"models": [entry], "data": {"sequence_length": 16}}
-    result = score_run("arithmetic-3", {1: summary, 2: summary}, data)
+    trainings = [{"seed": seed, **entry} for seed in (1, 2)]
+    in_one = {**entry, "seed": 1, "label": "LIMe", "checkpoint": "nowhere"}  # is neither asked nor compared
+    summary = {"seeds": [1, 2], "trainings": [in_one, *trainings], "data": {"sequence_length": 16}}
+    result = score_run("arithmetic-3", summary, data)
+    assert [(row["model"], row["seed"]) for row in result["scores"]] == [("LLaMA", 1), ("LLaMA", 2)]
     answers = [problem.answer for problem in read_problems(data, "test")]
     assert result["constant_rate"] == max(answers.count(answer) for answer in answers) / 200
     assert result["chance"] == 1 / 11
 
 
-def test_reproduce_seeds_makes_the_problems_once(tmp_path):
-    (recipe,) = load_scale(str(write_recipe(tmp_path, PROBLEMS)))
-    assert reproduce_seeds(recipe, tmp_path / "run", 2, ["llama"]) == ["1 llama", "2 llama"]
+def test_a_run_whose_models_have_no_seeds_in_common_has_no_score(data):
+    trainings = [{"seed": seed, "label": label} for seed, label in ((1, "LLaMA"), (2, "LIMe"))]
+    with pytest.raises(UserError, match=r"arithmetic-3: no model was trained with all seeds \(1, 2\)"):
+        score_run("arithmetic-3", {"seeds": [1, 2], "trainings": trainings}, data)
+
+
+def test_the_problems_are_made_once_for_all_seeds(tmp_path):
+    recipe = replace(load_recipe(str(write_recipe(tmp_path, PROBLEMS))), seeds=2)
+    assert reproduce(recipe, tmp_path / "run", ["llama"]) == ["seed-1/llama", "seed-2/llama"]
     assert (tmp_path / "run" / "data" / "problems.json").exists()
     assert not (tmp_path / "run" / "seed-1" / "data").exists()

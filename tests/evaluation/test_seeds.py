@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 
 from limelm.evaluation.seeds import (
     Curve,
+    compare_losses,
+    final_losses,
     first_reached,
     how_much_sooner,
+    in_all_seeds,
     loss_at,
     losses_at_equal_budgets,
-    summarize_losses,
 )
 
 
@@ -59,7 +61,7 @@ def test_budgets_are_the_largest_that_all_have_spent():
 
 
 def test_summary_by_hand():
-    rows = summarize_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
+    rows = compare_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
     by_place = {(row["model"], row["axis"]): row for row in rows}
     dear = by_place["dear", "tokens"]
     differences = np.array([-1, -1.05, -1.1, -1.15])
@@ -76,9 +78,37 @@ def test_summary_by_hand():
 
 
 def test_a_budget_before_the_first_measurement_has_no_verdict():
-    rows = summarize_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
+    rows = compare_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
     (dear,) = (row for row in rows if (row["model"], row["axis"]) == ("dear", "seconds"))
     assert dear["verdict"] == "not measured so early" and dear["difference"] is None and dear["seeds"] == 4
+
+
+def test_last_losses_are_those_at_equal_tokens():
+    last = final_losses(
+        {model: {seed: own.loss[-1] for seed, own in by_seed.items()} for model, by_seed in CURVES.items()}, "LLaMA"
+    )
+    at_end = [row for row in losses_at_equal_budgets(CURVES, "LLaMA") if row["axis"] == "tokens"]
+    assert compare_losses(last, "LLaMA") == compare_losses(at_end, "LLaMA")
+
+
+def test_a_single_seed_has_a_difference_and_no_verdict():
+    single = {model: {0: by_seed[0]} for model, by_seed in CURVES.items()}
+    rows = compare_losses(losses_at_equal_budgets(single, "LLaMA"), "LLaMA")
+    by_place = {(row["model"], row["axis"]): row for row in rows}
+    dear = by_place["dear", "tokens"]
+    assert (dear["mean"], dear["difference"], dear["lower_in"], dear["seeds"]) == (3, -1, 1, 1)
+    nothing = ("standard_deviation", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "verdict")
+    assert all(by_place[model, "tokens"][key] is None for model in CURVES for key in nothing)
+    assert by_place["LLaMA", "tokens"]["difference"] is None
+    assert by_place["dear", "seconds"]["verdict"] == "not measured so early"
+    sooner = {row["model"]: row for row in how_much_sooner(single, "LLaMA")}
+    assert sooner["dear"]["share"] == pytest.approx(40 / 30) and sooner["dear"]["verdict"] is None
+
+
+def test_models_that_not_all_seeds_have_are_left_out():
+    places = [(1, "a"), (1, "b"), (2, "b"), (2, "c"), (1, "d"), (2, "d")]
+    trainings = [{"seed": seed, "label": label} for seed, label in places]
+    assert in_all_seeds({"seeds": [1, 2], "trainings": trainings}) == ["b", "d"]
 
 
 def test_how_much_sooner():

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from limelm.data.dataset import TokenDataset
+from limelm.report.by_seed import by_seed
 from limelm.report.figures.training import router_entropy as entropy_figure
 from limelm.report.page import write_report
 from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
@@ -34,8 +36,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     reproduce(small_recipe(folder), folder / "run", models=["all"], data=prepared(folder / "tokens"))
     summary = read_summary(folder / "run")
-    write_report(folder / "run", summary, measure_retrieval(summary, folder / "tokens"))
-    return folder / "run", summary
+    held_out = TokenDataset(folder / "tokens", "validation", 32)
+    (of_seed,) = by_seed(summary).values()
+    write_report(folder / "run", of_seed, measure_retrieval(summary, held_out))
+    return folder / "run", of_seed
 
 
 def read_csv(path):
@@ -75,7 +79,7 @@ def test_curves_hold_flops_and_both_losses(run):
     folder, summary = run
     rows = loss_curves(summary)
     first = summary["models"][0]
-    metrics = [json.loads(line) for line in (folder / "models/llama/metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (folder / "seed-1/llama/metrics.jsonl").read_text().splitlines()]
     own = [row for row in rows if row["model"] == first["label"]]
     assert [row["loss"] for row in own] == [line["loss"] for line in metrics if "loss" in line]
     assert own[-1]["train_flops"] == pytest.approx(3 * first["flops_per_token_forward"] * first["train_tokens"])
@@ -144,6 +148,7 @@ def test_curves_know_evaluations_in_the_line_of_their_step(tmp_path):
 
 def test_a_run_without_routing_has_a_report_too(run, tmp_path):
     folder, summary = run
-    llama = {**summary, "models": summary["models"][:1]}
-    page = write_report(tmp_path, llama, measure_retrieval(llama, folder.parent / "tokens")).read_text()
+    llama = {**summary, "models": summary["models"][:1], "trainings": summary["trainings"][:1]}
+    held_out = TokenDataset(folder.parent / "tokens", "validation", 32)
+    page = write_report(tmp_path, llama, measure_retrieval(llama, held_out)).read_text()
     assert "Figure 2" not in page and "LLaMA" in page

@@ -6,7 +6,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limelm.errors import UserError
-from limelm.training import reproduce, reproduce_seeds
+from limelm.training import read_summary, reproduce, train_model
+from limelm.training.recipe_files import override
 from tests.recipes import corpus, prepared, small_recipe
 
 IDENTITY = {"model_type": "lime", "routing": "kv", "routing_init": "identity"}
@@ -29,7 +30,7 @@ def finished(tmp_path_factory):
     """A finished run and what it was made with."""
     folder = tmp_path_factory.mktemp("reproduce")
     recipe, data = small_recipe(folder), prepared(folder / "tokens")
-    assert reproduce(recipe, folder / "run", data=data) == ["llama", "dynamic"]
+    assert reproduce(recipe, folder / "run", data=data) == ["seed-1/llama", "seed-1/dynamic"]
     return recipe, data, folder / "run"
 
 
@@ -48,11 +49,11 @@ def summary(folder):
 def test_the_summary_says_what_was_done(finished):
     _, _, folder = finished
     content = summary(folder)
-    assert content["scale"] == "small"
+    assert content["name"] == "small" and content["seeds"] == [1]
     assert content["data"]["train_tokens"] > 1000
     assert {"torch", "transformers", "limelm", "device"} <= content["environment"].keys()
-    assert [entry["name"] for entry in content["models"]] == ["llama", "dynamic"]
-    for entry in content["models"]:
+    assert [entry["name"] for entry in content["trainings"]] == ["llama", "dynamic"]
+    for entry in content["trainings"]:
         assert entry.keys() >= SUMMARY_KEYS
         assert all(entry[key] > 0 for key in SUMMARY_KEYS - {"name", "checkpoint"})
         checkpoint = folder / entry["checkpoint"]
@@ -63,28 +64,28 @@ def test_the_summary_says_what_was_done(finished):
 
 def test_a_second_run_trains_nothing(run):
     recipe, data, folder = run
-    before = (folder / "models" / "llama" / "model.safetensors").stat().st_mtime_ns
+    before = (folder / "seed-1" / "llama" / "model.safetensors").stat().st_mtime_ns
     assert reproduce(recipe, folder, data=data) == []
-    assert (folder / "models" / "llama" / "model.safetensors").stat().st_mtime_ns == before
+    assert (folder / "seed-1" / "llama" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_run_goes_on_with_what_is_missing(run):
     recipe, data, folder = run
     first = summary(folder)
-    (folder / "models" / "dynamic" / "result.json").unlink()  # as a kill leaves it
-    shutil.rmtree(folder / "models" / "dynamic" / "checkpoints" / "checkpoint-4")
+    (folder / "seed-1" / "dynamic" / "result.json").unlink()  # as a kill leaves it
+    shutil.rmtree(folder / "seed-1" / "dynamic" / "checkpoints" / "checkpoint-4")
     (folder / "summary.json").unlink()
-    assert reproduce(recipe, folder, data=data) == ["dynamic"]
+    assert reproduce(recipe, folder, data=data) == ["seed-1/dynamic"]
     again = summary(folder)
-    for before, after in zip(first["models"], again["models"], strict=True):
+    for before, after in zip(first["trainings"], again["trainings"], strict=True):
         assert before["eval_loss"] == after["eval_loss"]
-    assert sorted(path.name for path in (folder / "models").iterdir()) == ["dynamic", "llama"]
+    assert sorted(path.name for path in (folder / "seed-1").iterdir()) == ["dynamic", "llama"]
 
 
 def test_models_can_be_added(run):
     recipe, data, folder = run
-    assert reproduce(recipe, folder, models=["kv"], data=data) == ["kv"]
-    assert [entry["name"] for entry in summary(folder)["models"]] == ["llama", "dynamic", "kv"]
+    assert reproduce(recipe, folder, models=["kv"], data=data) == ["seed-1/kv"]
+    assert [entry["name"] for entry in summary(folder)["trainings"]] == ["llama", "dynamic", "kv"]
 
 
 def test_another_recipe_or_other_data_is_refused_by_name(run, tmp_path):
@@ -98,7 +99,7 @@ def test_another_recipe_or_other_data_is_refused_by_name(run, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"text"', "{}", '{"run": 5, "name": ["x"]}'])
-@pytest.mark.parametrize("name", ["run.json", "models/dynamic/result.json"])
+@pytest.mark.parametrize("name", ["run.json", "seed-1/dynamic/result.json"])
 def test_broken_files_of_a_run_are_named(run, name, content):
     recipe, data, folder = run
     (folder / name).write_text(content)
@@ -180,8 +181,8 @@ def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"holds a run with recipe\.training\.seed=1, not 2"):
         reproduce(recipe.with_training(seed=2), out)
     monkeypatch.setattr("limelm.training.data.prepare_preset", prepare_anew)
-    assert reproduce(recipe, out) == ["llama", "dynamic"]
-    assert sorted(path.name for path in out.iterdir()) == ["data", "models", "run.json", "summary.json"]
+    assert reproduce(recipe, out) == ["seed-1/llama", "seed-1/dynamic"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "run.json", "seed-1", "summary.json"]
     with pytest.raises(UserError, match="holds a run with data='python-library', not 'a prepared folder"):
         reproduce(recipe, out, data=out / "data")
 
@@ -189,8 +190,8 @@ def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
 def test_a_run_goes_on_with_a_recipe_that_has_more_models(run):
     recipe, data, folder = run
     more = replace(recipe, name="renamed", models={**recipe.models, "identity": IDENTITY})
-    assert reproduce(more, folder, models=["identity"], data=data) == ["identity"]
-    assert [entry["label"] for entry in summary(folder)["models"]] == ["LLaMA", "LIMe dynamic", "identity"]
+    assert reproduce(more, folder, models=["identity"], data=data) == ["seed-1/identity"]
+    assert [entry["label"] for entry in summary(folder)["trainings"]] == ["LLaMA", "LIMe dynamic", "identity"]
     changed = replace(more, models={**more.models, "identity": {**IDENTITY, "routing_init": "paper"}})
     with pytest.raises(UserError, match=r"holds a run with recipe\.models\.identity\.routing_init='identity'"):
         reproduce(changed, folder, data=data)
@@ -216,7 +217,7 @@ def test_a_complete_run_is_left_as_it_is(run):
 def test_the_engine_may_change(run):
     recipe, data, folder = run
     other = replace(recipe, engine=replace(recipe.engine, save_steps=1, micro_batch_size=1))
-    assert reproduce(other, folder, models=["kv"], data=data) == ["kv"]
+    assert reproduce(other, folder, models=["kv"], data=data) == ["seed-1/kv"]
 
 
 def test_a_damaged_shard_is_refused_before_training(tmp_path):
@@ -228,18 +229,91 @@ def test_a_damaged_shard_is_refused_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("seeds", [None, 2])
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_a_tracker_that_is_missing_is_noticed_before_anything_is_written(tmp_path, seeds):
-    recipe, out = small_recipe(tmp_path), tmp_path / "run"
-    start = (lambda: reproduce(recipe, out, report_to=["no_such_tracker"])) if seeds is None else None
-    start = start or (lambda: reproduce_seeds(recipe, out, seeds, report_to=["no_such_tracker"]))
+    recipe, out = replace(small_recipe(tmp_path), seeds=seeds), tmp_path / "run"
     with pytest.raises(UserError, match="--report-to no_such_tracker: not installed"):
-        start()
+        reproduce(recipe, out, report_to=["no_such_tracker"])
     assert not out.exists()
 
 
 def test_seeds_that_do_not_exist_are_noticed_before_the_first_is_trained(tmp_path):
-    recipe = small_recipe(tmp_path).with_training(seed=2**32 - 1)
-    with pytest.raises(UserError, match=r"training\.seed=4294967295 with --seeds 2: the last seed must be less than"):
-        reproduce_seeds(recipe, tmp_path / "run", 2)
-    assert not (tmp_path / "run").exists()
+    recipe = small_recipe(tmp_path, ("seed = 1", f"seed = {2**32 - 1}"))
+    with pytest.raises(UserError, match=r"seeds=2 from training\.seed=4294967295 upwards: the last must be less than"):
+        replace(recipe, seeds=2)
+
+
+@pytest.mark.parametrize("seeds", [0, 1001, "two", 1.5])
+def test_the_number_of_seeds_is_checked(tmp_path, seeds):
+    with pytest.raises(UserError, match=r"seeds=.* must be"):
+        override(small_recipe(tmp_path), {"seeds": str(seeds)})
+
+
+def old_run(folder):
+    """A run of one seed as version 1 left it."""
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({"run": content["run"]}))
+    (folder / "seed-1").rename(folder / "models")
+
+
+def old_seeds(folder):
+    """A run of several seeds as version 1 left it."""
+    (folder / "run.json").unlink()
+    (folder / "summary.json").unlink()
+
+
+def one_training(folder):
+    """What `limelm train` leaves."""
+    shutil.copytree(folder / "seed-1" / "llama", folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (old_run, r"run\.json: belongs to one training, or a run of an earlier version; name a new folder"),
+        (old_seeds, r"run: already holds other files \(seed-1\); name a new folder"),
+        (one_training, r"run\.json: belongs to one training, or a run of an earlier version; name a new folder"),
+    ],
+)
+def test_other_and_older_folders_are_refused_and_left_alone(run, before, message):
+    recipe, data, folder = run
+    before(folder)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=message):
+        reproduce(recipe, folder, data=data)
+    assert files == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_training_does_not_go_on_in_a_run_of_several(run):
+    recipe, data, folder = run
+    with pytest.raises(UserError, match=r"run\.json: belongs to a run of several trainings; name a new folder"):
+        train_model(recipe, "llama", data, folder)
+
+
+def test_a_result_of_another_run_is_not_counted(run, tmp_path):
+    """A training that was copied from elsewhere has to be of the same recipe and data, and of its folder's seed."""
+    recipe, data, folder = run
+    before = (folder / "summary.json").read_bytes()
+    shutil.copytree(folder / "seed-1", folder / "seed-7")
+    with pytest.raises(UserError, match=r"seed-7/llama: holds a run with training\.seed=1, not 7"):
+        reproduce(recipe, folder, data=data)
+    assert (folder / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["trainings"].append(content["trainings"][0]), "seeds and trainings do not belong"),
+        (lambda content: content["seeds"].append(2), "seeds and trainings do not belong"),
+        (lambda content: content.update(trainings=[]), "one training or more"),
+        (lambda content: content.update(models=content.pop("trainings")), "made by an earlier version"),
+        (lambda content: content.pop("seeds"), "no value for seeds"),
+    ],
+)
+def test_a_summary_is_read_strictly(run, change, message):
+    _, _, folder = run
+    content = summary(folder)
+    change(content)
+    (folder / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"summary\.json: .*{message}"):
+        read_summary(folder)

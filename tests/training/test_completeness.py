@@ -94,7 +94,7 @@ def kind(request, tmp_path_factory):
 
 
 def results(summary: dict) -> list[tuple]:
-    return [(entry["name"], entry["label"], entry["eval_loss"]) for entry in summary["models"]]
+    return [(entry["seed"], entry["name"], entry["label"], entry["eval_loss"]) for entry in summary["trainings"]]
 
 
 def test_killed_at_any_moment_it_ends_with_all_results(kind, capsys):
@@ -111,7 +111,7 @@ def test_killed_at_any_moment_it_ends_with_all_results(kind, capsys):
         ]
         for here, there in zip(made.runs(copy), made.runs(folder / "three"), strict=True):
             assert results(read_summary(here)) == results(read_summary(there)), name
-            assert made.added in [entry["name"] for entry in read_summary(here)["models"]]
+            assert made.added in [entry["name"] for entry in read_summary(here)["trainings"]]
         assert made.pages(copy) and all(made.label in page.read_text() for page in made.pages(copy)), name
 
 
@@ -154,7 +154,7 @@ def test_no_file_of_a_run_names_a_place_of_the_machine(kind):
             assert place not in path.read_bytes(), path
     for run in made.runs(folder / "three"):
         summary = json.loads((run / "summary.json").read_text())
-        assert [entry["checkpoint"] for entry in summary["models"]] == [
-            f"models/{entry['name']}" for entry in summary["models"]
+        assert [entry["checkpoint"] for entry in summary["trainings"]] == [
+            f"seed-{entry['seed']}/{entry['name']}" for entry in summary["trainings"]
         ]
         assert summary["recipe"]["training"]["seed"] >= 0 and summary["provenance"]["date"]

@@ -1,11 +1,17 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from limelm.cli import main
 from limelm.errors import UserError
+from limelm.evaluation.seeds import in_all_seeds
+from limelm.report.by_seed import by_seed
 from limelm.report.seeds import write_seeds
-from limelm.training import read_summary, reproduce_seeds, seed_folders
+from limelm.training import read_summary, reproduce, train_model
+from limelm.training.data import open_data
+from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe, write_recipe
 
 EVERY_STEP = ("eval_steps = 3", "eval_steps = 1")
@@ -15,50 +21,109 @@ EVERY_STEP = ("eval_steps = 3", "eval_steps = 1")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds")
     data = prepared(folder / "tokens")
-    recipe = small_recipe(folder, EVERY_STEP)
-    trained = reproduce_seeds(recipe, folder / "run", 3, ["llama", "dynamic"], data)
+    recipe = small_recipe(folder, EVERY_STEP, ('"dynamic"]', '"dynamic"]\nseeds = 3'))
+    trained = reproduce(recipe, folder / "run", ["llama", "dynamic"], data)
     return recipe, folder, trained
 
 
-def metrics(folder, model):
-    return [json.loads(line) for line in (folder / "models" / model / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture
+def copied(run, tmp_path):
+    """A copy of the run that a test may change."""
+    recipe, folder, _ = run
+    shutil.copytree(folder / "run", tmp_path / "copy")
+    return recipe, tmp_path / "copy", folder / "tokens"
 
 
-def test_every_seed_is_a_run_of_its_own(run):
-    recipe, folder, trained = run
-    assert trained == [f"{seed} {name}" for seed in (1, 2, 3) for name in ("llama", "dynamic")]
-    folders = seed_folders(recipe, folder / "run", 3)
-    assert list(folders) == [1, 2, 3]
-    losses = {metrics(path, "llama")[-1]["eval_loss"] for path in folders.values()}
+def metrics(folder, seed, model):
+    lines = (folder / f"seed-{seed}" / model / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def places(folder):
+    """Seed and name of every training that the summary tells of, in its order."""
+    return [(entry["seed"], entry["name"]) for entry in read_summary(folder)["trainings"]]
+
+
+def test_every_seed_is_a_training_of_its_own(run):
+    _, folder, trained = run
+    assert trained == [f"seed-{seed}/{name}" for seed in (1, 2, 3) for name in ("llama", "dynamic")]
+    assert places(folder / "run") == [(seed, name) for seed in (1, 2, 3) for name in ("llama", "dynamic")]
+    assert read_summary(folder / "run")["seeds"] == [1, 2, 3]
+    losses = {metrics(folder / "run", seed, "llama")[-1]["eval_loss"] for seed in (1, 2, 3)}
     assert len(losses) == 3
-    shared = {metrics(path, name)[0]["loss"] for path in folders.values() for name in ("llama", "dynamic")}
-    assert len(shared) == 6  # other models, other seeds
+    first = {metrics(folder / "run", seed, name)[0]["loss"] for seed in (1, 2, 3) for name in ("llama", "dynamic")}
+    assert len(first) == 6  # other models, other seeds
 
 
-def test_what_is_done_is_kept_and_seeds_can_be_added(run):
+def test_what_is_done_is_kept_and_seeds_can_be_added(copied):
+    recipe, out, data = copied
+    assert reproduce(recipe, out, ["llama", "dynamic"], data) == []
+    assert reproduce(replace(recipe, seeds=4), out, ["llama"], data) == ["seed-4/llama"]
+    assert places(out)[-2:] == [(3, "dynamic"), (4, "llama")]
+
+
+def test_fewer_seeds_lose_nothing(copied):
+    """Started with other seeds and another model, a run still tells of every result in its folder."""
+    recipe, out, data = copied
+    before = (out / "summary.json").stat().st_mtime_ns
+    assert reproduce(replace(recipe, seeds=1), out, ["llama"], data) == []
+    assert (out / "summary.json").stat().st_mtime_ns == before
+    assert reproduce(replace(recipe, seeds=2), out, ["static"], data) == ["seed-1/static", "seed-2/static"]
+    assert places(out) == [
+        (seed, name) for seed in (1, 2, 3) for name in ("llama", "static", "dynamic") if (seed, name) != (3, "static")
+    ]
+    assert in_all_seeds(read_summary(out)) == ["LLaMA", "LIMe dynamic"]
+
+
+def test_another_first_seed_is_refused_by_name(copied):
+    recipe, out, data = copied
+    with pytest.raises(UserError, match=r"holds a run with recipe\.training\.seed=1, not 2; name a new folder"):
+        reproduce(recipe.with_training(seed=2), out, ["llama"], data)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_seed_gives_the_same_as_among_several(run, tmp_path, seeds):
     recipe, folder, _ = run
-    data = folder / "tokens"
-    assert reproduce_seeds(recipe, folder / "run", 3, ["llama", "dynamic"], data) == []
-    assert reproduce_seeds(recipe, folder / "run", 4, ["llama"], data) == ["4 llama"]
-
-
-def test_a_seed_alone_gives_the_same(run, tmp_path):
-    recipe, folder, _ = run
-    alone = recipe.with_training(seed=2)
-    reproduce_seeds(alone, tmp_path / "run", 2, ["dynamic"], folder / "tokens")
-    ours, theirs = (metrics(path / "seed-2", "dynamic") for path in (folder / "run", tmp_path / "run"))
+    alone = replace(recipe.with_training(seed=2), seeds=seeds)
+    reproduce(alone, tmp_path / "run", ["dynamic"], folder / "tokens")
+    ours, theirs = (metrics(path, 2, "dynamic") for path in (folder / "run", tmp_path / "run"))
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
 
 
-def test_the_report_compares_seed_by_seed(run, tmp_path):
+def test_one_training_alone_gives_the_same(run, tmp_path):
     recipe, folder, _ = run
-    folders = seed_folders(recipe, folder / "run", 3)
-    summaries = {seed: read_summary(path) for seed, path in folders.items()}
-    page, losses = write_seeds(tmp_path, summaries)
+    train_model(recipe.with_training(seed=3), "llama", folder / "tokens", tmp_path / "llama")
+    ours = [(folder / "run" / "seed-3" / "llama" / name).read_bytes() for name in ("model.safetensors", "config.json")]
+    assert ours == [(tmp_path / "llama" / name).read_bytes() for name in ("model.safetensors", "config.json")]
+
+
+def test_the_last_seeds_of_all_can_be_trained(tmp_path):
+    recipe = replace(small_recipe(tmp_path, ("seed = 1", f"seed = {2**32 - 2}")), seeds=2)
+    seeds = (2**32 - 2, 2**32 - 1)
+    trained = reproduce(recipe, tmp_path / "run", ["llama"], prepared(tmp_path / "tokens"))
+    assert trained == [f"seed-{seed}/llama" for seed in seeds] and read_summary(tmp_path / "run")["seeds"] == [*seeds]
+
+
+def test_retrieval_is_measured_on_the_first_seed(run, tmp_path):
+    recipe, folder, _ = run
+    held_out = open_data(recipe, folder / "tokens")[2]
+    summary = read_summary(folder / "run")
+    several = measure_retrieval(summary, held_out)
+    alone = {**summary, "seeds": [1], "trainings": [row for row in summary["trainings"] if row["seed"] == 1]}
+    other = {**summary, "seeds": [2], "trainings": [row for row in summary["trainings"] if row["seed"] == 2]}
+    assert several == measure_retrieval(alone, held_out) != measure_retrieval(other, held_out)
+    assert {row["model"] for rows in several.values() for row in rows} == {"LIMe dynamic"}
+
+
+def test_the_report_compares_seed_by_seed(run, tmp_path):
+    _, folder, _ = run
+    page, losses = write_seeds(tmp_path, by_seed(read_summary(folder / "run")))
     text = page.read_text()
     assert "3 seeds" in text and "not corrected" in text and "verdict" in text
     (at_end,) = (row for row in losses if row["model"] == "LIMe dynamic" and row["axis"] == "tokens")
-    finals = [[metrics(path, name)[-1]["eval_loss"] for path in folders.values()] for name in ("llama", "dynamic")]
+    finals = [
+        [metrics(folder / "run", seed, name)[-1]["eval_loss"] for seed in (1, 2, 3)] for name in ("llama", "dynamic")
+    ]
     assert at_end["mean"] == pytest.approx(sum(finals[1]) / 3)
     assert at_end["difference"] == pytest.approx(sum(b - a for a, b in zip(*finals, strict=True)) / 3)
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
@@ -76,11 +141,5 @@ def test_from_the_command_line(run, capsys):
     out = capsys.readouterr().out
     assert "LIMe dynamic" in out and "at equal" in out and f"Report: {folder / 'run' / 'report.html'}" in out
     with pytest.raises(SystemExit):
-        main([*arguments, "--seeds", "1"])
-    assert "--seeds: 1 must be at least 2" in capsys.readouterr().err
-
-
-def test_a_folder_with_a_run_of_one_seed_is_refused(run):
-    recipe, folder, _ = run
-    with pytest.raises(UserError, match="seed-1: holds a run of one seed; name a new folder for --seeds 2"):
-        reproduce_seeds(recipe, folder / "run" / "seed-1", 2, ["llama"], folder / "tokens")
+        main([*arguments, "--seeds", "0"])
+    assert "--seeds: 0 must be at least 1" in capsys.readouterr().err

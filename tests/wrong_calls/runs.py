@@ -107,11 +107,11 @@ def _folder(path: str) -> Change:
 
 def _runs() -> Iterator[Case]:
     again = "reproduce --scale small.toml --data T --out R --models llama static"
-    for name in ("run.json", "models/static/result.json"):
+    for name in ("run.json", "seed-1/static/result.json"):
         for what, content in NO_OBJECT.items():
             change = _changed_run(name, lambda path, content=content: path.write_bytes(content))
             yield command("runs", again, "json", change=change, what=f"{name}: {what}")
-    for name in ("run.json", "models/static/result.json"):
+    for name in ("run.json", "seed-1/static/result.json"):
         for position, value in zip(range(12), cycle(({}, "x\x1b[2J", True, [[1]])), strict=False):
             change = _changed_run(name, lambda path, p=position, v=value: _replace_field(path, p, v))
             what = f"{name}: field {position} = {value!r}"
