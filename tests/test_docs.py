@@ -9,7 +9,7 @@ import pytest
 import limelm
 
 ROOT = Path(limelm.__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dev/*.md"), *ROOT.glob("results/**/*.md")]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
 SOURCES = sorted((ROOT / "limelm").rglob("*.py"))
 NAME = re.compile(r"`(limelm(?:\.\w+)+)`")
@@ -23,6 +23,18 @@ def test_what_a_page_points_at_is_there(page):
         assert (page.parent / target).exists(), target
     for path in PATH.findall(text):
         assert (ROOT / path).exists(), path
+
+
+def test_results_are_a_page_tables_and_figures():
+    """What else a command writes it can write again; a page of results names the command."""
+    found = {path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*") if path.is_file()}
+    assert len(found) > 40
+    assert {path for path in found if path.name != "README.md" and path.suffix not in (".csv", ".png")} == set()
+    for folder in {path.parts[0] for path in found if len(path.parts) > 1}:
+        pages = list((ROOT / "results" / folder).rglob("README.md"))
+        assert pages, folder
+        for page in pages:
+            assert re.search(r"^    (limelm|runs/|make) ?\S+", page.read_text(encoding="utf-8"), re.MULTILINE), page
 
 
 def test_readers_find_the_glossary():

@@ -89,7 +89,7 @@ def routed_cases(routing: str) -> list[NativeCase]:
         NativeCase(routing, options=options),
         NativeCase(f"{routing}-grouped", options=options, is_grouped=True),
         NativeCase(f"{routing}-bounded", options=options | {"routing_sources": BOUNDED}),
-        NativeCase(f"{routing}-naive", options=options | {"routing_backend": "reference"}),
+        NativeCase(f"{routing}-reference", options=options | {"routing_backend": "reference"}),
         NativeCase(f"{routing}-triton", options=options | {"routing_backend": "triton"}),
     ]
 

@@ -17,9 +17,9 @@ HELP = "time the models beside LLaMA, or routers beside the model they are attac
 NEEDS = "lab"
 SAVES_MEMORY = "--batch, --tokens, --layers, --hidden or --vocab"
 DESCRIPTION = """\
-Time LIMe, Hyper-Connections and the naive path beside LLaMA in one run: interleaved, after warming up, and report the
-median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place of an
-earlier bench's.
+Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run: interleaved, after warming up, and report
+the median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place
+of an earlier bench's.
 
 Without --depths and --pruning it compares training step, forward and decoding at one shape; beside the training step it
 measures peak memory, the bytes saved for the backward, and the bandwidth that the routing operation reaches beside that
@@ -33,7 +33,7 @@ EPILOG = """\
 cases:
   none, top-p, hc, static, dynamic, kv, each compared with LLaMA; of the last three also
   NAME-grouped: few key/value heads, compared with a LLaMA that has as few
-  NAME-naive: routing_backend="reference"
+  NAME-reference: routing_backend="reference"
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
 

@@ -75,7 +75,7 @@ def test_decoding_starts_each_round_from_the_same_cache():
 
 
 def test_compare_reports_time_memory_and_bandwidth():
-    cases, tasks = ["static", "kv-grouped", "static-naive"], ["train", "decode"]
+    cases, tasks = ["static", "kv-grouped", "static-reference"], ["train", "decode"]
     steps = list(compare(tiny_cases(*cases), tasks, 2, CPU, torch.float32))
     assert [[row["case"] for row in step["times"]] for step in steps] == [
         [case for case in cases[:number] for _ in tasks] for number in (1, 2, 3)
@@ -84,13 +84,13 @@ def test_compare_reports_time_memory_and_bandwidth():
     assert [row["task"] for row in times] == tasks * 3
     assert all(row["ratio_lower_quartile"] <= row["ratio"] <= row["ratio_upper_quartile"] for row in times)
     by_case = {row["case"]: row for row in memory}
-    assert list(by_case) == ["llama", "static", "llama-grouped", "kv-grouped", "static-naive"]
+    assert list(by_case) == ["llama", "static", "llama-grouped", "kv-grouped", "static-reference"]
     assert (
         by_case["llama"]["peak_training_bytes_ratio"] == by_case["llama-grouped"]["saved_for_backward_bytes_ratio"] == 1
     )
-    assert by_case["static"]["saved_for_backward_bytes"] < by_case["static-naive"]["saved_for_backward_bytes"]
+    assert by_case["static"]["saved_for_backward_bytes"] < by_case["static-reference"]["saved_for_backward_bytes"]
     assert by_case["static"]["routing_bytes_per_second"] > 0
-    assert by_case["static-naive"]["routing_bytes_per_second"] is None
+    assert by_case["static-reference"]["routing_bytes_per_second"] is None
     (axes,) = ratio_of_cases(times, "LLaMA").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == cases
     assert [bar.get_width() for bars in axes.containers if hasattr(bars, "patches") for bar in bars] == [

@@ -17,7 +17,7 @@ from torch import Tensor
 from limelm.routing.ops.rms_norm import rms_normalize_backward, rms_normalize_forward
 from limelm.routing.ops.source_matrix import SourceMatrix, chunks, cuts_on
 
-# How narrow products are cut on a CPU; docs/performance.md has the measurement.
+# How narrow products are cut on a CPU; dev/LOG.md has the measurement.
 BLOCK, ROWS_AT_ONCE, ROWS_TO_CUT = 2048, 8, 16
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CPU_CHUNK_BYTES = 8 * 2**20  # docs/performance.md has the measurement
+CPU_CHUNK_BYTES = 8 * 2**20  # dev/LOG.md has the measurement
 ROW_PADDING = 64  # elements between rows, so that their starts do not all fall on the same cache set
 
 
