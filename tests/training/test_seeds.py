@@ -11,6 +11,7 @@ from limelm.report.by_seed import by_seed
 from limelm.report.seeds import write_seeds
 from limelm.training import read_summary, reproduce, train_model
 from limelm.training.data import open_data
+from limelm.training.recipe_files import override
 from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe, write_recipe
 
@@ -95,6 +96,13 @@ def test_one_training_alone_gives_the_same(run, tmp_path):
     train_model(recipe.with_training(seed=3), "llama", folder / "tokens", tmp_path / "llama")
     ours = [(folder / "run" / "seed-3" / "llama" / name).read_bytes() for name in ("model.safetensors", "config.json")]
     assert ours == [(tmp_path / "llama" / name).read_bytes() for name in ("model.safetensors", "config.json")]
+
+
+def test_a_single_training_has_no_number_of_seeds(run):
+    recipe, _, _ = run
+    assert override(recipe, {"seeds": "2"}).seeds == 2
+    with pytest.raises(UserError, match="unknown field 'seeds'"):
+        override(recipe, {"seeds": "2"}, "llama")
 
 
 def test_the_last_seeds_of_all_can_be_trained(tmp_path):
