@@ -37,6 +37,15 @@ def test_results_are_a_page_tables_and_figures():
             assert re.search(r"^    (limelm|runs/|make) ?\S+", page.read_text(encoding="utf-8"), re.MULTILINE), page
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_targets_and_scripts_in_pages_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)} <= {*targets}
+    for script, part in re.findall(r"runs/([\w-]+\.sh)(?: ([a-z]+)(?=[`\n]))?", text):
+        assert f"\n{part}() {{" in (ROOT / "runs" / script).read_text(encoding="utf-8") or not part, (script, part)
+
+
 def test_readers_find_the_glossary():
     for page in ("README.md", "CONTRIBUTING.md"):
         assert "docs/glossary.md" in (ROOT / page).read_text(encoding="utf-8"), page

@@ -1,0 +1,25 @@
+"""Command lines of pages and scripts, taken by the real parser: they name recipes, models and cases that there are."""
+
+import argparse
+
+from limelm.benchmark.cases import COMPARED_CASES
+from limelm.benchmark.shape import PRESETS
+from limelm.benchmark.workloads import WORKLOADS
+from limelm.cli.main import _parse
+from limelm.cli.recipe_fields import all_fields
+from limelm.training import load_experiment, load_scale
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command line, whose recipes, models and cases are known. Folders that it reads must be there."""
+    options = _parse(arguments)
+    if options.command == "reproduce":
+        models = [name for names in options.models or [] for name in names] or None
+        for recipe in load_scale(options.scale, all_fields(options)):
+            recipe.select(models)
+    elif getattr(options, "recipe", None):
+        load_experiment(options.recipe, None, options.fields)
+    elif options.command == "bench":
+        assert {*(options.cases or [])} <= {*COMPARED_CASES} and {*(options.tasks or [])} <= WORKLOADS.keys()
+        assert options.preset in (None, *PRESETS)
+    return options

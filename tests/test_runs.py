@@ -1,0 +1,124 @@
+"""The scripts in runs/ call commands that there are, once each, and go on after one that failed."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.commands import parse
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(ROOT.glob("runs/*.sh"))
+PARTS = {"laptop": ["seeds", "arithmetic"], "gpu": ["bench", "small", "synthetic", "attach"]}
+STUB = """#!/usr/bin/env bash
+printf '%q ' "$@" >> "$STUB_LOG"; echo >> "$STUB_LOG"
+[[ " $* " != *" $STUB_FAILS "* ]]
+"""
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("bash") or not shutil.which("timeout"), reason="needs bash and timeout"
+)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a script with a stub for limelm or Python; returns what became of it, and the commands that it called."""
+    stub, log = tmp_path / "stub", tmp_path / "log"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+
+    def run(script, *parts, fails="-", **settings):
+        log.write_text("")
+        folders = {"RUNS": str(tmp_path / "runs"), "RESULTS": str(tmp_path / "results")}
+        tools = {"LIMELM": str(stub), "PYTHON": str(stub), "STUB_LOG": str(log), "STUB_FAILS": fails, "LIMIT": "100000"}
+        done = subprocess.run(
+            ["bash", ROOT / "runs" / f"{script}.sh", *parts],
+            env={"PATH": os.environ["PATH"], **tools, **folders, **settings},
+            capture_output=True,
+            text=True,
+        )
+        return done, [shlex.split(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def of_limelm(calls):
+    """The arguments of the calls of limelm."""
+    return [call[2:] if call[:2] == ["-m", "limelm"] else call for call in calls if call[:2] != ["-m", "pytest"]]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_a_script_stops_at_mistakes_and_is_parsed(script):
+    assert script.stem in PARTS and os.access(script, os.X_OK)
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8")
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("script", PARTS)
+def test_without_a_part_all_are_run_and_every_command_is_taken(script, start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("tokens", "base", "base-tokens"):
+        Path(folder).mkdir()
+    done, calls = start(script)
+    assert done.returncode == 0, done.stderr
+    commands = of_limelm(calls)
+    outs = [(options.command, str(options.out)) for options in map(parse, commands)]
+    assert len(outs) >= 3 and {command for command, _ in outs} <= {"reproduce", "bench"}
+    one_by_one = []
+    for part in PARTS[script]:
+        runs = str(tmp_path / part)
+        _, called = start(script, part, RUNS=runs)
+        assert called
+        one_by_one += [[word.replace(runs, str(tmp_path / "runs")) for word in call] for call in called]
+    assert one_by_one == calls
+
+
+@pytest.mark.parametrize("script", PARTS)
+def test_a_part_that_there_is_not_is_refused_before_anything_runs(script, start, tmp_path):
+    done, calls = start(script, PARTS[script][0], "smal")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr == f"runs/{script}.sh: smal is unknown; allowed: {', '.join(PARTS[script])}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_limelm_that_is_not_there_is_named(start):
+    done, _ = start("laptop", "seeds", LIMELM="/nowhere/limelm")
+    assert (done.returncode, done.stderr) == (2, "runs/laptop.sh: no /nowhere/limelm; make setup installs it\n")
+
+
+def test_started_again_only_what_failed_is_repeated(start, tmp_path):
+    done, calls = start("gpu", "bench", "synthetic", fails="--preset deep")
+    assert done.returncode == 1
+    assert done.stderr == "not complete: deep deep-triton; start it again, or read above what failed\n"
+    assert len(calls) == 8  # the tests, four benchmarks and three tasks
+    done, calls = start("gpu", "bench", "synthetic")
+    assert done.returncode == 0 and [Path(call[call.index("--out") + 1]).name for call in calls] == [
+        "deep",
+        "deep-triton",
+    ]
+    assert start("gpu", "bench", "synthetic")[1] == []
+
+
+def test_the_time_is_shared_out_and_what_is_not_used_passes_on(start):
+    done, calls = start("gpu")
+    shares = [int(line.split(" seconds: ")[0].split()[-1]) for line in done.stdout.splitlines() if line[:2] == "=="]
+    assert len(shares) == len(calls) > 8
+    assert shares[0] < 25_000 and shares[-1] > 90_000  # of 100,000
+
+
+def test_nothing_is_begun_when_the_time_is_over(start):
+    done, calls = start("gpu", "synthetic", LIMIT="0")
+    assert (done.returncode, calls) == (1, [])
+    assert done.stderr == "not complete: arithmetic-5 arithmetic-6 prosqa; start it again, or read above what failed\n"
+
+
+def test_tables_and_figures_alone_become_results(start, tmp_path):
+    for name in ("small/figures/loss.png", "small/figures/loss.svg", "small/report.html", "small/seed-42/kv/own.csv"):
+        (tmp_path / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / name).write_text("written by a run")
+    start("gpu", "small")
+    found = [path.relative_to(tmp_path / "results") for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert [str(path) for path in found] == ["small/figures/loss.png"]
