@@ -16,7 +16,7 @@ from torch.distributed.run import get_args_parser
 
 from limelm.data.dataset import TokenDataset
 from limelm.errors import UserError
-from limelm.training import train_model
+from limelm.training import load_recipe, read_summary, reproduce, train_model
 from limelm.training.processes import micro_batches
 from limelm.training.trainer import SeededOrder, training_arguments
 from tests.recipes import prepared, small_recipe, write_recipe
@@ -73,7 +73,6 @@ def setting(tmp_path_factory):
 def together(setting):
     """All models, trained by two processes."""
     folder, recipe, data = setting
-    (folder / "two").mkdir()
     finish(torchrun("-m", "tests.training.two_processes", recipe, data, folder / "two", *MODELS))
     return folder / "two"
 
@@ -82,20 +81,26 @@ def together(setting):
 def test_same_losses_as_one_process(setting, together, tmp_path, name):
     _, _, data = setting
     train_model(small_recipe(tmp_path, *CHANGES), name, data, tmp_path / "one")
-    one, two = lines(tmp_path / "one"), lines(together / name)
+    one, two = lines(tmp_path / "one"), lines(together / "seed-1" / name)
     assert [line["step"] for line in two] == list(range(1, 7))
     for alone, shared in zip(one, two, strict=True):
         for key in ("tokens", "loss", "grad_norm", "eval_loss"):
             assert shared.get(key) == (None if key not in alone else pytest.approx(alone[key], rel=2e-5))
     expected = load_file(tmp_path / "one" / "model.safetensors")
-    for key, tensor in load_file(together / name / "model.safetensors").items():
+    for key, tensor in load_file(together / "seed-1" / name / "model.safetensors").items():
         assert (tensor - expected[key]).abs().max() < 1e-4
+
+
+def test_processes_write_one_summary_together(setting, together):
+    _, recipe, data = setting
+    assert [entry["name"] for entry in read_summary(together)["trainings"]] == MODELS
+    assert reproduce(load_recipe(str(recipe)), together, MODELS, data) == []
 
 
 def test_every_step_reads_the_same_sequences_half_in_each_process(setting, together):
     _, _, data = setting
     order = list(SeededOrder(len(TokenDataset(data, "train", 32)), batch_size=8, seed=1))
-    read = [json.loads((together / f"static-read-{rank}.json").read_text()) for rank in (0, 1)]
+    read = [json.loads(Path(f"{together}-static-read-{rank}.json").read_text()) for rank in (0, 1)]
     for step in range(6):
         mine = [indices[4 * step : 4 * step + 4] for indices in read]
         assert sorted(mine[0] + mine[1]) == sorted(order[8 * step : 8 * step + 8])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from limelm.data.dataset import TokenDataset
-from limelm.training import load_recipe, train_model
+from limelm.training import load_recipe, reproduce
 
 recipe, data, out, *names = sys.argv[1:]
 torch.set_num_threads(1)
@@ -25,5 +25,5 @@ def getitem(self, index):
 TokenDataset.__getitem__ = getitem  # type: ignore[method-assign]
 for name in names:
     read.clear()
-    train_model(load_recipe(recipe), name, Path(data), Path(out) / name)
-    Path(out, f"{name}-read-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(read))
+    reproduce(load_recipe(recipe), Path(out), [name], Path(data))
+    Path(f"{out}-{name}-read-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(read))
