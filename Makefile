@@ -31,7 +31,7 @@ IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 setup: $(VENV)/.runs
 
 demo: $(VENV)/.runs
-	$(VENV)/bin/limelm reproduce --scale tiny --out $(DEMO)
+	$(VENV)/bin/limelm reproduce tiny --out $(DEMO)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest $(IN_PARALLEL)

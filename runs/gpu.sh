@@ -47,18 +47,18 @@ bench() {
 }
 
 small() {
-    step small 7 "$PYTHON" -m limelm reproduce --scale small --data "$DATA" --out "$RUNS/small" --models all --steps 600
+    step small 7 "$PYTHON" -m limelm reproduce small --data "$DATA" --out "$RUNS/small" --models all --steps 600
 }
 
 synthetic() {
     for task in arithmetic-5 arithmetic-6 prosqa; do
-        step "$task" 2 "$PYTHON" -m limelm reproduce --scale "synthetic-$task" --out "$RUNS/synthetic" --seeds 3
+        step "$task" 2 "$PYTHON" -m limelm reproduce "$task" --out "$RUNS/synthetic" --seeds 3
     done
 }
 
 attach() {
     bench_step attach-cost 3 --attach "$BASE" --batch 8 --tokens 1024 --rounds 5
-    step attach 4 "$PYTHON" -m limelm reproduce --scale attach --from "$BASE" --data "$BASE_DATA" --out "$RUNS/attach" \
+    step attach 4 "$PYTHON" -m limelm reproduce attach --from "$BASE" --data "$BASE_DATA" --out "$RUNS/attach" \
         --models base,full,kv-full,static-full --seeds 3 --steps 1000 --batch-size 16 --micro-batch-size 16 \
         --sequence-length 1024 --precision bf16 --eval-steps 1000 --save-steps 1000 --warmup-steps 50
 }

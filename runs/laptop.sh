@@ -14,12 +14,12 @@ SEEDS=${SEEDS:-5}
 LIMELM=${LIMELM:-.venv/bin/limelm}
 
 seeds() {
-    "$LIMELM" reproduce --scale tiny --out seeds --seeds "$SEEDS" --models llama,hc,static,dynamic,kv --eval-steps 20
+    "$LIMELM" reproduce tiny --out seeds --seeds "$SEEDS" --models llama,hc,static,dynamic,kv --eval-steps 20
 }
 
 arithmetic() {
     for operands in 3 4; do
-        "$LIMELM" reproduce --scale "synthetic-arithmetic-$operands" --out arithmetic --seeds "$SEEDS" \
+        "$LIMELM" reproduce "arithmetic-$operands" --out arithmetic --seeds "$SEEDS" \
             --models llama,static,dynamic,kv
     done
 }

@@ -266,9 +266,9 @@ CALLS = {
         "analyze": "analyze {made}/llama --data {made}/text.txt --out analysis",
         "bench": "bench --out bench",
         "eval": "eval {made}/llama --text {made}/text.txt --out scores",
-        "plan": "plan tiny-static",
-        "reproduce": "reproduce --scale tiny --out demo",
-        "train": "train tiny-static --out static",
+        "plan": "plan tiny --model static",
+        "reproduce": "reproduce tiny --out demo",
+        "train": "train tiny --model static --out static",
     },
 }
 NEEDS = {command: needs for needs, calls in CALLS.items() for command in calls}
@@ -316,7 +316,7 @@ OPTIONS = {
     "a LoRA that is trained": (
         "peft",
         "lora",
-        "train --attach kv --from {made}/llama --trains lora --data {made}/tokens --out x",
+        "train attach --model kv --from {made}/llama --trains lora --data {made}/tokens --out x",
     ),
     "Parquet": ("pyarrow", "data", "data prepare {made}/text.parquet --out x"),
     "a data set": ("datasets", "data", "data prepare --dataset {made} --out x"),

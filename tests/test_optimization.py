@@ -21,7 +21,7 @@ def assert_partition(groups, model):
 @pytest.mark.parametrize("name", ["llama", "hc", "static", "dynamic", "kv"])
 def test_groups_partition_all_parameters(tmp_path, name):
     recipe = small_recipe(tmp_path)
-    model = AutoModelForCausalLM.from_config(recipe.model_config(name, vocab_size=300))
+    model = AutoModelForCausalLM.from_config(recipe.subjects[name].config(300))
     groups = limelm.parameter_groups(model)
     assert_partition(groups, model)
     settings = settings_of(groups)
@@ -35,7 +35,7 @@ def test_groups_partition_all_parameters(tmp_path, name):
 
 def test_frozen_parameters_are_left_out(tmp_path):
     recipe = small_recipe(tmp_path)
-    model = AutoModelForCausalLM.from_config(recipe.model_config("static", vocab_size=300))
+    model = AutoModelForCausalLM.from_config(recipe.subjects["static"].config(300))
     for key, parameter in model.named_parameters():
         parameter.requires_grad_("router" in key)
     groups = limelm.parameter_groups(model, router_learning_rate=3e-2)

@@ -11,7 +11,10 @@ from limelm.provenance import provenance, published_command, shown_path
 @pytest.mark.parametrize(
     ("arguments", "published"),
     [
-        (["/usr/local/bin/limelm", "train", "tiny-kv", "--out", "/home/me/run"], "limelm train tiny-kv --out run"),
+        (
+            ["/usr/local/bin/limelm", "train", "tiny", "--model", "kv", "--out", "/home/me/run"],
+            "limelm train tiny --model kv --out run",
+        ),
         (["/x/limelm/__main__.py", "reproduce", "--data=/home/me/my tokens"], "limelm reproduce '--data=my tokens'"),
         (["limelm", "train", "--from", "org/model", "--steps", "5"], "limelm train --from org/model --steps 5"),
         (["limelm", "plan", "/home/me/my.toml"], "limelm plan my.toml"),

@@ -40,7 +40,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="limelm",
         description="Layer-Integrated Memory language models: train them side by side, and look inside.",
-        epilog="Start with:  limelm reproduce --scale tiny --out demo",
+        epilog="Start with:  limelm reproduce tiny --out demo",
     )
     parser.add_argument("--version", action="version", version=f"limelm {__version__}")
     common = argparse.ArgumentParser(add_help=False)

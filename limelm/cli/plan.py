@@ -2,7 +2,7 @@
 
 import argparse
 
-from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe
+from limelm.cli.recipe_fields import EXPLANATION, add_model_of_recipe, recipe_and_model
 from limelm.cli.types import positive_int, positive_number
 
 HELP = "memory, FLOPs, disk and time of a training, before it starts"
@@ -11,15 +11,15 @@ SAVES_MEMORY = "--num-hidden-layers or --hidden-size"
 DESCRIPTION = f"""\
 Show what training a model will cost: parameters, tokens, FLOPs, memory per GPU, disk and time, beside a LLaMA of the
 same shape. It needs no GPU and no data, and starts nothing. Where the memory does not fit, it says so, with what would.
-RECIPE is a recipe's name and one of its models, as for `limelm train`.
+RECIPE is a recipe's name, or the path of a .toml file.
 {EXPLANATION}
 """
 
 EPILOG = """\
 examples:
-  limelm plan paper-1.2b-static --gpus 8
-  limelm plan paper-1.2b-dynamic --gpus 64 --tokens-per-second 30000
-  limelm plan paper-1.2b-kv --gpus 4 --gpu-memory 40 --micro-batch-size 2 --activation-checkpointing true
+  limelm plan paper-1.2b --model static --gpus 8
+  limelm plan paper-1.2b --model dynamic --gpus 64 --tokens-per-second 30000
+  limelm plan paper-1.2b --model kv --gpus 4 --gpu-memory 40 --micro-batch-size 2 --activation-checkpointing true
 """
 
 
@@ -51,12 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan, and refuse a training that does not fit."""
-    from limelm.training import load_experiment
     from limelm.training.planning.fit import GIB
     from limelm.training.planning.plan import Hardware, make_plan, require_fit
     from limelm.training.planning.table import plan_table
 
-    recipe, name = load_experiment(options.recipe, options.model, options.fields)
+    recipe, name = recipe_and_model(options, options.fields)
     hardware = Hardware(
         gpus=options.gpus,
         memory=int(options.gpu_memory * GIB),

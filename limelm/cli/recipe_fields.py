@@ -2,9 +2,13 @@
 
 import argparse
 import difflib
+from typing import TYPE_CHECKING
 
 from limelm.cli.types import model_name, recipe_name, token_folder
 from limelm.errors import UserError
+
+if TYPE_CHECKING:
+    from limelm.training import Recipe
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
@@ -14,16 +18,27 @@ EXPLANATION = "Any other --key value overrides the recipe's field of that name, 
 OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
 
 
-def add_model_of_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that name one model of a recipe."""
     parser.add_argument(
         "recipe",
         type=recipe_name,
         metavar="RECIPE",
-        nargs=nargs,
-        help="recipe and model, such as tiny-static, or a .toml file",
+        help="a recipe's name, or the path of a .toml file",
     )
-    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where RECIPE does not name it")
+    parser.add_argument("--model", metavar="NAME", help="one of the recipe's models, where it has several")
+
+
+def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tuple[Recipe, str]":
+    """Load the recipe and choose the model that RECIPE and --model name, with other values for some fields.
+
+    Raises:
+        UserError: for an unknown recipe, model or field.
+    """
+    from limelm.training import load_recipe, the_model
+
+    name = the_model(load_recipe(options.recipe, model=options.model), options.model)
+    return load_recipe(options.recipe, fields, name), name
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +71,7 @@ def all_fields(options: argparse.Namespace) -> dict[str, str]:
         if name in options.fields or f"data.{name}" in options.fields:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: not with --data, whose folder was prepared before; leave one of the two out")
-    if options.base is None:
+    if getattr(options, "base", None) is None:
         return options.fields
     if "base" in options.fields:
         raise UserError("--base: the same as --from")

@@ -20,8 +20,7 @@ SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-che
 DESCRIPTION = f"""\
 Train several models from scratch, side by side: the same text in the same order, from the same initial values where
 they share a parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/figures/ and one
-checkpoint per seed and model, such as OUT/seed-42/static. A scale of several recipes, such as deep, makes one such
-folder for each in OUT.
+checkpoint per seed and model, such as OUT/seed-42/static. Several recipes make one such folder each in OUT.
 
 Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
 and more --seeds.
@@ -29,33 +28,35 @@ and more --seeds.
 """
 
 EPILOG = """\
-models of the scales "tiny" and "small": llama, hc (Hyper-Connections), static, dynamic, kv, top-p
+models of the recipes "tiny" and "small": llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
-The scale "attach" starts from a pretrained model, --from MODEL: base (nothing is trained), scale and lora (baselines as
-small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained). It needs --data.
+The recipe "attach" starts from a pretrained model, --from MODEL: base (nothing is trained), scale and lora (baselines
+as small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained). It needs
+--data.
 
-The scale "synthetic" is reasoning from scratch: arithmetic of 3 to 6 operands, and ProsQA; each is trained with several
+The recipes arithmetic-3 to arithmetic-6 and prosqa are reasoning from scratch; each is trained with several
 seeds, and asked problems that it has not seen. --worked-steps false leaves the steps before the answer out,
 --test-file FILE tests ProsQA on published problems.
 
 examples:
-  limelm reproduce --scale tiny --out demo
-  limelm reproduce --scale tiny --out demo --models all          add LIMe KV and top-p to the four
-  limelm reproduce --scale tiny --out seeds --seeds 5            which models differ, and by how much
-  limelm reproduce --scale synthetic-arithmetic-3 --out reasoning      one task of the scale synthetic
-  limelm reproduce --scale attach --from my-llama --data tokens --seeds 3 --out attach    routers in a pretrained model
-  limelm reproduce --scale my-recipe.toml --data my-tokens --out my-run --steps 500
-  torchrun --nproc-per-node 8 -m limelm reproduce --scale paper --data tokens --out paper --models all
+  limelm reproduce tiny --out demo
+  limelm reproduce tiny --out demo --models all          add LIMe KV and top-p to the four
+  limelm reproduce tiny --out seeds --seeds 5            which models differ, and by how much
+  limelm reproduce arithmetic-3 --out reasoning      reasoning from scratch
+  limelm reproduce attach --from my-llama --data tokens --seeds 3 --out attach    routers in a pretrained model
+  limelm reproduce my-recipe.toml --data my-tokens --out my-run --steps 500
+  torchrun --nproc-per-node 8 -m limelm reproduce paper-1.2b --data tokens --out paper --models all
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--scale",
+        "recipes",
         type=recipe_name,
-        required=True,
-        help="tiny, small, deep, paper, synthetic, attach, one recipe of these, or one's own (.toml)",
+        metavar="RECIPE",
+        nargs="+",
+        help="a recipe's name, or the path of one's own (.toml); several are run one after the other",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
     parser.add_argument(
@@ -101,15 +102,15 @@ def run(options: argparse.Namespace) -> None:
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
-    from limelm.training import load_scale
-    from limelm.training.recipe import ProblemRecipe
+    from limelm.training import load_recipe
+    from limelm.training.data import ProblemData
 
     seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}
-    recipes = load_scale(options.scale, all_fields(options) | seeds)
+    recipes = [load_recipe(text, all_fields(options) | seeds) for text in options.recipes]
     models = [name for names in options.models for name in names] if options.models else None
     data, jobs = options.data, []
     for recipe in recipes:
-        if isinstance(recipe.data, ProblemRecipe):
+        if isinstance(recipe.data, ProblemData):
             if data is not None:
                 raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
             name = recipe.name if recipe.data.worked_steps else f"{recipe.name}-direct"
@@ -117,7 +118,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         else:
             out = options.out if len(recipes) == 1 else options.out / recipe.name
             job = Job(recipe, out, models, data)
-            data = data or out / "data"  # the recipes of a scale share their text
+            data = data or out / "data"  # several recipes share their text
         recipe.select(models)
         jobs.append(job)
     return jobs
@@ -127,9 +128,9 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any]) -> None:
     """Write the page, unless there is one of these very results, and print the results."""
     from limelm.report.by_seed import by_seed
     from limelm.report.html import REPORT, is_made_of
-    from limelm.training.recipe import ProblemRecipe
+    from limelm.training.data import ProblemData
 
-    page, has_problems = job.out / REPORT, isinstance(job.recipe.data, ProblemRecipe)
+    page, has_problems = job.out / REPORT, isinstance(job.recipe.data, ProblemData)
     if not trained and is_made_of(page, summary["fingerprint"]):
         print(f"{job.out}: complete, nothing to train. Report: {page}")
     elif job.recipe.base is not None:
@@ -148,10 +149,9 @@ def _write_run(job: Job, summary: dict[str, Any]) -> str:
     from limelm.report.columns import Column, as_text, count, number, thousandths
     from limelm.report.page import write_report
     from limelm.report.tables import is_one_environment
-    from limelm.training.data import open_data
     from limelm.training.router_statistics import measure_retrieval
 
-    _, _, held_out = open_data(job.recipe, job.data or job.out / "data")
+    _, _, held_out = job.recipe.open_data(job.data or job.out / "data")
     (of_seed,) = by_seed(summary).values()
     write_report(job.out, of_seed, measure_retrieval(summary, held_out))
     columns = [
@@ -178,8 +178,8 @@ def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
     from limelm.report.adaptation import COLUMNS, write_adaptation
     from limelm.report.columns import as_text
 
-    recipe = job.recipe
-    routed = [recipe.label(name) for name in recipe.models if recipe.adapted(name).routes]
+    first = next(iter(summaries.values()))
+    routed = [entry["label"] for entry in first["models"] if entry["routing"] is not None]
     _, summary = write_adaptation(job.out, summaries, routed)
     return as_text(COLUMNS, summary, "model", "trained", "mean", "difference", "verdict")
 
@@ -194,7 +194,7 @@ def _report_problems(job: Job, summary: dict[str, Any]) -> None:
     path, fingerprint = job.out / EXACT_MATCH, summary["fingerprint"]
     kept = read_kept(path, KeptScores)
     if kept is None or kept["made_of"] != fingerprint:
-        score = score_run(job.out.name.removeprefix("synthetic-"), summary, job.out / "data")
+        score = score_run(job.out.name, summary, job.out / "data")
         write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
     page, accuracies = write_exact_match(job.out.parent)
     print(as_text(COLUMNS, accuracies, "task", "model", "mean", "difference", "verdict"))

@@ -1,4 +1,4 @@
-"""The report of `limelm reproduce --scale synthetic`: which models reason better, over seeds."""
+"""The report of `limelm reproduce arithmetic-3`: which models reason better, over seeds."""
 
 from collections import Counter
 from pathlib import Path

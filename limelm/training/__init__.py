@@ -6,17 +6,17 @@ require_extra("lab", "limelm.training")
 
 from limelm.training.comparison import reproduce
 from limelm.training.recipe import Recipe
-from limelm.training.recipe_files import load_experiment, load_recipe, load_scale, recipe_names
+from limelm.training.recipe_files import load_recipe, recipe_as_toml, recipe_names, the_model
 from limelm.training.result import read_summary
 from limelm.training.run import train_model
 
 __all__ = [
     "Recipe",
-    "load_experiment",
     "load_recipe",
-    "load_scale",
     "read_summary",
+    "recipe_as_toml",
     "recipe_names",
     "reproduce",
+    "the_model",
     "train_model",
 ]

@@ -1,15 +1,19 @@
-"""Models of a recipe that starts from a pretrained one: with routers, a LoRA or a scale put into it."""
+"""Models of a recipe that start from a pretrained one: with routers, a LoRA or a scale put into it, or nothing."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 from transformers.pytorch_utils import Conv1D
 
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
@@ -17,12 +21,15 @@ from limelm.adapters.parameters import lora_parameters
 from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.errors import UserError
 from limelm.extras import import_peft
-from limelm.loading import context_length, load_adapter_config, load_config, load_model
+from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.models.flops import ModelCost, count_cost
-from limelm.records import Count, Positive, PositiveFloat, unknown_field
+from limelm.records import Count, Positive, PositiveFloat, build, unknown_field
+from limelm.tokenizers import check_tokenizer
+from limelm.training.settings import TrainingRecipe
+from limelm.training.subject import Subject
+from limelm.training.trained_weights import load_trained_weights
 
 NO_ROUTERS, NOTHING = "none", "nothing"
-TRAINED = "trained.safetensors"
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a base's files: enough to tell it from another, and read in no time
 
 
@@ -60,47 +67,114 @@ class AdaptedModel:
         """Whether anything is put into the attention layers."""
         return self.attach != NO_ROUTERS
 
+
+@dataclass(frozen=True)
+class Adapted(Subject):
+    """A pretrained model with something put into it, of which a part is trained.
+
+    Attributes:
+        base: the pretrained model, a folder or hub name; "" while it is not named.
+        parts: what is put into it, and what is trained.
+    """
+
+    base: str
+    parts: AdaptedModel
+
+    saves_trained_weights_only = True
+    can_be_sharded = False
+
+    @classmethod
+    def read(
+        cls,
+        recipe: str,
+        name: str,
+        label: str,
+        own: dict[str, Any],
+        *,
+        architecture: dict[str, Any],
+        sequence_length: int,
+        base: str,
+    ) -> "Adapted":
+        return cls(recipe, name, label, base, build(AdaptedModel, own, f"recipe {recipe}", f"models.{name}"))
+
+    @classmethod
+    def override_places(cls, content: dict[str, Any], model: str | None) -> dict[str, dict[str, Any]]:
+        own = dict.fromkeys((field.name for field in fields(AdaptedModel)), content["models"][model]) if model else {}
+        return {"base": content, **own}
+
     @property
-    def routes(self) -> bool:
-        """Whether a layer reads earlier ones."""
-        return self.is_attached and ATTACHED_ROUTERS[self.attach].routes
+    def is_trained(self) -> bool:
+        return self.parts.trains != NOTHING
+
+    def identity(self) -> dict[str, Any]:
+        parts = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.parts).items()}
+        return {"parts": parts, **describe_base(self.base)}
+
+    def check(self, sequence_length: int, vocab_size: int) -> None:
+        try:
+            self.cost(_load_config(self.base, sequence_length), sequence_length)
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from error
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
+        instead = f"prepare them with: limelm data prepare ... --tokenizer {self.base}"
+        check_tokenizer(data, tokenizer, load_tokenizer(self.base), self.base, instead)
+
+    def build(self, tokenizer: PreTrainedTokenizerFast, training: TrainingRecipe) -> PreTrainedModel:
+        """Load the pretrained model and put the parts into it.
+
+        All weights are float32, but for those that stay frozen in a training in bf16: these keep their own type.
+
+        Raises:
+            UserError: for a base that cannot be read, or into which it cannot be put.
+        """
+        set_seed(training.seed)
+        model = load_model(self.base)
+        if training.precision == "fp32" or self.parts.trains in ("kv", "all"):
+            model = model.float()
+        self._attach(model)
+        if self.parts.trains == "lora":
+            _add_lora(model, self.parts)
+        _choose(model, self.parts)
+        return model
+
+    def load(self, checkpoint: Path, tokenizer: PreTrainedTokenizerFast, training: TrainingRecipe) -> PreTrainedModel:
+        model = self.build(tokenizer, training)
+        load_trained_weights(model, checkpoint)
+        return model
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write an adapter or, without routers, PEFT's LoRA or a checkpoint; nothing where nothing is trained."""
+        if attachment_of(model) is not None:
+            save_adapter(model, folder)
+        elif self.is_trained:
+            model.save_pretrained(folder)
+
+    def cost(self, config: PreTrainedConfig, sequence_length: int) -> ModelCost:
+        """Count the costs without the model's weights, a LoRA left out.
+
+        Raises:
+            UserError: for a family to which the routers cannot be attached, or a LoRA for what it does not have.
+        """
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        if self.parts.trains == "lora":
+            _check_lora(model, self.parts)
+        self._attach(model)
+        return count_cost(model, sequence_length)
+
+    def router_learning_rate(self, training: TrainingRecipe) -> float:
+        return self.parts.adapter_learning_rate or training.router_learning_rate
+
+    def trainable_parameters(self, model: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+    def _attach(self, model: PreTrainedModel) -> None:
+        if self.parts.is_attached:
+            attach(model, self.parts.attach, self.parts.share_kv, self.parts.routing_sources)
 
 
-def build_adapted(base: str, spec: AdaptedModel, precision: str) -> PreTrainedModel:
-    """Build the pretrained model with the parts that are put into it, before training.
-
-    All weights are float32, but for those that stay frozen in a training in bf16: these keep their own type.
-
-    Raises:
-        UserError: for a base that cannot be read, or into which it cannot be put.
-    """
-    model = load_model(base)
-    if precision == "fp32" or spec.trains in ("kv", "all"):
-        model = model.float()
-    if spec.is_attached:
-        attach(model, spec.attach, spec.share_kv, spec.routing_sources)
-    if spec.trains == "lora":
-        _add_lora(model, spec)
-    _choose(model, spec)
-    return model
-
-
-def adapted_cost(config: PreTrainedConfig, spec: AdaptedModel, sequence_length: int) -> ModelCost:
-    """Count the adapted model's costs without its weights, a LoRA left out.
-
-    Raises:
-        UserError: for a family to which the routers cannot be attached, or a LoRA for what it does not have.
-    """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    if spec.trains == "lora":
-        _check_lora(model, spec)
-    if spec.is_attached:
-        attach(model, spec.attach, spec.share_kv, spec.routing_sources)
-    return count_cost(model, sequence_length)
-
-
-def check_adapted(base: str, sequence_length: int) -> PreTrainedConfig:
+def _load_config(base: str, sequence_length: int) -> PreTrainedConfig:
     """Load the pretrained model's configuration, and refuse sequences that it cannot read.
 
     Raises:
@@ -131,47 +205,6 @@ def describe_base(base: str) -> dict[str, str]:
                 stream.seek(size * number // SAMPLES)
                 digest.update(stream.read(SAMPLE_BYTES))
     return {"base": folder.resolve().name, "base_sha256": digest.hexdigest()}
-
-
-def save_trained(model: PreTrainedModel, folder: Path) -> None:
-    """Write the weights that are trained, by name, for a training to go on from."""
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model).items()}
-    save_file(tensors, folder / TRAINED)
-
-
-def load_trained(model: PreTrainedModel, folder: Path) -> None:
-    """Read what `save_trained` wrote.
-
-    Raises:
-        UserError: where it was written for another model.
-    """
-    try:
-        tensors = load_file(folder / TRAINED)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / TRAINED}: cannot be read ({error})") from error
-    trained = _trained(model)
-    for name in sorted(tensors.keys() ^ trained.keys()):
-        raise UserError(f"{folder / TRAINED}: belongs to another training ({name})")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(tensors[name])
-
-
-def save_adapted(model: PreTrainedModel, spec: AdaptedModel, folder: Path) -> None:
-    """Export the trained model for use: as an adapter or, without routers, as PEFT's LoRA or a checkpoint."""
-    if attachment_of(model) is not None:
-        save_adapter(model, folder)
-    elif spec.trains != NOTHING:
-        model.save_pretrained(folder)
-
-
-def trainable_parameters(model: nn.Module) -> int:
-    """The number of trained parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _choose(model: PreTrainedModel, spec: AdaptedModel) -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from limelm.files import write_text
-from limelm.training.data import DATA, describe_data, open_data, own_data, prepare_data
-from limelm.training.models import check_data
+from limelm.training.data import DATA
 from limelm.training.planning.fit import require_memory
 from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import SUMMARY, find_results, is_up_to_date, summarize_run, training_folder
-from limelm.training.run import check_trackers, train_model
+from limelm.training.run import check_trackers, prepare_own_data, train_model
 from limelm.training.run_folder import FORMAT, RUN, identify, read_run, refuse_other_run
 
 
@@ -47,21 +46,23 @@ def reproduce(
     check_trackers(report_to)
     names = recipe.select(models)
     for name in names:
-        recipe.check_model(name)
-    if data is not None:
-        check_data(recipe, open_data(recipe, data)[0], data)  # so that bad data is refused before any work
-    run = {"data": own_data(recipe) if data is None else "a prepared folder (--data)", "recipe": recipe.published()}
+        recipe.subjects[name].check(recipe.data.sequence_length, recipe.data.vocab_size)
+    if data is not None:  # so that bad data is refused before any work
+        tokenizer, *_ = recipe.open_data(data)
+        for name in names:
+            recipe.subjects[name].check_tokenizer(tokenizer, data)
+    run = {"data": recipe.own_data() if data is None else "a prepared folder (--data)", "recipe": recipe.published()}
     _check_same_run(out, run)
     seeds = range(recipe.training.seed, recipe.training.seed + recipe.seeds)
     finished = find_results(recipe, out)
     missing = [(seed, name) for seed in seeds for name in names if (seed, name) not in finished]
-    vocab_size = recipe.data.vocab_size if data is None else describe_data(recipe, data)["vocab_size"]
+    vocab_size = recipe.data.vocab_size if data is None else recipe.data.describe(data)["vocab_size"]
     for name in dict.fromkeys(name for _, name in missing):
         require_memory(recipe, name, vocab_size)
     if data is None:
         _write_json(out / RUN, {"format": FORMAT, "run": run})  # before the data, which it has made its own
-        data = prepare_data(recipe, out / DATA)
-    described = describe_data(recipe, data)
+        data = prepare_own_data(recipe, out / DATA)
+    described = recipe.data.describe(data)
     run["data_sha256"] = described["content_sha256"]
     _check_same_run(out, run)
     for seed, name in finished:

@@ -1,7 +1,9 @@
-"""The data of a recipe: its own text or problems, or a folder of prepared text."""
+"""What the models of a recipe read: text, or reasoning problems. One protocol, chosen when the recipe is read."""
 
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -11,51 +13,169 @@ from limelm.data.presets import PRESETS, prepare_preset
 from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems
 from limelm.data.shards import MANIFEST, SPLITS, Manifest
 from limelm.data.synthetic.sampling import SPLITS as PROBLEM_SPLITS
+from limelm.data.synthetic.tasks import check_task, task_vocab_size
 from limelm.errors import UserError
+from limelm.records import at_least, at_most, less_than, more_than
 from limelm.training.processes import this_process
-from limelm.training.recipe import DataRecipe, ProblemRecipe, Recipe
 
 DATA = "data"
+MOST_TOKENS = 2**24  # of a sequence; no machine of today trains longer ones
+
+Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
+Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
 
 SequenceDataset = TokenDataset | ProblemDataset
 
 
-def own_data(recipe: Recipe) -> str:
-    """The name of a recipe's own text or task.
+class Data(ABC):
+    """The training and evaluation data of a recipe.
 
-    Raises:
-        UserError: for a pretrained model, which has its own tokenizer.
+    Attributes:
+        sequence_length: tokens that a model reads at once.
+        vocab_size: of the recipe's own data.
+        own: the name of the recipe's own data; None where a prepared folder must be given.
     """
-    if recipe.base is not None:
-        raise UserError(f"recipe {recipe.name}: needs --data, prepared with the pretrained model's own tokenizer")
-    return recipe.data.preset if isinstance(recipe.data, DataRecipe) else recipe.data.task
+
+    sequence_length: Length
+    vocab_size: Any
+
+    @property
+    @abstractmethod
+    def own(self) -> str | None: ...
+
+    @abstractmethod
+    def prepare(self, folder: Path) -> None:
+        """Prepare the recipe's own data in `folder`, or go on with what is there; in every process.
+
+        Raises:
+            UserError: where it has none, `folder` holds something else, or it cannot be prepared here.
+        """
+
+    @abstractmethod
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """Describe a prepared folder: `source`, `content_sha256`, `vocab_size`, and the amount of data.
+
+        Raises:
+            UserError: for a folder that is not what it says, or holds other data than the recipe's.
+        """
+
+    @abstractmethod
+    def open(self, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
+        """Open a prepared folder: the tokenizer, the training set and the evaluation set.
+
+        Raises:
+            UserError: for a folder that is not what it says, or sequences that do not fit.
+        """
+
+    def published(self) -> dict[str, Any]:
+        """The fields as plain values, for files that others may read: paths are cut to their last name."""
+        return asdict(self)  # type: ignore[call-overload]
 
 
-def prepare_data(recipe: Recipe, folder: Path) -> Path:
-    """Prepare the recipe's own data in `folder`, or go on with what is there.
+@dataclass(frozen=True)
+class TextData(Data):
+    """Text, and how it becomes sequences of equal length.
 
-    Raises:
-        UserError: where it has none (see `own_data`); or for text among several processes, which would wait for one for
-            too long.
+    Attributes:
+        preset: the text that is prepared where no prepared folder is given; None has none.
+        vocab_size: of the tokenizer, which is trained where the preset brings none.
+        validation_fraction: the share of documents that is held out.
     """
-    own_data(recipe)  # refused where there is none
-    if isinstance(recipe.data, ProblemRecipe):
-        if this_process().is_main_process:
-            _prepare_problems(recipe.data, folder)
+
+    sequence_length: Length = 2048
+    preset: str | None = None
+    vocab_size: Size = 50257
+    validation_fraction: Annotated[float, more_than(0), less_than(1)] = 0.0005
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UserError(f"preset={self.preset!r} is unknown; allowed: {', '.join(PRESETS)}")
+
+    @property
+    def own(self) -> str | None:
+        return self.preset
+
+    def prepare(self, folder: Path) -> None:
+        """Prepare the text; not among several processes, which would wait for one for too long."""
+        if (folder / MANIFEST).exists():
+            return
+        assert self.preset is not None
+        if this_process().num_processes > 1:
+            raise UserError(
+                f"{folder}: several processes cannot prepare the data; run `limelm data prepare --preset "
+                f"{self.preset} --out DIR` before, and give --data DIR"
+            )
+        is_small = PRESETS[self.preset].dataset is None
+        prepare_preset(
+            self.preset,
+            folder,
+            processes=1 if is_small else available_processes(),
+            vocab_size=self.vocab_size,
+            validation_fraction=self.validation_fraction,
+        )
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        manifest = Manifest.load(folder)
+        return {
+            "source": manifest.source,
+            "content_sha256": manifest.content_sha256,
+            "vocab_size": manifest.vocab_size,
+            **{
+                f"{name}_{what}": getattr(split, what)
+                for name, split in manifest.splits.items()
+                for what in ("documents", "tokens")
+            },
+        }
+
+    def open(self, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
+        verify = this_process().is_main_process
+        train_set, eval_set = (TokenDataset(folder, split, self.sequence_length, verify) for split in SPLITS)
+        return load_prepared_tokenizer(folder), train_set, eval_set
+
+
+@dataclass(frozen=True)
+class ProblemData(Data):
+    """Reasoning problems, made from a seed of their own (`limelm.data.synthetic`).
+
+    Attributes:
+        task: "arithmetic-N" with N operands, or "prosqa".
+        sequence_length: room for the longest problem with its steps.
+        train_problems, test_problems: how many of each; no problem is on both sides.
+        worked_steps: whether a model is trained to write the steps before the answer.
+        test_file: published ProsQA problems to test on instead of generated ones, or "".
+    """
+
+    task: str
+    sequence_length: Length
+    train_problems: Size
+    test_problems: Size
+    worked_steps: bool = True
+    test_file: str = ""
+
+    def __post_init__(self) -> None:
+        check_task(self.task, self.worked_steps, self.train_problems, self.test_problems, self.sequence_length)
+
+    @property
+    def own(self) -> str | None:
+        return self.task
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        """The vocabulary size of the task's own words; a `test_file` may have other words, but as many."""
+        return task_vocab_size(self.task)
+
+    def prepare(self, folder: Path) -> None:
+        if this_process().is_main_process and not folder.exists():
+            test_file = Path(self.test_file) if self.test_file else None
+            prepare_problems(folder, *self._wanted, test_file, self.sequence_length)
         this_process().wait_for_everyone()
-    elif not (folder / MANIFEST).exists():
-        _prepare_text(recipe.data, folder)
-    return folder
+        self.describe(folder)
 
-
-def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Describe a prepared folder: `source`, `content_sha256`, `vocab_size`, and the amount of data.
-
-    Raises:
-        UserError: for a folder that is not what it says.
-    """
-    if isinstance(recipe.data, ProblemRecipe):
+    def describe(self, folder: Path) -> dict[str, Any]:
         made = ProblemFolder.load(folder)
+        there = (made.task, made.worked_steps, made.train, made.test)
+        if there != self._wanted:
+            raise UserError(f"{folder}: holds other problems ({there}, not {self._wanted}); name a new folder")
         return {
             "source": f"{made.task}, {'with' if made.worked_steps else 'without'} the worked steps",
             "content_sha256": made.content_sha256,
@@ -63,67 +183,14 @@ def describe_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
             "train_problems": made.train,
             "test_problems": made.test,
         }
-    manifest = Manifest.load(folder)
-    return {
-        "source": manifest.source,
-        "content_sha256": manifest.content_sha256,
-        "vocab_size": manifest.vocab_size,
-        **{
-            f"{name}_{what}": getattr(split, what)
-            for name, split in manifest.splits.items()
-            for what in ("documents", "tokens")
-        },
-    }
 
+    def open(self, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
+        train_set, eval_set = (ProblemDataset(folder, split, self.sequence_length) for split in PROBLEM_SPLITS)
+        return load_problem_tokenizer(folder), train_set, eval_set
 
-def open_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
-    """Open a prepared folder: the tokenizer, the training set and the evaluation set.
+    def published(self) -> dict[str, Any]:
+        return asdict(replace(self, test_file=Path(self.test_file).name))
 
-    Raises:
-        UserError: for a folder that is not what it says, sequences that are too short for a problem, or too few of them
-            for one batch.
-    """
-    length, verify = recipe.data.sequence_length, this_process().is_main_process
-    train_set: SequenceDataset
-    eval_set: SequenceDataset
-    if isinstance(recipe.data, ProblemRecipe):
-        tokenizer = load_problem_tokenizer(folder)
-        train_set, eval_set = (ProblemDataset(folder, split, length) for split in PROBLEM_SPLITS)
-    else:
-        tokenizer = load_prepared_tokenizer(folder)
-        train_set, eval_set = (TokenDataset(folder, split, length, verify) for split in SPLITS)
-    if len(train_set) < recipe.training.batch_size:
-        raise UserError(
-            f"{folder}: the train split has {len(train_set)} sequences, fewer than one batch of "
-            f"{recipe.training.batch_size}"
-        )
-    return tokenizer, train_set, eval_set
-
-
-def _prepare_text(data: DataRecipe, folder: Path) -> None:
-    if this_process().num_processes > 1:
-        raise UserError(
-            f"{folder}: several processes cannot prepare the data; run `limelm data prepare --preset "
-            f"{data.preset} --out DIR` before, and give --data DIR"
-        )
-    is_small = PRESETS[data.preset].dataset is None
-    prepare_preset(
-        data.preset,
-        folder,
-        processes=1 if is_small else available_processes(),
-        vocab_size=data.vocab_size,
-        validation_fraction=data.validation_fraction,
-    )
-
-
-def _prepare_problems(data: ProblemRecipe, folder: Path) -> None:
-    """Prepare a recipe's problems unless they are there; problems of another recipe are refused."""
-    wanted = (data.task, data.worked_steps, data.train_problems, data.test_problems)
-    if not folder.exists():
-        test_file = Path(data.test_file) if data.test_file else None
-        prepare_problems(folder, *wanted, test_file, data.sequence_length)
-        return
-    made = ProblemFolder.load(folder)
-    there = (made.task, made.worked_steps, made.train, made.test)
-    if there != wanted:
-        raise UserError(f"{folder}: holds other problems ({there}, not {wanted}); name a new folder")
+    @property
+    def _wanted(self) -> tuple[str, bool, int, int]:
+        return self.task, self.worked_steps, self.train_problems, self.test_problems

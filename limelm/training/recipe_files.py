@@ -1,7 +1,7 @@
-"""Recipes as files: one readable TOML file per experiment, and how its fields are overridden by name.
+"""Recipes as files: one TOML file per experiment that says what is different, and `--key value` for any field.
 
-Adding a recipe is adding a file to the `recipes` folder. `RECIPE-MODEL`, as in `paper-1.2b-static`, names one of its
-models; the part of a name before a dash, as in `deep`, names all the recipes that begin with it.
+Adding a recipe is adding a file to the `recipes` folder. `extends` names the recipe from which a file takes whatever it
+does not say itself; values that no file says are the defaults of `TrainingRecipe`, `EngineRecipe` and the data.
 """
 
 import difflib
@@ -14,21 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from limelm.errors import UserError
-from limelm.models import MODEL_TYPES
-from limelm.records import Label, build, load_toml, unknown_field
+from limelm.extras import import_extra
+from limelm.records import AnyText, Label, build, load_toml, unknown_field
 from limelm.text import printable
-from limelm.training.adapted import AdaptedModel
-from limelm.training.recipe import (
-    DataRecipe,
-    EngineRecipe,
-    ProblemRecipe,
-    Recipe,
-    TrainingRecipe,
-    config_fields,
-)
+from limelm.training.data import ProblemData, TextData
+from limelm.training.recipe import Recipe
+from limelm.training.settings import EngineRecipe, TrainingRecipe
 
 LONGEST_NAME = 100
 NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
+MOST_EXTENDED = 8  # recipes, one upon the other
 
 
 def recipe_names() -> list[str]:
@@ -39,64 +34,39 @@ def recipe_names() -> list[str]:
     )
 
 
-def scale_names() -> list[str]:
-    """The names that `load_scale` knows: recipes, and common beginnings of several recipes' names."""
-    return list(dict.fromkeys(scale for name in recipe_names() for scale in (name.split("-")[0], name)))
-
-
-def load_scale(scale: str, overrides: Mapping[str, str] | None = None) -> list[Recipe]:
-    """Load the recipes of a scale: one by its name, several by their common beginning, one's own by its path.
+def load_recipe(text: str, overrides: Mapping[str, str] | None = None, model: str | None = None) -> Recipe:
+    """Load a recipe of the package by its name, or one's own by the path of its .toml file.
 
     Args:
         overrides: see `override`.
+        model: the one model that is wanted, whose own fields can be overridden too.
 
     Raises:
-        UserError: for an unknown scale, a file that cannot be read, or an unknown, missing or mistyped key.
+        UserError: for an unknown recipe, a file that cannot be read, or an unknown, missing or mistyped field.
     """
-    if scale.endswith(".toml") or scale in recipe_names():
-        recipes = [load_recipe(scale)]
-    else:
-        names = [name for name in recipe_names() if name.split("-")[0] == scale]
-        if not names:
-            raise UserError(f"--scale {scale}: {_unknown_recipe(scale, scale_names(), scale_names())}")
-        recipes = [load_recipe(name) for name in names]
-    return [override(recipe, overrides or {}) for recipe in recipes]
+    path = _path_of(text, Path())
+    recipe = _recipe({**_resolved(path), "name": path.name.removesuffix(".toml")}, str(path))
+    if model is not None and model not in recipe.models:
+        raise UserError(f"recipe {recipe.name}: {unknown_field(model, recipe.models, 'model')}")
+    return override(recipe, overrides or {}, model)
 
 
-def load_experiment(
-    text: str, model: str | None = None, overrides: Mapping[str, str] | None = None
-) -> tuple[Recipe, str]:
-    """Load one model of a recipe, by a name such as `paper-1.2b-static`, or by recipe (or .toml file) and model.
+def the_model(recipe: Recipe, name: str | None) -> str:
+    """The one model of a recipe that a command is about: `name`, or the only one.
 
     Raises:
-        UserError: for an unknown recipe, model or field.
+        UserError: where there are several and none is named.
     """
-    recipes = [name for name in recipe_names() if text == name or text.startswith(f"{name}-")]
-    if text.endswith(".toml"):
-        recipe = load_recipe(text)
-    elif recipes:
-        recipe = load_recipe(max(recipes, key=len))
-        if text != recipe.name:
-            model = _one_model(text.removeprefix(f"{recipe.name}-"), model, text)
-    else:
-        known = [f"{name}-{model}" for name in recipe_names() for model in load_recipe(name).models]
-        raise UserError(f"recipe {text}: {_unknown_recipe(text, known, recipe_names())}, each with -MODEL")
-    if model is None and len(recipe.models) == 1:
-        (model,) = recipe.models
-    if model is None or model not in recipe.models:
-        said = "names no model" if model is None else f"there is no model {model!r} in it"
-        raise UserError(f"recipe {recipe.name}: {said}; its models: {', '.join(recipe.models)}")
-    return override(recipe, overrides or {}, model), model
+    if name is None and len(recipe.models) > 1:
+        raise UserError(f"recipe {recipe.name}: has several models; name one with --model: {', '.join(recipe.models)}")
+    return name or next(iter(recipe.models))
 
 
-def load_recipe(name: str) -> Recipe:
-    """Load a recipe of the package by its name, or one's own by the path of its .toml file.
-
-    Raises:
-        UserError: for a file that cannot be read, or an unknown, missing or mistyped key.
-    """
-    path = Path(name) if name.endswith(".toml") else Path(str(_recipe_folder() / f"{name}.toml"))
-    return _recipe({**load_toml(path), "name": path.name.removesuffix(".toml")}, str(path))
+def recipe_as_toml(recipe: Recipe) -> str:
+    """A recipe with all of its values, as a TOML file from which it can be loaded again."""
+    values = {key: value for key, value in recipe.to_dict().items() if key != "name"}
+    text: str = import_extra("tomli_w", "lab").dumps(_without_none(values))
+    return text
 
 
 def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None) -> Recipe:
@@ -113,34 +83,74 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
     if not values:
         return recipe
     content = recipe.to_dict()
-    for key, text in values.items():
-        table, field = _place(content, key.replace("-", "_"), model)
-        table[field] = _toml_value(text)
+    places = recipe.kind.override_places(content, model)
+    if model is None:  # one training has one seed
+        places["seeds"] = content
+    for section, kind in (("data", type(recipe.data)), ("training", TrainingRecipe), ("engine", EngineRecipe)):
+        for field in fields(kind):
+            places[field.name] = places[f"{section}.{field.name}"] = content[section]
+    for name, text in values.items():
+        key = name.replace("-", "_")
+        if key not in places:
+            raise UserError(f"recipe {recipe.name}: {unknown_field(key, places)}")
+        places[key][key.split(".")[-1]] = _toml_value(text)
     return _recipe(content, f"recipe {recipe.name}")
 
 
-def _place(content: dict[str, Any], key: str, model: str | None) -> tuple[dict[str, Any], str]:
-    """Find the table, and the field in it, that `key` names."""
-    own = content["models"][model] if model else {}
-    places: dict[str, dict[str, Any]] = {}
-    if model is None:  # one training has one seed
-        places["seeds"] = content
-    if content["base"] is not None:
-        places["base"] = content
-        places |= dict.fromkeys((field.name for field in fields(AdaptedModel)), own) if model else {}
-    else:
-        shape = config_fields("llama") - {"vocab_size"}
-        places |= dict.fromkeys(shape, content["architecture"])
-        if model:
-            model_fields = config_fields(own["model_type"]) if own.get("model_type") in MODEL_TYPES else set()
-            places |= dict.fromkeys(model_fields - shape | own.keys() & shape, own)
-    of_data = ProblemRecipe if "task" in content["data"] else DataRecipe
-    for section, kind in (("data", of_data), ("training", TrainingRecipe), ("engine", EngineRecipe)):
-        for field in fields(kind):
-            places[field.name] = places[f"{section}.{field.name}"] = content[section]
-    if key not in places:
-        raise UserError(f"recipe {content['name']}: {unknown_field(key, places)}")
-    return places[key], key.split(".")[-1]
+def _resolved(path: Path, depth: int = 0) -> dict[str, Any]:
+    """Read a file upon the recipe that it extends."""
+    content = load_toml(path)
+    if "extends" not in content:
+        return content
+    extended = build(AnyText, content.pop("extends"), str(path), "extends")
+    if depth == MOST_EXTENDED:
+        raise UserError(f"{path}: extends={extended!r} is one of more than {MOST_EXTENDED} recipes upon each other")
+    try:
+        return _merged(_resolved(_path_of(extended, path.parent), depth + 1), content)
+    except UserError as error:
+        raise UserError(f"{path}: extends={extended!r}: {error}") from error
+
+
+def _merged(parent: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Lay a recipe's values over those of the recipe that it extends, field by field.
+
+    Where it has another kind of models (`base`) or of data (`task`, `preset`), it takes none of that part over.
+    """
+    parent = {key: value for key, value in parent.items() if key not in ("description", *_replaced(parent, own))}
+    return _over(parent, own)
+
+
+def _replaced(parent: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    before, after = (_table(content, "data") for content in (parent, own))
+    of_models = ["architecture", "models", "compare", "data"] if "base" in own and "base" not in parent else []
+    is_other = ("task" in after and "task" not in before) or ("preset" in after and "task" in before)
+    return of_models + ["data"] * is_other
+
+
+def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
+    table = content.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
+
+
+def _path_of(text: str, folder: Path) -> Path:
+    """The file of a recipe of the package, or one's own, whose path may be relative to `folder`."""
+    if text.endswith(".toml"):
+        return folder / text
+    names = recipe_names()
+    if text not in names:
+        near = difflib.get_close_matches(text, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown recipe {text!r}; {hint}allowed: the path of a .toml file, {', '.join(names)}")
+    return Path(str(_recipe_folder() / f"{text}.toml"))
 
 
 def _toml_value(text: str) -> Any:
@@ -150,25 +160,26 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _unknown_recipe(name: str, known: list[str], allowed: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown recipe{hint} allowed: the path of a .toml file, {', '.join(allowed)}"
-
-
-def _one_model(named: str, model: str | None, text: str) -> str:
-    if model is not None and model != named:
-        raise UserError(f"recipe {text} names the model {named!r}, but --model says {model!r}")
-    return named
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what TOML cannot say and the recipe's defaults are."""
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _recipe(content: dict[str, Any], where: str) -> Recipe:
     if "data" in content:  # it is about problems if it has a task, otherwise about text
         data = build(dict[str, Any], content["data"], where, "data")
-        content = {**content, "data": build(ProblemRecipe if "task" in data else DataRecipe, data, where, "data")}
+        content = {**content, "data": build(ProblemData if "task" in data else TextData, data, where, "data")}
+    if isinstance(content.get("models"), dict):
+        content = {"compare": list(content["models"]), **content}
     recipe: Recipe = build(Recipe, content, where)
     _check_names(recipe, where)
-    return replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
+    recipe = replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
+    assert recipe.subjects  # reads the models now, so that a recipe with a field that is none is refused at once
+    return recipe
 
 
 def _check_names(recipe: Recipe, where: str) -> None:
@@ -184,13 +195,14 @@ def _check_names(recipe: Recipe, where: str) -> None:
         if label in labels:
             raise UserError(f"{where}: models.{labels[label]} and models.{name} have the same label {label!r}")
         labels[label] = name
-        if recipe.base is not None:
-            recipe.adapted(name)
-    if not recipe.compare:
-        raise UserError(f"{where}: compare=[] must name at least one model")
     for name in recipe.compare:
         if name not in recipe.models:
             raise UserError(f"{where}: compare: {unknown_field(name, recipe.models, 'model')}")
+
+
+def _with_numbers(name: str) -> list[int | str]:
+    """A key by which deep-64 stands before deep-128."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _recipe_folder():

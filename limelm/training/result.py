@@ -35,9 +35,7 @@ from limelm.records import (
     load_json,
     read_json,
 )
-from limelm.training.adapted import trainable_parameters
 from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
-from limelm.training.models import cost_of
 from limelm.training.recipe import Recipe
 
 SUMMARY = "summary.json"
@@ -165,7 +163,8 @@ def summarize(
         peak_flops: of all the devices together, per second.
     """
     length = recipe.data.sequence_length
-    cost = cost_of(recipe, name, model)
+    subject = recipe.subjects[name]
+    cost = subject.cost(model.config, length)
     lines = read_lines(metrics)
     if not lines or lines[-1].get("eval_loss") is None:
         raise UserError(f"{metrics}: does not end with the last step and its eval_loss; remove {metrics.parent}")
@@ -175,7 +174,7 @@ def summarize(
     tokens_per_second = recipe.training.batch_size * length / statistics.median(step_seconds) if losses else 0.0
     return TrainingResult(
         name=name,
-        label=recipe.label(name),
+        label=subject.label,
         model_type=model.config.model_type,
         parameters=cost.parameters,
         flops_per_token_forward=cost.forward_flops / length,
@@ -190,7 +189,7 @@ def summarize(
         peak_memory_bytes=peak_memory_bytes,
         routing=None if routing is None else build(Routing, routing, "routing"),
         environment=environment(),
-        trainable_parameters=None if recipe.base is None else trainable_parameters(model),
+        trainable_parameters=subject.trainable_parameters(model),
     )
 
 
@@ -226,7 +225,7 @@ def summarize_run(recipe: Recipe, out: Path, described: dict[str, Any]) -> dict[
         `result.json`, and its `checkpoint` relative to the run's folder.
     """
     trainings = [
-        {"seed": seed, **asdict(result), "label": recipe.label(name), "checkpoint": training_folder(seed, name)}
+        {"seed": seed, **asdict(result), "label": recipe.subjects[name].label, "checkpoint": training_folder(seed, name)}
         for (seed, name), result in find_results(recipe, out).items()
     ]
     values = recipe.published()

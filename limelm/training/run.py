@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -25,17 +26,16 @@ from limelm.files import lock, write_text
 from limelm.models.flops import training_flops_per_token
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
-from limelm.training.data import DATA, SequenceDataset, describe_data, open_data, prepare_data
+from limelm.training.data import DATA, SequenceDataset
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
-from limelm.training.models import check_data, cost_of, initial_model, save_model, trained_model
 from limelm.training.peak_memory import peak_training_memory
 from limelm.training.planning.fit import require_memory
-from limelm.training.processes import micro_batches, peak_flops_together, this_process
+from limelm.training.processes import peak_flops_together, this_process
 from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, identify, read_run, refuse_other_run
-from limelm.training.trainer import LimeTrainer, training_arguments
+from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
 
 CHECKPOINTS = "checkpoints"
 ROUTED_SEQUENCES = 8
@@ -59,15 +59,17 @@ def train_model(
         Stopped: when a signal asked for it, after a checkpoint.
     """
     check_trackers(report_to)
-    arguments = training_arguments(recipe, folder / CHECKPOINTS, report_to, name)
+    subject = recipe.subjects[name]
+    arguments = training_arguments(recipe, name, folder / CHECKPOINTS, report_to)
     recorded = read_run(folder)
-    if read_result(folder) is None and recipe.is_trained(name):
-        vocab_size = recipe.data.vocab_size if data is None else describe_data(recipe, data)["vocab_size"]
+    if read_result(folder) is None and subject.is_trained:
+        vocab_size = recipe.data.vocab_size if data is None else recipe.data.describe(data)["vocab_size"]
         require_memory(recipe, name, vocab_size)
-    data = data or prepare_data(recipe, folder / DATA)
-    tokenizer, train_set, eval_set = open_data(recipe, data)
-    check_data(recipe, tokenizer, data)
-    run = identify(recipe, name, describe_data(recipe, data)["content_sha256"])
+    if data is None:
+        data = prepare_own_data(recipe, folder / DATA)
+    tokenizer, train_set, eval_set = recipe.open_data(data)
+    subject.check_tokenizer(tokenizer, data)
+    run = identify(recipe, name, recipe.data.describe(data)["content_sha256"])
     if recorded is not None:
         refuse_other_run(folder, recorded, run)
     result = read_result(folder)
@@ -82,14 +84,14 @@ def train_model(
                 recipe,
                 run,
                 RouterStatistics(folder / ROUTERS_LOG, routed),
-                None if recipe.base is None else recipe.adapted(name),
+                subject,
                 model=model,
                 args=arguments,
                 train_dataset=train_set,
                 eval_dataset=eval_set,
                 callbacks=[metrics],
             )
-            if recipe.is_trained(name):
+            if subject.is_trained:
                 _train(trainer, _progress_bar(recipe, name, model), checkpoint)
                 checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
             else:
@@ -102,6 +104,25 @@ def train_model(
     result = read_result(folder)
     assert result is not None
     return result
+
+
+def prepare_own_data(recipe: Recipe, folder: Path) -> Path:
+    """Prepare the recipe's own data in `folder`, or go on with what is there.
+
+    Raises:
+        UserError: where it has none, or `folder` holds something else.
+    """
+    recipe.own_data()
+    recipe.data.prepare(folder)
+    return folder
+
+
+def initial_model(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Build one of the recipe's models as it is before training."""
+    model = recipe.subjects[name].build(tokenizer, recipe.training)
+    if recipe.engine.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 @contextmanager
@@ -145,8 +166,9 @@ def _open_run(folder: Path, recipe: Recipe, run: dict[str, Any]) -> None:
 
 def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> ProgressBar:
     length = recipe.data.sequence_length
-    flops = training_flops_per_token(cost_of(recipe, name, model))
-    return ProgressBar(recipe.label(name), recipe.training.batch_size * length, flops, peak_flops_together(recipe))
+    subject, precision = recipe.subjects[name], recipe.training.precision
+    flops = training_flops_per_token(subject.cost(model.config, length))
+    return ProgressBar(subject.label, recipe.training.batch_size * length, flops, peak_flops_together(precision))
 
 
 def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> None:
@@ -184,21 +206,26 @@ def _finish(
     """Write the model of the last checkpoint, its tokenizer and the result."""
     on_gpu = torch.cuda.is_available()
     peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
+    subject = recipe.subjects[name]
     if checkpoint is None:
-        model = initial_model(recipe, name, tokenizer).eval()
+        model = initial_model(recipe, name, tokenizer)
     else:
-        model = trained_model(recipe, name, tokenizer, checkpoint)
-    routing = routing_summary(model, routed)
-    result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops_together(recipe), routing)
-    save_model(recipe, name, model, folder)
+        model = subject.load(checkpoint, tokenizer, recipe.training)
+        model.config.use_cache = True  # the Trainer turns it off
+    routing, peak_flops = routing_summary(model.eval(), routed), peak_flops_together(recipe.training.precision)
+    result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops, routing)
+    try:
+        subject.export(model, folder)
+    except SafetensorError as error:  # a full disk, most likely
+        raise UserError(f"{folder}: the model cannot be written ({error})") from error
     tokenizer.save_pretrained(folder)
     result.save(folder)
 
 
 def _peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
     """The peak bytes of one process's training step, counted by the tensors alive; 0 if no step is taken."""
-    if not recipe.is_trained(name):
+    if not recipe.subjects[name].is_trained:
         return 0
     model = initial_model(recipe, name, tokenizer)
-    micro_batch_size, _ = micro_batches(recipe, this_process().num_processes)
+    micro_batch_size, _ = recipe.micro_batches(this_process().num_processes)
     return peak_training_memory(model, micro_batch_size, recipe.data.sequence_length)

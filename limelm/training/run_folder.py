@@ -9,7 +9,6 @@ from typing import Any
 from limelm.errors import UserError
 from limelm.files import partial_of
 from limelm.records import read_json
-from limelm.training.adapted import describe_base
 from limelm.training.data import DATA
 from limelm.training.recipe import Recipe
 
@@ -69,14 +68,12 @@ def read_run(folder: Path, wanted: int | None = None) -> dict[str, Any] | None:
 
 def identify(recipe: Recipe, name: str, data_sha256: str) -> dict[str, Any]:
     """Describe everything that decides a model's result: configuration, training and data, but not the engine."""
-    model = {key: value for key, value in recipe.models[name].items() if key != "label"}
     return {
         "model": name,
-        "architecture": {**recipe.architecture, **model},
+        **recipe.subjects[name].identity(),
         "sequence_length": recipe.data.sequence_length,
         "training": asdict(recipe.training),
         "data_sha256": data_sha256,
-        **({} if recipe.base is None else describe_base(recipe.base)),
     }
 
 

@@ -14,10 +14,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from limelm.errors import UserError
 from limelm.optimization import parameter_groups
 from limelm.training import checkpoints
-from limelm.training.adapted import AdaptedModel, load_trained, save_trained
-from limelm.training.processes import micro_batches, this_process
+from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 from limelm.training.router_statistics import RouterStatistics
+from limelm.training.subject import Subject
+from limelm.training.trained_weights import load_trained_weights, save_trained_weights
 
 
 class SeededOrder(Sampler[int]):
@@ -50,7 +51,7 @@ class LimeTrainer(Trainer):
     Args:
         run: what its checkpoints belong to, from `run_folder.identify`.
         statistics: of the routers, measured at every evaluation.
-        adapted: of a pretrained model, what is trained of it; its checkpoints hold that alone.
+        subject: what is trained.
     """
 
     def __init__(
@@ -58,20 +59,19 @@ class LimeTrainer(Trainer):
         recipe: Recipe,
         run: dict[str, Any],
         statistics: RouterStatistics,
-        adapted: AdaptedModel | None = None,
+        subject: Subject,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.add_callback(statistics)
-        self.recipe, self.run, self.statistics, self.adapted = recipe, run, statistics, adapted
+        self.recipe, self.run, self.statistics, self.subject = recipe, run, statistics, subject
         self.group_learning_rates: dict[str, float] = {}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         training, model = self.recipe.training, model or self.model
-        own_rate = self.adapted.adapter_learning_rate if self.adapted else None
         optimizer = torch.optim.AdamW(
             parameter_groups(
-                model, training.learning_rate, own_rate or training.router_learning_rate, training.weight_decay
+                model, training.learning_rate, self.subject.router_learning_rate(training), training.weight_decay
             ),
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),
@@ -97,18 +97,18 @@ class LimeTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        if self.adapted is None:
+        if not self.subject.saves_trained_weights_only:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             folder = Path(output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            save_trained(self.model, folder)
+            save_trained_weights(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        if self.adapted is None:
+        if not self.subject.saves_trained_weights_only:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_trained(self.model, Path(resume_from_checkpoint))
+            load_trained_weights(self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir)
@@ -129,16 +129,14 @@ class LimeTrainer(Trainer):
             ) from error
 
 
-def training_arguments(
-    recipe: Recipe, output_dir: Path, report_to: Sequence[str] = (), name: str | None = None
-) -> TrainingArguments:
+def training_arguments(recipe: Recipe, name: str, output_dir: Path, report_to: Sequence[str] = ()) -> TrainingArguments:
     """Translate the recipe into the Trainer's arguments, for this process.
 
     Raises:
         UserError: where the processes cannot share the batch, or cannot shard.
     """
     training, engine = recipe.training, recipe.engine
-    micro_batch_size, accumulation = micro_batches(recipe, this_process().num_processes)
+    micro_batch_size, accumulation = recipe.micro_batches(this_process().num_processes)
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -168,16 +166,16 @@ def training_arguments(
         ddp_find_unused_parameters=False,  # there are none, and looking for them costs time
         dataloader_pin_memory=on_gpu,
         torch_compile=engine.compile,
-        **_sharding(recipe),
+        **_sharding(recipe, recipe.subjects[name]),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads one process over all GPUs that it sees
     return arguments
 
 
-def _sharding(recipe: Recipe) -> dict[str, Any]:
+def _sharding(recipe: Recipe, subject: Subject) -> dict[str, Any]:
     if recipe.engine.sharding == "none":
         return {}
-    if recipe.base is not None:
+    if not subject.can_be_sharded:
         raise UserError("engine.sharding='fsdp' is for models from scratch; adapt a pretrained model with 'none'")
     if not torch.cuda.is_available() or this_process().num_processes == 1:
         raise UserError(

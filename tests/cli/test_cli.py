@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     """A finished run made through the command line."""
     folder = tmp_path_factory.mktemp("cli")
     data = prepared(folder / "tokens")
-    arguments = ["reproduce", "--scale", str(write_recipe(folder)), "--data", str(data), "--out", str(folder / "run")]
+    arguments = ["reproduce", str(write_recipe(folder)), "--data", str(data), "--out", str(folder / "run")]
     assert main(arguments) == 0
     return arguments, folder
 
@@ -69,6 +69,9 @@ def test_stdout_holds_the_table_and_nothing_else(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[:-1]] == ["model", "LLaMA", "LIMe dynamic"]
     assert lines[-1].startswith("Report: ")
+
+
+STATIC, KV = ["tiny", "--model", "static"], ["train", "tiny", "--model", "kv"]
 
 
 @pytest.mark.parametrize(
@@ -126,23 +129,26 @@ def test_data_prepare_from_a_data_set(tmp_path):
     ("arguments", "message"),
     [
         (
-            ["reproduce", "--scale", "huge", "--out", "run"],
-            "--scale huge: unknown recipe; allowed: the path of a .toml file, attach, deep, deep-32",
+            ["reproduce", "huge", "--out", "run"],
+            "unknown recipe 'huge'; allowed: the path of a .toml file, arithmetic-3",
         ),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--models", "mamba"], "unknown model; allowed: llama"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--steps", "0"], "training.steps=0 must be at least 1"),
+        (["reproduce", "tiny", "--out", "run", "--models", "mamba"], "unknown model; allowed: llama"),
+        (["reproduce", "tiny", "--out", "run", "--steps", "0"], "training.steps=0 must be at least 1"),
         (
-            ["reproduce", "--scale", "tiny", "--out", "run", "--stepz", "3"],
+            ["reproduce", "tiny", "--out", "run", "--stepz", "3"],
             "unknown field 'stepz'; did you mean 'steps'?",
         ),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--steps"], "--steps: needs a value"),
+        (["reproduce", "tiny", "--out", "run", "--steps"], "--steps: needs a value"),
         (
-            ["reproduce", "--scale", "tiny", "--out", "run", "--modles", "--seed=1"],
+            ["reproduce", "tiny", "--out", "run", "--modles", "--seed=1"],
             "needs a value; did you mean --models?",
         ),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--seed=1", "--seed=2"], "--seed: given twice"),
+        (["reproduce", "tiny", "--out", "run", "--seed=1", "--seed=2"], "--seed: given twice"),
         *(
-            (["train", "tiny-kv", "--data", ".", "--out", "run", f"--{field}={value}"], f"--{option}: not with --data")
+            (
+                [*KV, "--data", ".", "--out", "run", f"--{field}={value}"],
+                f"--{option}: not with --data",
+            )
             for field, option, value in (
                 ("vocab-size", "vocab-size", 300),
                 ("data.vocab_size", "vocab-size", 300),
@@ -150,23 +156,35 @@ def test_data_prepare_from_a_data_set(tmp_path):
                 ("validation-fraction", "validation-fraction", 0.5),
             )
         ),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
+        (["reproduce", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
+        (["reproduce", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
         (["train", "tiny", "--out", "run"], "recipe tiny: names no model; its models: llama, hc"),
         (["train", "tiny-statik", "--out", "run"], "there is no model 'statik' in it; its models: llama, hc"),
-        (["train", "teeny-static", "--out", "run"], "recipe teeny-static: unknown recipe; did you mean 'tiny-static'?"),
-        (["train", "tiny-kv", "--model", "static", "--out", "run"], "names the model 'kv', but --model says 'static'"),
-        (["train", "--steps", "3", "tiny-static", "--out", "run", "--routing", "x"], "routing='x' is unknown"),
-        (["train", "tiny-static", "--out", "run", "--report-to", "trackio"], "trackio: not installed"),
-        (["train", "tiny-static", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
-        (["train", "tiny-static", "--out", "run", "--batch-size", "0"], "training.batch_size=0 must be at least 1"),
-        (["train", "tiny-static", "--out", "run", "--compile", "yes"], "compile='yes' must be true or false"),
-        (["train", "tiny-static", "--out", "run", "--sharding", "fsdp", "--data", "."], "engine.sharding='fsdp' needs"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
-        (["reproduce", "--scale", "tiny", "--out", "file/run"], "file/run/run.json: Not a directory"),
-        (["reproduce", "--scale", "tiny"], "required: --out"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--seed", "-1"], "training.seed=-1 must be at least 0"),
-        (["reproduce", "--scale", "tiny", "--out", "run", "--models", ","], "--models: ',' names nothing"),
+        (["train", "teeny", "--out", "run"], "unknown recipe 'teeny'; did you mean 'tiny'?"),
+        (["train", "tiny", "--out", "run"], "recipe tiny: has several models; name one with --model: llama, hc"),
+        (
+            ["train", "--steps", "3", *STATIC, "--out", "run", "--routing", "x"],
+            "routing='x' is unknown",
+        ),
+        (["train", *STATIC, "--out", "run", "--report-to", "trackio"], "trackio: not installed"),
+        (["train", *STATIC, "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
+        (
+            ["train", *STATIC, "--out", "run", "--batch-size", "0"],
+            "training.batch_size=0 must be at least 1",
+        ),
+        (
+            ["train", *STATIC, "--out", "run", "--compile", "yes"],
+            "compile='yes' must be true or false",
+        ),
+        (
+            ["train", *STATIC, "--out", "run", "--sharding", "fsdp", "--data", "."],
+            "engine.sharding='fsdp' needs",
+        ),
+        (["reproduce", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
+        (["reproduce", "tiny", "--out", "file/run"], "file/run/run.json: Not a directory"),
+        (["reproduce", "tiny"], "required: --out"),
+        (["reproduce", "tiny", "--out", "run", "--seed", "-1"], "training.seed=-1 must be at least 0"),
+        (["reproduce", "tiny", "--out", "run", "--models", ","], "--models: ',' names nothing"),
         (["data", "prepare", "long.txt", "--out", "."], ".: already there"),
         (
             ["data", "prepare", "long.txt", "--out", "run", "--dataset-config", "x"],
@@ -234,7 +252,7 @@ def test_a_bad_recipe_ends_in_one_line_and_leaves_nothing(tmp_path, capsys, chan
     data, recipe = prepared(tmp_path / "tokens"), write_recipe(tmp_path, change)
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
-    line = fails(capsys, "reproduce", "--scale", recipe, "--data", data, "--out", tmp_path / "run")
+    line = fails(capsys, "reproduce", recipe, "--data", data, "--out", tmp_path / "run")
     assert message in line
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -244,7 +262,7 @@ def test_a_damaged_shard_ends_in_one_line(tmp_path, capsys):
     shard = data / "validation-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2] + b"\0\0")
     recipe = write_recipe(tmp_path)
-    line = fails(capsys, "reproduce", "--scale", recipe, "--data", data, "--out", tmp_path / "run")
+    line = fails(capsys, "reproduce", recipe, "--data", data, "--out", tmp_path / "run")
     assert "validation-00000.bin: its hash is not the manifest's" in line
     assert not (tmp_path / "run").exists()
 
@@ -253,16 +271,16 @@ def test_an_interrupt_is_not_a_bug(tmp_path, capsys, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("limelm.training.load_scale", interrupt)
-    assert "interrupted" in fails(capsys, "reproduce", "--scale", "tiny", "--out", tmp_path / "run", code=130)
+    monkeypatch.setattr("limelm.training.load_recipe", interrupt)
+    assert "interrupted" in fails(capsys, "reproduce", "tiny", "--out", tmp_path / "run", code=130)
 
 
 def test_a_bug_shows_its_traceback_only_on_request(tmp_path, capsys, monkeypatch):
     def crash(*arguments, **options):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("limelm.training.load_scale", crash)
-    arguments = ["reproduce", "--scale", "tiny", "--out", tmp_path / "run"]
+    monkeypatch.setattr("limelm.training.load_recipe", crash)
+    arguments = ["reproduce", "tiny", "--out", tmp_path / "run"]
     assert "RuntimeError: two lines" in fails(capsys, *arguments, code=1)
     assert main([*map(str, arguments), "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_what_is_written_is_a_checkpoint_like_any_other(made, tmp_path, capsys):
 
 def test_a_trained_adapter_is_converted(made, tmp_path):
     source = ["--from", str(made / "float32"), "--data", str(made / "tokens")]
-    assert main(["train", "--attach", "kv", *source, *BRIEF, "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", "attach", "--model", "kv", *source, *BRIEF, "--out", str(tmp_path / "run")]) == 0
     native = converted(tmp_path / "run", tmp_path / "native")
     torch.testing.assert_close(logits(native), logits(tmp_path / "run"), atol=2e-6, rtol=1e-5)
 

@@ -89,7 +89,10 @@ def test_an_interrupt_while_libraries_are_imported_shows_no_traceback(tmp_path, 
 def test_a_full_disk_behind_stdout_ends_in_one_line():
     with Path("/dev/full").open("w") as full:
         finished = subprocess.run(
-            [sys.executable, "-m", "limelm", "plan", "tiny-static"], stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "limelm", "plan", "tiny", "--model", "static"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert finished.returncode == 2
     assert finished.stderr == "limelm: error: plan: No space left on device\n"

@@ -60,14 +60,14 @@ def test_no_number_is_infinite(capsys, command, action, value):
 
 
 def test_a_field_of_a_recipe_is_not_empty(capsys):
-    assert "--base: is empty" in refusal(capsys, ["train", "tiny-static", "--out", "o", "--base", ""])
-    assert "--base: is empty" in refusal(capsys, ["plan", "tiny-static", "--base="])
+    assert "--base: is empty" in refusal(capsys, ["train", "tiny", "--model", "static", "--out", "o", "--base", ""])
+    assert "--base: is empty" in refusal(capsys, ["plan", "tiny", "--model", "static", "--base="])
 
 
 def test_an_argument_that_is_no_text_in_this_locale_is_named(capsys):
     argument = os.fsdecode(b"caf\xe9") if os.fsencode("é") != b"\xe9" else "\udce9"
     assert "not UTF-8 text in this locale" in refusal(capsys, ["generate", "x", argument])
-    assert "not UTF-8 text in this locale" in refusal(capsys, ["train", "tiny-static", "--out", argument])
+    assert "not UTF-8 text in this locale" in refusal(capsys, ["train", "tiny", "--model", "static", "--out", argument])
 
 
 def test_presets_are_those_of_the_data():
@@ -89,4 +89,4 @@ def test_a_long_example_stays_a_command_to_copy(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     wide = " ".join(capsys.readouterr().out.replace(" \\\n", " ").split())
-    assert "torchrun --nproc-per-node 8 -m limelm train paper-1.2b-static --data tokens --out static" in wide
+    assert "torchrun --nproc-per-node 8 -m limelm train paper-1.2b --model static --data tokens --out static" in wide

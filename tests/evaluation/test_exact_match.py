@@ -147,7 +147,7 @@ def test_a_single_seed_has_a_difference_and_no_verdict():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")
     recipe = write_recipe(folder, PROBLEMS)
-    options = ["reproduce", "--scale", str(recipe), "--out", str(folder / "run"), "--seeds", "2"]
+    options = ["reproduce", str(recipe), "--out", str(folder / "run"), "--seeds", "2"]
     assert main([*options, "--models", "llama,static,hc"]) == 0
     return folder, options
 
@@ -191,7 +191,7 @@ def test_other_problems_in_the_same_folder_are_refused(run, tmp_path, capsys):
     assert main([*options, *wanted]) == 2
     assert "holds a run with recipe.data.test_problems=10, not 11" in capsys.readouterr().err
     shutil.copytree(folder / "run" / "small" / "data", tmp_path / "run" / "small" / "data")
-    assert main(["reproduce", "--scale", str(folder / "small.toml"), "--out", str(tmp_path / "run"), *wanted]) == 2
+    assert main(["reproduce", str(folder / "small.toml"), "--out", str(tmp_path / "run"), *wanted]) == 2
     assert "holds other problems" in capsys.readouterr().err
 
 
@@ -209,14 +209,14 @@ def test_other_problems_in_the_same_folder_are_refused(run, tmp_path, capsys):
 )
 def test_bad_input_is_one_line(tmp_path, capsys, more, message):
     recipe = write_recipe(tmp_path, PROBLEMS)
-    assert main(["reproduce", "--scale", str(recipe), "--out", str(tmp_path / "run"), *more]) == 2
+    assert main(["reproduce", str(recipe), "--out", str(tmp_path / "run"), *more]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
 
 
 def test_problems_are_made_by_the_recipe(tmp_path, capsys):
     recipe, tokens = write_recipe(tmp_path, PROBLEMS), prepared(tmp_path / "tokens")
-    assert main(["reproduce", "--scale", str(recipe), "--out", str(tmp_path / "run"), "--data", str(tokens)]) == 2
+    assert main(["reproduce", str(recipe), "--out", str(tmp_path / "run"), "--data", str(tokens)]) == 2
     assert "the problems of small are made by the recipe; leave it out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

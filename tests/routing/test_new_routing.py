@@ -121,7 +121,7 @@ def test_a_recipe_trains_it_and_every_command_knows_it(tmp_path):
     added = '[models.recency]\nlabel = "Recency"\nmodel_type = "lime"\nrouting = "recency"\n\n[data]'
     recipe = write_recipe(tmp_path, ("[data]", added), ('["llama", "dynamic"]', '["llama", "recency"]'))
     data = prepared(tmp_path / "data")
-    with_recency("reproduce", "--scale", str(recipe), "--data", str(data), "--out", str(tmp_path / "run"))
+    with_recency("reproduce", str(recipe), "--data", str(data), "--out", str(tmp_path / "run"))
     folder = tmp_path / "run" / "seed-1" / "recency"
     lines = [json.loads(line) for line in (folder / "routers.jsonl").read_text().splitlines()]
     assert [layer["layer"] for layer in lines[-1]["layers"]] == [1, 2]

@@ -13,8 +13,7 @@ from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
 from limelm.loading import load_model
 from limelm.optimization import parameter_groups
-from limelm.training import load_experiment, train_model
-from limelm.training.adapted import AdaptedModel, build_adapted
+from limelm.training import Recipe, load_recipe, train_model
 from tests.recipes import corpus, prepared
 
 SMALL = {
@@ -52,7 +51,12 @@ def setting(tmp_path_factory):
 
 
 def recipe_of(setting, model, **changes):
-    return load_experiment(f"attach-{model}", overrides={**SMALL, "base": setting[0], **changes})
+    return load_recipe("attach", {**SMALL, "base": setting[0], **changes}, model), model
+
+
+def built(recipe: Recipe, model: str):
+    """The model before training."""
+    return recipe.subjects[model].build(None, recipe.training)
 
 
 CASES = {
@@ -111,7 +115,7 @@ def test_no_training_measures_the_base(setting, tmp_path):
     result = train_model(recipe, model, setting[1], tmp_path / "run")
     assert result.trainable_parameters == result.train_tokens == 0 and result.final_train_loss is None
     recipe, model = recipe_of(setting, "kv", steps="1", eval_steps="1", warmup_steps="1")
-    untrained = build_adapted(setting[0], recipe.adapted(model), "fp32")
+    untrained = built(recipe, model)
     validation = TokenDataset(setting[1], "validation", 32, False)
     sequences = torch.stack([validation[index]["input_ids"] for index in range(len(validation))])
     assert untrained(sequences, labels=sequences).loss.item() == pytest.approx(result.eval_loss, abs=1e-5)
@@ -128,10 +132,9 @@ def test_no_training_measures_the_base(setting, tmp_path):
     ],
 )
 def test_what_is_trained_and_at_which_rate(setting, trains, groups):
-    spec = AdaptedModel("static", trains, adapter_learning_rate=0.5)
-    recipe, _ = recipe_of(setting, "static")
-    model = build_adapted(setting[0], spec, "fp32")
-    found = parameter_groups(model, recipe.training.learning_rate, spec.adapter_learning_rate)
+    recipe, name = recipe_of(setting, "static", trains=trains, adapter_learning_rate="0.5")
+    model, rate = built(recipe, name), recipe.subjects[name].router_learning_rate(recipe.training)
+    found = parameter_groups(model, recipe.training.learning_rate, rate)
     assert {group["name"] for group in found} == set(groups)
     rates = {group["name"]: group["lr"] for group in found}
     assert rates["router"] == 0.5 and rates.get("lora", 0.5) == 0.5 and rates.get("matrices", 1e-4) == 1e-4
@@ -162,7 +165,7 @@ def test_what_is_trained_and_at_which_rate(setting, trains, groups):
 def test_bad_input_is_refused_before_any_work(setting, model, changes, message):
     recipe, model = recipe_of(setting, model, **changes)
     with pytest.raises(UserError, match="recipe attach, model") as error:
-        recipe.check_model(model)
+        recipe.subjects[model].check(recipe.data.sequence_length, 300)
     assert message in str(error.value)
 
 
@@ -198,7 +201,7 @@ def test_data_of_another_tokenizer_is_refused(setting, tmp_path):
 
 
 def test_lora_has_to_be_there_to_be_trained(setting):
-    model = build_adapted(setting[0], AdaptedModel("kv"), "fp32")
+    model = built(*recipe_of(setting, "kv"))
     with pytest.raises(UserError, match=r"has no LoRA; put one in with model\.add_adapter"):
         set_trainable(model, "lora")
 
@@ -207,7 +210,7 @@ def test_lora_has_to_be_there_to_be_trained(setting):
 def test_the_comparison_from_the_command_line(setting, tmp_path, capsys, seeds):
     base, data = setting
     values = [text for key, value in SMALL.items() for text in (f"--{key}", value)]
-    command = ["reproduce", "--scale", "attach", "--from", base, "--data", str(data), "--out", str(tmp_path / "out")]
+    command = ["reproduce", "attach", "--from", base, "--data", str(data), "--out", str(tmp_path / "out")]
     models = ["--models", "base,scale,kv"]
     assert main([*command, *models, *seeds, *values]) == 0
     printed = capsys.readouterr().out
@@ -228,7 +231,9 @@ def test_one_training_from_the_command_line(setting, tmp_path, capsys):
     base, data = setting
     values = [text for key, value in SMALL.items() for text in (f"--{key}", value)]
     out = tmp_path / "out"
-    assert main(["train", "--attach", "kv", "--from", base, "--data", str(data), "--out", str(out), *values]) == 0
+    assert (
+        main(["train", "attach", "--model", "kv", "--from", base, "--data", str(data), "--out", str(out), *values]) == 0
+    )
     assert "LIMe KV" in capsys.readouterr().out
     assert main(["generate", str(out), "Document 1", "--max-new-tokens", "3"]) == 0
 
@@ -236,16 +241,11 @@ def test_one_training_from_the_command_line(setting, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--out", "x"], "give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL"),
-        (
-            ["train", "tiny-kv", "--attach", "kv", "--out", "x"],
-            "give a RECIPE, or --from MODEL, or --attach ROUTING --from MODEL",
-        ),
-        (["train", "--attach", "kv", "--out", "x"], "names no pretrained model"),
-        (["train", "--attach", "hc", "--from", "y", "--out", "x"], "there is no model 'hc' in it"),
-        (["train", "tiny-kv", "--from", "y", "--out", "x"], "unknown field 'base'"),
-        (["reproduce", "--scale", "attach", "--from", "y", "--out", "x"], "needs --data"),
-        (["plan", "attach-kv", "--gpus", "1"], "starts from a pretrained model"),
+        (["train", "attach", "--model", "kv", "--out", "x"], "names no pretrained model"),
+        (["train", "attach", "--model", "hc", "--from", "y", "--out", "x"], "unknown model 'hc'; "),
+        (["train", "tiny", "--model", "kv", "--from", "y", "--out", "x"], "unknown field 'base'"),
+        (["reproduce", "attach", "--from", "y", "--out", "x"], "needs --data"),
+        (["plan", "attach", "--model", "kv", "--gpus", "1"], "starts from a pretrained model"),
     ],
 )
 def test_bad_commands(arguments, message, tmp_path, monkeypatch, capsys):
@@ -260,8 +260,7 @@ def test_in_bf16_frozen_weights_keep_their_type(setting, tmp_path):
     base.save_pretrained(tmp_path / "base")
     load_prepared_tokenizer(setting[1]).save_pretrained(tmp_path / "base")
     recipe, model = recipe_of((str(tmp_path / "base"), None), "static", precision="bf16", steps="3")
-    built = build_adapted(recipe.base, recipe.adapted(model), "bf16")
-    kinds = {parameter.dtype for name, parameter in built.named_parameters() if "router" not in name}
+    kinds = {parameter.dtype for name, parameter in built(recipe, model).named_parameters() if "router" not in name}
     assert kinds == {torch.bfloat16}
     train_model(recipe, model, setting[1], tmp_path / "run")
     loaded = load_model(tmp_path / "run")

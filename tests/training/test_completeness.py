@@ -41,7 +41,7 @@ class Kind:
         self.first, self.added = (["base", "kv"], "scale") if kind == "adapted" else (["llama", "kv"], "static")
         tokens = prepared(folder / "tokens")
         changes = (*ONCE, PROBLEMS) if kind == "problems" else ONCE
-        options = ["--scale", str(write_recipe(folder, *changes))]
+        options = [str(write_recipe(folder, *changes))]
         if kind in ("one seed", "seeds"):
             options += ["--data", str(tokens)]
         if kind in ("seeds", "problems"):
@@ -49,7 +49,7 @@ class Kind:
         if kind == "adapted":
             short = {"steps": 2, "sequence_length": 32, "eval_steps": 2, "save_steps": 2, "warmup_steps": 1}
             values = [text for key, value in short.items() for text in (f"--{key}", str(value))]
-            options = ["--scale", "attach", "--from", str(self._base(tokens)), "--data", str(tokens), *values]
+            options = ["attach", "--from", str(self._base(tokens)), "--data", str(tokens), *values]
         self.options = options
 
     def _base(self, tokens: Path) -> Path:

@@ -24,7 +24,18 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("name", ["static", "dynamic", "kv", "hc"])
 def test_from_the_command_line(data, tmp_path, name, capsys):
     train_model(small_recipe(tmp_path), name, data, tmp_path / "first")
-    command = ["train", "--from", str(tmp_path / "first"), "--data", str(data), "--out", str(tmp_path / "more")]
+    command = [
+        "train",
+        "attach",
+        "--model",
+        "full",
+        "--from",
+        str(tmp_path / "first"),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "more"),
+    ]
     assert main([*command, *OPTIONS, "--learning-rate", "1e-3"]) == 0
     before, after = (AutoModelForCausalLM.from_pretrained(tmp_path / side) for side in ("first", "more"))
     assert type(before) is type(after)
@@ -42,7 +53,7 @@ def test_from_the_command_line(data, tmp_path, name, capsys):
 def test_with_the_trainer(data, tmp_path):
     recipe = small_recipe(tmp_path)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(recipe.model_config("static", vocab_size=300))
+    model = AutoModelForCausalLM.from_config(recipe.subjects["static"].config(300))
     optimizer = torch.optim.AdamW(limelm.parameter_groups(model), betas=(0.9, 0.95))
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "out"), max_steps=2, use_cpu=True, report_to="none", save_strategy="no"

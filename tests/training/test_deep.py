@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 from transformers import AutoModelForCausalLM
 
-from limelm.training import load_experiment, train_model
+from limelm.training import load_recipe, train_model
 from limelm.training.peak_memory import saved_for_backward
 from tests.recipes import prepared
 
@@ -15,7 +15,7 @@ SHORT = {"steps": "3", "batch_size": "2", "warmup_steps": "1", "eval_steps": "3"
 
 
 def test_128_layers_of_top_p_train(tmp_path):
-    recipe, name = load_experiment("deep-128-top-p", overrides=SMALL | SHORT)
+    recipe, name = load_recipe("deep-128", SMALL | SHORT), "top-p"
     result = train_model(recipe, name, prepared(tmp_path / "tokens"), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[-1]["loss"] < lines[0]["loss"]
@@ -29,7 +29,7 @@ def test_128_layers_of_top_p_train(tmp_path):
 def test_what_is_kept_for_the_backward_grows_with_the_depth_not_its_square():
     saved = {}
     for layers in (32, 64, 128):
-        recipe, name = load_experiment(f"deep-{layers}-top-p", overrides=SMALL)
-        saved[layers] = saved_for_backward(AutoModelForCausalLM.from_config(recipe.model_config(name, 97)), 1, 256)
+        config = load_recipe(f"deep-{layers}", SMALL).subjects["top-p"].config(97)
+        saved[layers] = saved_for_backward(AutoModelForCausalLM.from_config(config), 1, 256)
     per_layer = [(saved[2 * layers] - saved[layers]) / layers for layers in (32, 64)]
     assert per_layer[1] == pytest.approx(per_layer[0], rel=0.02)

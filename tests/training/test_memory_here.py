@@ -25,7 +25,7 @@ def config_of(model, layers, **changes):
     values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, **changes}
     recipe = load_recipe("tiny")
     recipe = replace(recipe, architecture={**recipe.architecture, **values, "num_hidden_layers": layers})
-    return recipe.model_config(model, vocab_size=500)
+    return recipe.subjects[model].config(500)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

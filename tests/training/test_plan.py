@@ -152,7 +152,7 @@ def test_activations_grow_with_the_sequences():
 @pytest.mark.parametrize("name", PAPER_PARAMETERS)
 def test_the_papers_models_have_their_parameters(name):
     recipe = load_recipe("paper-1.2b")
-    config = recipe.model_config(name, vocab_size=recipe.data.vocab_size)
+    config = recipe.subjects[name].config(recipe.data.vocab_size)
     assert model_cost(config, recipe.data.sequence_length).parameters == PAPER_PARAMETERS[name]
 
 
@@ -193,7 +193,7 @@ def test_time_and_disk_are_what_arithmetic_says(recipe):
     assert plan.shard_bytes == 2 * plan.tokens
     assert plan.model.checkpoint_bytes == 12 * plan.model.cost.parameters
     assumed = make_plan(recipe, "static", Hardware(1, mfu=0.5, peak_flops=1e9)).model
-    forward = model_cost(recipe.model_config("static", vocab_size=300), 32).forward_flops / 32
+    forward = model_cost(recipe.subjects["static"].config(300), 32).forward_flops / 32
     assert assumed.training_flops == 3 * forward
     assert assumed.seconds == pytest.approx(recipe.training.steps * recipe.training.batch_size * 32 * 3 * forward / 5e8)
 
@@ -204,7 +204,7 @@ def test_a_llama_stands_alone(recipe):
 
 
 def test_processes_add_buckets(recipe):
-    config = recipe.model_config("kv", vocab_size=300)
+    config = recipe.subjects["kv"].config(300)
     recipe = recipe.with_training(batch_size=16)
     alone, ddp = (plan_memory(config, recipe, gpus) for gpus in (1, 4))
     weights = 4 * model_cost(config, 32).parameters

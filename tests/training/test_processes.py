@@ -17,7 +17,6 @@ from torch.distributed.run import get_args_parser
 from limelm.data.dataset import TokenDataset
 from limelm.errors import UserError
 from limelm.training import load_recipe, read_summary, reproduce, train_model
-from limelm.training.processes import micro_batches
 from limelm.training.trainer import SeededOrder, training_arguments
 from tests.recipes import prepared, small_recipe, write_recipe
 
@@ -135,17 +134,17 @@ def test_sigterm_stops_all_processes_after_a_checkpoint_and_they_go_on(setting, 
 
 def test_the_batch_is_shared_evenly_or_refused(tmp_path):
     recipe = small_recipe(tmp_path, *CHANGES)
-    assert [micro_batches(recipe, processes) for processes in (1, 2, 4, 8)] == [(2, 4), (2, 2), (2, 1), (1, 1)]
+    assert [recipe.micro_batches(processes) for processes in (1, 2, 4, 8)] == [(2, 4), (2, 2), (2, 1), (1, 1)]
     odd = small_recipe(tmp_path, ("batch_size = 2\nlearning", "batch_size = 9\nlearning"))
-    assert micro_batches(odd, 1) == (1, 9) and micro_batches(odd, 3) == (1, 3)
+    assert odd.micro_batches(1) == (1, 9) and odd.micro_batches(3) == (1, 3)
     for processes in (3, 16):
         with pytest.raises(
             UserError, match=rf"training\.batch_size=8 cannot be shared evenly by {processes} processes"
         ):
-            micro_batches(recipe, processes)
+            recipe.micro_batches(processes)
 
 
 def test_sharding_where_it_cannot_be_is_refused(tmp_path):
     recipe = small_recipe(tmp_path, ('sharding = "none"', 'sharding = "fsdp"'))
     with pytest.raises(UserError, match=r"engine\.sharding='fsdp' needs several processes with a GPU each"):
-        training_arguments(recipe, tmp_path / "run")
+        training_arguments(recipe, "static", tmp_path / "run")

@@ -5,27 +5,28 @@ from transformers import LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.errors import UserError
-from limelm.training import load_recipe, load_scale, recipe_names
-from limelm.training.recipe import TrainingRecipe
+from limelm.training import load_recipe, recipe_names
+from limelm.training.settings import TrainingRecipe
 from tests.recipes import RECIPE, small_recipe, write_recipe
 
 
-@pytest.mark.parametrize("scale", recipe_names())
-def test_every_recipe_of_the_package_makes_its_models(scale):
-    recipe = load_recipe(scale)
-    for name in recipe.models:
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_makes_its_models(name):
+    recipe = load_recipe(name)
+    assert recipe.description and recipe.compare
+    for subject in recipe.subjects.values():
         if recipe.base is not None:
-            assert recipe.adapted(name).is_attached or recipe.adapted(name).trains in ("lora", "nothing", "all")
+            assert subject.parts.is_attached or subject.parts.trains in ("lora", "nothing", "all")
             continue
-        assert recipe.model_config(name, vocab_size=recipe.data.vocab_size).vocab_size == recipe.data.vocab_size
+        assert subject.config(recipe.data.vocab_size).vocab_size == recipe.data.vocab_size
 
 
 def test_tiny_is_the_papers_recipe_in_small():
     recipe = load_recipe("tiny")
-    kinds = {name: type(recipe.model_config(name, vocab_size=4096)) for name in recipe.models}
+    kinds = {name: type(recipe.subjects[name].config(4096)) for name in recipe.models}
     assert [kinds[name] for name in recipe.compare] == [LlamaConfig, HyperConnectionConfig, LimeConfig, LimeConfig]
-    assert recipe.model_config("top-p", vocab_size=4096).routing_top_p == 0.9
-    assert recipe.model_config("kv", vocab_size=4096).routing == "kv"
+    assert recipe.subjects["top-p"].config(4096).routing_top_p == 0.9
+    assert recipe.subjects["kv"].config(4096).routing == "kv"
     training = recipe.training
     assert (training.learning_rate, training.router_learning_rate, training.weight_decay) == (1e-3, 1e-2, 0.1)
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.95, 1e-8)
@@ -45,21 +46,27 @@ def test_models_are_selected_in_the_recipes_order(tmp_path):
     ("change", "message"),
     [
         (("steps = 4", "stepz = 4"), r"training: unknown field 'stepz'; did you mean 'steps'\?"),
-        (("steps = 4", ""), r"training: no value for steps"),
         (("steps = 4", "steps = 0"), r"training\.steps=0 must be at least 1"),
         (("steps = 4", 'steps = "4"'), r"steps='4' must be an integer"),
         (("steps = 4", "steps = 4.5"), r"steps=4\.5 must be an integer"),
         (('precision = "fp32"', 'precision = "fp8"'), r"training\.precision='fp8' must be 'fp32' or 'bf16'"),
+        (("[data]", "[models.x]"), r"unknown field 'preset'|no value for data"),
         (("[data]", "[date]"), r"unknown field 'date'; did you mean 'data'\?"),
         (('"dynamic"]', '"mamba"]'), r"compare: unknown model 'mamba'; did you mean 'llama'\?"),
         (("steps = 4", "steps = "), "not TOML"),
+        (
+            ("description =", "extends = 'tinny'\ndescription ="),
+            "unknown recipe 'tinny'; did you mean 'tiny'",
+        ),
+        (("description =", "extends = 5\ndescription ="), r"extends=5 must be a string"),
+        (("description =", "extends = 'small.toml'\ndescription ="), r"one of more than 8 recipes upon each other"),
         (("learning_rate = 1e-3", "learning_rate = 0"), r"training\.learning_rate=0 must be more than 0"),
         (("learning_rate = 1e-3", "learning_rate = nan"), r"training\.learning_rate=nan must be a finite number"),
         (("adam_beta2 = 0.95", "adam_beta2 = 1.0"), r"training\.adam_beta2=1\.0 must be less than 1"),
         (("seed = 1", "seed = -1"), r"training\.seed=-1 must be at least 0"),
         (("sequence_length = 32", "sequence_length = 1"), r"data\.sequence_length=1 must be at least 2"),
         (("validation_fraction = 0.2", "validation_fraction = 1.2"), r"validation_fraction=1\.2 must be less than 1"),
-        (('["llama", "dynamic"]', "[]"), r"compare=\[\] must name at least one"),
+        (('["llama", "dynamic"]', "[]"), r"compare=\[\] must be at least one"),
         (('["llama", "dynamic"]', '[["llama"]]'), r"compare\[0\]=\['llama'\] must be a string"),
         (('["llama", "dynamic"]', '"llama"'), "compare='llama' must be a list"),
         (("[models.hc]", '[models."../evil"]'), r"models\.'\.\./evil' is no name"),
@@ -115,7 +122,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 @pytest.mark.parametrize("model", ["llama", "hc", "static"])
 def test_a_shape_that_no_model_has_is_refused_at_once_by_its_field(tmp_path, model, change, message):
     with pytest.raises(UserError, match=f"recipe small, model {model}: .*{message}"):
-        small_recipe(tmp_path, change).check_model(model)
+        small_recipe(tmp_path, change).subjects[model].check(32, 300)
 
 
 @pytest.mark.parametrize("name", ["sequence_length", "batch_size", "micro_batch_size", "steps", "eval_steps"])
@@ -139,14 +146,14 @@ def test_absurd_amounts_are_refused(tmp_path, name):
 )
 def test_bad_models_are_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        small_recipe(tmp_path, change).model_config("dynamic", vocab_size=300)
+        small_recipe(tmp_path, change).subjects["dynamic"].config(300)
 
 
-def test_an_unknown_scale_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"--scale huge: unknown recipe; allowed: the path of a \.toml file, attach, deep, deep-32"
-    ):
-        load_scale("huge")
+def test_an_unknown_recipe_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"unknown recipe 'huge'; allowed: the path of a \.toml file, arithmetic-3, "):
+        load_recipe("huge")
+    with pytest.raises(UserError, match="unknown recipe 'tinny'; did you mean 'tiny'"):
+        load_recipe("tinny")
     with pytest.raises(UserError, match="No such file"):
         load_recipe(str(tmp_path / "missing.toml"))
     assert load_recipe(str(write_recipe(tmp_path))).name == "small"

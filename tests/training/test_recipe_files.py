@@ -4,7 +4,7 @@ import pytest
 
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
-from limelm.training import load_experiment, load_recipe, load_scale, recipe_names
+from limelm.training import load_recipe, recipe_as_toml, recipe_names, the_model
 from tests.recipes import write_recipe
 
 TABLE_3 = {
@@ -32,31 +32,32 @@ PAPER_PARAMETERS = {
     "static": 1_176_770_784,
     "dynamic": 1_185_613_824,
     "kv": 1_176_873_984,
-    "llama-grouped": 1_076_072_448,
-    "kv-grouped": 1_076_081_088,
+    "top-p": 1_176_770_784,
 }
+GROUPED_PARAMETERS = {"llama": 1_076_072_448, "kv": 1_076_081_088}
 DEEP_PARAMETERS = {32: (46_436_864, 12_152), 64: (80_007_680, 32_760), 128: (147_149_312, 98_552)}
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name != "attach"])
 def test_every_recipe_from_scratch_trains_as_table_3_says(name):
     training = vars(load_recipe(name).training)
-    own = {"learning_rate": 5e-3} if name.startswith("synthetic-arithmetic") else {}
+    own = {"learning_rate": 5e-3} if name.startswith("arithmetic") else {}
     assert {key: training[key] for key in TABLE_3} == TABLE_3 | own
 
 
 @pytest.mark.parametrize("operands", [3, 4, 5, 6])
 def test_arithmetic_has_the_size_of_the_papers_task(operands):
-    recipe = load_recipe(f"synthetic-arithmetic-{operands}")
+    recipe = load_recipe(f"arithmetic-{operands}")
     shape = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32}
     assert {key: recipe.architecture[key] for key in shape} == shape
     assert recipe.data.task == f"arithmetic-{operands}"
 
 
-def test_synthetic_is_arithmetic_and_prosqa():
-    recipes = load_scale("synthetic")
-    assert [recipe.data.task for recipe in recipes] == [*(f"arithmetic-{n}" for n in (3, 4, 5, 6)), "prosqa"]
-    assert all(list(recipe.compare) == ["llama", "static", "dynamic", "kv", "hc"] for recipe in recipes)
+@pytest.mark.parametrize("name", [*(f"arithmetic-{operands}" for operands in (3, 4, 5, 6)), "prosqa"])
+def test_reasoning_compares_the_same_models(name):
+    recipe = load_recipe(name)
+    assert recipe.data.task == name and recipe.data.worked_steps and recipe.data.test_file == ""
+    assert list(recipe.compare) == ["llama", "static", "dynamic", "kv", "hc"]
 
 
 @pytest.mark.parametrize("name", ["paper-1.2b", "deep-32", "deep-64", "deep-128"])
@@ -72,53 +73,84 @@ def test_the_papers_recipes_have_its_scale(name):
 def test_the_papers_models_are_table_4s_to_the_parameter():
     recipe = load_recipe("paper-1.2b")
     assert {key: recipe.architecture[key] for key in TABLE_4} == TABLE_4
-    counts = {name: model_cost(recipe.model_config(name, 50_257), 8).parameters for name in recipe.models}
+    counts = {name: model_cost(recipe.subjects[name].config(50_257), 8).parameters for name in recipe.models}
     assert counts == PAPER_PARAMETERS
+    grouped = load_recipe("paper-1.2b-grouped").subjects
+    counts = {name: model_cost(grouped[name].config(50_257), 8).parameters for name in GROUPED_PARAMETERS}
+    assert counts == GROUPED_PARAMETERS
 
 
 @pytest.mark.parametrize("layers", DEEP_PARAMETERS)
 def test_the_deep_models_have_the_papers_sizes(layers):
     recipe = load_recipe(f"deep-{layers}")
     llama, added = DEEP_PARAMETERS[layers]
-    counts = {name: model_cost(recipe.model_config(name, 50_257), 8).parameters for name in recipe.models}
+    counts = {name: model_cost(recipe.subjects[name].config(50_257), 8).parameters for name in recipe.compare}
     assert counts == {"llama": llama, "static": llama + added, "top-p": llama + added}
-    assert recipe.model_config("top-p", 50_257).routing_top_p == 0.9
+    assert recipe.subjects["top-p"].config(50_257).routing_top_p == 0.9
 
 
 def test_small_is_for_one_gpu():
     recipe = load_recipe("small")
     assert list(recipe.models) == ["llama", "hc", "static", "dynamic", "kv", "top-p"]
     for name in recipe.models:
-        assert 30e6 < model_cost(recipe.model_config(name, 50_257), 8).parameters < 60e6
+        assert 30e6 < model_cost(recipe.subjects[name].config(50_257), 8).parameters < 60e6
 
 
-def test_the_baseline_has_the_models_own_shape():
-    recipe = load_recipe("paper-1.2b")
-    assert recipe.baseline_config("kv-grouped", 50_257).num_key_value_heads == 8
-    assert recipe.baseline_config("kv", 50_257).num_key_value_heads == 32
+def test_the_baseline_has_the_models_own_shape(tmp_path):
+    assert load_recipe("paper-1.2b-grouped").subjects["kv"].baseline(50_257).num_key_value_heads == 8
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "tiny"\n[models.kv]\nnum_key_value_heads = 2\n')
+    subjects = load_recipe(str(path)).subjects
+    assert [subjects[name].baseline(300).num_key_value_heads for name in ("kv", "static")] == [2, 4]
 
 
-def test_scales():
-    assert [recipe.name for recipe in load_scale("deep")] == ["deep-32", "deep-64", "deep-128"]
-    assert [recipe.name for recipe in load_scale("paper")] == ["paper-1.2b"]
-    assert [recipe.name for recipe in load_scale("deep-64", {"steps": "7"})] == ["deep-64"]
-    assert [recipe.training.steps for recipe in load_scale("deep", {"steps": "7"})] == [7, 7, 7]
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_is_a_recipe(name, tmp_path):
+    recipe = load_recipe(name)
+    path = tmp_path / f"{name}.toml"
+    path.write_text(recipe_as_toml(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe
 
 
-def test_experiments():
-    recipe, name = load_experiment("paper-1.2b-kv-grouped")
-    assert (recipe.name, name) == ("paper-1.2b", "kv-grouped")
-    assert load_experiment("deep-128-top-p")[1] == "top-p"
-    assert load_experiment("tiny", "kv")[1] == "kv"
+def test_a_recipe_takes_what_it_does_not_say_from_the_one_that_it_extends(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "base.toml").write_text('extends = "tiny"\ndescription = "wide"\n[architecture]\nhidden_size = 64\n')
+    path = tmp_path / "mine" / "own.toml"
+    path.write_text('extends = "../base.toml"\ncompare = ["kv"]\n[training]\nsteps = 7\n')
+    own, tiny = load_recipe(str(path)), load_recipe("tiny")
+    assert (own.name, own.description, own.compare) == ("own", "", ("kv",))
+    assert own.architecture == {**tiny.architecture, "hidden_size": 64}
+    assert (own.training.steps, own.training.batch_size, own.data) == (7, tiny.training.batch_size, tiny.data)
+    assert own.models == tiny.models
 
 
-def test_a_file_with_one_model_needs_no_name(tmp_path):
+def test_another_kind_of_data_or_models_takes_none_of_the_extended(tmp_path):
+    path = tmp_path / "own.toml"
+    task = '[data]\ntask = "arithmetic-3"\ntrain_problems = 9\ntest_problems = 9\nsequence_length = 14\n'
+    path.write_text(f'extends = "tiny"\n{task}')
+    assert load_recipe(str(path)).data.task == "arithmetic-3"
+    path.write_text('extends = "arithmetic-3"\n[data]\npreset = "python-library"\n')
+    assert (load_recipe(str(path)).data.preset, load_recipe(str(path)).data.sequence_length) == ("python-library", 2048)
+    path.write_text('extends = "tiny"\nbase = ""\n[models.kv]\nattach = "kv"\n')
+    own = load_recipe(str(path))
+    assert list(own.models) == ["kv"] and own.architecture == {} and own.data.preset is None
+    assert own.training == load_recipe("tiny").training
+
+
+def test_text_with_a_tokenizer_of_its_own_is_not_for_a_pretrained_model(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('base = ""\n[models.kv]\nattach = "kv"\n[data]\npreset = "python-library"\n')
+    with pytest.raises(UserError, match="data: 'python-library' would have a tokenizer of its own"):
+        load_recipe(str(path))
+
+
+def test_the_one_model_of_a_command(tmp_path):
     text = write_recipe(tmp_path).read_text()
     start, end = text.index("[models.hc]"), text.index("[data]")
     (tmp_path / "one.toml").write_text(text[:start].replace('["llama", "dynamic"]', '["llama"]') + text[end:])
-    assert load_experiment(str(tmp_path / "one.toml"))[1] == "llama"
-    with pytest.raises(UserError, match="names no model; its models: llama, hc"):
-        load_experiment(str(tmp_path / "small.toml"))
+    assert the_model(load_recipe(str(tmp_path / "one.toml")), None) == "llama"
+    with pytest.raises(UserError, match="has several models; name one with --model: llama, hc"):
+        the_model(load_recipe(str(tmp_path / "small.toml")), None)
 
 
 def test_any_field_can_be_overridden():
@@ -134,15 +166,15 @@ def test_any_field_can_be_overridden():
         "sharding": "fsdp",
         "sequence_length": "128",
     }
-    recipe, name = load_experiment("deep-32-top-p", overrides=overrides)
-    config = recipe.model_config(name, 300)
+    recipe, name = load_recipe("deep-32", overrides, "top-p"), "top-p"
+    config = recipe.subjects[name].config(300)
     assert (config.hidden_size, config.routing_top_p, config.routing_sources) == (64, 0.8, {"first": 2, "last": 1})
-    assert recipe.baseline_config(name, 300).hidden_size == 64
+    assert recipe.subjects[name].baseline(300).hidden_size == 64
     assert (recipe.training.steps, recipe.training.seed, recipe.training.learning_rate) == (7, 3, 2e-3)
     assert (recipe.engine.compile, recipe.engine.sharding) == (True, "fsdp")
     assert (recipe.training.precision, recipe.data.sequence_length) == ("fp32", 128)
-    grouped, _ = load_experiment("paper-1.2b-kv-grouped", overrides={"num_key_value_heads": "4"})
-    assert grouped.model_config("kv-grouped", 300).num_key_value_heads == 4
+    grouped = load_recipe("paper-1.2b-grouped", {"num_key_value_heads": "4"}, "kv")
+    assert grouped.subjects["kv"].config(300).num_key_value_heads == 4
 
 
 @pytest.mark.parametrize(
@@ -162,20 +194,18 @@ def test_any_field_can_be_overridden():
 )
 def test_bad_overrides_are_named(overrides, message):
     with pytest.raises(UserError, match=message):
-        load_experiment("tiny-llama", overrides=overrides)
+        load_recipe("tiny", overrides, "llama")
 
 
 @pytest.mark.parametrize(
     ("text", "model", "message"),
     [
-        ("tiny-statik", None, "recipe tiny: there is no model 'statik' in it; its models: llama, hc"),
-        ("tiny-static", "kv", "names the model 'static', but --model says 'kv'"),
-        ("teeny-static", None, "recipe teeny-static: unknown recipe; did you mean 'tiny-static'? allowed: "),
-        ("nothing", None, "recipe nothing: unknown recipe; allowed: the path of a .toml file, attach, deep-32"),
-        ("paper-1.2b", None, "recipe paper-1.2b: names no model"),
+        ("tiny", "statik", "recipe tiny: unknown model 'statik'; did you mean 'static'?"),
+        ("teeny", None, "unknown recipe 'teeny'; did you mean 'tiny'? allowed: "),
+        ("nothing", None, "unknown recipe 'nothing'; allowed: the path of a .toml file, arithmetic-3"),
         ("nowhere.toml", None, "nowhere.toml: No such file"),
     ],
 )
-def test_unknown_experiments_are_named(text, model, message):
+def test_unknown_recipes_and_models_are_named(text, model, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        load_experiment(text, model)
+        load_recipe(text, {}, model)

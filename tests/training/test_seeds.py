@@ -144,7 +144,7 @@ def test_the_report_compares_seed_by_seed(run, tmp_path):
 def test_from_the_command_line(run, capsys):
     _, folder, _ = run
     recipe = str(write_recipe(folder, EVERY_STEP))
-    arguments = ["reproduce", "--scale", recipe, "--data", str(folder / "tokens"), "--out", str(folder / "run")]
+    arguments = ["reproduce", recipe, "--data", str(folder / "tokens"), "--out", str(folder / "run")]
     assert main([*arguments, "--seeds", "2", "--models", "llama,dynamic"]) == 0
     out = capsys.readouterr().out
     assert "LIMe dynamic" in out and "at equal" in out and f"Report: {folder / 'run' / 'report.html'}" in out

@@ -26,7 +26,7 @@ READERS = (
     "analyze M --data T --only collapse --tokens 64 --out o",
     "convert M --out o",
     "bench --attach M --cases kv --tasks forward --rounds 1 --out o",
-    "train --attach full --from M --data T --steps 1 --out o",
+    "train attach --model full --from M --data T --steps 1 --out o",
 )
 CONFIG = "M/config.json"
 COUNT = (None, 0, -1, 1.5, "x", [], True, 2**62, DEEP)

@@ -63,7 +63,7 @@ def _make_runs() -> None:
 
     prepare_problems(Path("S"), "arithmetic-3", True, 20, 10)
     commands = [
-        "reproduce --scale small.toml --data T --out R --models llama static",
+        "reproduce small.toml --data T --out R --models llama static",
         "eval M --text held=T --out E",
         "bench --layers 1 --hidden 32 --heads 2 --intermediate 32 --vocab 100 --tokens 8 --batch 1 --rounds 1 "
         "--decode-from 4 --grouped 1 --cases static --tasks forward --out B",

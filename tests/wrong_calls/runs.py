@@ -42,7 +42,7 @@ def cases() -> Iterator[Case]:
     for field in ("learning_rate", "adam_epsilon", "rms_norm_eps", "seed", "weight_decay"):
         yield command("recipe fields", f"{TRAIN} --{field.replace('_', '-')}=inf", field)
     for what, content in RECIPES.items():
-        for text in (PLAN, TRAIN, "reproduce --scale small.toml --data T --out o"):
+        for text in (PLAN, TRAIN, "reproduce small.toml --data T --out o"):
             if text.split()[0] in NOT_READ.get(what.split()[0], ()):
                 continue
             yield command("recipes", text, "small", change=write("small.toml", content), what=what)
@@ -106,7 +106,7 @@ def _folder(path: str) -> Change:
 
 
 def _runs() -> Iterator[Case]:
-    again = "reproduce --scale small.toml --data T --out R --models llama static"
+    again = "reproduce small.toml --data T --out R --models llama static"
     for name in ("run.json", "seed-1/static/result.json"):
         for what, content in NO_OBJECT.items():
             change = _changed_run(name, lambda path, content=content: path.write_bytes(content))

@@ -25,7 +25,7 @@ from tests.wrong_calls.case import (
 TRAIN = "train small.toml --model static --data T --out o"
 READERS = (
     TRAIN,
-    "reproduce --scale small.toml --data T --out o",
+    "reproduce small.toml --data T --out o",
     "analyze M --data T --only collapse --tokens 64 --out o",
     "eval M --text held=T --out o",
 )

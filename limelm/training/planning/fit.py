@@ -14,7 +14,7 @@ from limelm.environment import available_memory
 from limelm.errors import UserError
 from limelm.training.peak_memory import GRADIENTS, Parts, Step, StepMemory
 from limelm.training.planning.simulation import simulate_deep, simulate_step
-from limelm.training.processes import micro_batches, this_process
+from limelm.training.processes import this_process
 from limelm.training.recipe import Recipe
 
 GIB = 2**30
@@ -61,7 +61,7 @@ def plan_memory(
     Raises:
         UserError: where the processes cannot share the batch.
     """
-    size, accumulation = micro_batches(recipe, processes)
+    size, accumulation = recipe.micro_batches(processes)
     step = Step(
         micro_batch_size=size,
         sequence_length=recipe.data.sequence_length,
@@ -88,7 +88,7 @@ def ways_to_fit(
         room: bytes that each process may take.
         needed_by: the memory of a changed recipe.
     """
-    whole, _ = micro_batches(recipe, processes)
+    whole, _ = recipe.micro_batches(processes)
     sizes = [whole >> halvings for halvings in range(whole.bit_length())]
     tries: list[tuple[dict[str, Any], list[int]]] = [({}, sizes[1:])]
     if not recipe.engine.activation_checkpointing:
@@ -139,11 +139,12 @@ def require_memory(recipe: Recipe, name: str, vocab_size: int) -> None:
     Raises:
         UserError: with what it needs, what is free, and the settings of the engine with which it would fit.
     """
-    if recipe.base is not None or recipe.engine.sharding == "fsdp":
+    planned = recipe.subjects[name].to_plan(vocab_size)
+    if planned is None or recipe.engine.sharding == "fsdp":
         return
     on_cuda, processes = torch.cuda.is_available(), this_process().num_processes
-    config, room = recipe.model_config(name, vocab_size=vocab_size), _room(on_cuda)
-    size, _ = micro_batches(recipe, processes)
+    (config, _), room = planned, _room(on_cuda)
+    size, _ = recipe.micro_batches(processes)
     if upper_bound(config, size * recipe.data.sequence_length) <= room:
         return
 

@@ -9,7 +9,6 @@ from limelm.data.shards import token_dtype
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
 from limelm.training.planning.fit import GIB, MemoryPlan, in_words, plan_memory, ways_to_fit
-from limelm.training.processes import micro_batches
 from limelm.training.recipe import Recipe
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4  # per parameter, float32: weights and Adam's two moments; weights alone
@@ -88,16 +87,15 @@ def make_plan(recipe: Recipe, name: str, hardware: Hardware) -> Plan:
     """
     if recipe.engine.sharding == "fsdp" and hardware.gpus == 1:
         raise UserError("engine.sharding='fsdp' needs several GPUs, not 1; use more, or sharding='none'")
-    size, accumulation = micro_batches(recipe, hardware.gpus)
-    if recipe.base is not None:
+    size, accumulation = recipe.micro_batches(hardware.gpus)
+    training, data, subject = recipe.training, recipe.data, recipe.subjects[name]
+    planned = subject.to_plan(data.vocab_size)
+    if planned is None:
         raise UserError(f"recipe {recipe.name}: starts from a pretrained model; plans are for training from scratch")
-    recipe.check_model(name)
-    training, data = recipe.training, recipe.data
+    subject.check(data.sequence_length, data.vocab_size)
     tokens = training.steps * training.batch_size * data.sequence_length
-    config = recipe.model_config(name, vocab_size=data.vocab_size)
-    baseline = None
-    if config.model_type != "llama":
-        baseline = _plan_model(recipe.baseline_config(name, vocab_size=data.vocab_size), recipe, hardware, tokens)
+    config, llama = planned
+    baseline = None if config.model_type == "llama" else _plan_model(llama, recipe, hardware, tokens)
     return Plan(
         recipe=recipe,
         name=name,

@@ -42,7 +42,7 @@ def _rows(plan: Plan) -> list[str]:
     baseline = [] if plan.baseline is None else ["LLaMA", "difference"]
     kept = plan.recipe.engine.keep_checkpoints
     return [
-        _line("", [plan.recipe.label(plan.name), *baseline]),
+        _line("", [plan.recipe.subjects[plan.name].label, *baseline]),
         _row(plan, "parameters", lambda model: model.cost.parameters, "{:,.0f}"),
         _row(plan, "training FLOPs per token", lambda model: model.training_flops, "{:.4e}"),
         _row(plan, "training FLOPs", lambda model: model.training_flops * plan.tokens, "{:.4e}"),
