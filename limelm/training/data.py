@@ -1,4 +1,4 @@
-"""What the models of a recipe read: text, or reasoning problems. One protocol, chosen when the recipe is read."""
+"""The data of a recipe, text or reasoning problems: one protocol, chosen when the recipe is read."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""What a training trains, from its first weights to the files that people use: one protocol for every kind of model."""
+"""One protocol for every kind of model that is trained, from its first weights to the files that people use."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

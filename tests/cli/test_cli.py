@@ -53,7 +53,7 @@ def test_reproduce_reports_and_says_when_it_is_complete(run, capsys):
 
 def test_a_report_older_than_its_run_is_written_again(run, capsys):
     arguments, folder = run
-    recipe, data = load_recipe(arguments[2]), folder / "tokens"
+    recipe, data = load_recipe(arguments[1]), folder / "tokens"
     assert main(arguments) == 0
     reproduce(recipe, folder / "run", [name for name in recipe.models if name == "kv"], data)
     os.utime(folder / "run" / "report.html", ns=(0, 0))  # as if the process had died before the report
@@ -158,8 +158,8 @@ def test_data_prepare_from_a_data_set(tmp_path):
         ),
         (["reproduce", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
         (["reproduce", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
-        (["train", "tiny", "--out", "run"], "recipe tiny: names no model; its models: llama, hc"),
-        (["train", "tiny-statik", "--out", "run"], "there is no model 'statik' in it; its models: llama, hc"),
+        (["train", "tiny", "--out", "run"], "recipe tiny: has several models; name one with --model: llama, hc"),
+        (["train", "tiny-statik", "--out", "run"], "unknown model 'statik'; did you mean 'static'?"),
         (["train", "teeny", "--out", "run"], "unknown recipe 'teeny'; did you mean 'tiny'?"),
         (["train", "tiny", "--out", "run"], "recipe tiny: has several models; name one with --model: llama, hc"),
         (

@@ -58,6 +58,6 @@ def test_bad_input_is_one_line(recipe, arguments, message, capsys):
 
 
 def test_an_unknown_recipe_is_refused(capsys):
-    assert main(["plan", "tiny-statik"]) == 2
+    assert main(["plan", "tiny", "--model", "statik"]) == 2
     err = capsys.readouterr().err
-    assert "no model 'statik'" in err and "static" in err and err.count("\n") == 1
+    assert "unknown model 'statik'" in err and "static" in err and err.count("\n") == 1

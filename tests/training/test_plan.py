@@ -46,8 +46,6 @@ PAPER_PARAMETERS = {
     "dynamic": 1_185_613_824,
     "hc": 1_177_064_256,
     "kv": 1_176_873_984,
-    "llama-grouped": 1_076_072_448,
-    "kv-grouped": 1_076_081_088,
 }
 
 
@@ -112,7 +110,7 @@ def test_the_trainer_takes_what_was_simulated(name, checkpointing, tmp_path):
     if checkpointing:
         checkpoint_activations(model)
     sequences = [{"input_ids": (tokens := torch.randint(500, (128,))), "labels": tokens} for _ in range(16)]
-    arguments = training_arguments(recipe, tmp_path)
+    arguments = training_arguments(recipe, "static", tmp_path)
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.disable_tqdm = True
     trainer = Trainer(model, arguments, train_dataset=sequences)

@@ -1,4 +1,4 @@
-"""What a training needs in memory, whether that is there, and settings of the engine with which it would fit."""
+"""Find out how much memory a training needs, whether it is there, and with which settings it would fit."""
 
 import os
 from bisect import bisect_left
