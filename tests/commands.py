@@ -6,8 +6,8 @@ from limelm.benchmark.cases import COMPARED_CASES
 from limelm.benchmark.shape import PRESETS
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.cli.main import _parse
-from limelm.cli.recipe_fields import all_fields
-from limelm.training import load_experiment, load_scale
+from limelm.cli.recipe_fields import all_fields, recipe_and_model
+from limelm.training import load_recipe
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -15,10 +15,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = _parse(arguments)
     if options.command == "reproduce":
         models = [name for names in options.models or [] for name in names] or None
-        for recipe in load_scale(options.scale, all_fields(options)):
-            recipe.select(models)
+        for recipe in options.recipes:
+            load_recipe(recipe, all_fields(options)).select(models)
     elif getattr(options, "recipe", None):
-        load_experiment(options.recipe, None, options.fields)
+        recipe_and_model(options, all_fields(options))
     elif options.command == "bench":
         assert {*(options.cases or [])} <= {*COMPARED_CASES} and {*(options.tasks or [])} <= WORKLOADS.keys()
         assert options.preset in (None, *PRESETS)

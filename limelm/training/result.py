@@ -225,7 +225,12 @@ def summarize_run(recipe: Recipe, out: Path, described: dict[str, Any]) -> dict[
         `result.json`, and its `checkpoint` relative to the run's folder.
     """
     trainings = [
-        {"seed": seed, **asdict(result), "label": recipe.subjects[name].label, "checkpoint": training_folder(seed, name)}
+        {
+            "seed": seed,
+            **asdict(result),
+            "label": recipe.subjects[name].label,
+            "checkpoint": training_folder(seed, name),
+        }
         for (seed, name), result in find_results(recipe, out).items()
     ]
     values = recipe.published()

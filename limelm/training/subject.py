@@ -95,9 +95,9 @@ class Subject(ABC):
         """
 
     def to_plan(self, vocab_size: int) -> tuple[LlamaConfig, LlamaConfig] | None:
-        """What a training's costs are planned from: the model's configuration, and that of LLaMA of the same shape.
+        """Give the configurations to plan costs from: the model's own, and that of a LLaMA of the same shape.
 
-        None where these do not tell how much a training keeps.
+        None for a model whose training keeps more or less than its configuration tells.
         """
         return None
 

@@ -159,7 +159,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["reproduce", "tiny", "--out", "run", "--seed", "one"], "seed='one' must be an integer"),
         (["reproduce", "tiny", "--out", "run", "--report-to", "x"], "invalid choice: 'x'"),
         (["train", "tiny", "--out", "run"], "recipe tiny: has several models; name one with --model: llama, hc"),
-        (["train", "tiny-statik", "--out", "run"], "unknown model 'statik'; did you mean 'static'?"),
+        (["train", "tiny", "--model", "statik", "--out", "run"], "unknown model 'statik'; did you mean 'static'?"),
         (["train", "teeny", "--out", "run"], "unknown recipe 'teeny'; did you mean 'tiny'?"),
         (["train", "tiny", "--out", "run"], "recipe tiny: has several models; name one with --model: llama, hc"),
         (

@@ -10,7 +10,6 @@ from limelm.evaluation.seeds import in_all_seeds
 from limelm.report.by_seed import by_seed
 from limelm.report.seeds import write_seeds
 from limelm.training import read_summary, reproduce, train_model
-from limelm.training.data import open_data
 from limelm.training.recipe_files import override
 from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe, write_recipe
@@ -114,7 +113,7 @@ def test_the_last_seeds_of_all_can_be_trained(tmp_path):
 
 def test_retrieval_is_measured_on_the_first_seed(run, tmp_path):
     recipe, folder, _ = run
-    held_out = open_data(recipe, folder / "tokens")[2]
+    held_out = recipe.open_data(folder / "tokens")[2]
     summary = read_summary(folder / "run")
     several = measure_retrieval(summary, held_out)
     alone = {**summary, "seeds": [1], "trainings": [row for row in summary["trainings"] if row["seed"] == 1]}
