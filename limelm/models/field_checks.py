@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from limelm.records import Check, at_least, at_most, less_than, more_than
+from limelm.routing.build import TOP_P
 
 ConfigClass = TypeVar("ConfigClass", bound=type[PreTrainedConfig])
 
@@ -46,7 +47,7 @@ RANGES: dict[str, tuple[Check, ...]] = {
     "initializer_range": (at_least(0), at_most(1)),
     "rms_norm_eps": (more_than(0), at_most(1)),
     "attention_dropout": (at_least(0), less_than(1)),
-    "routing_top_p": (Check(lambda value: 0 < value <= 1, "in (0, 1]"),),
+    "routing_top_p": (TOP_P,),
 }
 #: The same for the entries of `rope_parameters`; all others need only be finite.
 ROPE_RANGES: dict[str, tuple[Check, ...]] = {

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from limelm.errors import UserError
 from limelm.models.offload import device_of, own_weights
 from limelm.routing import rms_normalize
+from limelm.routing.norms import computes
 
 NORMS = ("input_layernorm", "ln_1")
 # Attention reads X itself. It is not guessed for other families: their norm may have another name.
@@ -79,12 +80,7 @@ def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
         return  # no values to try it with
     device, dtype = (device_of(layer), torch.float32) if weight is None else (weight.device, weight.dtype)
     X = torch.linspace(-1, 2, config.hidden_size, device=device, dtype=dtype)[None]
-    try:
-        with torch.no_grad():
-            is_known = torch.allclose(norm.scale(norm.normalize(X)), module(X), rtol=0.05, atol=1e-3)
-    except (AttributeError, AssertionError, TypeError):
-        is_known = False
-    if not is_known:
+    if not computes(module, lambda X: norm.scale(norm.normalize(X)), X, tolerance=0.05):
         raise UserError(
             f"{type(module).__name__}: not an RMSNorm or LayerNorm as they are known here, so representations cannot "
             "be mixed; routing='kv' does not need to know it"

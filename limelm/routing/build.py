@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from limelm.records import Check
 from limelm.routing.module import DepthModule
 from limelm.routing.ops.backends import BACKENDS
 from limelm.routing.router import RouterSpec
 from limelm.routing.routers import ROUTERS, LayerRouter
 from limelm.routing.sources import ReadPlan, check_sources
 
+TOP_P = Check(lambda value: 0 < value <= 1, "in (0, 1]")  # what `routing_top_p` may be
 ROUTING_INITS = ("paper", "identity")
 #: What the options of routings are where nothing is asked for.
 DEFAULTS: dict[str, Any] = {"routing_sources": None, "routing_top_p": None, "routing_init": "paper"}
@@ -34,8 +36,8 @@ def check_options(routing: str, options: dict[str, Any], backend: str) -> None:
     if options["routing_init"] not in ROUTING_INITS:
         raise ValueError(f"routing_init={options['routing_init']!r} is unknown; allowed: {', '.join(ROUTING_INITS)}")
     top_p = options["routing_top_p"]
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"routing_top_p={top_p!r} must be in (0, 1]")
+    if top_p is not None and not TOP_P.holds(top_p):
+        raise ValueError(f"routing_top_p={top_p!r} must be {TOP_P.says}")
     check_sources(options["routing_sources"])
     if backend not in BACKENDS:
         raise ValueError(f"routing_backend={backend!r} is unknown; allowed: {', '.join(BACKENDS)}")

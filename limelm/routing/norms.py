@@ -1,5 +1,7 @@
 """Norms of other people's models: the gain and the epsilon of an RMSNorm, and whether it is one."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,18 @@ def parameters_of(norm: nn.Module) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
+def computes(norm: nn.Module, formula: Callable[[Tensor], Tensor], X: Tensor, tolerance: float) -> bool:
+    """Try whether a module gives what a formula gives.
+
+    Args:
+        tolerance: the share by which it may differ.
+    """
+    try:
+        return torch.allclose(norm(X).to(X.dtype), formula(X), rtol=tolerance, atol=1e-3)
+    except (AssertionError, AttributeError, RuntimeError, TypeError):
+        return False
+
+
 def check_rms_norm(norm: nn.Module, gain: Tensor, eps: float) -> None:
     """Try whether a module computes X / sqrt(mean(X^2) + eps) times its gain; on the meta device it is believed.
 
@@ -32,13 +46,9 @@ def check_rms_norm(norm: nn.Module, gain: Tensor, eps: float) -> None:
     """
     if gain.is_meta:
         return
+    ramp = torch.linspace(-1, 2, len(gain), device=gain.device, dtype=gain.dtype)[None]
     for scale in (1.0, eps**0.5):  # the second shows another epsilon
-        X = scale * torch.linspace(-1, 2, len(gain), device=gain.device, dtype=gain.dtype)[None]
-        try:
-            is_same = torch.allclose(norm(X).to(X.dtype), rms_normalize(X, eps) * gain, rtol=0.03, atol=1e-3)
-        except (AttributeError, RuntimeError, TypeError):
-            is_same = False
-        if not is_same:
+        if not computes(norm, lambda X: rms_normalize(X, eps) * gain, scale * ramp, tolerance=0.03):
             raise _refusal(norm)
 
 

@@ -21,9 +21,9 @@ from limelm.adapters import attach, detach
 from limelm.adapters.parameters import router_parameters as adapter_parameters
 from limelm.errors import UserError
 from limelm.training.trainer import checkpoint_activations
-from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
-families = pytest.mark.parametrize("family", CONFIGS)
+families = pytest.mark.parametrize("family", ATTACHABLE)
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 OPTIONS = [{}, {"share_kv": False}, {"routing_sources": {"first": 1, "last": 1}}]
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM, attach, set_trainable
 from limelm.adapters.convert import largest_difference, to_attached, to_native
 from limelm.errors import UserError
-from tests.adapters.families import GROUPED, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
+from tests.families import GROUPED, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
 ROPE = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500.0}

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from limelm import attach, detach, load_adapter, save_adapter, set_trainable
 from limelm.errors import UserError
 from limelm.loading import find_checkpoints, load_adapter_config, load_config, load_model, load_tokenizer
-from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers
 
-families = pytest.mark.parametrize("family", CONFIGS)
+families = pytest.mark.parametrize("family", ATTACHABLE)
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic", "scale"])
 DESCRIPTION, WEIGHTS = "lime_adapter.json", "lime_adapter.safetensors"
 

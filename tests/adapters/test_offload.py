@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from limelm import attach, detach, load_adapter, save_adapter
 from limelm.errors import UserError
-from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers
 
-families = pytest.mark.parametrize("family", CONFIGS)
+families = pytest.mark.parametrize("family", ATTACHABLE)
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from limelm import attach, load_adapter, save_adapter, set_trainable
 from limelm.data.dataset import load_prepared_tokenizer
-from tests.adapters.families import CONFIGS, VOCAB, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, VOCAB, family_model, router_parameters, tokens, train_routers
 from tests.recipes import prepared
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
@@ -36,7 +36,7 @@ def by_hand(model, prompt, steps: int = 6) -> torch.Tensor:
 
 
 @routings
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 def test_greedy_generation(family, routing):
     model = trained(routing, family)
     expected = by_hand(model, tokens())
@@ -193,7 +193,7 @@ def test_gradients_of_each_row(routing):
 
 @routings
 def test_a_reward_model(routing, tmp_path):
-    config = copy.deepcopy(CONFIGS["llama"])
+    config = copy.deepcopy(ATTACHABLE["llama"])
     config.num_labels, config.pad_token_id = 1, 0
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "base")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
@@ -211,7 +211,7 @@ def test_a_reward_model(routing, tmp_path):
 @routings
 @torch.no_grad()
 def test_images_before_the_text(routing):
-    text = copy.deepcopy(CONFIGS["llama"])
+    text = copy.deepcopy(ATTACHABLE["llama"])
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
     )

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from limelm import attach, detach, load_adapter, save_adapter
 from limelm.models.families import find_attention_layers, project_heads
-from tests.adapters.families import family_model, router_parameters, tokens, train_routers
+from tests.families import family_model, router_parameters, tokens, train_routers
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 

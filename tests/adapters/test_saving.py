@@ -12,7 +12,7 @@ from limelm import attach, detach, load_adapter, save_adapter
 from limelm.adapters.routers import AdapterConfig
 from limelm.errors import UserError
 from limelm.loading import load_adapter_config, load_model
-from tests.adapters.families import CONFIGS, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers
 
 OPTIONS = {"share_kv": False, "routing_sources": {"first": 1, "last": 1}}
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
@@ -33,7 +33,7 @@ def assert_reads_back(folder, model):
     assert not hasattr(loaded.config, "attached_routing")
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_is_read_again_with_its_routers(family, dtype, tmp_path):
     model = trained(family, "kv", **OPTIONS)

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from limelm import attach, set_trainable
 from limelm.training.trainer import checkpoint_activations
-from tests.adapters.families import family_model, tokens, train_routers
+from tests.families import family_model, tokens, train_routers
 
 #: Family, routing, what is trained, and whether activations are computed again.
 CASES = [

@@ -10,7 +10,7 @@ from torch import nn
 
 from limelm import attach, detach
 from limelm.adapters.hooks import is_ours
-from tests.adapters.families import CONFIGS, family_model, tokens, train_routers
+from tests.families import ATTACHABLE, family_model, tokens, train_routers
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 
@@ -109,7 +109,7 @@ def test_dynamic_quantization_routes_once(routing):
     assert len(quantized.model.layers[1].self_attn.k_proj._forward_hooks) == 1
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 @routings
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_is_its_own(family, routing, copied):

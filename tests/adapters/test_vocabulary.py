@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from limelm import attach, load_adapter, save_adapter
 from limelm.errors import UserError
 from limelm.loading import load_model
-from tests.adapters.families import VOCAB, family_model, tokens, train_routers
+from tests.families import VOCAB, family_model, tokens, train_routers
 
 families = pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gemma2"])
 MORE = VOCAB + 4

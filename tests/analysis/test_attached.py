@@ -32,8 +32,8 @@ from limelm.analysis.retrieval import retrieval_weights, routers_of
 from limelm.errors import UserError
 from limelm.report.analysis import write_analysis
 from limelm.training.router_statistics import routing_summary
-from tests.adapters.families import CONFIGS, MULTI_HEAD, family_model, tokens, train_routers
 from tests.analysis.models_on_text import write_study
+from tests.families import ATTACHABLE, MULTI_HEAD, family_model, tokens, train_routers
 
 CPU = torch.device("cpu")
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
@@ -169,7 +169,7 @@ def check_values(model):
     return seen
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 @routings
 def test_values_are_those_that_attention_mixes(family, routing):
     model = train_routers(attach(family_model(family), routing, share_kv=False))

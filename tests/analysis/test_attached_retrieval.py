@@ -13,7 +13,7 @@ from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig
 from limelm.adapters import attach
 from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
 from limelm.analysis.retrieval_statistics import mean_by_source
-from tests.adapters.families import train_routers
+from tests.families import train_routers
 from tests.models.variants import tiny_model, token_ids
 
 SHAPE = {

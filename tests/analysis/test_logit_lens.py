@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limelm.analysis import ActivationReader, LogitLens
-from tests.analysis.families import CONFIGS, family_model
+from tests.families import CONFIGS, family_model
 from tests.models.variants import main_variants, tiny_model, token_ids
 
 
@@ -55,4 +55,4 @@ def test_an_earlier_representation_by_hand():
 
 def test_a_cap_on_the_logits_is_noticed():
     with pytest.raises(LookupError, match="not its head applied to its final norm"):
-        LogitLens(ActivationReader(family_model("gemma2"), "m"), token_ids()[0] % 61)
+        LogitLens(ActivationReader(family_model("gemma2", final_logit_softcapping=0.5), "m"), token_ids()[0] % 61)

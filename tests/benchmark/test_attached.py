@@ -13,7 +13,7 @@ from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
 from limelm.cli import main
 from limelm.errors import UserError
-from tests.adapters.families import family_model, router_parameters, tokens
+from tests.families import family_model, router_parameters, tokens
 
 CPU = torch.device("cpu")
 TINY = Inputs(batch=2, tokens=16, decode_from=8)

@@ -16,8 +16,8 @@ from limelm.adapters.routers import AttachedKeyValueRouter
 from limelm.cli import main
 from limelm.data.dataset import load_prepared_tokenizer
 from limelm.loading import load_model
-from tests.adapters.families import GROUPED, router_parameters, tokens, train_routers
 from tests.cli.test_cli import fails
+from tests.families import GROUPED, router_parameters, tokens, train_routers
 from tests.recipes import prepared
 
 GENERATION = {"eos_token_id": [0, 1], "temperature": 0.6, "do_sample": True}

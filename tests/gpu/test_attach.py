@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from limelm import attach, detach
-from tests.adapters.families import CONFIGS, VOCAB, family_model, tokens, train_routers
+from tests.families import ATTACHABLE, VOCAB, family_model, tokens, train_routers
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 @routings
 def test_unchanged_until_trained_and_back(family, routing):
     model = family_model(family).to("cuda", torch.bfloat16)
@@ -22,7 +22,7 @@ def test_unchanged_until_trained_and_back(family, routing):
     assert torch.equal(detach(model)(ids).logits, before)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ATTACHABLE)
 @routings
 def test_close_to_the_cpu(family, routing):
     model = train_routers(attach(family_model(family), routing))

@@ -16,7 +16,7 @@ from limelm.errors import UserError
 from limelm.loading import load_checkpoint, load_config, load_model, load_tokenizer
 from limelm.models.checkpoint_files import ConfigFields, read_known
 from limelm.text import has_control_characters
-from tests.adapters.families import GROUPED
+from tests.families import GROUPED
 from tests.recipes import corpus
 
 ROWS = 300
