@@ -3,7 +3,7 @@
 import argparse
 
 from limelm.benchmark.cases import COMPARED_CASES
-from limelm.benchmark.shape import PRESETS
+from limelm.benchmark.shape import SHAPES
 from limelm.benchmark.workloads import WORKLOADS
 from limelm.cli.main import _parse
 from limelm.cli.recipe_fields import all_fields, recipe_and_model
@@ -20,6 +20,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     elif getattr(options, "recipe", None):
         recipe_and_model(options, all_fields(options))
     elif options.command == "bench":
-        assert {*(options.cases or [])} <= {*COMPARED_CASES} and {*(options.tasks or [])} <= WORKLOADS.keys()
-        assert options.preset in (None, *PRESETS)
+        assert {*(options.cases or [])} <= {*COMPARED_CASES} and {*(options.workloads or [])} <= WORKLOADS.keys()
+        assert options.shape in (None, *SHAPES)
     return options

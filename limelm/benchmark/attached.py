@@ -74,7 +74,7 @@ def attached_cases(
     for task in tasks:
         tokens = context_of(task, inputs)
         if bound is not None and tokens > bound:
-            raise UserError(f"--tasks: {task!r}: {tokens} tokens are more than the {bound} that the model reads")
+            raise UserError(f"--workloads: {task!r}: {tokens} tokens are more than the {bound} that the model reads")
     for name in names:  # now, and not when the cases before have been measured
         detach(attach(base, **asdict(ATTACHED_CASES[name])))
     return [AttachedCase(name, base, inputs, ATTACHED_CASES[name]) for name in names]

@@ -38,18 +38,22 @@ def routing_bandwidth(
     Returns:
         None for a router that reads nothing, or that runs by the formulas.
     """
-    head_dim, N = shape.hidden // shape.heads, shape.batch * shape.tokens
+    head_dim, N = shape.hidden_size // shape.num_attention_heads, shape.batch_size * shape.sequence_length
     named = {name.removeprefix("routing_"): value for name, value in options.items()}
     with torch.device(device):
         routers = make_routers(
-            num_layers=shape.layers, hidden_size=shape.hidden, num_heads=heads, head_dim=head_dim, **named
+            num_layers=shape.num_hidden_layers,
+            hidden_size=shape.hidden_size,
+            num_heads=heads,
+            head_dim=head_dim,
+            **named,
         )
-        router: LayerRouter = routers[shape.layers // 2].to(dtype).eval()  # type: ignore[assignment]
+        router: LayerRouter = routers[shape.num_hidden_layers // 2].to(dtype).eval()  # type: ignore[assignment]
         if not router.has_choice or resolve_backend(router.spec.backend, device, router.has_fast_path) == "reference":
             return None
-        k_proj, v_proj = (nn.Linear(shape.hidden, heads * head_dim, bias=False, dtype=dtype) for _ in range(2))
-        X = torch.randn(shape.batch, shape.tokens, shape.hidden, dtype=dtype)
-        gain = torch.ones(shape.hidden, dtype=dtype)
+        k_proj, v_proj = (nn.Linear(shape.hidden_size, heads * head_dim, bias=False, dtype=dtype) for _ in range(2))
+        X = torch.randn(shape.batch_size, shape.sequence_length, shape.hidden_size, dtype=dtype)
+        gain = torch.ones(shape.hidden_size, dtype=dtype)
         rows, columns = router.source_shape()
         sources = torch.randn(len(router.reads) * rows, columns * N, dtype=dtype)
     (timing,) = interleave([lambda: router(X, gain, k_proj, v_proj, None, (sources,))], 9, device)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import limelm.models  # noqa: F401, registers the model types
 from limelm.benchmark.bandwidth import copy_bandwidth, routing_bandwidth
-from limelm.benchmark.shape import PRESETS, Inputs, Shape
+from limelm.benchmark.shape import SHAPES, Inputs, Shape
 from limelm.routing import ROUTERS
 
 
@@ -47,7 +47,7 @@ class NativeCase:
     model_type: str = "lime"
     options: dict[str, Any] = field(default_factory=dict)
     is_grouped: bool = False
-    inputs: Shape = PRESETS["small"]
+    inputs: Shape = SHAPES["small"]
 
     def at(self, shape: Shape) -> "NativeCase":
         """Return the same case at another shape."""
@@ -71,7 +71,7 @@ class NativeCase:
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
         """Bandwidth of the middle layer's routing operation (None if it has none) and of a plain copy."""
-        heads = self.inputs.grouped if self.is_grouped else self.inputs.heads
+        heads = self.inputs.key_value_heads(self.is_grouped)
         routing = (
             routing_bandwidth(self.options, heads, self.inputs, device, dtype) if "routing" in self.options else None
         )

@@ -102,8 +102,8 @@ def memory_of(case: Case, task: str, baseline: Record | None, device: torch.devi
     model, inputs = begin_training(case.model(device, dtype), task), case.inputs
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     memory = {
-        "saved_for_backward_bytes": saved_for_backward(model, inputs.batch, inputs.tokens),
-        "peak_training_bytes": peak_training_memory(model, inputs.batch, inputs.tokens),
+        "saved_for_backward_bytes": saved_for_backward(model, inputs.batch_size, inputs.sequence_length),
+        "peak_training_bytes": peak_training_memory(model, inputs.batch_size, inputs.sequence_length),
     }
     del model
     _free(device)

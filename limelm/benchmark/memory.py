@@ -60,11 +60,11 @@ def least_bytes(case: Case, task: str, dtype: torch.dtype, models: int = 2) -> i
 def _activations(case: Case, task: str, dtype: torch.dtype) -> int:
     """A lower bound of one batch's activations in bytes; for a pretrained model only the token ids are counted."""
     inputs = case.inputs
-    tokens = inputs.decode_from if task == "decode" else inputs.batch * inputs.tokens
+    tokens = inputs.decode_from if task == "decode" else inputs.batch_size * inputs.sequence_length
     if not isinstance(inputs, Shape):
         return 8 * tokens
-    per_layer = inputs.hidden + 2 * inputs.intermediate  # the residual stream, and both halves of the MLP
+    per_layer = inputs.hidden_size + 2 * inputs.intermediate_size  # the residual stream, and both halves of the MLP
     if task in TRAINS:  # every layer's are kept, and the loss has float32 logits with their gradient
-        return tokens * (inputs.layers * per_layer * dtype.itemsize + 8 * inputs.vocab)
-    logits = inputs.vocab if task == "decode" else 0  # a forward makes those of the last position only
+        return tokens * (inputs.num_hidden_layers * per_layer * dtype.itemsize + 8 * inputs.vocab_size)
+    logits = inputs.vocab_size if task == "decode" else 0  # a forward makes those of the last position only
     return tokens * (per_layer + logits) * dtype.itemsize

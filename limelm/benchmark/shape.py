@@ -10,13 +10,13 @@ class Inputs:
     """The batch that every model is given.
 
     Attributes:
-        batch: sequences.
-        tokens: per sequence.
+        batch_size: sequences.
+        sequence_length: per sequence.
         decode_from: tokens in the cache when decoding is timed.
     """
 
-    batch: int = 8
-    tokens: int = 256
+    batch_size: int = 8
+    sequence_length: int = 256
     decode_from: int = 128
 
 
@@ -25,43 +25,56 @@ class Shape(Inputs):
     """The batch, and the sizes of all compared models.
 
     Attributes:
-        grouped: number of key/value heads where a case groups its queries (G < H).
+        num_key_value_heads: number of key/value heads where a case groups its queries (G < H).
     """
 
-    layers: int = 16
-    hidden: int = 256
-    intermediate: int = 1024
-    heads: int = 8
-    grouped: int = 2
-    vocab: int = 4096
+    num_hidden_layers: int = 16
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 2
+    vocab_size: int = 4096
 
     def config_fields(self, is_grouped: bool) -> dict[str, Any]:
         """The fields that every model's configuration takes."""
+        sizes = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(Shape)
+            if field.name not in {given.name for given in dataclasses.fields(Inputs)}
+        }
         return {
-            "vocab_size": self.vocab,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.intermediate,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.grouped if is_grouped else self.heads,
-            "max_position_embeddings": max(self.tokens, self.decode_from + 64),
+            **sizes,
+            "num_key_value_heads": self.key_value_heads(is_grouped),
+            "max_position_embeddings": max(self.sequence_length, self.decode_from + 64),
             "tie_word_embeddings": True,
         }
 
+    def key_value_heads(self, is_grouped: bool) -> int:
+        """The number of key/value heads: as many as query heads, or fewer."""
+        return self.num_key_value_heads if is_grouped else self.num_attention_heads
+
     def llama_parameters(self, is_grouped: bool) -> int:
         """LLaMA's number of parameters at this shape, by arithmetic, without building the model."""
-        kv_size = self.hidden // self.heads * (self.grouped if is_grouped else self.heads)
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * kv_size
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.vocab * self.hidden + self.layers * layer + self.hidden
+        D = self.hidden_size
+        kv_size = D // self.num_attention_heads * self.key_value_heads(is_grouped)
+        layer = 2 * D * D + 2 * D * kv_size + 3 * D * self.intermediate_size + 2 * D
+        return self.vocab_size * D + self.num_hidden_layers * layer + D
 
     def with_layers(self, layers: int) -> "Shape":
         """A shape of another depth, otherwise equal."""
-        return dataclasses.replace(self, layers=layers)
+        return dataclasses.replace(self, num_hidden_layers=layers)
 
 
-PRESETS = {
+SHAPES = {
     "small": Shape(),
-    "deep": Shape(layers=64, batch=1),
-    "paper": Shape(hidden=2048, intermediate=8192, heads=32, grouped=8, vocab=50257, batch=4, tokens=2048),
+    "deep": Shape(num_hidden_layers=64, batch_size=1),
+    "paper": Shape(
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=50257,
+        batch_size=4,
+        sequence_length=2048,
+    ),
 }

@@ -28,7 +28,7 @@ def begin_training(model: PreTrainedModel, task: str) -> PreTrainedModel:
 def training_step(task: str, model: PreTrainedModel, inputs: Inputs) -> Work:
     """Forward, backward and AdamW on one batch."""
     begin_training(model, task)
-    tokens = _tokens(model, inputs.batch, inputs.tokens)
+    tokens = _tokens(model, inputs.batch_size, inputs.sequence_length)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-6)
 
     def step() -> None:
@@ -42,7 +42,7 @@ def training_step(task: str, model: PreTrainedModel, inputs: Inputs) -> Work:
 def forward(model: PreTrainedModel, inputs: Inputs) -> Work:
     """A forward without gradients, logits of the last position only, as in a prefill."""
     model.eval()
-    tokens = _tokens(model, inputs.batch, inputs.tokens)
+    tokens = _tokens(model, inputs.batch_size, inputs.sequence_length)
     return torch.no_grad()(lambda: model(input_ids=tokens, use_cache=False, logits_to_keep=1))
 
 
@@ -71,12 +71,12 @@ def _tokens(model: PreTrainedModel, batch: int, tokens: int) -> torch.Tensor:
 
 
 def _tokens_of_batch(inputs: Inputs) -> int:
-    return inputs.batch * inputs.tokens
+    return inputs.batch_size * inputs.sequence_length
 
 
 def context_of(task: str, inputs: Inputs) -> int:
     """The number of tokens of one sequence that a task gives a model, those in its cache too."""
-    return inputs.decode_from + DECODED_TOKENS if task == "decode" else inputs.tokens
+    return inputs.decode_from + DECODED_TOKENS if task == "decode" else inputs.sequence_length
 
 
 #: Name, the work of one round, and how many tokens it handles.

@@ -2,15 +2,17 @@
 
 import argparse
 import signal
-from pathlib import Path
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import existing_path, listed, model_name, positive_int
+from limelm.cli.types import listed, positive_int
 from limelm.errors import Stopped
 from limelm.text import printable
 
 HELP = "look inside models: routing, entropy, probes, circuits"
 NEEDS = "lab"
+KEYS = ("out", "report", "models", "measured", "circuits", "notes")
 SAVES_MEMORY = "--tokens, --sequence-length or --occurrences"
 DESCRIPTION = """\
 Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn
@@ -41,31 +43,25 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
-    )
-    parser.add_argument(
-        "--data",
-        type=existing_path,
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="a folder of token shards (its validation split), or files and folders of text",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report, new or of an earlier analysis")
+    add_shared(parser, "CHECKPOINT", nargs="+")
+    add_shared(parser, "--out", ", new or of an earlier analysis")
+    add_shared(parser, "--data", " (its validation split), or files and folders of text", nargs="+", required=True)
     parser.add_argument("--only", type=listed, metavar="NAME,...", help="some of the analyses below (default: all)")
-    parser.add_argument("--tokens", type=positive_int, help="tokens of the sample (32,768)")
-    parser.add_argument(
-        "--sequence-length", type=positive_int, metavar="T", help="tokens per sequence (the context, at most 512)"
-    )
-    parser.add_argument("--alpha", type=float, help="of the entropy; 1 is the von Neumann entropy (0.5)")
-    parser.add_argument("--words", type=listed, metavar="WORD,...", help="close tokens to tell apart (is,are,was,were)")
+    parser.add_argument("--tokens", type=positive_int, metavar="N", help="tokens of the sample (32,768)")
+    add_shared(parser, "--sequence-length", " (the context, at most 512)")
+    parser.add_argument("--alpha", type=float, metavar="X", help="of the entropy; 1 is the von Neumann entropy (0.5)")
+    parser.add_argument("--words", type=listed, metavar="NAME,...", help="close tokens to tell apart (is,are,was,were)")
     parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (100)")
-    parser.add_argument("--probe", choices=["logistic", "paper"], help="standardized to convergence, or the authors'")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    parser.add_argument(
+        "--probe",
+        choices=["logistic", "paper"],
+        metavar="NAME",
+        help="logistic (default: standardized, to convergence) or paper (as the authors' code does)",
+    )
+    add_shared(parser, "--device")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Output:
     """Measure one model after the other, and write the report."""
     from dataclasses import asdict
 
@@ -95,8 +91,18 @@ def run(options: argparse.Namespace) -> None:
         done = f"{len(analysis.models)} of {len(options.checkpoints)} models"
         raise Stopped(f"interrupted; {options.out} holds {done}", signal.SIGINT) from None
     assert analysis is not None
-    for note in analysis.notes:
-        print(printable(f"{note['model']}: no {note['analysis']}: {note['reason']}"))
-    for sentence in shares_above(analysis.records.get("circuits", [])):
-        print(printable(sentence))
-    print(f"Report: {write_analysis(options.out, asdict(analysis))}")
+    for missing in analysis.notes:
+        note(f"{missing['model']}: no {missing['analysis']}: {missing['reason']}")
+    page = write_analysis(options.out, asdict(analysis))
+    circuits = shares_above(analysis.records.get("circuits", []))
+    return Output(
+        "\n".join([*map(printable, circuits), f"Report: {page}"]),
+        {
+            "out": options.out,
+            "report": page,
+            "models": [model["label"] for model in analysis.models],
+            "measured": list(analysis.records),
+            "circuits": circuits,
+            "notes": analysis.notes,
+        },
+    )

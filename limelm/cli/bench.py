@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import listed, model_name, positive_int
+from limelm.cli.types import listed, positive_int
 from limelm.errors import Stopped, UserError
 from limelm.records import Records
 
 HELP = "time the models beside LLaMA, or routers beside the model they are attached to, interleaved"
 NEEDS = "lab"
-SAVES_MEMORY = "--batch, --tokens, --layers, --hidden or --vocab"
+SAVES_MEMORY = "--batch-size, --sequence-length, --num-hidden-layers, --hidden-size or --vocab-size"
+KEYS = ("out", "baseline", "times", "memory", "depths", "pruning")
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run: interleaved, after warming up, and report
 the median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place
@@ -25,7 +28,7 @@ Without --depths and --pruning it compares training step, forward and decoding a
 measures peak memory, the bytes saved for the backward, and the bandwidth that the routing operation reaches beside that
 of a copy.
 
-With --attach it compares a pretrained model with itself and routers in it: in training steps of all weights ("train")
+With --from it compares a pretrained model with itself and routers in it: in training steps of all weights ("train")
 and of the routers alone ("train-routers", beside a step of all weights of the model without routers).
 """
 
@@ -37,7 +40,7 @@ cases:
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
 
-cases with --attach:
+cases with --from:
   kv, static, dynamic; of these also
   NAME-separate: share_kv=False, a router for keys and one for values
   NAME-bounded: as above
@@ -45,68 +48,69 @@ cases with --attach:
 
 examples:
   limelm bench --out bench
-  limelm bench --cases static,kv --tasks train --rounds 15 --out bench
-  limelm bench --depths 8,16,32,64,128 --cases static,kv,static-bounded --batch 1 --out depths
-  limelm bench --pruning --layers 128 --batch 1 --out pruning
-  limelm bench --preset paper --device cuda --dtype bfloat16 --out gpu
-  limelm bench --attach HuggingFaceTB/SmolLM2-135M --tokens 512 --out attached
+  limelm bench --out bench --cases static,kv --workloads train --rounds 15
+  limelm bench --out depths --depths 8,16,32,64,128 --cases static,kv,static-bounded --batch-size 1
+  limelm bench --out pruning --pruning --num-hidden-layers 128 --batch-size 1
+  limelm bench --out gpu --shape paper --device cuda --dtype bfloat16
+  limelm bench --out attached --from HuggingFaceTB/SmolLM2-135M --sequence-length 512
 """
 
+DTYPES = ("float32", "bfloat16", "float16")
+#: Sizes of the models: fields of a configuration, and of a `Shape`.
 SIZES = {
-    "layers": "decoder layers",
-    "hidden": "hidden size D",
-    "intermediate": "size of the MLP",
-    "heads": "query heads H, and key/value heads of cases that are not grouped",
-    "grouped": "key/value heads G of grouped cases",
-    "vocab": "size of the vocabulary",
+    "--num-hidden-layers": "decoder layers",
+    "--hidden-size": "size of the residual stream",
+    "--intermediate-size": "size of the MLP",
+    "--num-attention-heads": "query heads; as many for keys and values where these are not grouped",
+    "--num-key-value-heads": "key/value heads of NAME-grouped",
+    "--vocab-size": "entries of the vocabulary",
 }
+#: Sizes of the batch, and what they are with a pretrained model.
 INPUTS = {
-    "batch": "sequences (default: the preset's; --attach: 1)",
-    "tokens": "tokens per sequence (default: the preset's; --attach: 256)",
-    "decode-from": "tokens in the cache when decoding is timed (default: the preset's; --attach: 128)",
+    "--sequence-length": ("tokens per sequence", 256),
+    "--batch-size": ("sequences at once", 1),
+    "--decode-from": ("tokens in the cache when decoding is timed", 128),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results, new or of an earlier bench")
-    parser.add_argument(
-        "--attach",
-        type=model_name,
-        metavar="MODEL",
-        help="folder or hub name of a pretrained model: compare it with routers in it",
-    )
-    parser.add_argument("--preset", help="small (default), deep or paper: the shape to start from")
-    for name, text in SIZES.items():
-        parser.add_argument(f"--{name}", type=positive_int, metavar="N", help=f"{text}, instead of the preset's")
-    for name, text in INPUTS.items():
-        parser.add_argument(f"--{name}", type=positive_int, metavar="N", help=text)
+    add_shared(parser, "--out", ", new or of an earlier bench")
+    add_shared(parser, "--from", ", to be compared with itself and routers in it")
+    parser.add_argument("--shape", metavar="NAME", help="sizes to start from: small (default), deep or paper")
     parser.add_argument(
         "--cases",
         type=listed,
-        help="separated by commas (default: all but NAME-bounded and NAME-triton; --attach: kv, static, dynamic)",
+        metavar="NAME,...",
+        help="some of the cases below (default: all but NAME-bounded and NAME-triton; --from: kv, static, dynamic)",
     )
     parser.add_argument(
-        "--tasks",
+        "--workloads",
         type=listed,
-        help="train, forward, decode, with --attach also train-routers (default: all; --pruning: forward, decode)",
+        metavar="NAME,...",
+        help="train, forward, decode, with --from also train-routers (default: all; --pruning: forward, decode)",
     )
-    parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds of each comparison (default 7)")
-    parser.add_argument("--depths", type=_integers, metavar="L,L,...", help="compare the training step at these depths")
+    parser.add_argument("--depths", type=_integers, metavar="N,...", help="compare the training step at these depths")
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")
-    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="timed rounds of a comparison (7)")
+    for option, meaning in SIZES.items():
+        parser.add_argument(option, type=positive_int, metavar="N", help=f"{meaning} (default: the shape's)")
+    for option, (meaning, default) in INPUTS.items():
+        help = f"{meaning} (default: the shape's; --from: {default})"
+        parser.add_argument(option, type=positive_int, metavar="N", help=help)
+    add_shared(parser, "--device")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, metavar="NAME", help=f"{', '.join(DTYPES)}")
 
 
 #: An option, one that it leaves no use for, and why.
 NOT_TOGETHER = [
-    *(("attach", name, "whose model has its own") for name in ("preset", *SIZES, "depths")),
-    ("attach", "pruning", "which is another measurement"),
-    ("depths", "layers", "which names them itself"),
-    ("depths", "tasks", "which times the training step"),
-    ("depths", "decode_from", "which times the training step"),
-    ("depths", "pruning", "which is another measurement"),
-    ("pruning", "cases", "which times top-p"),
+    *(("--from", other, "whose model has its own") for other in ("--shape", *SIZES, "--depths")),
+    ("--from", "--pruning", "which is another measurement"),
+    ("--depths", "--num-hidden-layers", "which names them itself"),
+    ("--depths", "--workloads", "which times the training step"),
+    ("--depths", "--decode-from", "which times the training step"),
+    ("--depths", "--pruning", "which is another measurement"),
+    ("--pruning", "--cases", "which times top-p"),
 ]
 
 
@@ -126,19 +130,19 @@ class Measurement:
     total: int
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure, write the files, print the tables."""
+def run(options: argparse.Namespace) -> Output:
+    """Measure, and write the files."""
     import torch
 
     from limelm.environment import environment
     from limelm.report.bench import BENCH, tables_as_text, write_bench
 
     for option, other, reason in NOT_TOGETHER:
-        if getattr(options, option) and getattr(options, other):
-            raise UserError(f"--{other.replace('_', '-')}: not with --{option}, {reason}")
+        if _value(options, option) and _value(options, other):
+            raise UserError(f"{other}: not with {option}, {reason}")
     device, dtype = find_device(options.device), getattr(torch, options.dtype)
     check_out(options.out, marker=BENCH)
-    measurement = (_attached if options.attach else _native)(options, device, dtype)
+    measurement = (_attached if options.base else _native)(options, device, dtype)
     facts = {
         "baseline": measurement.baseline,
         **measurement.facts,
@@ -158,8 +162,11 @@ def run(options: argparse.Namespace) -> None:
         write_bench(options.out, facts, tables)  # again: the signal may have come while files were written
         kept = f"{options.out} holds {finished} of {measurement.total} measurements"
         raise Stopped(f"interrupted; {kept}", signal.SIGINT) from None
-    print(tables_as_text(tables, measurement.baseline))
-    print(f"Results: {options.out}")
+    empty: dict[str, Records] = {name: [] for name in KEYS[2:]}
+    return Output(
+        f"{tables_as_text(tables, measurement.baseline)}\nResults: {options.out}",
+        {"out": options.out, "baseline": measurement.baseline, **empty, **tables},
+    )
 
 
 def _native(options: argparse.Namespace, device, dtype) -> Measurement:
@@ -168,20 +175,19 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.benchmark.compare import compare, compare_depths
     from limelm.benchmark.memory import check_memory
     from limelm.benchmark.pruning import SPREADS, time_against_pruning
-    from limelm.benchmark.shape import PRESETS
+    from limelm.benchmark.shape import SHAPES
     from limelm.benchmark.workloads import NATIVE_WORKLOADS
 
-    preset = PRESETS[_known("--preset", [options.preset or "small"], PRESETS)[0]]
-    shape = _given(preset, options)
+    shape = _given(SHAPES[_known("--shape", [options.shape or "small"], SHAPES)[0]], options)
     _check_shape(shape)
-    if options.pruning and shape.layers < 2:
-        raise UserError(f"--layers: {shape.layers} must be at least 2 with --pruning")
+    if options.pruning and shape.num_hidden_layers < 2:
+        raise UserError(f"--num-hidden-layers: {shape.num_hidden_layers} must be at least 2 with --pruning")
     names = _known("--cases", options.cases or DEFAULT_CASES, COMPARED_CASES)
     possible_tasks = ["forward", "decode"] if options.pruning else NATIVE_WORKLOADS
-    tasks = _known("--tasks", options.tasks or possible_tasks, possible_tasks)
+    tasks = _known("--workloads", options.workloads or possible_tasks, possible_tasks)
     cases = [CASES[name].at(shape) for name in names]
     _check_backends(cases, device)
-    sizes = [f"--{name}" for name in (*SIZES, "batch", "tokens", "decode-from") if name != "grouped"]
+    sizes = [option for option in (*SIZES, *INPUTS) if option != "--num-key-value-heads"]
     if options.depths:
         deepest = [case.at(shape.with_layers(max(options.depths))) for case in cases]
         check_memory(deepest, ["train"], device, dtype, ["--depths", *sizes[1:]])
@@ -193,7 +199,7 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     else:
         check_memory(cases, tasks, device, dtype, sizes)
         tables, total = compare(cases, tasks, options.rounds, device, dtype), len(cases)
-    facts = {"shape": dataclasses.asdict(shape) | ({"layers": options.depths} if options.depths else {})}
+    facts = {"shape": dataclasses.asdict(shape) | ({"num_hidden_layers": options.depths} if options.depths else {})}
     return Measurement("LLaMA", facts, tables, total)
 
 
@@ -208,24 +214,28 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.loading import load_model
     from limelm.provenance import shown_path
 
-    inputs = _given(Inputs(batch=1), options)
+    inputs = _given(Inputs(batch_size=1), options)
     names = _known("--cases", options.cases or DEFAULT_ATTACHED_CASES, ATTACHED_CASES)
-    tasks = _known("--tasks", options.tasks or WORKLOADS, WORKLOADS)
-    base = load_model(options.attach)
+    tasks = _known("--workloads", options.workloads or WORKLOADS, WORKLOADS)
+    base = load_model(options.base)
     if attachment_of(base) is not None:
-        raise UserError(f"--attach: {options.attach} is an adapter; name the model that it is for")
+        raise UserError(f"--from: {options.base} is an adapter; name the model that it is for")
     cases = attached_cases(base.to(dtype), names, tasks, inputs)
-    check_memory(cases, tasks, device, dtype, ["--batch", "--tokens", "--decode-from", "--tasks"])
+    check_memory(cases, tasks, device, dtype, [*INPUTS, "--workloads"])
     facts = {
         "base": {
-            "name": shown_path(options.attach),
+            "name": shown_path(options.base),
             "architecture": type(base).__name__,
             "parameters": base.num_parameters(),
         },
         "inputs": dataclasses.asdict(inputs),
     }
     tables = compare(cases, tasks, options.rounds, device, dtype)
-    return Measurement(Path(options.attach).resolve().name, facts, tables, len(cases))
+    return Measurement(Path(options.base).resolve().name, facts, tables, len(cases))
+
+
+def _value(options: argparse.Namespace, option: str) -> Any:
+    return options.base if option == "--from" else getattr(options, option[2:].replace("-", "_"))
 
 
 def _given(sizes, options: argparse.Namespace):
@@ -239,7 +249,6 @@ def _integers(text: str) -> list[int]:
 
 
 def _known(option: str, names, allowed) -> list[str]:
-
     for name in names:
         if name not in allowed:
             raise UserError(f"{option}: {name!r} is not one of {', '.join(allowed)}")
@@ -247,11 +256,14 @@ def _known(option: str, names, allowed) -> list[str]:
 
 
 def _check_shape(shape) -> None:
-
-    if shape.hidden % shape.heads or (shape.hidden // shape.heads) % 2:
-        raise UserError(f"--hidden: {shape.hidden} is not --heads ({shape.heads}) times an even number")
-    if shape.heads % shape.grouped:
-        raise UserError(f"--grouped: {shape.grouped} does not divide --heads ({shape.heads})")
+    heads = shape.num_attention_heads
+    if shape.hidden_size % heads or (shape.hidden_size // heads) % 2:
+        raise UserError(
+            f"--hidden-size: {shape.hidden_size} is not an even number times --num-attention-heads ({heads})"
+        )
+    if heads % shape.num_key_value_heads:
+        groups = shape.num_key_value_heads
+        raise UserError(f"--num-key-value-heads: {groups} does not divide --num-attention-heads ({heads})")
 
 
 def _check_backends(cases, device) -> None:

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output
 from limelm.cli.resources import check_out
-from limelm.cli.types import model_name
 from limelm.errors import UserError
 from limelm.files import partial_of
 
 HELP = "an adapter to a native checkpoint, or back"
 NEEDS = None
+KEYS = ("out", "made", "largest_difference", "largest_logit")
 DESCRIPTION = """\
-Turn an adapter upon a Llama (limelm train --attach, limelm.save_adapter) into a native LIMe checkpoint with equal
-logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). SOURCE says which. A LoRA in the adapter
-is merged. Both models are compared on random tokens, in float32, before anything is written. docs/attach.md says what
-cannot be converted.
+Turn an adapter upon a Llama (of limelm train, or of limelm.save_adapter) into a native LIMe checkpoint with equal
+logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). CHECKPOINT says which. A LoRA in the
+adapter is merged. Both models are compared on random tokens, in float32, before anything is written. docs/attach.md
+says what cannot be converted.
 """
 
 EPILOG = """\
@@ -33,13 +35,11 @@ TOLERANCE, ROUNDING = 1e-4, 5e-2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "source", type=model_name, metavar="SOURCE", help="an adapter, or a native checkpoint; a folder or hub name"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    add_shared(parser, "CHECKPOINT")
+    add_shared(parser, "--out", ", new")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Output:
     """Convert, compare the logits of both models, and write."""
     from limelm.adapters.convert import largest_difference, to_attached, to_native
     from limelm.loading import find_checkpoints, load_adapter_config, load_checkpoint, load_config
@@ -48,15 +48,18 @@ def run(options: argparse.Namespace) -> None:
     out = options.out.resolve()
     if out == Path.cwd():
         raise UserError(f"--out: {options.out} is the folder that you are in, and would be replaced; name a new folder")
-    if Path(options.source).resolve() in out.parents:
-        raise UserError(f"--out: {options.out} lies in {options.source}, which is read; name another folder")
-    find_checkpoints([options.source])
-    is_adapter, model_type = load_adapter_config(options.source) is not None, load_config(options.source).model_type
+    if Path(options.checkpoint).resolve() in out.parents:
+        raise UserError(f"--out: {options.out} lies in {options.checkpoint}, which is read; name another folder")
+    find_checkpoints([options.checkpoint])
+    is_adapter, model_type = (
+        load_adapter_config(options.checkpoint) is not None,
+        load_config(options.checkpoint).model_type,
+    )
     if not is_adapter and model_type != "lime":
         raise UserError(
-            f"{options.source}: neither an adapter nor a native LIMe checkpoint (model_type={model_type!r})"
+            f"{options.checkpoint}: neither an adapter nor a native LIMe checkpoint (model_type={model_type!r})"
         )
-    model, tokenizer = load_checkpoint(options.source)
+    model, tokenizer = load_checkpoint(options.checkpoint)
     convert = to_native if is_adapter else to_attached
     try:
         converted = convert(model)  # type: ignore[arg-type]  # it is native where it is no adapter
@@ -67,16 +70,24 @@ def run(options: argparse.Namespace) -> None:
             precise = copy.deepcopy(model).float()
             worst, _ = largest_difference(precise, convert(precise))  # type: ignore[arg-type]
     except UserError as error:
-        raise UserError(f"{options.source}: cannot be converted: {error}") from error
+        raise UserError(f"{options.checkpoint}: cannot be converted: {error}") from error
     if not (worst <= TOLERANCE * largest and difference <= ROUNDING * largest):
         raise UserError(
-            f"{options.source}: the logits would differ by {difference:.2g} (the largest is {largest:.3g}), and by "
+            f"{options.checkpoint}: the logits would differ by {difference:.2g} (the largest is {largest:.3g}), and by "
             f"{worst:.2g} in float32; allowed are {ROUNDING * largest:.2g} and {TOLERANCE * largest:.2g}"
         )
     with _folder_beside(out) as partial:
         _write(converted, tokenizer, partial)
     what = f"native, routing={converted.config.routing!r}" if is_adapter else "a Llama in base/ and its adapter"
-    print(f"{options.out}: {what}; the largest difference between logits is {difference:.2g} (of {largest:.3g})")
+    return Output(
+        f"{options.out}: {what}; the largest difference between logits is {difference:.2g} (of {largest:.3g})",
+        {
+            "out": options.out,
+            "made": "checkpoint" if is_adapter else "adapter",
+            "largest_difference": difference,
+            "largest_logit": largest,
+        },
+    )
 
 
 def _write(converted, tokenizer, folder: Path) -> None:

@@ -1,14 +1,16 @@
 """`limelm data prepare`: text to token shards."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output
 from limelm.cli.types import existing_path, positive_int
 from limelm.errors import UserError
 
 HELP = "tokenize text into shards"
 NEEDS = None
+KEYS = ("out", "splits", "vocab_size", "dtype", "sha256", "tokens_per_second")
 SAVES_MEMORY = "--processes or --vocab-size"
 DESCRIPTION = """\
 Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, one document after the other. Some
@@ -41,7 +43,7 @@ PRESET_NAMES = (PLAIN_PRESET, "fineweb-edu", "fineweb-edu-small")  # of limelm.d
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("sources", nargs="*", type=existing_path, metavar="SOURCE", help="files or folders of text")
-    parser.add_argument("--out", type=Path, required=True, help="new folder for shards, tokenizer and manifest")
+    add_shared(parser, "--out", ": shards, tokenizer and manifest; new, or broken off")
     parser.add_argument(
         "--preset", choices=PRESET_NAMES, metavar="NAME", help=f"text and its settings: {', '.join(PRESET_NAMES)}"
     )
@@ -50,13 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset-split", metavar="NAME", help="the data set's split (train)")
     parser.add_argument("--text-field", metavar="NAME", help="field that holds the text (text)")
     parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer, by hub name or folder (default: train one)")
-    parser.add_argument("--vocab-size", type=positive_int, help="entries of the trained tokenizer (4096)")
-    parser.add_argument("--validation-fraction", type=float, help="share of documents to hold out (0.02)")
-    parser.add_argument("--max-documents", type=positive_int, help="stop after so many documents")
-    parser.add_argument("--processes", type=positive_int, help="how many tokenize (default: all cores)")
+    add_shared(parser, "--vocab-size", ", where a tokenizer is trained (4096)")
+    parser.add_argument("--validation-fraction", type=float, metavar="X", help="share of documents to hold out (0.02)")
+    parser.add_argument("--max-documents", type=positive_int, metavar="N", help="stop after so many documents")
+    parser.add_argument("--processes", type=positive_int, metavar="N", help="how many tokenize (default: all cores)")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Output:
     """Prepare the data and print a summary."""
     from limelm.data.encode import available_processes
     from limelm.data.listing import find_files
@@ -88,12 +90,30 @@ def run(options: argparse.Namespace) -> None:
     else:
         dataset = _given(options, "dataset", "dataset_config", "dataset_split")
         manifest = prepare_preset(options.preset or PLAIN_PRESET, options.out, **how, **dataset, **field)
-    for name, split in manifest.splits.items():
-        print(f"{name:<11}{split.documents:>12,} documents{split.tokens:>16,} tokens in {len(split.shards)} shards")
-    if progress.tokens:
-        speed = round(progress.tokens / progress.seconds)
-        print(f"{progress.tokens:,} tokens in {progress.seconds:,.1f} s: {speed:,} tokens/s")
-    print(f"{options.out}: vocabulary {manifest.vocab_size:,}, {manifest.dtype}, sha256 {manifest.content_sha256[:16]}")
+    speed = round(progress.tokens / progress.seconds) if progress.tokens else None  # None: it was there already
+    lines = [
+        f"{name:<11}{split.documents:>12,} documents{split.tokens:>16,} tokens in {len(split.shards)} shards"
+        for name, split in manifest.splits.items()
+    ]
+    if speed is not None:
+        lines.append(f"{progress.tokens:,} tokens in {progress.seconds:,.1f} s: {speed:,} tokens/s")
+    fingerprint = manifest.content_sha256
+    lines.append(f"{options.out}: vocabulary {manifest.vocab_size:,}, {manifest.dtype}, sha256 {fingerprint[:16]}")
+    splits = {
+        name: {"documents": split.documents, "tokens": split.tokens, "shards": len(split.shards)}
+        for name, split in manifest.splits.items()
+    }
+    return Output(
+        "\n".join(lines),
+        {
+            "out": options.out,
+            "splits": splits,
+            "vocab_size": manifest.vocab_size,
+            "dtype": manifest.dtype,
+            "sha256": fingerprint,
+            "tokens_per_second": speed,
+        },
+    )
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

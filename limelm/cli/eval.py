@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import integer, listed, model_name, positive_int, seed
+from limelm.cli.types import integer, listed, positive_int
 from limelm.errors import UserError
-from limelm.text import printable
 
 HELP = "score models on benchmarks, with errors and comparisons"
 NEEDS = "lab"
+KEYS = ("out", "report", "scores", "averages", "perplexity", "notes")
 SAVES_MEMORY = "--batch-size or --window"
 DESCRIPTION = """\
 Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
@@ -38,18 +40,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "checkpoints", type=model_name, nargs="+", metavar="CHECKPOINT", help="folder or hub name of a model"
-    )
+    add_shared(parser, "CHECKPOINT", nargs="+")
+    add_shared(parser, "--out", ", new or of an earlier evaluation")
     parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
     parser.add_argument(
         "--text",
         action="append",
         metavar="[NAME=]PATH",
         help="a domain: a file or folder of text, or the validation split of a folder of token shards; may be repeated",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the results, new or of an earlier evaluation"
     )
     parser.add_argument(
         "--local-data",
@@ -73,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="score only the first N items of each task, documents of a domain",
     )
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="prompts per forward (16)")
-    parser.add_argument("--seed", type=seed, help="of the examples in prompts (1234, the harness's)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    add_shared(parser, "--batch-size", ", of prompts (16)")
+    add_shared(parser, "--device")
+    add_shared(parser, "--seed", ": examples in prompts (1234, the harness's)")
 
 
 #: Options, and the one that they need.
@@ -85,7 +83,7 @@ NEEDED = {
 }
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Output:
     """Score one model after the other, and write the report."""
     from dataclasses import asdict
 
@@ -114,12 +112,12 @@ def run(options: argparse.Namespace) -> None:
     wanted = expand(options.tasks or [], options.shots)
     text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None
     evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, text, settings, options.out)
-    for note in evaluation.notes:
-        print(printable(f"{note['model']}: no {note['task']}: {note['reason']}"))
+    for missing in evaluation.notes:
+        note(f"{missing['model']}: no {missing['task']}: {missing['reason']}")
     if not (evaluation.scores or evaluation.perplexity):
         raise UserError("no task could be scored")
     page = write_evaluation(options.out, asdict(evaluation))
     tables = [scores_as_text(evaluation.scores, evaluation.averages)] if evaluation.scores else []
     tables += [as_text(evaluation.perplexity)] if evaluation.perplexity else []
-    print("\n\n".join(tables))
-    print(f"Report: {page}")
+    facts = {name: getattr(evaluation, name) for name in ("notes", "scores", "averages", "perplexity")}
+    return Output("\n\n".join(tables) + f"\nReport: {page}", {"out": options.out, "report": page, **facts})

@@ -2,15 +2,15 @@
 
 import argparse
 
-from limelm.cli.types import any_float, any_text, checkpoint_folder, integer, seed
+from limelm.cli.options import add_shared
+from limelm.cli.types import any_float, any_text, integer
 from limelm.errors import UserError
 
 HELP = "continue a prompt with a checkpoint"
 NEEDS = None
 SAVES_MEMORY = "--max-new-tokens, or use a shorter PROMPT"
 DESCRIPTION = """\
-Continue PROMPT with a checkpoint, and stream the text as it is made. CHECKPOINT is a folder with a causal language
-model and its tokenizer, such as those under OUT/seed-N/ of `limelm reproduce`, an adapter, or either's name on the hub.
+Continue PROMPT with a checkpoint, and stream the text as it is made.
 """
 
 EPILOG = """\
@@ -22,16 +22,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "checkpoint", type=checkpoint_folder, metavar="CHECKPOINT", help="folder of a model and its tokenizer"
-    )
+    add_shared(parser, "CHECKPOINT")
     parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
     parser.add_argument(
         "--max-new-tokens", type=integer(1, 1_000_000), default=100, metavar="N", help="at most N tokens (100)"
     )
-    parser.add_argument("--temperature", type=any_float, default=0.8, metavar="T", help="0: the likeliest token (0.8)")
-    parser.add_argument("--top-p", type=any_float, default=0.95, metavar="P", help="nucleus sampling, in (0, 1] (0.95)")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the sampling (0)")
+    parser.add_argument("--temperature", type=any_float, default=0.8, metavar="X", help="0: the likeliest token (0.8)")
+    parser.add_argument("--top-p", type=any_float, default=0.95, metavar="X", help="nucleus sampling, in (0, 1] (0.95)")
+    add_shared(parser, "--seed", " (0)", default=0)
 
 
 def run(options: argparse.Namespace) -> None:

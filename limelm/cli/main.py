@@ -9,6 +9,7 @@ from typing import Any
 from limelm._version import __version__
 from limelm.cli import analyze, bench, convert, data, eval, generate, plan, reproduce, train
 from limelm.cli.failures import explain
+from limelm.cli.output import Output, as_json, quiet_stdout
 from limelm.cli.parser import Parser, add_command
 from limelm.cli.recipe_fields import split_fields
 from limelm.cli.streams import discard_stdout, print_error, safe_streams
@@ -43,14 +44,12 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         epilog="Start with:  limelm reproduce tiny --out demo",
     )
     parser.add_argument("--version", action="version", version=f"limelm {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     commands = {}
     for name, command in COMMANDS.items():
         *group, word = name.split()
         place = _add_group(subparsers, group[0], command.HELP) if group else subparsers
-        commands[name] = add_command(place, common, word, command)
+        commands[name] = add_command(place, word, command)
     return parser, commands
 
 
@@ -83,11 +82,23 @@ def _check_encoding(parser: Parser, argument: str) -> None:
 
 def _quieten() -> None:
     """Keep other libraries' progress bars and notices out of the output; errors say what matters."""
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="torch")  # about its own files and formats
+
+
+def _print(output: Output | None, is_json: bool) -> None:
+    """Print a command's results; None where it has printed them itself, or another process does."""
+    if output is not None:
+        print(as_json(output.facts) if is_json else output.text)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if output is not None and output.failure is not None:
+        raise output.failure
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -95,9 +106,9 @@ def _run(options: argparse.Namespace) -> int:
         _quieten()
         if options.needs is not None:
             require_extra(options.needs, options.command)
-        options.run(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with quiet_stdout(options.json):
+            output = options.run(options)
+        _print(output, options.json)
     except BrokenPipeError:
         discard_stdout()
         return 0

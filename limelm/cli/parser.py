@@ -1,6 +1,7 @@
 """The argument parser of all subcommands: one-line errors, checks of every value, help that fits the window."""
 
 import argparse
+import difflib
 import functools
 import math
 import re
@@ -8,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from limelm.cli.options import add_shared
 from limelm.cli.streams import print_error
 from limelm.cli.types import any_float, any_text
 
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(**{"formatter_class": HelpFormatter, **options})
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False, **options})
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         kind = options.get("type", str)
@@ -39,26 +41,38 @@ class Parser(argparse.ArgumentParser):
             options["type"] = _checked(kind)
         return super().add_argument(*names, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments; an unknown one is refused by the command that it is given to."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return options, unknown
+
     def error(self, message: str) -> NoReturn:
         print_error(f"{self.prog}: error: {message} (see {self.prog} --help)")
         self.exit(2)
 
 
-def add_command(subparsers: Any, common: argparse.ArgumentParser, name: str, command: Any) -> Parser:
+def add_command(subparsers: Any, name: str, command: Any) -> Parser:
     """Declare a subcommand.
 
     Args:
         subparsers: what `add_subparsers` gave.
-        common: options of every subcommand.
         name: the word on the command line.
         command: a module with `HELP` (one line for the list of commands), `DESCRIPTION`, `EPILOG` (lists and examples),
-            `NEEDS` (the extra without which it does not begin, or None), `add_arguments` and `run`; and `SAVES_MEMORY`,
-            options that make it need less, for the error when memory is short.
+            `NEEDS` (the extra without which it does not begin, or None), `add_arguments` and `run`; if `run` returns an
+            `Output`, also `KEYS`, those of its facts; and `SAVES_MEMORY`, options that make it need less, for the error
+            when memory is short.
     """
     words = {"help": command.HELP, "description": command.DESCRIPTION, "epilog": command.EPILOG}
-    parser: Parser = subparsers.add_parser(name, parents=[common], **words)
-    parser.set_defaults(run=command.run, needs=command.NEEDS, memory_settings=getattr(command, "SAVES_MEMORY", None))
+    parser: Parser = subparsers.add_parser(name, **words)
+    memory_settings = getattr(command, "SAVES_MEMORY", None)
+    parser.set_defaults(run=command.run, needs=command.NEEDS, memory_settings=memory_settings, json=False)
     command.add_arguments(parser)
+    if hasattr(command, "KEYS"):
+        add_shared(parser, "--json", f": {', '.join(command.KEYS)}")
+    add_shared(parser, "--debug")
     return parser
 
 

@@ -4,13 +4,12 @@ import argparse
 import difflib
 from typing import TYPE_CHECKING
 
-from limelm.cli.types import model_name, recipe_name, token_folder
+from limelm.cli.options import add_shared
 from limelm.errors import UserError
 
 if TYPE_CHECKING:
     from limelm.training import Recipe
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
 EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
 
 
@@ -19,14 +18,14 @@ OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
 
 
 def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that name one model of a recipe."""
-    parser.add_argument(
-        "recipe",
-        type=recipe_name,
-        metavar="RECIPE",
-        help="a recipe's name, or the path of a .toml file",
-    )
-    parser.add_argument("--model", metavar="NAME", help="one of the recipe's models, where it has several")
+    """Declare the option that names one model of a recipe."""
+    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where it has several")
+
+
+def add_text_and_base(parser: argparse.ArgumentParser) -> None:
+    """Declare what a training reads and what it starts from."""
+    add_shared(parser, "--data", " (default: the recipe's own)")
+    add_shared(parser, "--from", ", for the recipe attach")
 
 
 def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tuple[Recipe, str]":
@@ -39,26 +38,6 @@ def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tu
 
     name = the_model(load_recipe(options.recipe, model=options.model), options.model)
     return load_recipe(options.recipe, fields, name), name
-
-
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that every training takes besides its recipe and folder."""
-    parser.add_argument(
-        "--data",
-        type=token_folder,
-        metavar="DIR",
-        help="folder made by `limelm data prepare` (default: the recipe's text)",
-    )
-    parser.add_argument(
-        "--from",
-        dest="base",
-        type=model_name,
-        metavar="MODEL",
-        help="model to start from, with the recipe attach: native or of another family",
-    )
-    parser.add_argument(
-        "--report-to", action="append", choices=TRACKERS, default=[], help="report to a tracker as well; repeatable"
-    )
 
 
 def all_fields(options: argparse.Namespace) -> dict[str, str]:

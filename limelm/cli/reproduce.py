@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limelm.cli.recipe_fields import EXPLANATION, add_training_options, all_fields
+from limelm.cli.options import add_shared
+from limelm.cli.recipe_fields import EXPLANATION, add_text_and_base, all_fields
 from limelm.cli.types import integer, listed, recipe_name
 from limelm.errors import UserError
 from limelm.files import write_text
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a recipe's name, or the path of one's own (.toml); several are run one after the other",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
+    add_shared(parser, "--out", "; made where it is missing")
+    add_text_and_base(parser)
     parser.add_argument(
         "--models",
         type=listed,
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train every model with N seeds, and say which models differ (default: as many as the recipe says)",
     )
-    add_training_options(parser)
+    add_shared(parser, "--report-to")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """`limelm train`: one model of a recipe, on one process or many."""
 
 import argparse
-from pathlib import Path
+from dataclasses import asdict
 
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output
 from limelm.cli.recipe_fields import (
     EXPLANATION,
     add_model_of_recipe,
-    add_training_options,
+    add_text_and_base,
     all_fields,
     recipe_and_model,
 )
 
 HELP = "train one model, resumably, on one GPU or many"
 NEEDS = "lab"
+KEYS = ("out", "trained", "result")
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train one model of a recipe: RECIPE is a recipe's name, such as tiny or paper-1.2b, or the path of a .toml file.
@@ -41,13 +44,15 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_shared(parser, "RECIPE")
+    add_shared(parser, "--out", "; made where it is missing")
+    add_text_and_base(parser)
     add_model_of_recipe(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; made where it is missing")
-    add_training_options(parser)
+    add_shared(parser, "--report-to")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Train, and print the results."""
+def run(options: argparse.Namespace) -> Output | None:
+    """Train; None from all processes but the first."""
     from limelm.training import train_model
     from limelm.training.processes import this_process
     from limelm.training.result import read_result
@@ -56,10 +61,12 @@ def run(options: argparse.Namespace) -> None:
     recipe.subjects[name].check(recipe.data.sequence_length, recipe.data.vocab_size)
     done = read_result(options.out)
     result = train_model(recipe, name, options.data, options.out, options.report_to)
-    if this_process().is_main_process:
-        complete = "complete, nothing to train. " if done else ""
-        print(
-            f"{options.out}: {complete}{result.label}, {result.parameters:,} parameters, "
-            f"{result.train_tokens:,} tokens, held-out loss {result.eval_loss:.3f} "
-            f"(perplexity {result.eval_perplexity:.1f}), {result.tokens_per_second:,.0f} tokens/s"
-        )
+    if not this_process().is_main_process:
+        return None
+    complete = "complete, nothing to train. " if done else ""
+    return Output(
+        f"{options.out}: {complete}{result.label}, {result.parameters:,} parameters, "
+        f"{result.train_tokens:,} tokens, held-out loss {result.eval_loss:.3f} "
+        f"(perplexity {result.eval_perplexity:.1f}), {result.tokens_per_second:,.0f} tokens/s",
+        {"out": options.out, "trained": not done, "result": asdict(result)},
+    )

@@ -87,8 +87,6 @@ def existing(otherwise: str) -> Callable[[str], Path]:
 
 
 existing_path = existing("no such file or folder")
-token_folder = existing("not a folder made by `limelm data prepare` (there is no such folder)")
-checkpoint_folder = existing("not a checkpoint (no readable config.json)")
 
 
 def model_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Routers beside the model that they are attached to: what `limelm bench --attach` measures and writes."""
+"""Routers beside the model that they are attached to: what `limelm bench --from` measures and writes."""
 
 import csv
 import json
@@ -16,8 +16,19 @@ from limelm.errors import UserError
 from tests.families import family_model, router_parameters, tokens
 
 CPU = torch.device("cpu")
-TINY = Inputs(batch=2, tokens=16, decode_from=8)
-TINY_OPTIONS = ["--batch", "2", "--tokens", "16", "--decode-from", "8", "--rounds", "2", "--device", "cpu"]
+TINY = Inputs(batch_size=2, sequence_length=16, decode_from=8)
+TINY_OPTIONS = [
+    "--batch-size",
+    "2",
+    "--sequence-length",
+    "16",
+    "--decode-from",
+    "8",
+    "--rounds",
+    "2",
+    "--device",
+    "cpu",
+]
 
 
 def one_case(base, name, tasks=(), inputs=TINY):
@@ -137,17 +148,17 @@ def test_decoding_rounds_are_alike_where_a_window_is_full(family):
 
 def test_more_tokens_than_the_model_reads_are_refused_where_a_task_gives_them(base):
     """64 positions."""
-    long = Inputs(batch=1, tokens=65, decode_from=33)
+    long = Inputs(batch_size=1, sequence_length=65, decode_from=33)
     assert attached_cases(base, ["kv"], [], long)
     for task, given in (("train-routers", 65), ("forward", 65), ("decode", 65)):
         with pytest.raises(UserError, match=f"'{task}': {given} tokens are more than the 64"):
             attached_cases(base, ["kv"], [task], long)
-    assert attached_cases(base, ["kv"], list(WORKLOADS), Inputs(batch=1, tokens=64, decode_from=32))
+    assert attached_cases(base, ["kv"], list(WORKLOADS), Inputs(batch_size=1, sequence_length=64, decode_from=32))
 
 
 def test_command_line(checkpoint, tmp_path, capsys):
     out = tmp_path / "bench"
-    arguments = ["bench", "--attach", str(checkpoint), "--tasks", "train-routers,forward", "--out", str(out)]
+    arguments = ["bench", "--from", str(checkpoint), "--workloads", "train-routers,forward", "--out", str(out)]
     assert main([*arguments, *TINY_OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Ratios are to my-llama.\n") and f"Results: {out}\n" in printed
@@ -159,7 +170,7 @@ def test_command_line(checkpoint, tmp_path, capsys):
         "architecture": "LlamaForCausalLM",
         "parameters": family_model("llama").num_parameters(),
     }
-    assert written["inputs"] == {"batch": 2, "tokens": 16, "decode_from": 8}
+    assert written["inputs"] == {"batch_size": 2, "sequence_length": 16, "decode_from": 8}
     assert list(dict.fromkeys(row["case"] for row in written["times"])) == DEFAULT_ATTACHED_CASES
     for name in ("times", "memory"):
         with (out / f"{name}.csv").open() as stream:
@@ -176,7 +187,7 @@ def test_a_checkpoint_is_measured_in_the_dtype_that_is_asked_for(checkpoint, bas
         return forward(model, inputs)
 
     monkeypatch.setitem(WORKLOADS, "forward", (noted, tokens_of))
-    arguments = ["bench", "--attach", str(checkpoint), "--cases", "kv", "--tasks", "forward", *TINY_OPTIONS]
+    arguments = ["bench", "--from", str(checkpoint), "--cases", "kv", "--workloads", "forward", *TINY_OPTIONS]
     assert main([*arguments, "--out", str(tmp_path / "float32")]) == 0
     assert main([*arguments, "--dtype", "bfloat16", "--out", str(tmp_path / "bfloat16")]) == 0
     assert dtypes == [torch.float32] * 2 + [torch.bfloat16] * 2
@@ -194,7 +205,16 @@ def test_what_is_finished_outlives_an_interrupt(checkpoint, tmp_path, capsys, mo
         return forward(model, inputs)
 
     monkeypatch.setitem(WORKLOADS, "forward", (interrupted, tokens_of))
-    arguments = ["bench", "--attach", str(checkpoint), "--cases", ",".join(cases), "--tasks", "forward", *TINY_OPTIONS]
+    arguments = [
+        "bench",
+        "--from",
+        str(checkpoint),
+        "--cases",
+        ",".join(cases),
+        "--workloads",
+        "forward",
+        *TINY_OPTIONS,
+    ]
     assert main([*arguments, "--out", str(out)]) == 130
     assert capsys.readouterr().err == f"limelm: error: interrupted; {kept.format(out=out)}\n"
     written = json.loads((out / "bench.json").read_text())["times"] if before else []
@@ -204,23 +224,23 @@ def test_what_is_finished_outlives_an_interrupt(checkpoint, tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "deep"], "--preset: not with --attach, whose model has its own"),
-        (["--layers", "2"], "--layers: not with --attach"),
-        (["--hidden", "32"], "--hidden: not with --attach"),
-        (["--intermediate", "32"], "--intermediate: not with --attach"),
-        (["--heads", "2"], "--heads: not with --attach"),
-        (["--grouped", "2"], "--grouped: not with --attach"),
-        (["--vocab", "20"], "--vocab: not with --attach"),
-        (["--depths", "2,4"], "--depths: not with --attach"),
-        (["--pruning"], "--pruning: not with --attach"),
+        (["--shape", "deep"], "--shape: not with --from, whose model has its own"),
+        (["--num-hidden-layers", "2"], "--num-hidden-layers: not with --from"),
+        (["--hidden-size", "32"], "--hidden-size: not with --from"),
+        (["--intermediate-size", "32"], "--intermediate-size: not with --from"),
+        (["--num-attention-heads", "2"], "--num-attention-heads: not with --from"),
+        (["--num-key-value-heads", "2"], "--num-key-value-heads: not with --from"),
+        (["--vocab-size", "20"], "--vocab-size: not with --from"),
+        (["--depths", "2,4"], "--depths: not with --from"),
+        (["--pruning"], "--pruning: not with --from"),
         (["--cases", "kv,hc"], "--cases: 'hc' is not one of kv, static, dynamic"),
-        (["--tasks", "sleep"], "--tasks: 'sleep' is not one of train, train-routers, forward, decode"),
-        (["--tokens", "65"], "--tasks: 'train': 65 tokens are more than the 64"),
+        (["--workloads", "sleep"], "--workloads: 'sleep' is not one of train, train-routers, forward, decode"),
+        (["--sequence-length", "65"], "--workloads: 'train': 65 tokens are more than the 64"),
     ],
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, options, message):
     out = tmp_path / "bench"
-    assert main(["bench", "--attach", str(checkpoint), "--device", "cpu", "--out", str(out), *options]) == 2
+    assert main(["bench", "--from", str(checkpoint), "--device", "cpu", "--out", str(out), *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not out.exists()
@@ -234,9 +254,7 @@ def test_a_model_that_cannot_be_measured_is_one_line(checkpoint, tmp_path, capsy
         ("empty", "not a checkpoint (no readable config.json)"),
     ):
         out = tmp_path / "bench"
-        assert (
-            main(["bench", "--attach", str(tmp_path / name), "--device", "cpu", "--out", str(out), *TINY_OPTIONS]) == 2
-        )
+        assert main(["bench", "--from", str(tmp_path / name), "--device", "cpu", "--out", str(out), *TINY_OPTIONS]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert not out.exists()

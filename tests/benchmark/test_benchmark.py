@@ -17,12 +17,22 @@ from limelm.report.bench import ratio_against_depth, ratio_of_cases
 from limelm.routing.ops import backends
 
 CPU = torch.device("cpu")
-TINY = Shape(layers=3, hidden=32, intermediate=48, heads=4, grouped=2, vocab=50, batch=1, tokens=8, decode_from=8)
+TINY = Shape(
+    num_hidden_layers=3,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=50,
+    batch_size=1,
+    sequence_length=8,
+    decode_from=8,
+)
 TINY_OPTIONS = [
     word
     for name, value in TINY.__dict__.items()
-    for word in (f"--{name}", str(value))
-    if name not in ("layers", "decode_from")
+    for word in (f"--{name.replace('_', '-')}", str(value))
+    if name not in ("num_hidden_layers", "decode_from")
 ]
 
 
@@ -122,10 +132,18 @@ def test_pruned_shares_increase(layers, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "layers", "tables"),
     [
-        (["--layers", "3", "--decode-from", "8", "--cases", "kv,kv", "--tasks", "train"], 3, {"times", "memory"}),
-        (["--layers", "1", "--decode-from", "8", "--cases", "static", "--tasks", "decode"], 1, {"times"}),
+        (
+            ["--num-hidden-layers", "3", "--decode-from", "8", "--cases", "kv,kv", "--workloads", "train"],
+            3,
+            {"times", "memory"},
+        ),
+        (
+            ["--num-hidden-layers", "1", "--decode-from", "8", "--cases", "static", "--workloads", "decode"],
+            1,
+            {"times"},
+        ),
         (["--cases", "kv", "--depths", "3,1"], [1, 3], {"depths"}),
-        (["--layers", "2", "--pruning", "--tasks", "forward"], 2, {"pruning"}),
+        (["--num-hidden-layers", "2", "--pruning", "--workloads", "forward"], 2, {"pruning"}),
     ],
 )
 def test_command_line(tmp_path, capsys, options, layers, tables):
@@ -133,8 +151,8 @@ def test_command_line(tmp_path, capsys, options, layers, tables):
     assert main(["bench", "--out", str(out), "--rounds", "2", *TINY_OPTIONS, *options]) == 0
     assert str(out) in capsys.readouterr().out
     written = json.loads((out / "bench.json").read_text())
-    assert written["shape"]["hidden"] == 32 and written["environment"]["torch"] == torch.__version__
-    assert written["shape"]["layers"] == layers
+    assert written["shape"]["hidden_size"] == 32 and written["environment"]["torch"] == torch.__version__
+    assert written["shape"]["num_hidden_layers"] == layers
     assert written["baseline"] == "LLaMA"
     assert {path.stem for path in out.iterdir()} == {"bench", *tables}
     for name in tables:
@@ -156,7 +174,18 @@ def test_what_is_finished_outlives_an_interrupt(tmp_path, capsys, monkeypatch, b
         return training_step(model, inputs)
 
     monkeypatch.setitem(WORKLOADS, "train", (interrupted_step, tokens_of))
-    options = ["--decode-from", "8", "--layers", "2", "--cases", ",".join(cases), "--tasks", "train", "--rounds", "1"]
+    options = [
+        "--decode-from",
+        "8",
+        "--num-hidden-layers",
+        "2",
+        "--cases",
+        ",".join(cases),
+        "--workloads",
+        "train",
+        "--rounds",
+        "1",
+    ]
     assert main(["bench", "--out", str(out), *TINY_OPTIONS, *options]) == 130
     assert capsys.readouterr().err == f"limelm: error: interrupted; {kept.format(out=out)}\n"
     written = {path.name for path in out.glob("*")}
@@ -171,18 +200,21 @@ def test_what_is_finished_outlives_an_interrupt(tmp_path, capsys, monkeypatch, b
         (["--cases", "static,lstm"], "--cases: 'lstm' is not one of none, static"),
         (["--cases", "llama"], "--cases: 'llama' is not one of none, static"),
         (["--cases", "static,static-triton"], "--cases: 'static-triton': routing_backend='triton' cannot run"),
-        (["--tasks", "sleep"], "--tasks: 'sleep' is not one of train, forward, decode"),
-        (["--tasks", "train-routers"], "--tasks: 'train-routers' is not one of train, forward, decode"),
-        (["--pruning", "--tasks", "train"], "--tasks: 'train' is not one of forward, decode"),
-        (["--preset", "huge"], "--preset: 'huge' is not one of small, deep, paper"),
-        (["--pruning", "--layers", "1"], "--layers: 1 must be at least 2 with --pruning"),
+        (["--workloads", "sleep"], "--workloads: 'sleep' is not one of train, forward, decode"),
+        (["--workloads", "train-routers"], "--workloads: 'train-routers' is not one of train, forward, decode"),
+        (["--pruning", "--workloads", "train"], "--workloads: 'train' is not one of forward, decode"),
+        (["--shape", "huge"], "--shape: 'huge' is not one of small, deep, paper"),
+        (["--pruning", "--num-hidden-layers", "1"], "--num-hidden-layers: 1 must be at least 2 with --pruning"),
         (["--pruning", "--depths", "2,4"], "--pruning: not with --depths"),
         (["--pruning", "--cases", "kv"], "--cases: not with --pruning"),
-        (["--depths", "2", "--tasks", "decode"], "--tasks: not with --depths"),
-        (["--depths", "2", "--layers", "2"], "--layers: not with --depths"),
+        (["--depths", "2", "--workloads", "decode"], "--workloads: not with --depths"),
+        (["--depths", "2", "--num-hidden-layers", "2"], "--num-hidden-layers: not with --depths"),
         (["--depths", "2", "--decode-from", "2"], "--decode-from: not with --depths"),
-        (["--hidden", "36", "--heads", "4"], "--hidden: 36 is not --heads (4) times an even number"),
-        (["--grouped", "3"], "--grouped: 3 does not divide --heads (8)"),
+        (
+            ["--hidden-size", "36", "--num-attention-heads", "4"],
+            "--hidden-size: 36 is not an even number times --num-attention-heads (4)",
+        ),
+        (["--num-key-value-heads", "3"], "--num-key-value-heads: 3 does not divide --num-attention-heads (8)"),
         (["--device", "abacus"], "--device: 'abacus' is not cpu, cuda or cuda:N"),
         (["--device", "meta"], "--device: 'meta' is not cpu, cuda or cuda:N"),
         (["--device", "cuda:99"], "--device: cuda:99 cannot be used"),

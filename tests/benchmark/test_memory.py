@@ -10,7 +10,7 @@ from limelm.benchmark import memory as bench_memory
 from limelm.benchmark.attached import attached_cases
 from limelm.benchmark.cases import CASES, NativeCase
 from limelm.benchmark.memory import check_memory, least_bytes
-from limelm.benchmark.shape import PRESETS, Inputs, Shape
+from limelm.benchmark.shape import SHAPES, Inputs, Shape
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.environment import available_memory
@@ -18,7 +18,17 @@ from limelm.errors import UserError
 from limelm.training.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
-TINY = Shape(layers=3, hidden=32, intermediate=48, heads=4, grouped=2, vocab=50, batch=2, tokens=8, decode_from=8)
+TINY = Shape(
+    num_hidden_layers=3,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=50,
+    batch_size=2,
+    sequence_length=8,
+    decode_from=8,
+)
 
 
 @pytest.fixture
@@ -27,7 +37,7 @@ def no_model(monkeypatch):
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("shape", [TINY, *PRESETS.values()])
+@pytest.mark.parametrize("shape", [TINY, *SHAPES.values()])
 def test_parameters_are_llama_s(shape, grouped):
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**shape.config_fields(grouped)))
@@ -49,27 +59,27 @@ def test_the_estimate_is_below_what_a_case_takes(name, task):
 
 
 TOO_LARGE = {
-    "hidden": 2**30,
-    "intermediate": 2**31 - 1,
-    "layers": 2**31 - 1,
-    "vocab": 2**31 - 1,
-    "batch": 2**31 - 1,
-    "tokens": 2**31 - 1,
+    "hidden-size": 2**30,
+    "intermediate-size": 2**31 - 1,
+    "num-hidden-layers": 2**31 - 1,
+    "vocab-size": 2**31 - 1,
+    "batch-size": 2**31 - 1,
+    "sequence-length": 2**31 - 1,
     "decode-from": 2**31 - 1,
     "depths": 2**31 - 1,
 }
 
 
 @pytest.mark.parametrize("option", TOO_LARGE)
-@pytest.mark.parametrize("more", [[], ["--tasks", "decode"], ["--pruning"], ["--preset", "paper"]])
+@pytest.mark.parametrize("more", [[], ["--workloads", "decode"], ["--pruning"], ["--shape", "paper"]])
 def test_absurd_sizes_are_refused_before_a_model_is_made(option, more, tmp_path, capsys, no_model):
     decodes = not more or "decode" in more
-    if option == "depths" and more != ["--preset", "paper"]:
+    if option == "depths" and more != ["--shape", "paper"]:
         more = []
-    elif option in ("batch", "tokens") and "decode" in more:
-        more = ["--tasks", "forward"]
+    elif option in ("batch-size", "sequence-length") and "decode" in more:
+        more = ["--workloads", "forward"]
     elif option == "decode-from" and not decodes:
-        more = [*more, "--tasks", "decode"]
+        more = [*more, "--workloads", "decode"]
     out = tmp_path / "out"
     assert main(["bench", f"--{option}", str(TOO_LARGE[option]), *more, "--device", "cpu", "--out", str(out)]) == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -81,11 +91,13 @@ def test_what_fits_is_not_refused_and_what_is_a_byte_too_large_is(monkeypatch):
     cases = [CASES["kv"].at(TINY)]
     needed = least_bytes(cases[0], "train", torch.float32)
     monkeypatch.setattr(bench_memory, "available_memory", lambda device: needed)
-    check_memory(cases, NATIVE_WORKLOADS, CPU, torch.float32, ["--hidden"])
+    check_memory(cases, NATIVE_WORKLOADS, CPU, torch.float32, ["--hidden-size"])
     monkeypatch.setattr(bench_memory, "available_memory", lambda device: needed - 1)
-    check_memory(cases, ["forward", "decode"], CPU, torch.float32, ["--hidden"])
-    with pytest.raises(UserError, match=r"^--hidden, --vocab: too large together: kv and its baseline need at least"):
-        check_memory(cases, NATIVE_WORKLOADS, CPU, torch.float32, ["--hidden", "--vocab"])
+    check_memory(cases, ["forward", "decode"], CPU, torch.float32, ["--hidden-size"])
+    with pytest.raises(
+        UserError, match=r"^--hidden-size, --vocab-size: too large together: kv and its baseline need at least"
+    ):
+        check_memory(cases, NATIVE_WORKLOADS, CPU, torch.float32, ["--hidden-size", "--vocab-size"])
 
 
 def test_a_pretrained_model_that_is_too_large_to_be_copied(monkeypatch):
@@ -95,8 +107,8 @@ def test_a_pretrained_model_that_is_too_large_to_be_copied(monkeypatch):
     needed = {task: least_bytes(cases[0], task, torch.float32) for task in WORKLOADS}
     assert needed["train"] == 7 * bytes_ and needed["train-routers"] == 5 * bytes_ and needed["forward"] >= 2 * bytes_
     monkeypatch.setattr(bench_memory, "available_memory", lambda device: 7 * bytes_ - 1)
-    with pytest.raises(UserError, match="--batch: too large together: kv and its baseline"):
-        check_memory(cases, ["train"], CPU, torch.float32, ["--batch"])
+    with pytest.raises(UserError, match="--batch-size: too large together: kv and its baseline"):
+        check_memory(cases, ["train"], CPU, torch.float32, ["--batch-size"])
 
 
 def test_memory_of_the_machine():
@@ -112,7 +124,7 @@ def test_a_bench_that_was_killed_can_be_started_again(left, tmp_path, capsys):
     for name in ("pruning.csv", "depths.csv", "depths.svg", "depths.png"):
         (out / name).write_text("of another measurement")
     options = [word for name, value in vars(TINY).items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = ["bench", "--cases", "kv", "--tasks", "forward", "--rounds", "1", "--device", "cpu", *options]
+    command = ["bench", "--cases", "kv", "--workloads", "forward", "--rounds", "1", "--device", "cpu", *options]
     assert main([*command, "--out", str(out)]) == 0
     assert [row["case"] for row in json.loads((out / "bench.json").read_text())["times"]] == ["kv"]
     assert sorted(path.name for path in out.iterdir()) == ["bench.json", "times.csv", "times.png", "times.svg"]

@@ -167,7 +167,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
             "routing='x' is unknown",
         ),
         (["train", *STATIC, "--out", "run", "--report-to", "trackio"], "trackio: not installed"),
-        (["train", *STATIC, "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
+        (["train", *STATIC, "--out", "run", "--data", "nowhere"], "nowhere: no such file or folder"),
         (
             ["train", *STATIC, "--out", "run", "--batch-size", "0"],
             "training.batch_size=0 must be at least 1",
@@ -180,7 +180,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
             ["train", *STATIC, "--out", "run", "--sharding", "fsdp", "--data", "."],
             "engine.sharding='fsdp' needs",
         ),
-        (["reproduce", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: not a folder made by"),
+        (["reproduce", "tiny", "--out", "run", "--data", "nowhere"], "nowhere: no such file or folder"),
         (["reproduce", "tiny", "--out", "file/run"], "file/run/run.json: Not a directory"),
         (["reproduce", "tiny"], "required: --out"),
         (["reproduce", "tiny", "--out", "run", "--seed", "-1"], "training.seed=-1 must be at least 0"),
@@ -201,7 +201,7 @@ def test_data_prepare_from_a_data_set(tmp_path):
         (["data", "prepare", "short.txt", "--out", "run", "--validation-fraction", "2"], "validation_fraction=2.0"),
         (["data", "prepare", "short.txt", "--dataset", "x", "--out", "run"], "not both"),
         (["data", "prepare", "--preset", "pile", "--out", "run"], "invalid choice: 'pile'"),
-        (["generate", "nowhere", "x"], "nowhere: not a checkpoint"),
+        (["generate", "./nowhere", "x"], "./nowhere: no such folder"),
         (["generate", "bert", "x"], "bert: broken checkpoint"),
         (["generate", "broken", "x"], "broken/config.json: not JSON"),
         (["generate", "weightless", "x"], "weightless: broken checkpoint"),
@@ -296,10 +296,10 @@ def test_help_answers(command, capsys):
 
 def test_the_installed_command_runs():
     finished = subprocess.run(
-        [sys.executable, "-c", "from limelm.cli import main; raise SystemExit(main())", "generate", "nowhere", "x"],
+        [sys.executable, "-c", "from limelm.cli import main; raise SystemExit(main())", "generate", "./nowhere", "x"],
         capture_output=True,
         text=True,
     )
     assert finished.returncode == 2 and finished.stdout == ""
-    said = "limelm generate: error: argument CHECKPOINT: nowhere: not a checkpoint (no readable config.json)"
+    said = "limelm generate: error: argument CHECKPOINT: ./nowhere: no such folder"
     assert finished.stderr == f"{said} (see limelm generate --help)\n"

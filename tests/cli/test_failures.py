@@ -49,10 +49,10 @@ def test_other_errors_are_not_taken_for_it():
 
 def test_out_of_memory_in_a_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("limelm.benchmark.compare.compare", lambda *arguments: torch.empty(2**58))
-    assert main(["bench", "--out", str(tmp_path / "o"), "--tasks", "forward"]) == 2
+    assert main(["bench", "--out", str(tmp_path / "o"), "--workloads", "forward"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    settings = "--batch, --tokens, --layers, --hidden or --vocab"
+    settings = "--batch-size, --sequence-length, --num-hidden-layers, --hidden-size or --vocab-size"
     assert error.startswith(f"limelm: error: bench: out of memory; lower {settings} (")
     assert not (tmp_path / "o").exists()
 

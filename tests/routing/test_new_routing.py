@@ -134,7 +134,20 @@ def test_a_recipe_trains_it_and_every_command_knows_it(tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"Recency"} and {row["layer"] for row in rows} == {"1", "2"}
 
-    sizes = ["--layers", "3", "--hidden", "32", "--heads", "4", "--tokens", "16", "--batch", "1", "--vocab", "97"]
+    sizes = [
+        "--num-hidden-layers",
+        "3",
+        "--hidden-size",
+        "32",
+        "--num-attention-heads",
+        "4",
+        "--sequence-length",
+        "16",
+        "--batch-size",
+        "1",
+        "--vocab-size",
+        "97",
+    ]
     out = tmp_path / "bench"
-    with_recency("bench", "--cases", "recency", "--tasks", "train", "--rounds", "1", "--out", str(out), *sizes)
+    with_recency("bench", "--cases", "recency", "--workloads", "train", "--rounds", "1", "--out", str(out), *sizes)
     assert "recency" in "".join(path.read_text() for path in out.glob("*.csv"))

@@ -65,8 +65,9 @@ def _make_runs() -> None:
     commands = [
         "reproduce small.toml --data T --out R --models llama static",
         "eval M --text held=T --out E",
-        "bench --layers 1 --hidden 32 --heads 2 --intermediate 32 --vocab 100 --tokens 8 --batch 1 --rounds 1 "
-        "--decode-from 4 --grouped 1 --cases static --tasks forward --out B",
+        "bench --num-hidden-layers 1 --hidden-size 32 --num-attention-heads 2 --num-key-value-heads 1 "
+        "--intermediate-size 32 --vocab-size 100 --sequence-length 8 --batch-size 1 --decode-from 4 --rounds 1 "
+        "--cases static --workloads forward --out B",
         "analyze M --data T --only collapse --tokens 128 --out N",
     ]
     for command in commands:

@@ -157,7 +157,7 @@ def _outputs() -> Iterator[Case]:
     """Folders of earlier evaluations, analyses and benchmarks that hold something else by now."""
     yield command("outputs", "eval M --text held=T --out E", "E", change=_folder_of("E/items"), what="items is a file")
     yield command(
-        "outputs", "bench --cases static --out B --attach L", "--tasks|--cases|--out", what="another measurement"
+        "outputs", "bench --cases static --out B --from L", "--workloads|--cases|--out", what="another measurement"
     )
     for text in ("eval M --text held=T --out N", "analyze M --data T --out E", "bench --out E", "convert A --out E"):
         yield command("outputs", text, "N|E", what="the folder of another command")
