@@ -38,10 +38,10 @@ bench_step() {  # NAME WEIGHT OPTIONS...
 
 bench() {
     step tests 8 env TRITON_INTERPRET=0 "$PYTHON" -m pytest tests/gpu tests/routing/triton
-    bench_step paper 7 --preset paper --tasks train,decode --rounds 5 \
+    bench_step paper 7 --shape paper --workloads train,decode --rounds 5 \
         --cases static,static-grouped,dynamic,dynamic-grouped,kv,kv-grouped,hc
-    bench_step paper-triton 4 --preset paper --tasks train --rounds 5 --cases static-triton,dynamic-triton,kv-triton
-    local deep=(--preset deep --depths 64,128 --batch 4 --tokens 2048 --vocab 50257 --rounds 3)
+    bench_step paper-triton 4 --shape paper --workloads train --rounds 5 --cases static-triton,dynamic-triton,kv-triton
+    local deep=(--shape deep --depths 64,128 --batch-size 4 --sequence-length 2048 --vocab-size 50257 --rounds 3)
     bench_step deep 5 "${deep[@]}" --cases static,dynamic,kv,static-bounded
     bench_step deep-triton 4 "${deep[@]}" --cases static-triton,dynamic-triton,kv-triton
 }
@@ -57,7 +57,7 @@ synthetic() {
 }
 
 attach() {
-    bench_step attach-cost 3 --attach "$BASE" --batch 8 --tokens 1024 --rounds 5
+    bench_step attach-cost 3 --from "$BASE" --batch-size 8 --sequence-length 1024 --rounds 5
     step attach 4 "$PYTHON" -m limelm reproduce attach --from "$BASE" --data "$BASE_DATA" --out "$RUNS/attach" \
         --models base,full,kv-full,static-full --seeds 3 --steps 1000 --batch-size 16 --micro-batch-size 16 \
         --sequence-length 1024 --precision bf16 --eval-steps 1000 --save-steps 1000 --warmup-steps 50

@@ -14,9 +14,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of a command line, whose recipes, models and cases are known. Folders that it reads must be there."""
     options = _parse(arguments)
     if options.command == "reproduce":
-        models = [name for names in options.models or [] for name in names] or None
         for recipe in options.recipes:
-            load_recipe(recipe, all_fields(options)).select(models)
+            load_recipe(recipe, all_fields(options)).select(options.models)
     elif getattr(options, "recipe", None):
         recipe_and_model(options, all_fields(options))
     elif options.command == "bench":

@@ -1,4 +1,4 @@
-"""What a command prints at its end: text for people, or one JSON document."""
+"""Print the results of a command: text for people, or one JSON document."""
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limelm.cli.options import add_shared
 from limelm.cli.recipe_fields import EXPLANATION, add_text_and_base, all_fields
-from limelm.cli.types import integer, listed, recipe_name
+from limelm.cli.types import integer, listed
 from limelm.errors import UserError
 from limelm.files import write_text
 
@@ -52,21 +52,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "recipes",
-        type=recipe_name,
-        metavar="RECIPE",
-        nargs="+",
-        help="a recipe's name, or the path of one's own (.toml); several are run one after the other",
-    )
+    add_shared(parser, "RECIPE", nargs="+")
     add_shared(parser, "--out", "; made where it is missing")
     add_text_and_base(parser)
     parser.add_argument(
         "--models",
         type=listed,
-        nargs="+",
-        metavar="NAME",
-        help="which of the recipe's models to train, or all (default: the recipe's comparison)",
+        metavar="NAME,...",
+        help="the recipe's models to train, or all (default: those that it compares)",
     )
     parser.add_argument(
         "--seeds",
@@ -109,19 +102,18 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
     seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}
     recipes = [load_recipe(text, all_fields(options) | seeds) for text in options.recipes]
-    models = [name for names in options.models for name in names] if options.models else None
     data, jobs = options.data, []
     for recipe in recipes:
         if isinstance(recipe.data, ProblemData):
             if data is not None:
                 raise UserError(f"--data {data}: the problems of {recipe.name} are made by the recipe; leave it out")
             name = recipe.name if recipe.data.worked_steps else f"{recipe.name}-direct"
-            job = Job(recipe, options.out / name, models, None)
+            job = Job(recipe, options.out / name, options.models, None)
         else:
             out = options.out if len(recipes) == 1 else options.out / recipe.name
-            job = Job(recipe, out, models, data)
+            job = Job(recipe, out, options.models, data)
             data = data or out / "data"  # several recipes share their text
-        recipe.select(models)
+        recipe.select(options.models)
         jobs.append(job)
     return jobs
 

@@ -21,8 +21,8 @@ def analyze(folder, *names, data="tokens", out="out"):
 
 def test_one_report_for_several_models(folder, capsys):
     assert main(analyze(folder, "llama-like", "dynamic", "kv")) == 0
-    out = capsys.readouterr().out
-    assert "llama-like: no retrieval: it has no routers" in out and f"Report: {folder / 'out' / 'report.html'}" in out
+    out, err = capsys.readouterr()
+    assert "llama-like: no retrieval: it has no routers" in err and f"Report: {folder / 'out' / 'report.html'}" in out
     page = (folder / "out" / "report.html").read_text()
     assert "llama-like" in page and "dynamic" in page and "http://" not in page.replace("http://www.w3.org", "")
     figures = {path.suffix for path in (folder / "out" / "figures").iterdir()}
@@ -87,4 +87,4 @@ def test_a_folder_that_holds_something_else_is_refused(folder, capsys):
 
 
 def test_without_a_checkpoint_or_data(folder, capsys):
-    assert "required: CHECKPOINT, --data, --out" in fails(capsys, "analyze")
+    assert "required: CHECKPOINT, --out, --data" in fails(capsys, "analyze")

@@ -252,7 +252,7 @@ def test_generated_tasks_need_neither(folder):
 def test_too_short_a_context_is_told_in_one_line_each(folder, capsys):
     write_checkpoint(folder / "short", "none", max_position_embeddings=6)
     assert main(evaluate(folder, "short", "static", out="short-out", tasks="multirc,rte")) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "short: no multirc: an answer has" in out
     page = (folder / "short-out" / "report.html").read_text()
     assert "multirc: short: an answer has" in page and "rte (short: 8)" in page
