@@ -45,7 +45,7 @@ def test_reproduce_reports_and_says_when_it_is_complete(run, capsys):
     assert main(arguments) == 0
     assert "complete, nothing to train" in capsys.readouterr().out
     (folder / "run" / "report.html").unlink()
-    assert main([*arguments, "--models", "hc,static", "kv"]) == 0
+    assert main([*arguments, "--models", "hc,static,kv"]) == 0
     out = capsys.readouterr().out
     assert "LIMe static" in out and "report.html" in out
     assert len(json.loads((folder / "run" / "summary.json").read_text())["trainings"]) == 5

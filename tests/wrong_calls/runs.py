@@ -106,7 +106,7 @@ def _folder(path: str) -> Change:
 
 
 def _runs() -> Iterator[Case]:
-    again = "reproduce small.toml --data T --out R --models llama static"
+    again = "reproduce small.toml --data T --out R --models llama,static"
     for name in ("run.json", "seed-1/static/result.json"):
         for what, content in NO_OBJECT.items():
             change = _changed_run(name, lambda path, content=content: path.write_bytes(content))
