@@ -87,7 +87,7 @@ def _costs(model: "ModelPlan") -> dict[str, Any]:
     return {
         "parameters": model.cost.parameters,
         "training_flops_per_token": model.training_flops,
-        "memory_bytes": {**model.memory.parts, "total": model.memory.total},
+        "memory_bytes": model.memory and {**model.memory.parts, "total": model.memory.total},
         "checkpoint_bytes": model.checkpoint_bytes,
         "model_bytes": model.weight_bytes,
         "seconds": model.seconds,
