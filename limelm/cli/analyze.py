@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> Output:
 
     from limelm.analysis import Settings, analyze
     from limelm.report.analysis import ANALYSIS, write_analysis
-    from limelm.report.circuits import shares_above
+    from limelm.report.sections.circuits import shares_above
 
     check_out(options.out, marker=ANALYSIS)
     given = {

@@ -93,8 +93,7 @@ def run(options: argparse.Namespace) -> Output:
     from limelm.evaluation.run import evaluate
     from limelm.evaluation.suites import expand
     from limelm.loading import model_labels
-    from limelm.report.evaluation import scores_as_text, write_evaluation
-    from limelm.report.perplexity import as_text
+    from limelm.report.evaluation import perplexities_as_text, scores_as_text, write_evaluation
 
     if not (options.tasks or options.text):
         raise UserError("nothing to score: give --tasks, --text or both")
@@ -118,6 +117,6 @@ def run(options: argparse.Namespace) -> Output:
         raise UserError("no task could be scored")
     page = write_evaluation(options.out, asdict(evaluation))
     tables = [scores_as_text(evaluation.scores, evaluation.averages)] if evaluation.scores else []
-    tables += [as_text(evaluation.perplexity)] if evaluation.perplexity else []
+    tables += [perplexities_as_text(evaluation.perplexity)] if evaluation.perplexity else []
     facts = {name: getattr(evaluation, name) for name in ("notes", "scores", "averages", "perplexity")}
     return Output("\n\n".join(tables) + f"\nReport: {page}", {"out": options.out, "report": page, **facts})

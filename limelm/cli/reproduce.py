@@ -89,10 +89,17 @@ def run(options: argparse.Namespace) -> None:
     from limelm.training import read_summary, reproduce
     from limelm.training.processes import this_process
 
-    for job in _jobs(options):
+    jobs, summaries, answers = _jobs(options), {}, {}
+    for job in jobs:
         trained = reproduce(job.recipe, job.out, job.models, job.data, options.report_to)
         if this_process().is_main_process:
-            _report(job, trained, read_summary(job.out))
+            summary = summaries[job.out.name] = read_summary(job.out)
+            scores = _score(job, summary)
+            _report(job, trained, summary, scores)
+            if scores is not None:
+                answers[job.out.name] = scores
+    if this_process().is_main_process and any(job.out != options.out for job in jobs):
+        _report_all(options.out, summaries, answers)
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
@@ -118,78 +125,43 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def _report(job: Job, trained: list[str], summary: dict[str, Any]) -> None:
-    """Write the page, unless there is one of these very results, and print the results."""
-    from limelm.report.by_seed import by_seed
-    from limelm.report.html import REPORT, is_made_of
-    from limelm.training.data import ProblemData
-
-    page, has_problems = job.out / REPORT, isinstance(job.recipe.data, ProblemData)
-    if not trained and is_made_of(page, summary["fingerprint"]):
-        print(f"{job.out}: complete, nothing to train. Report: {page}")
-    elif job.recipe.base is not None:
-        print(_write_adapted(job, by_seed(summary)), f"Report: {page}", sep="\n")
-    elif len(summary["seeds"]) > 1:
-        print(_write_seeds(job, by_seed(summary)), f"Report: {page}", sep="\n")
-    elif not has_problems:
-        print(_write_run(job, summary), f"Report: {page}", sep="\n")
-    if has_problems:
-        _report_problems(job, summary)
-
-
-def _write_run(job: Job, summary: dict[str, Any]) -> str:
-    """Write the page of a run of one seed; gives the table for the terminal, without speeds that do not compare."""
-    from limelm.report.by_seed import by_seed
-    from limelm.report.columns import Column, as_text, count, number, thousandths
-    from limelm.report.page import write_report
-    from limelm.report.tables import is_one_environment
-    from limelm.training.router_statistics import measure_retrieval
-
-    _, _, held_out = job.recipe.open_data(job.data or job.out / "data")
-    (of_seed,) = by_seed(summary).values()
-    write_report(job.out, of_seed, measure_retrieval(summary, held_out))
-    columns = [
-        Column("label", "model"),
-        Column("parameters", "parameters", count),
-        Column("eval_loss", "held-out loss", thousandths),
-        Column("eval_perplexity", "perplexity", number(".1f")),
-        Column("tokens_per_second", "tokens/s", number(",.0f")),
-    ]
-    return as_text(columns if is_one_environment(of_seed) else columns[:-1], of_seed["models"])
-
-
-def _write_seeds(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison over seeds; gives the table for the terminal."""
-    from limelm.report.columns import as_text
-    from limelm.report.seeds import COLUMNS, write_seeds
-
-    _, losses = write_seeds(job.out, summaries)
-    return as_text(COLUMNS, losses, "model", "axis", "mean", "difference", "t_low", "t_high", "verdict")
-
-
-def _write_adapted(job: Job, summaries: dict[int, dict[str, Any]]) -> str:
-    """Write the page of a comparison in a pretrained model; gives the table for the terminal."""
-    from limelm.report.adaptation import COLUMNS, write_adaptation
-    from limelm.report.columns import as_text
-
-    first = next(iter(summaries.values()))
-    routed = [entry["label"] for entry in first["models"] if entry["routing"] is not None]
-    _, summary = write_adaptation(job.out, summaries, routed)
-    return as_text(COLUMNS, summary, "model", "trained", "mean", "difference", "verdict")
-
-
-def _report_problems(job: Job, summary: dict[str, Any]) -> None:
-    """Score every model on the test problems, unless that was done, and report on all tasks beside `job.out`."""
+def _score(job: Job, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Score every model on the test problems, unless that was done; None for a recipe without problems."""
     from limelm.evaluation.exact_match import EXACT_MATCH, score_run
     from limelm.evaluation.kept import KeptScores, read_kept
-    from limelm.report.columns import as_text
-    from limelm.report.exact_match import COLUMNS, write_exact_match
+    from limelm.training.data import ProblemData
 
+    if not isinstance(job.recipe.data, ProblemData):
+        return None
     path, fingerprint = job.out / EXACT_MATCH, summary["fingerprint"]
-    kept = read_kept(path, KeptScores)
-    if kept is None or kept["made_of"] != fingerprint:
-        score = score_run(job.out.name, summary, job.out / "data")
-        write_text(path, json.dumps({"made_of": fingerprint, **score}, indent=1) + "\n")
-    page, accuracies = write_exact_match(job.out.parent)
-    print(as_text(COLUMNS, accuracies, "task", "model", "mean", "difference", "verdict"))
+    scores = read_kept(path, KeptScores)
+    if scores is None or scores["made_of"] != fingerprint:
+        scores = {"made_of": fingerprint, **score_run(job.out.name, summary, job.out / "data")}
+        write_text(path, json.dumps(scores, indent=1) + "\n")
+    return scores
+
+
+def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: dict[str, Any] | None) -> None:
+    """Print the results, and write the page, unless there is one of these very results."""
+    from limelm.report.run import results_as_text, write_run
+    from limelm.report.writer import REPORT, is_made_of
+    from limelm.training.router_statistics import measure_retrieval
+
+    page = job.out / REPORT
+    print(results_as_text(summary, answers))
+    if not trained and is_made_of(page, summary["fingerprint"]):
+        print(f"{job.out}: complete, nothing to train. Report: {page}")
+        return
+    _, _, held_out = job.recipe.open_data(job.data or job.out / "data")
+    write_run(job.out, summary, measure_retrieval(summary, held_out), answers)
     print(f"Report: {page}")
+
+
+def _report_all(out: Path, summaries: dict[str, dict[str, Any]], answers: dict[str, dict[str, Any]]) -> None:
+    """Write the page on all runs, unless there is one of these very results."""
+    from limelm.report.overview import runs_fingerprint, write_overview
+    from limelm.report.writer import REPORT, is_made_of
+
+    if not is_made_of(out / REPORT, runs_fingerprint(summaries)):
+        write_overview(out, summaries, answers)
+    print(f"Report on all runs: {out / REPORT}")

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from limelm.report.circuits import circuit_sections
-from limelm.report.figures.palette import palette_of
-from limelm.report.html import write_page
+from limelm.report.figures.palette import palette_of, routes
 from limelm.report.made import made_now
-from limelm.report.output import write_json
-from limelm.report.representations import representation_sections
-from limelm.report.routing import routing_sections
+from limelm.report.sections.circuits import CIRCUITS
+from limelm.report.sections.routing import routing_sections, routing_words, with_weight_sets
+from limelm.report.sections.states import STATES
+from limelm.report.writer import write_json, write_page
+from limelm.text import counted
 
 ANALYSIS = "analysis.json"
 
@@ -24,20 +24,19 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         The page's path.
     """
     models, facts, records = analysis["models"], analysis["facts"], analysis["records"]
-    palette = palette_of(models)
+    palette = with_weight_sets(palette_of(models), records)
+    is_attached = [entry["routing"] is not None and entry["model_type"] != "lime" for entry in models]
     told = {key: analysis[key] for key in ("models", "facts", "notes", "cautions")}
     write_json(out / ANALYSIS, told)
     return write_page(
         out,
-        [
-            *routing_sections(records, palette, any(_is_attached(entry) for entry in models)),
-            *circuit_sections(records.get("circuits", [])),
-            *representation_sections(records, palette),
-        ],
+        [*routing_sections(records), CIRCUITS, *STATES],
+        records,
+        palette,
+        {"has_routers": routes(palette), **routing_words(records, palette, any(is_attached))},
         title="Inside the models: routing and representations by depth",
         lead=f"{_measured_on(facts)} Layers count from zero; representation 0 is the token embedding, m the output of "
         "layer m - 1.",
-        palette=palette,
         tiles={entry["label"]: _tile(entry) for entry in models},
         cautions=analysis["cautions"],
         missing=_missing(analysis["notes"]),
@@ -47,10 +46,6 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
             "Data and environment": list(facts.items()),
         },
     )
-
-
-def _is_attached(entry: dict[str, Any]) -> bool:
-    return entry["routing"] is not None and entry["model_type"] != "lime"
 
 
 def _measured_on(facts: dict[str, Any]) -> str:
@@ -64,7 +59,7 @@ def _measured_on(facts: dict[str, Any]) -> str:
 
 def _tile(entry: dict[str, Any]) -> tuple[str, str]:
     kind = entry["model_type"] if entry["routing"] is None else f"{entry['model_type']}, {entry['routing']}"
-    layers = "1 layer" if entry["num_layers"] == 1 else f"{entry['num_layers']} layers"
+    layers = counted(entry["num_layers"], "layer")
     return _count(entry["parameters"]), f"parameters · {kind} · {layers} of {entry['hidden_size']:,}"
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from limelm.records import Records
-from limelm.report.columns import Column, aligned, as_text, count, number, share, thousandths
+from limelm.report.captions import columns
+from limelm.report.columns import aligned, as_text, thousandths
 from limelm.report.figures.palette import Palette, kind_of
 from limelm.report.figures.style import legend_beside, new_figure, shown
-from limelm.report.output import save_figure, write_csv, write_json
+from limelm.report.writer import save_figure, write_csv, write_json
 
 BENCH = "bench.json"
 
@@ -21,7 +22,7 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
         facts: how it was measured; `baseline`, what the ratios are to.
         tables: records by name: "times", "memory", "depths", "pruning".
     """
-    for name in {"depths", *COLUMNS} - tables.keys():
+    for name in {"times", "memory", "depths", "pruning"} - tables.keys():
         for suffix in ("csv", "png", "svg"):
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
     write_json(out / BENCH, {**facts, **tables})
@@ -91,7 +92,7 @@ def time_against_pruning(records: Records, baseline: str) -> Figure:
 def _curve(axes: Any, x: list[float], rows: Records, palette: Palette, name: str) -> None:
     """Draw the ratios of `rows` with their quartiles at `x`."""
     ratios = [row["ratio"] for row in rows]
-    axes.errorbar(x, ratios, _quartiles(rows), capsize=3, label=shown(name), **palette.line(name, len(x)))
+    axes.errorbar(x, ratios, _quartiles(rows), capsize=3, **palette.line(name, len(x)))
 
 
 def _quartiles(rows: Records) -> list[list[float]]:
@@ -105,41 +106,11 @@ def _quartiles(rows: Records) -> list[list[float]]:
 #: The figures of the tables, by their names.
 FIGURES = {"times": ratio_of_cases, "depths": ratio_against_depth, "pruning": time_against_pruning}
 
-TASK, MILLISECONDS = Column("task", "task"), Column("milliseconds", "ms", number(".1f"))
-RATIO = [
-    Column("ratio", "ratio", thousandths),
-    Column("ratio_lower_quartile", "quartiles", thousandths),
-    Column("ratio_upper_quartile", "to", thousandths),
-]
-#: The columns of the tables that are printed as they are.
-COLUMNS = {
-    "times": [
-        Column("case", "case"),
-        TASK,
-        MILLISECONDS,
-        Column("baseline_milliseconds", "base ms", number(".1f")),
-        *RATIO,
-        Column("tokens_per_second", "tokens/s", number(",.0f")),
-    ],
-    "memory": [
-        Column("case", "case"),
-        TASK,
-        Column("trained_parameters", "trained", count),
-        Column("peak_training_bytes", "peak MiB", number(".1f", 2**-20)),
-        Column("peak_training_bytes_ratio", "ratio", thousandths),
-        Column("saved_for_backward_bytes", "saved MiB", number(".1f", 2**-20)),
-        Column("saved_for_backward_bytes_ratio", "ratio", thousandths),
-        Column("routing_bytes_per_second", "routing GB/s", number(".1f", 1e-9)),
-        Column("copy_bytes_per_second", "copy GB/s", number(".1f", 1e-9)),
-    ],
-    "pruning": [TASK, Column("pruned_share", "pruned", share), MILLISECONDS, *RATIO],
-}
-
 
 def _table(name: str, records: Records) -> str:
     if name == "depths":
         return _depths_table(records)
-    return as_text([column for column in COLUMNS[name] if column.key in records[0]], records)
+    return as_text(columns(name), records)
 
 
 def _depths_table(records: Records) -> str:

@@ -5,39 +5,39 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from limelm.records import Records
 from limelm.text import markdown_cell, printable
 
 LONGEST_NAME = 22  # characters of a name on a terminal
+UNBROKEN = "\u00a0"  # a space at which no line ends
 
 Show = Callable[[Any], str]
 
 
 def plain(value: Any) -> str:
-    """Write a value as it is; None becomes an empty cell."""
-    return "" if value is None else str(value)
+    """Write a value as it is, in one line; None becomes an empty cell, and markup stays markup."""
+    if isinstance(value, Markup):
+        return value
+    return "" if value is None else str(value).replace(" ", UNBROKEN)
 
 
-def unbroken(value: Any) -> str:
-    """Write a value as it is, in one line."""
-    return plain(value).replace(" ", "\u00a0")
-
-
-def number(form: str, factor: float = 1, unit: str = "") -> Show:
+def number(form: str, factor: float = 1, unit: str = "", offset: float = 0) -> Show:
     """Make a function that writes numbers; None and NaN become an empty cell.
 
     Args:
         form: a format such as "+.3f".
-        factor: what numbers are multiplied by first.
+        factor: what numbers are multiplied by.
         unit: what stands behind.
+        offset: what is added first.
     """
-    return lambda value: "" if value is None or math.isnan(value) else f"{factor * value:{form}}{unit}"
+    unit = unit.replace(" ", UNBROKEN)
+    return lambda value: "" if value is None or math.isnan(value) else f"{factor * (value + offset):{form}}{unit}"
 
 
-count = number(",")
-thousandths, signed_thousandths = number(".3f"), number("+.3f")
-percent, points = number(".1f", 100), number("+.1f", 100)  # shares, and differences of shares
-share = number(".1f", 100, "\u00a0%")
+thousandths = number(".3f")
+percent, share = number(".1f", 100), number(".1f", 100, " %")
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,20 @@ class Column:
     key: str
     header: str
     show: Show = plain
-    is_text: bool = False
 
 
-def as_text(columns: Sequence[Column], records: Records, *keys: str) -> str:
-    """Write records for a terminal, a line each; `keys` choose and order the columns, by default all."""
-    by_key = {column.key: column for column in columns}
-    chosen = [by_key[key] for key in keys or by_key]
-    texts = [place for place, column in enumerate(chosen) if any(isinstance(row[column.key], str) for row in records)]
-    rows = [[column.show(row[column.key]).replace("\u00a0", " ") for column in chosen] for row in records]
-    return aligned([column.header for column in chosen], rows, texts)
+def with_values(columns: Iterable[Column], records: Records) -> list[Column]:
+    """The columns in which any record has a value."""
+    return [column for column in columns if any(column.show(row.get(column.key)) for row in records)]
+
+
+def as_text(columns: Iterable[Column], records: Records) -> str:
+    """Write records for a terminal, a line each; columns without any value are left out."""
+    shown = with_values(columns, records)
+    values = [[row.get(column.key) for row in records] for column in shown]
+    texts = [place for place, own in enumerate(values) if any(isinstance(value, str) for value in own)]
+    rows = [[column.show(row.get(column.key)).replace(UNBROKEN, " ") for column in shown] for row in records]
+    return aligned([column.header for column in shown], rows, texts)
 
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Collection[int] = (0,)) -> str:
@@ -80,8 +84,8 @@ def short_name(text: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def markdown(columns: list[Column], records: Records) -> str:
+def markdown(columns: Sequence[Column], records: Records) -> str:
     """Write a Markdown table, one line per record, in which other people's text stays text."""
     lines = [[column.header for column in columns], ["---"] * len(columns)]
-    lines += [[markdown_cell(column.show(record[column.key])) for column in columns] for record in records]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("\u00a0", " ")
+    lines += [[markdown_cell(column.show(record.get(column.key))) for column in columns] for record in records]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace(UNBROKEN, " ")

@@ -26,20 +26,19 @@ NAMES = {
 }
 
 
-def how_made(summaries: Sequence[Mapping[str, Any]]) -> Facts:
-    """Command, data, models, training and environment of one run per seed, below a heading each.
+def how_made(summary: Mapping[str, Any]) -> Facts:
+    """Command, data, models, training and environment of a run, below a heading each.
 
     Args:
-        summaries: each seed's `summary.json`; what one does not say is left out.
+        summary: from `limelm.training.read_summary`; what it does not say is left out.
     """
-    first = summaries[0]
-    recipe = first.get("recipe", {})
+    recipe, trainings = summary.get("recipe", {}), summary["trainings"]
     return {
-        "Command": _named(first.get("provenance", {})),
-        "Data": _named({key: value for key, value in first["data"].items() if key != "folder"}),
-        "Models": [*_named(recipe.get("architecture", {})), *_models(first["models"], recipe.get("models", {}))],
-        "Training": _training(summaries, recipe.get("training", {})),
-        "Environment": _environment([entry for summary in summaries for entry in summary["models"]]),
+        "Command": _named(summary.get("provenance", {})),
+        "Data": _named({key: value for key, value in summary["data"].items() if key != "folder"}),
+        "Models": [*_named(recipe.get("architecture", {})), *_models(trainings, recipe.get("models", {}))],
+        "Training": _training(summary, recipe.get("training", {})),
+        "Environment": _environment(trainings),
     }
 
 
@@ -54,23 +53,23 @@ def _named(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
     """Describe what sets each model apart."""
-    models = []
+    models = {}
     for entry in entries:
         settings = {key: value for key, value in own.get(entry.get("name", ""), {}).items() if key != "label"}
         described = [f"{NAMES.get(key, key.replace('_', ' '))} {_value(value)}" for key, value in settings.items()]
-        models.append((entry["label"], ", ".join([*described, f"{entry['parameters']:,} parameters"])))
-    return models
+        models[entry["label"]] = ", ".join([*described, f"{entry['parameters']:,} parameters"])
+    return list(models.items())
 
 
-def _training(summaries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _training(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not settings:
+        return []
     rows = _named({key: value for key, value in settings.items() if key != "seed"})
-    tokens = max((entry["train_tokens"] for entry in summaries[0]["models"]), default=0)
-    if tokens and settings.get("steps"):
+    tokens = max(entry["train_tokens"] for entry in summary["trainings"])
+    if tokens:
         rows.append(("tokens per step", tokens // settings["steps"]))
-    seeds = [summary.get("recipe", {}).get("training", {}).get("seed") for summary in summaries]
-    if None not in seeds:
-        rows.append(("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))))
-    return rows
+    seeds = summary["seeds"]
+    return [*rows, ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds)))]
 
 
 def _environment(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:

@@ -33,7 +33,8 @@ def measure_retrieval(
     sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {}
-    for entry in (training for training in summary["trainings"] if training["seed"] == summary["seeds"][0]):
+    of_first = (training for training in summary["trainings"] if training["seed"] == summary["seeds"][0])
+    for entry in (training for training in of_first if training["routing"] is not None):
         weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
             for name, rows in retrieval_records(weights).items():

@@ -3,7 +3,7 @@ from transformers import LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.models.flops import model_cost
-from limelm.report.paper import SHAPE
+from limelm.report.sections.costs import SHAPE
 
 
 def llama_forward_flops(vocab, hidden, intermediate, layers, heads, kv_heads, length):

@@ -1,6 +1,7 @@
-"""Records as `limelm analyze` would measure them, from smooth curves and noise."""
+"""Runs as `limelm reproduce` would sum them up, and records as `limelm analyze` would measure them."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ VOCABULARY = (
     "é",
     " of",
 )
+ENVIRONMENT = {"limelm": "0.1.0", "torch": "2.13.0", "device": "CPU", "threads": 1}
 LONGEST = 512  # the ceiling of the entropy is its logarithm
 
 
@@ -253,3 +255,81 @@ class Study:
                 for place in range(5)
             ],
         }
+
+
+def training(folder, label, place, seed=1, steps=2, eval_every=None):
+    """A training of a run, with its metrics; the first model is LLaMA, held-out losses lie below the training's."""
+    path = folder / f"seed-{seed}" / f"model-{place}"
+    path.mkdir(parents=True)
+    lines = [
+        {"step": step, "tokens": 8 * step, "seconds": 0.5 * step, "loss": 8.0 - place - 0.01 * step + 0.5 * (step % 2)}
+        for step in range(1, steps + 1)
+    ]
+    for line in lines:
+        if line["step"] == steps or (eval_every and line["step"] % eval_every == 0):
+            line["eval_loss"] = line["loss"] - 3 - 0.1 * seed * place
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    losses = [line["loss"] for line in lines[-10:]]
+    return {
+        "seed": seed,
+        "name": f"m{place}",
+        "label": label,
+        "model_type": "llama" if place == 0 else "lime",
+        "parameters": 100,
+        "trainable_parameters": None,
+        "flops_per_token_forward": 100.0 + place,
+        "paper_flops_per_token_forward": 50.0,
+        "train_tokens": 8 * steps,
+        "final_train_loss": sum(losses) / len(losses),
+        "eval_loss": lines[-1]["eval_loss"],
+        "eval_perplexity": 20.1,
+        "seconds": 2.0,
+        "tokens_per_second": 8.0,
+        "mfu": None,
+        "peak_memory_bytes": 1000,
+        "routing": None,
+        "environment": ENVIRONMENT,
+        "checkpoint": str(path),
+    }
+
+
+def run(out, labels, text="books", seeds=(1,), base=None, folder="data", **options):
+    """A run's summary, in which `text` stands wherever others have a say; `base` makes it one of a pretrained model."""
+    labels = list(labels)
+    trainings = [training(out, label, place, seed, **options) for seed in seeds for place, label in enumerate(labels)]
+    for entry in trainings if base is not None else []:
+        place = labels.index(entry["label"])
+        entry |= {"trainable_parameters": 10 * place, "routing": {} if place >= 2 else None}
+    data = {"folder": folder, "source": text, "content_sha256": "0" * 64, "sequence_length": 8, "vocab_size": 300}
+    splits = {f"{split}_{what}": 10 for split in ("train", "validation") for what in ("documents", "tokens")}
+    own = {entry["name"]: {"label": entry["label"], "model_type": entry["model_type"]} for entry in trainings}
+    return {
+        "name": "tiny",
+        **({} if base is None else {"base": base}),
+        "recipe": {
+            "architecture": {"num_hidden_layers": 3, "hidden_size": 32},
+            "models": own,
+            "data": {},
+            "training": {"steps": 2, "learning_rate": 1e-3, "seed": seeds[0]},
+        },
+        "data": {**data, **splits},
+        "environment": ENVIRONMENT,
+        "provenance": {
+            "command": f"limelm reproduce --data {text}",
+            "date": "2026-11-28T12:00:00+00:00",
+            "commit": "abc",
+        },
+        "fingerprint": "f" * 64,
+        "seeds": list(seeds),
+        "trainings": trainings,
+    }
+
+
+def asked(labels, name):
+    """The scores of models on the problems of a task, as of `score_run`."""
+    scores = [
+        {"task": name, "model": label, "seed": seed, "accuracy": 0.1 * seed} for label in labels for seed in (1, 2)
+    ]
+    counts = {"train_problems": 5, "problems": 5, "tested_on": name, "worked_steps": True}
+    rates = {"chance": 0.1, "constant_rate": 0.2, "baseline": labels[0], "scores": scores}
+    return {"made_of": "", "task": name, **counts, **rates}

@@ -7,11 +7,10 @@ import pytest
 from matplotlib.image import imread
 
 from limelm.report.analysis import write_analysis
-from limelm.report.circuits import visible_token
-from limelm.report.figures import curves, heatmaps, routing
+from limelm.report.figures import heatmaps, routing, states
 from limelm.report.figures.palette import Palette
-from limelm.report.html import file_names
-from limelm.report.output import save_figure
+from limelm.report.sections.circuits import visible_token
+from limelm.report.writer import file_names, save_figure
 from tests.report.synthetic import Study
 
 MODELS = {"LLaMA": None, "LIMe static": "static", "LIMe dynamic": "dynamic", "LIMe KV": "kv", "pruned": "static"}
@@ -116,7 +115,7 @@ def test_the_page_shows_the_clearest_routes_and_the_csv_all(tmp_path):
 
 def test_names_stand_in_figures_as_they_are():
     labels = ["$x_1$", "_hidden", "a very long name (with/the/path/of/its/folder)"]
-    (axes,) = curves.cosine(study(dict.fromkeys(labels), layers=2)["records"]["cosine"], Palette(labels)).axes
+    (axes,) = states.cosine(study(dict.fromkeys(labels), layers=2)["records"]["cosine"], Palette(labels)).axes
     names = [text.get_text().lstrip("\u200b") for text in axes.get_legend().get_texts()]
     assert names[:2] == [r"\$x_1\$", "_hidden"] and max(map(len, names[2].split("\n"))) <= 30
 
@@ -200,7 +199,7 @@ def test_figure_9_shows_both_curves_of_every_model():
 
 def test_values_before_routing_are_dashed_in_the_color_of_their_model():
     records = [row for row in study({"m": "kv"})["records"]["entropy"] if row["states"] != "hidden states"]
-    (axes,) = curves.matrix_entropy(records, Palette(["m"])).axes
+    (axes,) = states.matrix_entropy(records, Palette(["m"])).axes
     after, before = (line for line in axes.lines if len(line.get_xdata()) == 8)
     assert after.get_color() == before.get_color() and (after.get_linestyle(), before.get_linestyle()) == ("-", "--")
 

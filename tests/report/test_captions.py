@@ -2,15 +2,24 @@
 
 import csv
 import re
+import tomllib
 from html import unescape
 
 import pytest
 
 from limelm.report.analysis import write_analysis
-from limelm.report.page import write_report
-from limelm.report.seeds import write_seeds
-from tests.report.synthetic import Study
-from tests.report.test_untrusted import ENVIRONMENT, run
+from limelm.report.captions import TEMPLATES, columns
+from limelm.report.overview import RUNS, runs_fingerprint, write_overview
+from limelm.report.run import write_run
+from limelm.report.sections.answers import ANSWERS
+from limelm.report.sections.circuits import CIRCUITS
+from limelm.report.sections.costs import COSTS
+from limelm.report.sections.results import ENTROPY, LOSSES
+from limelm.report.sections.routing import ROUTING
+from limelm.report.sections.scores import SECTIONS
+from limelm.report.sections.states import STATES
+from limelm.report.writer import is_made_of
+from tests.report.synthetic import ENVIRONMENT, Study, asked, run
 
 LABELS = ["LLaMA", "LIMe static"]
 #: What only reports with such models say.
@@ -70,7 +79,7 @@ def facts(page):
 
 
 def test_a_report_says_how_it_was_made(tmp_path):
-    made = facts(write_report(tmp_path, run(tmp_path / "models", LABELS, "books"), {}))
+    made = facts(write_run(tmp_path, run(tmp_path / "models", LABELS, "books"), {}))
     assert made["Command"] == {
         "command": "limelm reproduce --data books",
         "date": "2026-11-28T12:00:00+00:00",
@@ -86,7 +95,7 @@ def test_a_report_says_how_it_was_made(tmp_path):
 
 def test_what_a_summary_does_not_say_is_left_out(tmp_path):
     summary = run(tmp_path / "models", LABELS, "books")
-    made = facts(write_report(tmp_path, {k: v for k, v in summary.items() if k not in ("recipe", "provenance")}, {}))
+    made = facts(write_run(tmp_path, {k: v for k, v in summary.items() if k not in ("recipe", "provenance")}, {}))
     assert made.keys() == {"Data", "Models", "Environment"}
 
 
@@ -97,15 +106,15 @@ def test_an_analysis_says_when_and_by_which_command_it_was_made(tmp_path):
 
 
 def test_a_comparison_over_seeds_names_them_all(tmp_path):
-    page, _ = write_seeds(tmp_path, {seed: run(tmp_path / "models", LABELS, "books", seed) for seed in (3, 4)})
+    page = write_run(tmp_path, run(tmp_path / "models", LABELS, "books", seeds=(3, 4)), {})
     assert facts(page)["Training"]["seeds"] == "3, 4"
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_speed_and_memory_are_compared_within_one_environment_alone(tmp_path, same):
     summary = run(tmp_path / "models", LABELS, "books")
-    summary["models"][1]["environment"] = {**ENVIRONMENT, "threads": 1 if same else 2}
-    page = write_report(tmp_path, summary, {})
+    summary["trainings"][1]["environment"] = {**ENVIRONMENT, "threads": 1 if same else 2}
+    page = write_run(tmp_path, summary, {})
     with (tmp_path / "figures" / "efficiency.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     for key in ("tokens_per_second_ratio", "peak_memory_bytes_ratio"):
@@ -117,6 +126,67 @@ def test_speed_and_memory_are_compared_within_one_environment_alone(tmp_path, sa
 
 def test_without_llama_no_column_compares_with_it(tmp_path):
     summary = run(tmp_path / "models", LABELS, "books")
-    page = text_of(write_report(tmp_path, {**summary, "models": summary["models"][1:]}, {}))
+    page = text_of(write_run(tmp_path, {**summary, "trainings": summary["trainings"][1:]}, {}))
     in_this_run = page.split("Efficiency at the paper")[0]
     assert "1 model, trained" in page and "minus LLaMA" not in in_this_run and "vs LLaMA" not in in_this_run
+
+
+ALWAYS = {"results", "efficiency"}
+SEVERAL = {"loss_over_seeds", "differences"}
+FROM_SCRATCH = {"equal_budgets", "sooner", "paper_scale"}
+
+
+@pytest.mark.parametrize(
+    ("options", "is_asked", "shown"),
+    [
+        ({}, False, {"loss_against_flops", "paper_scale"}),
+        ({"seeds": (1, 2)}, False, SEVERAL | FROM_SCRATCH),
+        ({"base": "a model"}, False, {"loss_against_flops", "against"}),
+        ({"base": "a model", "seeds": (1, 2)}, False, SEVERAL | {"against"}),
+        ({"seeds": (1, 2)}, True, SEVERAL | FROM_SCRATCH | {"exact_match", "exact_match_summary"}),
+    ],
+)
+def test_sections_appear_when_their_records_do(tmp_path, options, is_asked, shown):
+    labels = ["LLaMA", "other", "LIMe static", "LIMe KV"]
+    summary = run(tmp_path / "models", labels, steps=6, eval_every=2, **options)
+    page = write_run(tmp_path, summary, {}, asked(labels, "sums") if is_asked else None)
+    assert set(re.findall('<h2 id="([^"]+)"', page.read_text())) == ALWAYS | shown | {"made"}
+    text = text_of(page)
+    assert ("± between seeds" in text) == ("seeds" in options) == ("lower in seeds" in text)
+    assert ("trained parameters" in text) == ("base" in options) == ("has its own learning rate" in text)
+    assert ("One seed." in text) == ("seeds" not in options) and ("Small scale" in text) == ("base" not in options)
+
+
+def test_models_that_not_all_seeds_have_are_named_and_left_out(tmp_path):
+    summary = run(tmp_path / "models", [*LABELS, "LIMe KV"], seeds=(1, 2))
+    summary["trainings"].pop()
+    page = text_of(write_run(tmp_path, summary, {}))
+    assert "Not trained with all seeds, and left out of comparisons: LIMe KV." in page
+    assert "2 models, trained from scratch with 2 seeds" in page
+    for path in (tmp_path / "figures").glob("*.csv"):
+        assert path.stem == "paper_scale" or "LIMe KV" not in path.read_text()
+
+
+def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):
+    summaries = {name: run(tmp_path / name, LABELS, seeds=(1, 2)) for name in ("deep-32", "deep-64")}
+    page = write_overview(tmp_path, summaries, {"deep-64": asked(LABELS, "deep-64")})
+    with (tmp_path / "figures" / "runs.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["run"], row["model"]) for row in rows] == [(name, label) for name in summaries for label in LABELS]
+    for name in summaries:
+        assert f'<a href="{name}/report.html">{name}</a>' in page.read_text()
+    assert "Right answers" in text_of(page) and is_made_of(page, runs_fingerprint(summaries))
+
+
+def test_every_caption_and_every_column_is_used():
+    sections = [*ANSWERS, *LOSSES, *COSTS, ENTROPY, *ROUTING, CIRCUITS, *STATES, *SECTIONS, RUNS]
+    captions = tomllib.loads(TEMPLATES.joinpath("captions.toml").read_text())
+    pages, tables = {"run", "overview", "answers", "evaluation"}, {"times", "memory", "pruning"}
+    of_sections = {section.caption or section.name for section in sections} | {"weights_of_model"}
+    printed = {"printed_results", "printed_answers"}
+    assert captions.keys() == of_sections | pages | tables | printed | {"columns"}
+    named = {key for entry in captions.values() for key in entry.get("columns", "").split()}
+    assert named == captions["columns"].keys()
+    assert all(
+        columns(name) or section.draw for section in sections if (name := section.caption or section.name) != "weights"
+    )

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from limelm.data.dataset import TokenDataset
-from limelm.report.by_seed import by_seed
+from limelm.report.captions import columns
 from limelm.report.figures.training import router_entropy as entropy_figure
-from limelm.report.page import write_report
-from limelm.report.tables import efficiency, loss_curves, paper_scale, results, router_entropy
+from limelm.report.run import write_run
+from limelm.report.sections.costs import efficiency, paper_scale
+from limelm.report.sections.results import loss_curves, results, router_entropy
 from limelm.training import read_summary, reproduce
 from limelm.training.jsonl import append_line
 from limelm.training.router_statistics import measure_retrieval
@@ -37,9 +38,8 @@ def run(tmp_path_factory):
     reproduce(small_recipe(folder), folder / "run", models=["all"], data=prepared(folder / "tokens"))
     summary = read_summary(folder / "run")
     held_out = TokenDataset(folder / "tokens", "validation", 32)
-    (of_seed,) = by_seed(summary).values()
-    write_report(folder / "run", of_seed, measure_retrieval(summary, held_out))
-    return folder / "run", of_seed
+    write_run(folder / "run", summary, measure_retrieval(summary, held_out))
+    return folder / "run", summary
 
 
 def read_csv(path):
@@ -69,7 +69,7 @@ def test_the_page_is_one_self_contained_file(run):
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|figures/)""", page)
     assert set(re.findall(r'href="figures/([^"]+)"', page)) == {path.name for path in (folder / "figures").iterdir()}
     assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
-    for entry in summary["models"]:
+    for entry in summary["trainings"]:
         assert entry["label"] in page and f"{entry['eval_loss']:.3f}" in page
     for words in ("One seed", "Small scale", "1,176,770,784", "+0.075 %", "+0.754 %"):
         assert words in page
@@ -78,7 +78,7 @@ def test_the_page_is_one_self_contained_file(run):
 def test_curves_hold_flops_and_both_losses(run):
     folder, summary = run
     rows = loss_curves(summary)
-    first = summary["models"][0]
+    first = summary["trainings"][0]
     metrics = [json.loads(line) for line in (folder / "seed-1/llama/metrics.jsonl").read_text().splitlines()]
     own = [row for row in rows if row["model"] == first["label"]]
     assert [row["loss"] for row in own] == [line["loss"] for line in metrics if "loss" in line]
@@ -89,23 +89,22 @@ def test_curves_hold_flops_and_both_losses(run):
 
 def test_tables_compare_with_llama(run):
     _, summary = run
-    curves = loss_curves(summary)
-    rows, columns = results(summary, curves)
-    assert rows[0]["eval_loss_difference"] == 0
-    assert rows[1]["eval_loss_difference"] == pytest.approx(
-        summary["models"][1]["eval_loss"] - summary["models"][0]["eval_loss"]
-    )
-    costs, cost_columns = efficiency(summary)
+    rows, trainings = results(summary), summary["trainings"]
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"] == pytest.approx(trainings[1]["eval_loss"] - trainings[0]["eval_loss"])
+    costs = efficiency(summary)
     assert costs[2]["parameters_ratio"] == costs[2]["parameters"] / costs[0]["parameters"]
-    for row in rows:
-        assert all(isinstance(column.show(row[column.key]), str) for column in columns)
-    without_llama = {**summary, "models": summary["models"][1:]}
-    for table, shown in ((efficiency(without_llama)[0], cost_columns), (results(without_llama, curves)[0], columns)):
-        assert all(isinstance(column.show(row[column.key]), str) for row in table for column in shown)
+    without_llama = {**summary, "trainings": trainings[1:]}
+    for name, tables in (
+        ("results", [rows, results(without_llama)]),
+        ("efficiency", [costs, efficiency(without_llama)]),
+    ):
+        shown = [column.show(row[column.key]) for table in tables for row in table for column in columns(name)]
+        assert all(isinstance(text, str) for text in shown) and any(shown)
 
 
 def test_the_paper_scale_table_is_exact():
-    rows, _ = paper_scale()
+    rows = paper_scale()
     assert {row["model"]: row["parameters"] for row in rows} == {
         "LLaMA": 1_176_735_744,
         "Hyper-Connections": 1_177_064_256,
@@ -117,15 +116,15 @@ def test_the_paper_scale_table_is_exact():
 
 def test_entropy_over_training_comes_from_the_routers_log(run, tmp_path):
     _, summary = run
-    model = {**summary["models"][2], "checkpoint": str(tmp_path / "model")}
-    assert router_entropy({"models": [model]}) == []
+    model = {**summary["trainings"][2], "checkpoint": str(tmp_path / "model")}
+    assert router_entropy({"seeds": [1], "trainings": [model]}) == []
     (tmp_path / "model").mkdir()
     for step in (1, 2):
         others = {"self_weight": 0.5, "pruned": 0, "weights": 4}
         layers = [{"layer": r, "entropy": r / step, "normalized_entropy": 0.5 / step, **others} for r in (1, 2)]
         totals = {"pruned": 0, "weights": 8, "padded_weights": 8, "pruned_share": 0.0, "padded_pruned_share": 0.0}
         append_line(tmp_path / "model" / "routers.jsonl", {"step": step, "layers": layers, **totals})
-    records = router_entropy({"models": [summary["models"][0], model]})
+    records = router_entropy({"seeds": [1], "trainings": [summary["trainings"][0], model]})
     of_model = [row for row in records if row["model"] == model["label"]]
     assert [(row["step"], row["layer"], row["entropy"]) for row in of_model] == [
         (1, 1, 1.0),
@@ -142,13 +141,13 @@ def test_curves_know_evaluations_in_the_line_of_their_step(tmp_path):
     lines = [{"step": step, "tokens": 8 * step, "seconds": 0.5 * step, "loss": 3.0} for step in (1, 2)]
     lines[1]["eval_loss"] = 2.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    entry = {"label": "m", "checkpoint": str(tmp_path), "flops_per_token_forward": 1}
-    assert [row["eval_loss"] for row in loss_curves({"models": [entry]})] == [None, 2.5]
+    entry = {"seed": 1, "label": "m", "checkpoint": str(tmp_path), "flops_per_token_forward": 1}
+    assert [row["eval_loss"] for row in loss_curves({"seeds": [1], "trainings": [entry]})] == [None, 2.5]
 
 
 def test_a_run_without_routing_has_a_report_too(run, tmp_path):
     folder, summary = run
-    llama = {**summary, "models": summary["models"][:1], "trainings": summary["trainings"][:1]}
+    llama = {**summary, "trainings": summary["trainings"][:1]}
     held_out = TokenDataset(folder.parent / "tokens", "validation", 32)
-    page = write_report(tmp_path, llama, measure_retrieval(llama, held_out)).read_text()
+    page = write_run(tmp_path, llama, measure_retrieval(llama, held_out)).read_text()
     assert "Figure 2" not in page and "LLaMA" in page

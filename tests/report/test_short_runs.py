@@ -1,14 +1,13 @@
 """Short runs and shallow models are drawn rightly: nothing is invisible, and nothing lies outside of the axes."""
 
-import json
-
 import numpy as np
 import pytest
 
-from limelm.report.figures import curves, exact_match, points, routing, seeds, training
+from limelm.report.figures import points, routing, states, training
 from limelm.report.figures.palette import Palette
-from limelm.report.tables import loss_curves, results
-from tests.report.synthetic import Study
+from limelm.report.run import write_run
+from limelm.report.sections.results import loss_curves
+from tests.report.synthetic import Study, run
 
 MODELS = {"LLaMA": None, "LIMe static": "static", "LIMe KV": "kv"}
 PALETTE = Palette(MODELS)
@@ -34,43 +33,9 @@ def check(figure, dots=0):
     assert seen >= dots
 
 
-def run(folder, steps, eval_every=None):
-    """A summary of three models that trained for so many steps; held-out losses lie far below the training losses."""
-    entries = []
-    for place, label in enumerate(MODELS):
-        lines = [
-            {
-                "step": step,
-                "tokens": 8 * step,
-                "seconds": 0.5 * step,
-                "loss": 8.0 - place - 0.01 * step + 0.5 * (step % 2),
-            }
-            for step in range(1, steps + 1)
-        ]
-        for line in lines:
-            if line["step"] == steps or (eval_every and line["step"] % eval_every == 0):
-                line["eval_loss"] = line["loss"] - 3
-        (folder / label).mkdir(parents=True)
-        (folder / label / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        losses = [line["loss"] for line in lines[-10:]]
-        entries.append(
-            {
-                "label": label,
-                "model_type": "llama" if place == 0 else "lime",
-                "checkpoint": str(folder / label),
-                "flops_per_token_forward": 100 + place,
-                "train_tokens": 8 * steps,
-                "final_train_loss": sum(losses) / len(losses),
-                "eval_loss": lines[-1]["eval_loss"],
-                "eval_perplexity": 1.0,
-            }
-        )
-    return {"models": entries}
-
-
 @pytest.mark.parametrize("steps", [1, 2, 6, 19, 20, 120])
 def test_losses_of_a_run_of_any_length(tmp_path, steps):
-    measured = loss_curves(run(tmp_path, steps))
+    measured = loss_curves(run(tmp_path, MODELS, steps=steps))
     figure = training.loss_against_flops(measured, PALETTE)
     check(figure, dots=3 * len(MODELS))
     drawn = {float(y) for line in figure.axes[0].lines for y in line.get_ydata()}
@@ -79,7 +44,7 @@ def test_losses_of_a_run_of_any_length(tmp_path, steps):
 
 @pytest.mark.parametrize(("steps", "window"), [(1, 1), (6, 1), (19, 1), (20, 3), (60, 7), (109, 11), (1000, 11)])
 def test_losses_are_smoothed_over_at_most_a_tenth_of_the_run(tmp_path, steps, window):
-    rows = [row for row in loss_curves(run(tmp_path, steps)) if row["model"] == "LLaMA"]
+    rows = [row for row in loss_curves(run(tmp_path, MODELS, steps=steps)) if row["model"] == "LLaMA"]
     middle, half = steps // 2, window // 2
     around = [row["loss"] for row in rows[middle - half : middle + half + 1]]
     assert len(around) == window <= max(1, steps / 10 + 1)
@@ -92,16 +57,15 @@ def test_losses_are_smoothed_over_at_most_a_tenth_of_the_run(tmp_path, steps, wi
     [(1, "the only step"), (6, "mean of all 6 steps"), (10, "mean of all 10 steps"), (11, "last 10 steps")],
 )
 def test_the_table_says_over_which_steps_the_training_loss_is(tmp_path, steps, said):
-    summary = run(tmp_path, steps)
-    _, columns = results(summary, loss_curves(summary))
-    assert f"training loss, {said}" in [column.header for column in columns]
+    page = write_run(tmp_path, run(tmp_path / "models", MODELS, steps=steps), {}).read_text()
+    assert f">training loss, {said}<" in page
 
 
 def test_a_model_that_is_not_trained_has_a_held_out_loss_alone(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "metrics.jsonl").write_text('{"step": 0, "tokens": 0, "seconds": 0.0, "eval_loss": 2.5}\n')
-    entry = {"label": "base", "checkpoint": str(tmp_path / "base"), "flops_per_token_forward": 1}
-    (row,) = loss_curves({"models": [entry]})
+    entry = {"seed": 1, "label": "base", "checkpoint": str(tmp_path / "base"), "flops_per_token_forward": 1}
+    (row,) = loss_curves({"seeds": [1], "trainings": [entry]})
     assert (row["step"], row["loss"], row["smoothed_loss"], row["eval_loss"]) == (0, None, None, 2.5)
     check(training.loss_against_flops([row], Palette(["base"])), dots=1)
 
@@ -114,7 +78,7 @@ def test_seeds_with_few_evaluations(evaluations):
         for seed in (1, 2)
         for step in range(evaluations)
     ]
-    check(seeds.curves(rows, PALETTE), dots=3 * len(MODELS))
+    check(training.loss_over_seeds(rows, PALETTE), dots=3 * len(MODELS))
 
 
 @pytest.mark.parametrize("evaluations", [1, 3])
@@ -133,10 +97,10 @@ def test_models_of_any_depth(layers):
     values = {
         name: [row for row in records[name] if row["states"] != "hidden states"] for name in ("entropy", "separability")
     }
-    check(curves.matrix_entropy(values["entropy"], PALETTE), dots=3)
-    check(curves.separability(values["separability"], PALETTE), dots=3)
-    check(curves.cosine(records["cosine"], PALETTE), dots=6)
-    check(curves.logit_lens(records["logit_lens"], PALETTE), dots=9)
+    check(states.matrix_entropy(values["entropy"], PALETTE), dots=3)
+    check(states.separability(values["separability"], PALETTE), dots=3)
+    check(states.cosine(records["cosine"], PALETTE), dots=6)
+    check(states.logit_lens(records["logit_lens"], PALETTE), dots=9)
     if layers > 1:
         check(routing.mean_retrieval(records["mean_retrieval"], PALETTE), dots=3)
         check(routing.self_retrieval(records["self_retrieval"], PALETTE), dots=2 * (4 + 2))
@@ -146,9 +110,8 @@ def test_models_of_any_depth(layers):
 
 
 def test_one_seed_one_task_one_domain():
-    scores = [{"task": "copy", "model": model, "seed": 1, "accuracy": 0.5} for model in MODELS]
-    summary = [{"task": "copy", "model": model, "low": 0.5, "mean": 0.5, "high": 0.5} for model in MODELS]
-    check(exact_match.accuracies(scores, summary, {"copy": 0.1}, PALETTE), dots=3)
+    scores = [{"task": "copy", "chance": 0.1, "model": model, "seed": 1, "accuracy": 0.5} for model in MODELS]
+    check(points.right_answers(scores, PALETTE), dots=6)
     bits = [{"group": "wiki", "model": model, "value": 1.5, "low": None, "high": None} for model in MODELS]
     with points.grouped_points(bits, PALETTE, "bits per byte") as (figure, _):
         pass

@@ -3,10 +3,9 @@
 import pytest
 
 from limelm.evaluation.scores import average_rows, score_rows
-from limelm.report.circuits import shares_above
 from limelm.report.columns import aligned
-from limelm.report.evaluation import scores_as_text
-from limelm.report.perplexity import as_text
+from limelm.report.evaluation import perplexities_as_text, scores_as_text
+from limelm.report.sections.circuits import shares_above
 
 LABELS = ["llama", "a model with a very long name, number 1", "a model with a very long name, number 2", "x\x1b[31my"]
 
@@ -61,7 +60,7 @@ def test_bits_per_byte_are_printed_by_domain():
         for domain in ("wiki", "ne\x1bws")
         for model, value in (("a", 1.25), ("long name", 2.5))
     ]
-    assert as_text(rows).splitlines() == [
+    assert perplexities_as_text(rows).splitlines() == [
         r"bits per byte   wiki  ne\x1bws",
         "a              1.250     1.250",
         "long name      2.500     2.500",

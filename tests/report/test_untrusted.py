@@ -8,103 +8,42 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limelm.report.adaptation import write_adaptation
 from limelm.report.analysis import write_analysis
 from limelm.report.bench import write_bench
 from limelm.report.evaluation import markdown_tables, write_evaluation
-from limelm.report.exact_match import write_exact_match
-from limelm.report.output import published, write_csv
-from limelm.report.page import write_report
-from limelm.report.seeds import write_seeds
+from limelm.report.overview import write_overview
+from limelm.report.run import write_run
+from limelm.report.writer import published, write_csv
 from limelm.text import has_control_characters
-from tests.report.synthetic import Study
+from tests.report.synthetic import Study, asked, run
 
 CONTROL = "\x1b]0;owned\x07 \x00\x9b31m \u202eevil\u2066 \x7f"
 HOSTILE = [f"{CONTROL} model", '=HYPERLINK("http://x","y")', "<script>alert(1)</script>", "$x_1$ | [a](b) `c`"]
 HERE = "/home/jane/secret/runs"
-ENVIRONMENT = {"limelm": "0.1.0", "torch": "2.13.0", "device": "CPU", "threads": 1}
 
 
-def entry(folder, label, place):
-    """A model of a run, with its metrics."""
-    path = folder / f"model-{place}"
-    path.mkdir(parents=True)
-    lines = [{"step": step, "tokens": 8 * step, "seconds": 1.0 * step, "loss": 5.0 - step} for step in (1, 2)]
-    lines[-1]["eval_loss"] = 3.0
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return {
-        "name": f"m{place}",
-        "label": label,
-        "model_type": "llama" if place == 0 else "lime",
-        "parameters": 100,
-        "trainable_parameters": 10,
-        "flops_per_token_forward": 100.0,
-        "paper_flops_per_token_forward": 50.0,
-        "train_tokens": 16,
-        "final_train_loss": 3.5,
-        "eval_loss": 3.0,
-        "eval_perplexity": 20.1,
-        "seconds": 2.0,
-        "tokens_per_second": 8.0,
-        "mfu": None,
-        "peak_memory_bytes": 1000,
-        "routing": None,
-        "environment": ENVIRONMENT,
-        "checkpoint": str(path),
-    }
-
-
-def run(folder, labels, text, seed=1):
-    """A run's summary, in which `text` stands wherever others have a say."""
-    entries = [entry(folder / f"seed-{seed}", label, place) for place, label in enumerate(labels)]
-    data = {"folder": HERE, "source": text, "content_sha256": "0" * 64, "sequence_length": 8, "vocab_size": 300}
-    splits = {f"{split}_{what}": 10 for split in ("train", "validation") for what in ("documents", "tokens")}
-    own = {model["name"]: {"label": model["label"], "model_type": model["model_type"]} for model in entries}
-    return {
-        "scale": "tiny",
-        "base": text,
-        "recipe": {
-            "architecture": {"num_hidden_layers": 3, "hidden_size": 32},
-            "models": own,
-            "data": {},
-            "training": {"steps": 2, "learning_rate": 1e-3, "seed": seed},
-        },
-        "data": {**data, **splits},
-        "environment": ENVIRONMENT,
-        "provenance": {
-            "command": f"limelm reproduce --data {text}",
-            "date": "2026-11-28T12:00:00+00:00",
-            "commit": "abc",
-        },
-        "fingerprint": "f" * 64,
-        "models": entries,
-    }
-
-
-def main_report(out, labels, name, text):
+def run_report(out, labels, name, text):
     records = Study(dict(zip(labels, ("static", "dynamic", "kv", "static"), strict=True)), layers=3).analysis()[
         "records"
     ]
-    return write_report(out, run(out / "models", labels, text), records)
+    return write_run(out, run(out / "models", labels, text, folder=HERE), records)
 
 
 def seeds_report(out, labels, name, text):
-    return write_seeds(out, {seed: run(out / "models", labels, text, seed) for seed in (1, 2)})[0]
+    return write_run(out, run(out / "models", labels, text, seeds=(1, 2), folder=HERE), {})
 
 
 def adaptation_report(out, labels, name, text):
-    return write_adaptation(out, {seed: run(out / "models", labels, text, seed) for seed in (1, 2)}, labels[2:])[0]
+    return write_run(out, run(out / "models", labels, text, seeds=(1, 2), base=text, folder=HERE), {})
 
 
-def exact_match_report(out, labels, name, text):
-    scores = [
-        {"task": name, "model": label, "seed": seed, "accuracy": 0.1 * seed} for label in labels for seed in (1, 2)
-    ]
-    counts = {"train_problems": 5, "problems": 5, "tested_on": name, "worked_steps": True}
-    rates = {"chance": 0.1, "constant_rate": 0.2, "baseline": labels[0], "scores": scores}
-    (out / "task").mkdir(parents=True)
-    (out / "task" / "exact-match.json").write_text(json.dumps({"made_of": "", "task": name, **counts, **rates}))
-    return write_exact_match(out)[0]
+def answers_report(out, labels, name, text):
+    return write_run(out, run(out / "models", labels, text, seeds=(1, 2), folder=HERE), {}, asked(labels, name))
+
+
+def overview_report(out, labels, name, text):
+    summaries = {key: run(out / place, labels, text, folder=HERE) for place, key in (("a", "first"), ("b", name))}
+    return write_overview(out, summaries, {name: asked(labels, name)})
 
 
 def analysis_report(out, labels, name, text):
@@ -147,7 +86,7 @@ def bench_report(out, labels, name, text):
 
 
 REPORTS = [
-    *(main_report, seeds_report, adaptation_report, exact_match_report),
+    *(run_report, seeds_report, adaptation_report, answers_report, overview_report),
     *(analysis_report, evaluation_report, bench_report),
 ]
 
@@ -156,7 +95,6 @@ REPORTS = [
 def test_control_characters_reach_no_file_and_figures_stay_whole(tmp_path, write):
     write(tmp_path, HOSTILE, f"{CONTROL} name", f"{CONTROL} text")
     made = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".csv", ".json", ".md", ".svg")]
-    made = [path for path in made if path.name != "exact-match.json"]  # the input
     assert any(path.suffix == ".svg" for path in made)
     for path in made:
         text = path.read_text()
@@ -177,8 +115,7 @@ def test_control_characters_reach_no_file_and_figures_stay_whole(tmp_path, write
 def test_no_published_file_says_where_on_this_machine_it_was_made(tmp_path, write):
     out = tmp_path / "published"
     write(out, ["LLaMA", "LIMe static", "LIMe KV", "other"], "a name", f"{HERE}/last-name")
-    inputs = {"exact-match.json", "metrics.jsonl"}
-    for path in (path for path in out.rglob("*") if path.is_file() and path.name not in inputs):
+    for path in (path for path in out.rglob("*") if path.is_file() and path.name != "metrics.jsonl"):
         content = path.read_bytes()
         for part in (str(tmp_path), HERE, "jane", str(Path.home())):
             assert part.encode() not in content, (path, part)

@@ -1,6 +1,6 @@
 """Training in a pretrained model: what is trained changes and nothing else, also across an interruption."""
 
-import json
+import csv
 import signal
 
 import pytest
@@ -13,7 +13,7 @@ from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.errors import Stopped, UserError
 from limelm.loading import load_model
 from limelm.optimization import parameter_groups
-from limelm.training import Recipe, load_recipe, train_model
+from limelm.training import Recipe, load_recipe, read_summary, train_model
 from tests.recipes import corpus, prepared
 
 SMALL = {
@@ -206,6 +206,11 @@ def test_lora_has_to_be_there_to_be_trained(setting):
         set_trainable(model, "lora")
 
 
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 @pytest.mark.parametrize("seeds", [[], ["--seeds", "2"]])
 def test_the_comparison_from_the_command_line(setting, tmp_path, capsys, seeds):
     base, data = setting
@@ -215,15 +220,18 @@ def test_the_comparison_from_the_command_line(setting, tmp_path, capsys, seeds):
     assert main([*command, *models, *seeds, *values]) == 0
     printed = capsys.readouterr().out
     assert "no training" in printed and "LIMe KV" in printed
-    results = json.loads((tmp_path / "out" / "adaptation.json").read_text())
-    assert [row["trained"] for row in results["models"]] == [0, 12, 20]
-    assert [(row["model"], row["reference"]) for row in results["against"]] == [("LIMe KV", "K/V scale per head")]
-    first, *others = results["models"]
-    assert first["difference"] is None
+    rows = {name: read_csv(tmp_path / "out" / "figures" / f"{name}.csv") for name in ("results", "against")}
+    assert [row["trained_parameters"] for row in rows["results"]] == ["0", "12", "20"]
+    assert [(row["model"], row["reference"]) for row in rows["against"]] == [("LIMe KV", "K/V scale per head")]
+    trainings = read_summary(tmp_path / "out")["trainings"]
+    first, *others = rows["results"]
+    assert first["difference"] == ""
     for row in others:
-        mean = sum(results["losses"][row["model"]].values()) / len(results["seeds"])
-        assert row["difference"] == pytest.approx(mean - first["mean"])
-    assert (tmp_path / "out" / "figures" / "adaptation_differences.png").exists() == bool(seeds)
+        losses = [entry["eval_loss"] for entry in trainings if entry["label"] == row["model"]]
+        assert len(losses) == (2 if seeds else 1)
+        mean = sum(losses) / len(losses)
+        assert float(row["difference"]) == pytest.approx(mean - float(first["eval_loss"]))
+    assert (tmp_path / "out" / "figures" / "differences.png").exists() == bool(seeds)
     assert main([*command, *models, *seeds, *values]) == 0  # complete
 
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm.cli import main
 from limelm.data.dataset import load_prepared_tokenizer
-from limelm.report import html
+from limelm.report import writer
 from limelm.training import read_summary
 from tests.recipes import prepared, write_recipe
 from tests.training.moments import Moments
@@ -29,7 +29,7 @@ NAMES = {"result.json", "summary.json", "report.html", "exact-match.json", "run.
 @pytest.fixture(autouse=True)
 def _quick_figures(monkeypatch):
     """What the figures show is tested elsewhere."""
-    monkeypatch.setattr(html, "save_figure", lambda figure, path: b"<svg/>")
+    monkeypatch.setattr(writer, "save_figure", lambda figure, path: b"<svg/>")
 
 
 class Kind:
@@ -85,7 +85,7 @@ def kind(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kind")
     made = Kind(request.param, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(html, "save_figure", lambda figure, path: b"<svg/>")
+        patch.setattr(writer, "save_figure", lambda figure, path: b"<svg/>")
         made.run(folder / "two")
         shutil.copytree(folder / "two", folder / "three")
         with Moments(folder / "three", folder / "moments", NAMES) as moments:

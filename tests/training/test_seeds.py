@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -7,8 +8,8 @@ import pytest
 from limelm.cli import main
 from limelm.errors import UserError
 from limelm.evaluation.seeds import in_all_seeds
-from limelm.report.by_seed import by_seed
-from limelm.report.seeds import write_seeds
+from limelm.report.run import write_run
+from limelm.report.sections.results import results
 from limelm.training import read_summary, reproduce, train_model
 from limelm.training.recipe_files import override
 from limelm.training.router_statistics import measure_retrieval
@@ -124,20 +125,26 @@ def test_retrieval_is_measured_on_the_first_seed(run, tmp_path):
 
 def test_the_report_compares_seed_by_seed(run, tmp_path):
     _, folder, _ = run
-    page, losses = write_seeds(tmp_path, by_seed(read_summary(folder / "run")))
-    text = page.read_text()
+    summary = read_summary(folder / "run")
+    text = write_run(tmp_path, summary, {}).read_text()
     assert "3 seeds" in text and "not corrected" in text and "verdict" in text
-    (at_end,) = (row for row in losses if row["model"] == "LIMe dynamic" and row["axis"] == "tokens")
+    (first, at_end) = results(summary)
     finals = [
         [metrics(folder / "run", seed, name)[-1]["eval_loss"] for seed in (1, 2, 3)] for name in ("llama", "dynamic")
     ]
-    assert at_end["mean"] == pytest.approx(sum(finals[1]) / 3)
+    assert (first["model"], at_end["model"]) == ("LLaMA", "LIMe dynamic") and first["difference"] is None
+    assert at_end["eval_loss"] == pytest.approx(sum(finals[1]) / 3)
     assert at_end["difference"] == pytest.approx(sum(b - a for a, b in zip(*finals, strict=True)) / 3)
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
-        *("seeds_summary", "seeds_differences", "seeds_curves", "seeds_sooner")
+        *("results", "differences", "equal_budgets", "sooner", "loss_over_seeds"),
+        *("efficiency", "paper_scale", "router_entropy"),
     }
-    results = json.loads((tmp_path / "seeds.json").read_text())
-    assert results["baseline"] == "LLaMA" and results["seeds"] == [1, 2, 3]
+    with (tmp_path / "figures" / "differences.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["baseline"] for row in rows} == {"LLaMA"} and {row["model"] for row in rows} == {"LIMe dynamic"}
+    assert [row["seed"] for row in rows] == ["1", "2", "3"] * 3
+    at_tokens = [float(row["difference"]) for row in rows if row["axis"] == "tokens"]
+    assert at_tokens == pytest.approx([b - a for a, b in zip(*finals, strict=True)])
 
 
 def test_from_the_command_line(run, capsys):
@@ -146,7 +153,7 @@ def test_from_the_command_line(run, capsys):
     arguments = ["reproduce", recipe, "--data", str(folder / "tokens"), "--out", str(folder / "run")]
     assert main([*arguments, "--seeds", "2", "--models", "llama,dynamic"]) == 0
     out = capsys.readouterr().out
-    assert "LIMe dynamic" in out and "at equal" in out and f"Report: {folder / 'run' / 'report.html'}" in out
+    assert "LIMe dynamic" in out and "verdict" in out and f"Report: {folder / 'run' / 'report.html'}" in out
     with pytest.raises(SystemExit):
         main([*arguments, "--seeds", "0"])
     assert "--seeds: 0 must be at least 1" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Heatmaps: all retrieval weights (Figures 13 and 14), what layers take from each other, and their alignment."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from limelm.records import Records
+from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import PAGE_WIDTH, by_model, label_edges, new_panels, numbers, shown
 
 COLORS = "viridis"
@@ -26,51 +27,41 @@ ROOT = 1 / 3  # deep models' weights are small
 ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
-def weights(records: Records) -> Figure:
+def weights(records: Records, _: Palette | None = None) -> Figure:
     """Draw a model's retrieval weights, a panel per head (Figures 13, 14): a row per layer, a column per source."""
-    heads = sorted({row["head"] for row in records})
-    of_head: dict[int, Records] = {head: [] for head in heads}
+    heads: dict[int, Records] = {head: [] for head in sorted({row["head"] for row in records})}
     for row in records:
-        of_head[row["head"]].append(row)
-    panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in of_head.items()]
-    figure, images = _triangles(panels, PowerNorm(ROOT, 0, 1))
-    _root_bar(figure, images, "retrieval weight (cube-root scale)")
-    return figure
+        heads[row["head"]].append(row)
+    panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in heads.items()]
+    return _triangles(panels, PowerNorm(ROOT, 0, 1), "retrieval weight (cube-root scale)", ROOT_TICKS)
 
 
-def layer_mass(records: Records) -> Figure:
+def layer_mass(records: Records, _: Palette | None = None) -> Figure:
     """Draw the share that each layer takes from each representation, mean over heads, a panel per model."""
-    panels = [(shown(model, 24), _Triangle(rows, "share")) for model, rows in by_model(records)]
-    figure, images = _triangles(panels, PowerNorm(ROOT, 0, 1))
-    _root_bar(figure, images, "share, mean over heads (cube-root scale)")
-    return figure
+    label = "share, mean over heads (cube-root scale)"
+    return _triangles(_by_model(records, "share"), PowerNorm(ROOT, 0, 1), label, ROOT_TICKS)
 
 
-def absolute_mass(records: Records) -> Figure:
+def absolute_mass(records: Records, _: Palette | None = None) -> Figure:
     """Draw the sum of |R| that each layer takes from each representation, mean over heads; a panel per kv model."""
-    panels = [(shown(model, 24), _Triangle(rows, "absolute")) for model, rows in by_model(records)]
     largest = max(float(np.nanmax(numbers(records, "absolute"))), np.finfo(float).tiny)
-    figure, images = _triangles(panels, PowerNorm(ROOT, 0, largest))
     ticks = [largest * place ** (1 / ROOT) for place in (0, 0.25, 0.5, 0.75, 1)]  # evenly spaced on the bar
-    _bar(figure, images, "sum of |R| (cube-root scale)").set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    return figure
+    panels = _by_model(records, "absolute")
+    return _triangles(panels, PowerNorm(ROOT, 0, largest), "sum of |R| (cube-root scale)", ticks, ".2g")
 
 
-def same_head_share(records: Records) -> Figure:
+def same_head_share(records: Records, _: Palette | None = None) -> Figure:
     """Draw the part of the absolute mass that stays in the same head; a panel per kv model."""
-    panels = [(shown(model, 24), _Triangle(rows, "same_head_share")) for model, rows in by_model(records)]
-    figure, images = _triangles(panels, Normalize(0, 1))
-    _bar(figure, images, "part from the same head")
-    return figure
+    return _triangles(_by_model(records, "same_head_share"), Normalize(0, 1), "part from the same head")
 
 
-def cka(records: Records) -> Figure:
+def cka(records: Records, _: Palette | None = None) -> Figure:
     """Draw the CKA of all representations of a model with each other, a panel per model."""
     models = list(by_model(records))
     titles = [shown(model, 24) for model, _ in models]
     with _heatmaps(titles, max(row["layer"] for row in records) + 1) as (figure, panels):
         images = []
-        for axes, (_, rows) in zip(panels, models, strict=True):
+        for axes, (_model, rows) in zip(panels, models, strict=True):
             size = max(row["layer"] for row in rows) + 1
             matrix = np.full((size, size), np.nan)
             for row, value in zip(rows, numbers(rows, "cka"), strict=True):
@@ -102,19 +93,28 @@ class _Triangle:
         return axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
 
 
-def _triangles(panels: list[tuple[str, _Triangle]], norm: Normalize) -> tuple[Figure, list[AxesImage]]:
-    """Draw a panel for each triangle; rows are layers and columns are sources."""
-    triangles = [triangle for _, triangle in panels]
-    with _heatmaps([title for title, _ in panels], max(triangle.last for triangle in triangles) + 1) as (figure, grid):
+def _by_model(records: Records, key: str) -> list[tuple[str, _Triangle]]:
+    return [(shown(model, 24), _Triangle(rows, key)) for model, rows in by_model(records)]
+
+
+def _triangles(
+    panels: list[tuple[str, _Triangle]], norm: Normalize, label: str, ticks: Sequence[float] = (), form: str = "g"
+) -> Figure:
+    """Draw a panel for each title and triangle; rows are layers and columns are sources."""
+    titles, triangles = zip(*panels, strict=True)
+    with _heatmaps(titles, max(triangle.last for triangle in triangles) + 1) as (figure, grid):
         images = [triangle.draw(axes, norm) for axes, triangle in zip(grid, triangles, strict=True)]
         label_edges(grid, "representation m", "layer r")
         if any(triangle.unread.any() for triangle in triangles):
             figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower center")
-    return figure, images
+    bar = _bar(figure, images, label)
+    if ticks:
+        bar.set_ticks(ticks, labels=[f"{tick:{form}}" for tick in ticks])
+    return figure
 
 
 @contextmanager
-def _heatmaps(titles: list[str], cells: int) -> Iterator[tuple[Figure, list[Axes]]]:
+def _heatmaps(titles: Sequence[str], cells: int) -> Iterator[tuple[Figure, list[Axes]]]:
     """Make a figure with a square panel for each title, large enough for so many cells along a side."""
     width = PAGE_WIDTH - 0.5
     columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
@@ -128,10 +128,6 @@ def _heatmaps(titles: list[str], cells: int) -> Iterator[tuple[Figure, list[Axes
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(max(3, int(1.8 * side)), integer=True, min_n_ticks=1))
         yield figure, panels
-
-
-def _root_bar(figure: Figure, images: list[AxesImage], label: str) -> None:
-    _bar(figure, images, label).set_ticks(ROOT_TICKS, labels=[f"{tick:g}" for tick in ROOT_TICKS])
 
 
 def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from limelm.report.figures.style import shown
+
 Line = str | tuple[int, tuple[int, ...]]
 
 #: Markers and lines of further models of one color, in this order. Dashes and dots are left to references.
@@ -130,7 +132,7 @@ class Palette:
         return {"color": self[model], "marker": self.marker(model), "markersize": 5, "linestyle": ""}
 
     def line(self, model: str, points: int) -> dict[str, Any]:
-        """The arguments to draw a line through so many points with."""
+        """The arguments to draw a line through so many points with, and its name in the legend."""
         return {
             "color": self[model],
             "marker": self.marker(model),
@@ -139,6 +141,7 @@ class Palette:
             "markeredgecolor": "white",
             "markeredgewidth": 0.5,
             "markevery": math.ceil(points / MARKS_PER_LINE),
+            "label": shown(model),
         }
 
 

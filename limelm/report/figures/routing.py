@@ -7,19 +7,15 @@ from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
     REFERENCE,
-    WIDE,
-    band,
     by_model,
     depth_axis,
+    draw_line,
     label_edges,
-    legend_beside,
-    new_figure,
     new_panels,
     numbers,
     shown,
-    signed_root,
-    signed_square,
     single_mark,
+    wide_panel,
 )
 
 UNIFORM = "no preference (uniform)"
@@ -29,16 +25,12 @@ GREEN, ORANGE = "#009e73", "#d55e00"
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
     """Draw the mean retrieval weight of each representation over the layers that read it (Figure 2)."""
-    with new_figure(figsize=WIDE) as (figure, axes):
+    with wide_panel("representation m (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
         for model, rows in by_model(records):
-            sources, weights = numbers(rows, "source"), numbers(rows, "mean_weight")
-            axes.plot(sources, weights, label=shown(model), **palette.line(model, len(rows)))
+            draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
         deepest = max((rows for _, rows in by_model(records)), key=len)
         axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=REFERENCE, label=UNIFORM)
-        depth_axis(axes, "representation m (0: token embedding)")
-        axes.set_ylabel("mean weight in layers r ≥ m")
         axes.set_ylim(bottom=0)
-        legend_beside(axes)
     return figure
 
 
@@ -47,15 +39,13 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
     models = list(by_model(records))
     with new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
-            layers = sorted({row["layer"] for row in rows})
+            layers = np.unique(numbers(rows, "layer"))
             heads = sorted({row["head"] for row in rows})
             weights = np.array([[row["weight"] for row in rows if row["head"] == head] for head in heads])
-            for head in weights:
-                axes.plot(layers, head, color=palette[model], alpha=0.35, linewidth=1, **single_mark(layers))
+            single = single_mark(layers)
+            axes.plot(layers, weights.T, color=palette[model], alpha=0.35, linewidth=1, **single)
             axes.plot(layers, weights.mean(axis=0), linewidth=2, **palette.line(model, len(layers)))
-            axes.plot(
-                layers, [1 / (layer + 1) for layer in layers], "--", color=REFERENCE, linewidth=1, **single_mark(layers)
-            )
+            axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, linewidth=1, **single)
             axes.set_title(shown(model))
             depth_axis(axes, "layer r")
         label_edges(panels, "layer r", "weight on own input")
@@ -65,53 +55,44 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
 
 def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
     """Draw the weight on the layer's own input, mean over heads, all models in one panel (Figure 10)."""
-    with new_figure(figsize=WIDE) as (figure, axes):
+    with wide_panel("layer r", "weight on own input, mean over heads") as (figure, axes):
         for model, rows in by_model(records):
-            layers, weights = numbers(rows, "layer"), numbers(rows, "weight")
-            axes.plot(layers, weights, label=shown(model), **palette.line(model, len(rows)))
+            draw_line(axes, rows, "layer", "weight", palette.line(model, len(rows)))
         layers = np.unique(numbers(records, "layer"))
         axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
-        depth_axis(axes, "layer r")
-        axes.set_ylabel("weight on own input, mean over heads")
         axes.set_ylim(bottom=0)
-        legend_beside(axes)
     return figure
 
 
 def expected_source(records: Records, palette: Palette) -> Figure:
     """Draw the expected retrieved representation per layer, with the range over heads (Figure 4)."""
-    with new_figure(figsize=WIDE) as (figure, axes):
+    with wide_panel("layer r", "expected representation") as (figure, axes):
         for model, rows in by_model(records):
-            layers = numbers(rows, "layer")
             heads = numbers(rows, "lowest_head"), numbers(rows, "highest_head")
-            band(axes, layers, *heads, palette[model], 0.12)
-            expected = numbers(rows, "expected_source")
-            axes.plot(layers, expected, label=shown(model), **palette.line(model, len(rows)))
+            draw_line(axes, rows, "layer", "expected_source", palette.line(model, len(rows)), heads)
         layers = np.unique(numbers(records, "layer"))
         axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)", **single_mark(layers))
         axes.plot(layers, layers / 2, "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
-        depth_axis(axes, "layer r")
-        axes.set_ylabel("expected representation")
-        legend_beside(axes)
     return figure
 
 
-def retrieval_under_top_p(records: Records) -> Figure:
+def retrieval_under_top_p(records: Records, _: Palette | None = None) -> Figure:
     """Draw mean retrieval of representations and mean self-retrieval of layers, a panel per model (Figure 9)."""
     models = list(by_model(records))
     curves = {  # the colors are the paper's
         "mean_retrieval": (GREEN, "o", "representation n, from subsequent layers"),
         "self_retrieval": (ORANGE, "s", "layer n, its own input (self-retrieval)"),
     }
+    roots = (lambda values: np.sign(values) * np.sqrt(np.abs(values)), lambda roots: np.sign(roots) * np.square(roots))
     with new_panels(len(models), (None, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for key, (color, marker, label) in curves.items():
+                look = {"marker": marker, "markersize": 4} if len(rows) <= 40 else {}
                 drawn = [row for row in rows if row[key] is not None]
-                marks = {"marker": marker, "markersize": 4} if len(rows) <= 40 else {}
-                axes.plot(numbers(drawn, "depth"), numbers(drawn, key), color=color, label=label, **marks)
+                draw_line(axes, drawn, "depth", key, {"color": color, "label": label, **look})
             axes.set_title(shown(model, 60))
             axes.set_ylabel("mean weight (root scale)")
-            axes.set_yscale("function", functions=(signed_root, signed_square))  # deep models' means are small
+            axes.set_yscale("function", functions=roots)  # deep models' means are small
             axes.set_yticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
             axes.set_ylim(0, 1.05 * max(np.nanmax(numbers(rows, key), initial=0.1) for key in curves))
             depth_axis(axes, "depth n (representation 0: token embedding)")

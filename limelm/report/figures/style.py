@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from limelm.evaluation.statistics import Interval, t_interval
 from limelm.records import Records
 from limelm.text import printable
 
@@ -101,7 +102,7 @@ def single_mark(points: Any) -> dict[str, Any]:
     return {"marker": "_", "markersize": 12} if len(points) == 1 else {}
 
 
-def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float) -> None:
+def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float = 0.15) -> None:
     """Draw a shade from `low` to `high` along `x`; at a single point, a broad line."""
     if len(x) == 1:
         axes.vlines(x, low, high, color=color, alpha=2 * alpha, linewidth=8)
@@ -130,11 +131,41 @@ def legend_beside(axes: Any, **options: Any) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, **options)
 
 
-def signed_root(values: Any) -> Any:
-    """The signed square root, for axes on which small numbers show."""
-    return np.sign(values) * np.sqrt(np.abs(values))
+@contextmanager
+def wide_panel(x: str, y: str, is_depth: bool = True, **legend: Any) -> Iterator[tuple[Figure, Axes]]:
+    """Make a figure of one panel as wide as the page, with its axes' labels, and a legend beside it."""
+    with new_figure(figsize=WIDE) as (figure, axes):
+        yield figure, axes
+        (depth_axis if is_depth else Axes.set_xlabel)(axes, x)
+        axes.set_ylabel(y)
+        legend_beside(axes, **legend)
 
 
-def signed_square(values: Any) -> Any:
-    """The inverse of `signed_root`."""
-    return np.sign(values) * np.square(values)
+def draw_line(
+    axes: Axes, rows: Records, x: str, y: str, look: dict[str, Any], bounds: tuple[np.ndarray, np.ndarray] | None = None
+) -> None:
+    """Draw column y of `rows` over column x; with a shade between `bounds`, if there are any."""
+    places = numbers(rows, x)
+    axes.plot(places, numbers(rows, y), **look)
+    if bounds is not None:
+        band(axes, places, *bounds, look["color"])
+
+
+def error_band(rows: Records, y: str, error: str) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of column y, with the errors of another column to both sides; an error that is missing is none."""
+    values, errors = numbers(rows, y), np.nan_to_num(numbers(rows, error))
+    return values - errors, values + errors
+
+
+def draw_interval(axes: Axes, place: float, values: np.ndarray, color: str, is_upright: bool) -> None:
+    """Draw the mean of one value per seed, and Student's 95 % interval where there are two or more.
+
+    Args:
+        place: on the other axis.
+        is_upright: whether values are heights.
+    """
+    mean = t_interval(values) if len(values) > 1 else Interval(values[0], values[0], values[0])
+    bounds, places = [mean.low, mean.high], [place, place]
+    axes.plot(*((places, bounds) if is_upright else (bounds, places)), color=color, linewidth=2.5)
+    at = ([place], [mean.mean]) if is_upright else ([mean.mean], [place])
+    axes.plot(*at, marker="_" if is_upright else "|", color=color, markersize=16, markeredgewidth=2.5)

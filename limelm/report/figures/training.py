@@ -1,5 +1,9 @@
 """Figures of a training: losses, and how the routers come to choose."""
 
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -8,43 +12,64 @@ from matplotlib.ticker import MaxNLocator
 from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import (
-    WIDE,
+    band,
     by_model,
     label_edges,
-    legend_beside,
-    new_figure,
     new_panels,
     numbers,
     shown,
     single_mark,
+    wide_panel,
 )
+
+FLOPS = "training FLOPs (3 × forward)"
 
 
 def loss_against_flops(curves: Records, palette: Palette) -> Figure:
-    """Draw training loss against training FLOPs (Figure 1).
+    """Draw the training and held-out loss of one seed against training FLOPs (Figure 1).
 
     Args:
         curves: per model and step `train_flops`, `loss`, `smoothed_loss`, and `eval_loss` where it was measured.
     """
-    with new_figure(figsize=WIDE) as (figure, axes):
+    is_smoothed = any(row["smoothed_loss"] != row["loss"] for row in curves)
+    title = f"lines: training{', smoothed' * is_smoothed}\nmarks: held out"
+    legend = {"title": title, "title_fontsize": 8, "alignment": "left"}
+    with wide_panel(FLOPS, "loss (nats per token)", is_depth=False, **legend) as (figure, axes):
         for model, rows in by_model(curves):
-            x, single = numbers(rows, "train_flops"), single_mark(rows)
-            axes.plot(x, numbers(rows, "loss"), color=palette[model], alpha=0.18, linewidth=0.8, **single)
-            look = palette.line(model, len(rows)) | {"linewidth": 1.8}
-            axes.plot(x, numbers(rows, "smoothed_loss"), **look | {"marker": ""} | single)
-            evaluated = [row for row in rows if row["eval_loss"] is not None]
-            marks = look | {"linestyle": "", "markevery": 1}
-            axes.plot(numbers(evaluated, "train_flops"), numbers(evaluated, "eval_loss"), **marks)
-            axes.plot([], [], label=shown(model), **look)  # the legend shows both
-        axes.set_xlabel("training FLOPs (3 × forward)")
-        axes.set_ylabel("loss (nats per token)")
-        is_smoothed = any(row["smoothed_loss"] != row["loss"] for row in curves)
-        lines = "lines: training, smoothed" if is_smoothed else "lines: training"
-        legend_beside(axes, title=f"{lines}\nmarks: held out", title_fontsize=8, alignment="left")
+            _draw_training(axes, rows, palette.line(model, len(rows)) | {"linewidth": 1.8})
     return figure
 
 
-def router_entropy(records: Records) -> Figure:
+def _draw_training(axes: Axes, rows: Records, look: dict[str, Any]) -> None:
+    unnamed = {key: value for key, value in look.items() if key != "label"}
+    x, single = numbers(rows, "train_flops"), single_mark(rows)
+    axes.plot(x, numbers(rows, "loss"), color=look["color"], alpha=0.18, linewidth=0.8, **single)
+    axes.plot(x, numbers(rows, "smoothed_loss"), **unnamed | {"marker": ""} | single)
+    evaluated = [row for row in rows if row["eval_loss"] is not None]
+    marks = unnamed | {"linestyle": "", "markevery": 1}
+    axes.plot(numbers(evaluated, "train_flops"), numbers(evaluated, "eval_loss"), **marks)
+    axes.plot([], [], **look)  # the legend shows both
+
+
+def loss_over_seeds(curves: Records, palette: Palette) -> Figure:
+    """Draw held-out loss against training FLOPs: mean over seeds, one standard deviation, and every seed.
+
+    Args:
+        curves: per model, seed and evaluation `train_flops` and `eval_loss`.
+    """
+    with wide_panel(FLOPS, "held-out loss (nats per token)", is_depth=False) as (figure, axes):
+        for model, rows in by_model(curves):
+            seeds = list(dict.fromkeys(row["seed"] for row in rows))
+            losses = np.array([[row["eval_loss"] for row in rows if row["seed"] == seed] for seed in seeds])
+            flops = np.array([row["train_flops"] for row in rows if row["seed"] == seeds[0]])
+            mean, deviation = losses.mean(axis=0), losses.std(axis=0, ddof=1)
+            axes.plot(flops, losses.T, color=palette[model], alpha=0.25, linewidth=0.7, **single_mark(flops))
+            band(axes, flops, mean - deviation, mean + deviation, palette[model])
+            axes.plot(flops, mean, linewidth=1.8, **palette.line(model, len(flops)))
+    return figure
+
+
+def router_entropy(records: Records, _: Palette | None = None) -> Figure:
     """Draw the normalized entropy of routing weights over training, a line per layer, a panel per model."""
     models = list(by_model(records))
     layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")

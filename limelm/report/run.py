@@ -1,0 +1,140 @@
+"""The report of `limelm reproduce` on one run, whose sections appear when their records do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limelm.records import Record, Records
+from limelm.report.captions import columns, paragraphs
+from limelm.report.columns import as_text, share, thousandths
+from limelm.report.figures.palette import Palette, palette_of
+from limelm.report.made import how_made
+from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_words
+from limelm.report.sections.costs import COSTS, efficiency, paper_scale
+from limelm.report.sections.results import (
+    ENTROPY,
+    LOSSES,
+    baseline_of,
+    is_one_environment,
+    last_steps,
+    loss_records,
+    results,
+    trainings_of,
+)
+from limelm.report.sections.routing import routing_sections, routing_words, with_weight_sets
+from limelm.report.writer import write_page
+from limelm.text import counted
+
+PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
+
+
+def write_run(
+    out: Path, summary: dict[str, Any], retrieval: Mapping[str, Records], answers: Record | None = None
+) -> Path:
+    """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
+
+    Args:
+        summary: of the run, from `limelm.training.read_summary`.
+        retrieval: the routing models' records by figure, from `limelm.training.router_statistics.measure_retrieval`;
+            empty where none routes.
+        answers: of models that were asked problems, from `limelm.evaluation.exact_match.score_run`.
+
+    Returns:
+        The page's path.
+    """
+    tasks = [] if answers is None else [answers]
+    records = {**retrieval, **loss_records(summary), **answer_records(tasks), "efficiency": efficiency(summary)}
+    if _is_from_scratch_on_text(summary):
+        records["paper_scale"] = paper_scale()
+    palette = with_weight_sets(palette_of_run(summary), retrieval)
+    words = {
+        **run_words(summary, records),
+        **routing_words(retrieval, palette, "base" in summary),
+        **answer_words(tasks, records["exact_match_summary"]),
+    }
+    facts = how_made(summary)
+    return write_page(
+        out,
+        [*ANSWERS, *LOSSES, *COSTS, *routing_sections(retrieval), ENTROPY],
+        records,
+        palette,
+        words,
+        title=paragraphs("run", "title", words)[0],
+        lead=" ".join(paragraphs("run", "lead", words)),
+        tiles=_tiles(records),
+        cautions=[*paragraphs("run", "cautions", words), *paragraphs("answers", "cautions", words)],
+        facts={**facts, "Data": [*facts["Data"], *answer_facts(tasks)]},
+        made_of=summary["fingerprint"],
+    )
+
+
+def results_as_text(summary: dict[str, Any], answers: Record | None = None) -> str:
+    """The results of a run as a table for a terminal, and below it another of the right answers, if there are any."""
+    tables = [as_text(columns("printed_results"), results(summary))]
+    if answers is not None:
+        tables.append(as_text(columns("printed_answers"), answer_records([answers])["exact_match_summary"]))
+    return "\n\n".join(tables)
+
+
+def palette_of_run(summary: dict[str, Any]) -> Palette:
+    """The look of a run's models; those in a pretrained model are known by their names, not by its type."""
+    named = ("label", "name") if "base" in summary else ("label", "name", "model_type", "routing")
+    return palette_of({key: entry[key] for key in named} for entry in summary["trainings"])
+
+
+def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[str, Any]:
+    """Facts for the texts of a run's sections, its lead and its cautions."""
+    data, trainings, models = summary["data"], summary["trainings"], trainings_of(summary)
+    parameters, tokens = (max(entry[key] for entry in trainings) for key in ("parameters", "train_tokens"))
+    is_from_scratch, has_seeds = "base" not in summary, len(summary["seeds"]) > 1
+    is_text = _is_from_scratch_on_text(summary)
+    has_routing = any(records.get(name) for name in ("mean_retrieval", "router_entropy"))
+    return {
+        "name": summary["name"],
+        "base": summary.get("base"),
+        "is_from_scratch": is_from_scratch,
+        "is_text": is_text,
+        "is_small": is_text and (parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS),
+        "is_mixed": not is_one_environment(summary),
+        "is_sparse": any(row["mean"] is None for row in records.get("equal_budgets", [])),
+        "is_routing_young": has_routing and is_from_scratch,
+        "has_seeds": has_seeds,
+        "has_one_seed": not has_seeds,
+        "has_budgets": bool(records.get("equal_budgets")),
+        "has_difference": any(row["difference"] is not None for row in records["results"]),
+        "has_answers": bool(records["exact_match"]),
+        "routing_seed": summary["seeds"][0] if has_routing and has_seeds else None,
+        "left_out": ", ".join(dict.fromkeys(row["label"] for row in trainings if row["label"] not in models)),
+        "baseline": baseline_of(summary),
+        "models": counted(len(models), "model"),
+        "seeds": counted(len(summary["seeds"]), "seed"),
+        "parameters": parameters,
+        "tokens": tokens,
+        "source": data["source"],
+        "length": data["sequence_length"],
+        "documents": counted(data.get("validation_documents", 0), "document"),
+        "held_out": data.get("validation_tokens"),
+        "last_steps": last_steps(records.get("loss_against_flops") or records["loss_over_seeds"]),
+    }
+
+
+def _is_from_scratch_on_text(summary: dict[str, Any]) -> bool:
+    return "base" not in summary and "validation_tokens" in summary["data"]
+
+
+def _tiles(records: Mapping[str, Records]) -> dict[str, tuple[str, str]]:
+    """The tile of each model: its right answers where it was asked any, or else its held-out loss."""
+    if records["exact_match_summary"]:
+        return {
+            row["model"]: (share(row["mean"]), f"right answers: {row['task']}")
+            for row in records["exact_match_summary"]
+        }
+    tiles = {}
+    for row in records["results"]:
+        note = f"perplexity {row['eval_perplexity']:.1f}"
+        if row["standard_deviation"] is not None:
+            note = f"± {row['standard_deviation']:.3f} between seeds"
+        if row["trained_parameters"] is not None:
+            note = f"{row['trained_parameters']:,} trained parameters"
+        tiles[row["model"]] = (thousandths(row["eval_loss"]), f"held-out loss · {note}")
+    return tiles

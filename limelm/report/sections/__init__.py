@@ -1,0 +1,1 @@
+"""What reports show, as data: the sections on each topic, in the order of the page."""
