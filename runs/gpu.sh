@@ -104,4 +104,6 @@ for part in "$@"; do
         *) echo "runs/gpu.sh: $part is unknown; allowed: bench, small, synthetic, attach" >&2; exit 2 ;;
     esac
 done
+"$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+    { echo "runs/gpu.sh: $PYTHON sees no CUDA device; PYTHON names another" >&2; exit 2; }
 run_steps

@@ -18,10 +18,7 @@ seeds() {
 }
 
 arithmetic() {
-    for operands in 3 4; do
-        "$LIMELM" reproduce "arithmetic-$operands" --out arithmetic --seeds "$SEEDS" \
-            --models llama,static,dynamic,kv
-    done
+    "$LIMELM" reproduce arithmetic-3 arithmetic-4 --out arithmetic --seeds "$SEEDS" --models llama,static,dynamic,kv
 }
 
 [ $# -gt 0 ] || set -- seeds arithmetic

@@ -40,7 +40,8 @@ def start(tmp_path):
             capture_output=True,
             text=True,
         )
-        return done, [shlex.split(line) for line in log.read_text().splitlines()]
+        calls = [shlex.split(line) for line in log.read_text().splitlines()]
+        return done, [call for call in calls if call[0] != "-c"]  # which asks for the device
 
     return run
 
@@ -66,7 +67,7 @@ def test_without_a_part_all_are_run_and_every_command_is_taken(script, start, tm
     assert done.returncode == 0, done.stderr
     commands = of_limelm(calls)
     outs = [(options.command, str(options.out)) for options in map(parse, commands)]
-    assert len(outs) >= 3 and {command for command, _ in outs} <= {"reproduce", "bench"}
+    assert len(outs) >= 2 and {command for command, _ in outs} <= {"reproduce", "bench"}
     one_by_one = []
     for part in PARTS[script]:
         runs = str(tmp_path / part)
@@ -89,8 +90,15 @@ def test_a_limelm_that_is_not_there_is_named(start):
     assert (done.returncode, done.stderr) == (2, "runs/laptop.sh: no /nowhere/limelm; make setup installs it\n")
 
 
+def test_a_python_that_sees_no_device_is_refused_before_anything_runs(start, tmp_path):
+    done, calls = start("gpu", fails="-c")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr == f"runs/gpu.sh: {tmp_path / 'stub'} sees no CUDA device; PYTHON names another\n"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_started_again_only_what_failed_is_repeated(start, tmp_path):
-    done, calls = start("gpu", "bench", "synthetic", fails="--preset deep")
+    done, calls = start("gpu", "bench", "synthetic", fails="--shape deep")
     assert done.returncode == 1
     assert done.stderr == "not complete: deep deep-triton; start it again, or read above what failed\n"
     assert len(calls) == 8  # the tests, four benchmarks and three tasks
