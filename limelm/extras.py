@@ -7,9 +7,9 @@ from typing import Any
 from limelm.errors import UserError
 
 #: What an extra brings for a whole command or package (as in pyproject.toml), looked for before that begins.
-REQUIREMENTS = {"lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9")}
+REQUIREMENTS = {"lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9", "tomli-w>=1.1")}
 #: Packages whose name is not their module's.
-PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval"}
+PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "tomli_w": "tomli-w"}
 
 
 class MissingExtra(UserError, ImportError):

@@ -27,7 +27,18 @@ ROOT = Path(limelm.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
 #: Others bring some of them too (PyTorch jinja2, its CUDA builds triton); limelm may not count on that.
-OF_EXTRAS = {"accelerate", "jinja2", "matplotlib", "psutil", "datasets", "scikit-learn", "lm-eval", "peft", "triton"}
+OF_EXTRAS = {
+    "accelerate",
+    "jinja2",
+    "matplotlib",
+    "psutil",
+    "tomli-w",
+    "datasets",
+    "scikit-learn",
+    "lm-eval",
+    "peft",
+    "triton",
+}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -210,7 +221,7 @@ def test_models_are_made_trained_saved_and_loaded_and_are_the_same_with_everythi
 
 
 NO_LAB = (
-    "accelerate>=1.10, jinja2>=3.1, matplotlib>=3.9, psutil>=5.9 are not installed; install them with: "
+    "accelerate>=1.10, jinja2>=3.1, matplotlib>=3.9, psutil>=5.9, tomli-w>=1.1 are not installed; install them with: "
     "pip install 'limelm[lab]' (in a clone of limelm: pip install -e '.[lab]')"
 )
 IMPORT_ALL = """
