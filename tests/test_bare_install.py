@@ -278,6 +278,7 @@ CALLS = {
         "bench": "bench --out bench",
         "eval": "eval {made}/llama --text {made}/text.txt --out scores",
         "plan": "plan tiny --model static",
+        "recipes": "recipes",
         "reproduce": "reproduce tiny --out demo",
         "train": "train tiny --model static --out static",
     },

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from limelm._version import __version__
-from limelm.cli import analyze, bench, convert, data, eval, generate, plan, reproduce, train
+from limelm.cli import analyze, bench, convert, data, eval, generate, plan, recipes, reproduce, train
 from limelm.cli.failures import explain
 from limelm.cli.output import Output, as_json, quiet_stdout
 from limelm.cli.parser import Parser, add_command
@@ -17,6 +17,7 @@ from limelm.errors import UserError
 from limelm.extras import require_extra
 
 COMMANDS = {
+    "recipes": recipes,
     "reproduce": reproduce,
     "train": train,
     "plan": plan,

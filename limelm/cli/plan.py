@@ -75,7 +75,7 @@ def _facts(plan: "Plan") -> dict[str, Any]:
         "recipe": plan.recipe.name,
         "model": plan.name,
         "gpus": plan.hardware.gpus,
-        "fits": plan.missing <= 0,
+        "fits": plan.missing <= 0 if plan.model.memory else None,
         "tokens": plan.tokens,
         "shard_bytes": plan.shard_bytes,
         "costs": _costs(plan.model),

@@ -108,7 +108,7 @@ def test_the_table_names_no_option_that_is_gone():
 def examples(command: str) -> list[list[str]]:
     """The words behind `limelm` of the examples in a command's help."""
     _, _, block = COMMANDS[command].EPILOG.partition("examples:\n")
-    lines = [re.split(r"\s{3,}", line.strip())[0] for line in block.splitlines() if line.startswith("  ")]
+    lines = [re.split(r"\s{3,}| > ", line.strip())[0] for line in block.splitlines() if line.startswith("  ")]
     return [shlex.split(line[line.index("limelm ") :])[1:] for line in lines]
 
 

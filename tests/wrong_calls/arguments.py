@@ -24,6 +24,7 @@ WRONG = {
 NAMES = ("", "  ", "x" * 5000)
 #: What each command needs besides the wrong argument.
 COMPLETE = {
+    "recipes": "",
     "reproduce": "small.toml --data T --out o",
     "train": "small.toml --model static --data T --out o",
     "plan": "small.toml --model static",
@@ -59,6 +60,9 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("frobnicate", "frobnicate"),
     ("data", "ACTION"),
     ("data frobnicate", "frobnicate"),
+    ("recipes teeny", "teeny", "tiny"),
+    ("recipes nowhere.toml", "nowhere.toml"),
+    ("recipes tiny small", "small"),
     ("reproduce tiny", "--out"),
     ("reproduce --out o", "RECIPE"),
     ("reproduce huge --out o", "huge", "tiny"),

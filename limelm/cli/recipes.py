@@ -1,0 +1,54 @@
+"""`limelm recipes`: which recipes there are, and what one says."""
+
+import argparse
+
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output
+
+HELP = "list the recipes, or print one as a file to begin your own with"
+NEEDS = "lab"
+KEYS = ("recipes",)
+DESCRIPTION = """\
+List the recipes that come with limelm, or print RECIPE with all of its values, defaults and those that it extends
+included, as a TOML file that `limelm reproduce` and `limelm train` take.
+
+A recipe of your own is a file that says what is different from the recipe that it extends:
+
+    extends = "tiny"
+    description = "tiny, twice as wide, with two seeds"
+    seeds = 2
+    [architecture]
+    hidden_size = 256
+    [training]
+    steps = 200
+
+Its text is what `limelm data prepare` makes of yours, named by --data.
+"""
+
+EPILOG = """\
+examples:
+  limelm recipes
+  limelm recipes tiny > my-recipe.toml
+  limelm recipes my-recipe.toml                  what your own says, with all values
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_shared(parser, "RECIPE", nargs="?")
+
+
+def run(options: argparse.Namespace) -> Output:
+    """List the recipes, or show one."""
+    from limelm.training import load_recipe, recipe_as_toml, recipe_names
+
+    if options.recipe is not None:
+        recipe = load_recipe(options.recipe)
+        return Output(recipe_as_toml(recipe).rstrip(), {"recipes": [recipe.to_dict()]})
+    recipes = [load_recipe(name) for name in recipe_names()]
+    width = max(len(recipe.name) for recipe in recipes) + 2
+    lines = [f"{recipe.name:<{width}}{recipe.description}" for recipe in recipes]
+    facts = [
+        {"name": recipe.name, "description": recipe.description, "models": list(recipe.models)} for recipe in recipes
+    ]
+    return Output("\n".join(lines), {"recipes": facts})
