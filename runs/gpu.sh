@@ -52,7 +52,7 @@ small() {
 
 synthetic() {
     for task in arithmetic-5 arithmetic-6 prosqa; do
-        step "$task" 2 "$PYTHON" -m limelm reproduce "$task" --out "$RUNS/synthetic" --seeds 3
+        step "$task" 2 "$PYTHON" -m limelm reproduce "$task" --out "$RUNS/$task" --seeds 3
     done
 }
 

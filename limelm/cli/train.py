@@ -33,12 +33,12 @@ On several GPUs it is started by torchrun or accelerate launch; the batch of a s
 
 EPILOG = """\
 examples:
-  limelm train tiny --model static --out static
-  limelm train small --model dynamic --data tokens --out dynamic --steps 200 --report-to tensorboard
-  limelm train attach --model kv --from my-llama --data tokens --out routers         LIMe in a pretrained model
-  limelm train attach --model kv --trains lora --from my-llama --data tokens --out routers   routers and LoRA
-  limelm train attach --model full --from demo/seed-42/static --data demo/data --out more     go on training a model
-  torchrun --nproc-per-node 8 -m limelm train paper-1.2b --model static --data tokens --out static --sharding fsdp
+  limelm train tiny --out static --model static
+  limelm train small --out dynamic --data tokens --model dynamic --steps 200 --report-to tensorboard
+  limelm train attach --out routers --data tokens --from my-llama --model kv      LIMe in a pretrained model
+  limelm train attach --out routers --data tokens --from my-llama --model kv --trains lora     routers and LoRA
+  limelm train attach --out more --data tokens --from my-llama --model full       go on training a model
+  torchrun --nproc-per-node 8 -m limelm train paper-1.2b --out static --data tokens --model static --sharding fsdp
 """
 
 

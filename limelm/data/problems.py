@@ -70,6 +70,8 @@ class ProblemFolder:
         Raises:
             UserError: where something is missing or changed.
         """
+        if folder.exists() and not (folder / PROBLEMS).exists():
+            raise UserError(f"{folder}: not a folder of reasoning problems (no {PROBLEMS})")
         found: ProblemFolder = read_json(folder / PROBLEMS, cls)
         content = _content_sha256(folder, found.worked_steps)
         if content != found.content_sha256:

@@ -4,6 +4,7 @@ Within a seed all models see the same problems in the same order and share initi
 seed by seed.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from limelm.data.problems import ProblemFolder, read_problems
 from limelm.errors import UserError
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.items import write_record
-from limelm.evaluation.kept import KeptAnswers, read_kept
+from limelm.evaluation.kept import KeptAnswers, KeptScores, read_kept
 from limelm.evaluation.seeds import in_all_seeds, interval_over_seeds
 from limelm.evaluation.statistics import verdict
+from limelm.files import write_text
 from limelm.loading import load_checkpoint
 from limelm.records import Record, Records
 
@@ -142,6 +144,16 @@ def score_run(name: str, summary: dict[str, Any], data: Path) -> Record:
         "baseline": next((entry["label"] for entry in trainings if entry["model_type"] == "llama"), labels[0]),
         "scores": scores,
     }
+
+
+def keep_score(out: Path, summary: dict[str, Any], data: Path) -> Record:
+    """Score a run as `score_run` does, unless `out/exact-match.json` has the scores of these very results."""
+    path, fingerprint = out / EXACT_MATCH, summary["fingerprint"]
+    kept = read_kept(path, KeptScores)
+    if kept is None or kept["made_of"] != fingerprint:
+        kept = {"made_of": fingerprint, **score_run(summary["name"], summary, data)}
+        write_text(path, json.dumps(kept, indent=1) + "\n")
+    return kept
 
 
 def summarize_accuracies(scores: Records, baseline: str) -> Records:

@@ -15,7 +15,8 @@ from limelm.data.shards import MANIFEST, SPLITS, Manifest
 from limelm.data.synthetic.sampling import SPLITS as PROBLEM_SPLITS
 from limelm.data.synthetic.tasks import check_task, task_vocab_size
 from limelm.errors import UserError
-from limelm.records import at_least, at_most, less_than, more_than
+from limelm.evaluation.exact_match import keep_score
+from limelm.records import Record, at_least, at_most, less_than, more_than
 from limelm.training.processes import this_process
 
 DATA = "data"
@@ -66,6 +67,16 @@ class Data(ABC):
         Raises:
             UserError: for a folder that is not what it says, or sequences that do not fit.
         """
+
+    def score(self, out: Path, summary: dict[str, Any], folder: Path) -> Record | None:
+        """Score a run's models on what the data ask, unless that was done; None where they ask nothing.
+
+        Args:
+            out: folder of the run.
+            summary: of the run, from `limelm.training.read_summary`.
+            folder: the prepared data.
+        """
+        return None
 
     def published(self) -> dict[str, Any]:
         """The fields as plain values, for files that others may read: paths are cut to their last name."""
@@ -187,6 +198,9 @@ class ProblemData(Data):
     def open(self, folder: Path) -> tuple[PreTrainedTokenizerFast, SequenceDataset, SequenceDataset]:
         train_set, eval_set = (ProblemDataset(folder, split, self.sequence_length) for split in PROBLEM_SPLITS)
         return load_problem_tokenizer(folder), train_set, eval_set
+
+    def score(self, out: Path, summary: dict[str, Any], folder: Path) -> Record | None:
+        return keep_score(out, summary, folder)
 
     def published(self) -> dict[str, Any]:
         return asdict(replace(self, test_file=Path(self.test_file).name))

@@ -155,7 +155,7 @@ def run(tmp_path_factory):
 def test_the_command_trains_asks_and_reports(run, capsys):
     folder, options = run
     out = folder / "run"
-    result = json.loads((out / "small" / EXACT_MATCH).read_text())
+    result = json.loads((out / EXACT_MATCH).read_text())
     assert result["task"] == "small" and result["problems"] == 10 and result["baseline"] == "LLaMA"
     assert {(row["model"], row["seed"]) for row in result["scores"]} == {
         (model, seed) for model in ("LLaMA", "LIMe static", "hc") for seed in (1, 2)
@@ -164,23 +164,21 @@ def test_the_command_trains_asks_and_reports(run, capsys):
     assert "Right answers" in page and "not corrected for the 2 comparisons" in page
     assert "small: no model is above guessing" in page and "(generated problems)" in page
     assert (out / "figures" / "exact_match.png").exists() and (out / "figures" / "exact_match_summary.csv").exists()
-    assert (out / "small" / "report.html").exists()
-    before = (out / "small" / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns
+    before = (out / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns
     assert main([*options, "--models", "llama,static,hc"]) == 0
-    assert (out / "small" / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns == before
+    assert (out / "seed-1" / "hc" / EXACT_MATCH).stat().st_mtime_ns == before
     assert "small  LLaMA" in capsys.readouterr().out
 
 
-def test_without_the_steps_stands_beside(run):
-    folder, options = run
-    assert main([*options, "--models", "llama", "--worked-steps", "false"]) == 0
-    assert (folder / "run" / "small-direct" / EXACT_MATCH).exists()
-    assert "small-direct" in (folder / "run" / "report.html").read_text()
+def test_a_run_without_the_steps_is_another(run, capsys):
+    _, options = run
+    assert main([*options, "--models", "llama", "--worked-steps", "false"]) == 2
+    assert "holds a run with recipe.data.worked_steps=True, not False" in capsys.readouterr().err
 
 
 def test_all_seeds_learn_the_same_problems(run):
     folder, _ = run
-    runs = [json.loads(path.read_text())["run"] for path in (folder / "run" / "small").glob("seed-*/*/run.json")]
+    runs = [json.loads(path.read_text())["run"] for path in (folder / "run").glob("seed-*/*/run.json")]
     assert len(runs) == 6 and {run["training"]["seed"] for run in runs} == {1, 2}
     assert len({run["data_sha256"] for run in runs}) == 1
 
@@ -190,7 +188,7 @@ def test_other_problems_in_the_same_folder_are_refused(run, tmp_path, capsys):
     wanted = ["--models", "llama", "--test-problems", "11"]
     assert main([*options, *wanted]) == 2
     assert "holds a run with recipe.data.test_problems=10, not 11" in capsys.readouterr().err
-    shutil.copytree(folder / "run" / "small" / "data", tmp_path / "run" / "small" / "data")
+    shutil.copytree(folder / "run" / "data", tmp_path / "run" / "data")
     assert main(["reproduce", str(folder / "small.toml"), "--out", str(tmp_path / "run"), *wanted]) == 2
     assert "holds other problems" in capsys.readouterr().err
 
@@ -214,10 +212,10 @@ def test_bad_input_is_one_line(tmp_path, capsys, more, message):
     assert message in error and len(error.splitlines()) == 1
 
 
-def test_problems_are_made_by_the_recipe(tmp_path, capsys):
+def test_text_is_not_taken_for_problems(tmp_path, capsys):
     recipe, tokens = write_recipe(tmp_path, PROBLEMS), prepared(tmp_path / "tokens")
     assert main(["reproduce", str(recipe), "--out", str(tmp_path / "run"), "--data", str(tokens)]) == 2
-    assert "the problems of small are made by the recipe; leave it out" in capsys.readouterr().err
+    assert "tokens: not a folder of reasoning problems (no problems.json)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
