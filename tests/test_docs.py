@@ -2,11 +2,14 @@
 
 import importlib
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import limelm
+from tests.commands import parse
 
 ROOT = Path(limelm.__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dev/*.md"), *ROOT.glob("results/**/*.md")]
@@ -44,6 +47,28 @@ def test_targets_and_scripts_in_pages_are_there(page):
     assert {*re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)} <= {*targets}
     for script, part in re.findall(r"runs/([\w-]+\.sh)(?: ([a-z]+)(?=[`\n]))?", text):
         assert f"\n{part}() {{" in (ROOT / "runs" / script).read_text(encoding="utf-8") or not part, (script, part)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The arguments of the limelm commands that a page shows in lines of their own."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL).replace("\\\n", " ")
+    lines = re.findall(r"^    (?:.* -m )?limelm (.*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_command_in_a_page_is_taken(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in commands_of(page):
+        arguments = [word.replace("*", "each") for word in command]
+        read = [value for option, value in pairwise(arguments) if option in ("--data", "--text", "--local-data")]
+        for word in [*read, *(word for word in arguments if "/" in word)]:  # what it reads is there
+            (tmp_path / word.strip("/")).mkdir(parents=True, exist_ok=True)
+        parse(arguments)
+
+
+def test_pages_have_commands():
+    assert sum(len(commands_of(page)) for page in PAGES) > 40
 
 
 def test_readers_find_the_glossary():
