@@ -67,6 +67,7 @@ def test_without_a_part_all_are_run_and_every_command_is_taken(script, start, tm
     assert done.returncode == 0, done.stderr
     commands = of_limelm(calls)
     outs = [(options.command, str(options.out)) for options in map(parse, commands)]
+    assert len({out for _, out in outs}) == len(outs)  # a folder is of one run
     assert len(outs) >= 2 and {command for command, _ in outs} <= {"reproduce", "bench"}
     one_by_one = []
     for part in PARTS[script]:
