@@ -36,6 +36,11 @@ def paragraphs(name: str, part: str, words: Words) -> list[str]:
     return [text for text in chosen if text]
 
 
+def name_of(key: str) -> str:
+    """The words for a setting of a run."""
+    return str(_captions()["names"].get(key, key.replace("_", " ")))
+
+
 def columns(name: str) -> list[Column]:
     """The columns of a section's table; none where it has no table."""
     return [_column(key, *_captions()["columns"][key]) for key in _captions()[name].get("columns", "").split()]

@@ -4,26 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from limelm.provenance import provenance
+from limelm.report.captions import name_of
 
 Facts = dict[str, list[tuple[str, Any]]]
-
-NAMES = {
-    "num_hidden_layers": "layers",
-    "hidden_size": "width (hidden size)",
-    "intermediate_size": "width of the MLP",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "key/value heads",
-    "max_position_embeddings": "longest context, tokens",
-    "tie_word_embeddings": "input and output embeddings are one",
-    "sequence_length": "sequence length, tokens",
-    "vocab_size": "vocabulary, tokens",
-    "content_sha256": "fingerprint (SHA-256 of the data)",
-    "batch_size": "batch, sequences",
-    "warmup_steps": "warm-up steps",
-    "min_lr_ratio": "last learning rate, share of the first",
-    "max_grad_norm": "gradients are clipped at norm",
-    "eval_steps": "steps between evaluations",
-}
 
 
 def how_made(summary: Mapping[str, Any]) -> Facts:
@@ -48,7 +31,7 @@ def made_now() -> list[tuple[str, Any]]:
 
 
 def _named(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(NAMES.get(key, key), _value(value)) for key, value in values.items() if value is not None]
+    return [(name_of(key), _value(value)) for key, value in values.items() if value is not None]
 
 
 def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
@@ -56,7 +39,7 @@ def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str,
     models = {}
     for entry in entries:
         settings = {key: value for key, value in own.get(entry.get("name", ""), {}).items() if key != "label"}
-        described = [f"{NAMES.get(key, key.replace('_', ' '))} {_value(value)}" for key, value in settings.items()]
+        described = [f"{name_of(key)} {_value(value)}" for key, value in settings.items()]
         models[entry["label"]] = ", ".join([*described, f"{entry['parameters']:,} parameters"])
     return list(models.items())
 

@@ -1,7 +1,6 @@
 """The report on several runs in one folder: their results beside each other; each run has a page of its own."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from markupsafe import Markup
 from limelm.environment import environment
 from limelm.records import Record, Records
 from limelm.report.captions import paragraphs
-from limelm.report.columns import share
 from limelm.report.figures.palette import Palette
 from limelm.report.made import made_now
 from limelm.report.run import palette_of_run
-from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_words
+from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_tiles, answer_words
 from limelm.report.sections.results import results
 from limelm.report.writer import REPORT, Section, write_page
 from limelm.text import counted, printable
@@ -59,7 +57,7 @@ def write_overview(
         words,
         title=paragraphs("overview", "title", words)[0],
         lead=paragraphs("overview", "lead", words)[0],
-        tiles={model: _tile(model, records["exact_match_summary"]) for model in kinds} if tasks else {},
+        tiles=answer_tiles(records["exact_match_summary"]),
         cautions=[*paragraphs("overview", "cautions", words), *paragraphs("answers", "cautions", words)],
         facts={
             "Command": made_now(),
@@ -74,15 +72,3 @@ def runs_fingerprint(summaries: Mapping[str, dict[str, Any]]) -> str:
     """A mark for the overview of these runs, by which it is known whether it has all results."""
     marks = "".join(f"{name}\n{summary['fingerprint']}\n" for name, summary in summaries.items())
     return hashlib.sha256(marks.encode()).hexdigest()
-
-
-def _tile(model: str, summary: Records) -> tuple[str, str]:
-    """The tile of a model: its mean over the tasks that all models have, or else over its own tasks."""
-    trained = Counter(row["task"] for row in summary)
-    models = len({row["model"] for row in summary})
-    own = [row for row in summary if row["model"] == model]
-    of = [row for row in own if trained[row["task"]] == models] or own
-    if not of:
-        return "–", "right answers: not asked"
-    tasks = of[0]["task"] if len(of) == 1 else f"mean of {len(of)} tasks"
-    return share(sum(row["mean"] for row in of) / len(of)), f"right answers: {tasks}"

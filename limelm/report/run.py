@@ -6,10 +6,10 @@ from typing import Any
 
 from limelm.records import Record, Records
 from limelm.report.captions import columns, paragraphs
-from limelm.report.columns import as_text, share, thousandths
+from limelm.report.columns import as_text, thousandths
 from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.made import how_made
-from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_words
+from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_tiles, answer_words
 from limelm.report.sections.costs import COSTS, efficiency, paper_scale
 from limelm.report.sections.results import (
     ENTROPY,
@@ -61,7 +61,7 @@ def write_run(
         words,
         title=paragraphs("run", "title", words)[0],
         lead=" ".join(paragraphs("run", "lead", words)),
-        tiles=_tiles(records),
+        tiles=answer_tiles(records["exact_match_summary"]) or _loss_tiles(records["results"]),
         cautions=[*paragraphs("run", "cautions", words), *paragraphs("answers", "cautions", words)],
         facts={**facts, "Data": [*facts["Data"], *answer_facts(tasks)]},
         made_of=summary["fingerprint"],
@@ -122,15 +122,10 @@ def _is_from_scratch_on_text(summary: dict[str, Any]) -> bool:
     return "base" not in summary and "validation_tokens" in summary["data"]
 
 
-def _tiles(records: Mapping[str, Records]) -> dict[str, tuple[str, str]]:
-    """The tile of each model: its right answers where it was asked any, or else its held-out loss."""
-    if records["exact_match_summary"]:
-        return {
-            row["model"]: (share(row["mean"]), f"right answers: {row['task']}")
-            for row in records["exact_match_summary"]
-        }
+def _loss_tiles(results: Records) -> dict[str, tuple[str, str]]:
+    """The tile of each model: its held-out loss."""
     tiles = {}
-    for row in records["results"]:
+    for row in results:
         note = f"perplexity {row['eval_perplexity']:.1f}"
         if row["standard_deviation"] is not None:
             note = f"± {row['standard_deviation']:.3f} between seeds"

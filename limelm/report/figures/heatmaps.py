@@ -57,30 +57,19 @@ def same_head_share(records: Records, _: Palette | None = None) -> Figure:
 
 def cka(records: Records, _: Palette | None = None) -> Figure:
     """Draw the CKA of all representations of a model with each other, a panel per model."""
-    models = list(by_model(records))
-    titles = [shown(model, 24) for model, _ in models]
-    with _heatmaps(titles, max(row["layer"] for row in records) + 1) as (figure, panels):
-        images = []
-        for axes, (_model, rows) in zip(panels, models, strict=True):
-            size = max(row["layer"] for row in rows) + 1
-            matrix = np.full((size, size), np.nan)
-            for row, value in zip(rows, numbers(rows, "cka"), strict=True):
-                matrix[row["layer"], row["other"]] = value
-            images.append(axes.imshow(matrix, cmap=COLORS, norm=Normalize(0, 1), interpolation="none"))
-        label_edges(panels, "representation", "representation")
-        _bar(figure, images, "CKA")
-    return figure
+    panels = [(shown(model, 24), _Triangle(rows, "cka", "other")) for model, rows in by_model(records)]
+    return _triangles(panels, Normalize(0, 1), "CKA", edges=("representation", "representation"))
 
 
 class _Triangle:
-    """Values by layer and source; NaN where a layer does not read a source."""
+    """Values by layer and source, or another column; NaN where a layer does not read a source."""
 
-    def __init__(self, rows: Records, key: str):
+    def __init__(self, rows: Records, key: str, column: str = "source"):
         self.first = min(row["layer"] for row in rows)
         self.last = max(row["layer"] for row in rows)
         self.values = np.full((self.last - self.first + 1, self.last + 1), np.nan)
         for row, value in zip(rows, numbers(rows, key), strict=True):
-            self.values[row["layer"] - self.first, row["source"]] = value
+            self.values[row["layer"] - self.first, row[column]] = value
         layers = np.arange(self.first, self.last + 1)
         self.unread = np.isnan(self.values) & (np.arange(self.last + 1) <= layers[:, None])
 
@@ -98,13 +87,18 @@ def _by_model(records: Records, key: str) -> list[tuple[str, _Triangle]]:
 
 
 def _triangles(
-    panels: list[tuple[str, _Triangle]], norm: Normalize, label: str, ticks: Sequence[float] = (), form: str = "g"
+    panels: list[tuple[str, _Triangle]],
+    norm: Normalize,
+    label: str,
+    ticks: Sequence[float] = (),
+    form: str = "g",
+    edges: tuple[str, str] = ("representation m", "layer r"),
 ) -> Figure:
     """Draw a panel for each title and triangle; rows are layers and columns are sources."""
     titles, triangles = zip(*panels, strict=True)
     with _heatmaps(titles, max(triangle.last for triangle in triangles) + 1) as (figure, grid):
         images = [triangle.draw(axes, norm) for axes, triangle in zip(grid, triangles, strict=True)]
-        label_edges(grid, "representation m", "layer r")
+        label_edges(grid, *edges)
         if any(triangle.unread.any() for triangle in triangles):
             figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower center")
     bar = _bar(figure, images, label)

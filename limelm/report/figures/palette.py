@@ -35,49 +35,28 @@ class Look:
         return Look(self.color, MARKERS[markers % len(MARKERS)], LINES[lines % len(LINES)])
 
 
-#: By kind: the models of the recipes, native or attached to a pretrained model.
-KNOWN = {
-    "llama": Look("#4d4d4d", "o"),
-    "hyper_connection": Look("#d55e00", "s"),
-    "static": Look("#0072b2", "^"),
-    "dynamic": Look("#009e73", "D"),
-    "kv": Look("#cc79a7", "v"),
-    "top-p": Look("#56b4e9", "P"),
-    "none": Look("#e69f00", "X"),
-    "scale": Look("#ddcc77", "<"),
-    "lora": Look("#661100", "h"),
-    "full": Look("#000000", ">"),
-    "llama-grouped": Look("#4d4d4d", "o").other(1),
-    "kv-grouped": Look("#cc79a7", "v").other(1),
-    "kv-full": Look("#cc79a7", "v").other(2),
-    "static-full": Look("#0072b2", "^").other(1),
-}
-
-#: Kinds without routers.
-UNROUTED = {"llama", "llama-grouped", "hyper_connection", "none", "scale", "lora", "full"}
+#: The models of the recipes, native or attached to a pretrained model: kind, look, whether it routes, and its labels.
+MODELS = (
+    ("llama", Look("#4d4d4d", "o"), False, ["LLaMA"]),
+    ("hyper_connection", Look("#d55e00", "s"), False, ["Hyper-Connections", "hc"]),
+    ("static", Look("#0072b2", "^"), True, ["LIMe static"]),
+    ("dynamic", Look("#009e73", "D"), True, ["LIMe dynamic"]),
+    ("kv", Look("#cc79a7", "v"), True, ["LIMe KV"]),
+    ("top-p", Look("#56b4e9", "P"), True, ["LIMe static, top-p 0.9"]),
+    ("none", Look("#e69f00", "X"), False, ["base", "no training"]),
+    ("scale", Look("#ddcc77", "<"), False, ["K/V scale per head"]),
+    ("lora", Look("#661100", "h"), False, ["LoRA, rank 1"]),
+    ("full", Look("#000000", ">"), False, ["everything"]),
+    ("llama-grouped", Look("#4d4d4d", "o").other(1), False, ["LLaMA, 8 key/value heads"]),
+    ("kv-grouped", Look("#cc79a7", "v").other(1), True, ["LIMe KV, 8 key/value heads"]),
+    ("kv-full", Look("#cc79a7", "v").other(2), True, ["LIMe KV and everything"]),
+    ("static-full", Look("#0072b2", "^").other(1), True, ["LIMe static and everything"]),
+)
+KNOWN = {kind: look for kind, look, _, _ in MODELS}
+LABELS = {label: kind for kind, _, _, labels in MODELS for label in labels}
 
 #: Colors of other models, none of them a known model's.
 OTHERS = ("#9900ee", "#993300", "#330099", "#99cc99", "#660066")
-
-#: What the recipes call their models, beside the names of the kinds themselves.
-LABELS = {
-    "LLaMA": "llama",
-    "LLaMA, 8 key/value heads": "llama-grouped",
-    "Hyper-Connections": "hyper_connection",
-    "hc": "hyper_connection",
-    "LIMe static": "static",
-    "LIMe static, top-p 0.9": "top-p",
-    "LIMe dynamic": "dynamic",
-    "LIMe KV": "kv",
-    "LIMe KV, 8 key/value heads": "kv-grouped",
-    "base": "none",
-    "no training": "none",
-    "K/V scale per head": "scale",
-    "LoRA, rank 1": "lora",
-    "everything": "full",
-    "LIMe KV and everything": "kv-full",
-    "LIMe static and everything": "static-full",
-}
 
 
 def kind_of(label: str, model_type: str | None = None, routing: str | None = None) -> str | None:
@@ -147,7 +126,7 @@ class Palette:
 
 def routes(palette: Palette) -> bool:
     """Whether any of the models is known to have routers."""
-    return any(kind is not None and kind not in UNROUTED for kind in palette.kinds.values())
+    return bool({kind for kind, _, routes, _ in MODELS if routes} & set(palette.kinds.values()))
 
 
 def palette_of(models: Iterable[Mapping[str, Any]]) -> Palette:

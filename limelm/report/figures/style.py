@@ -12,34 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from limelm.evaluation.statistics import Interval, t_interval
+from limelm.evaluation.seeds import interval_over_seeds
 from limelm.records import Records
+from limelm.report.captions import TEMPLATES
 from limelm.text import printable
 
 REFERENCE = "#999999"
 PAGE_WIDTH = 11.6  # inches at which a figure fills the page
 WIDE = (PAGE_WIDTH, 4.4)
-STYLE: dict[Any, Any] = {
-    "figure.facecolor": "white",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
-    "axes.edgecolor": "#8a8a8a",
-    "axes.labelcolor": "#222222",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 10,
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "axes.formatter.use_mathtext": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "limelm",
-}
+STYLE = matplotlib.rc_params_from_file(TEMPLATES / "figures.mplstyle", use_default_template=False)
 
 
 @contextmanager
@@ -164,8 +145,9 @@ def draw_interval(axes: Axes, place: float, values: np.ndarray, color: str, is_u
         place: on the other axis.
         is_upright: whether values are heights.
     """
-    mean = t_interval(values) if len(values) > 1 else Interval(values[0], values[0], values[0])
-    bounds, places = [mean.low, mean.high], [place, place]
-    axes.plot(*((places, bounds) if is_upright else (bounds, places)), color=color, linewidth=2.5)
-    at = ([place], [mean.mean]) if is_upright else ([mean.mean], [place])
-    axes.plot(*at, marker="_" if is_upright else "|", color=color, markersize=16, markeredgewidth=2.5)
+    interval = interval_over_seeds(values)
+    middle = ([place], [values.mean()])
+    axes.plot(*middle[:: 1 if is_upright else -1], "_" if is_upright else "|", color=color, ms=16, mew=2.5)
+    if interval is not None:
+        bounds = ([place, place], [interval.low, interval.high])
+        axes.plot(*bounds[:: 1 if is_upright else -1], color=color, linewidth=2.5)

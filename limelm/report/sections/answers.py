@@ -1,12 +1,16 @@
 """The sections on reasoning problems: which models write the right answers, and whether that is more than guessing."""
 
+from collections import Counter
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 from limelm.evaluation.exact_match import summarize_accuracies
 from limelm.records import Record, Records
+from limelm.report.columns import share
 from limelm.report.figures.points import right_answers
 from limelm.report.writer import Section
+from limelm.text import counted
 
 ANSWERS = (Section("exact_match", right_answers), Section("exact_match_summary"))
 
@@ -35,10 +39,22 @@ def answer_words(tasks: Sequence[Record], summary: Records) -> dict[str, Any]:
     return {
         "has_answers": bool(tasks),
         "answer_seeds": " to ".join(map(str, dict.fromkeys([*seeds[:1], *seeds[-1:]]))),
-        "comparisons": sum(len({row["model"] for row in task["scores"]}) - 1 for task in tasks),
+        "comparisons": counted(sum(len({row["model"] for row in task["scores"]}) - 1 for task in tasks), "comparison"),
         "guessed": ", ".join(task["task"] for task in tasks if task["task"] not in above),
         "has_worked_steps": any(task["worked_steps"] for task in tasks),
     }
+
+
+def answer_tiles(summary: Records) -> dict[str, tuple[str, str]]:
+    """The tile of each model: its mean over the tasks that all models were asked, or else over its own tasks."""
+    models, tasks = (Counter(row[key] for row in summary) for key in ("model", "task"))
+    tiles = {}
+    for model in models:
+        own = [row for row in summary if row["model"] == model]
+        of = [row for row in own if tasks[row["task"]] == len(models)] or own
+        named = of[0]["task"] if len(of) == 1 else f"mean of {len(of)} tasks"
+        tiles[model] = (share(mean(row["mean"] for row in of)), f"right answers: {named}")
+    return tiles
 
 
 def answer_facts(tasks: Sequence[Record]) -> list[tuple[str, str]]:
