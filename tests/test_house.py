@@ -10,7 +10,7 @@ import limelm
 ROOT = Path(limelm.__file__).parent
 # From the ground up; a tier may import from the ones before it and from itself.
 TIERS = [
-    {"errors", "_version", "registration", "text"},
+    {"errors", "_version", "progress", "registration", "text"},
     {"extras", "files", "records", "environment", "provenance", "tokenizers"},
     {"routing"},
     {"models"},

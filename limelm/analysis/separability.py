@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from limelm.analysis.activations import OWN_VALUES
 from limelm.analysis.words import WordStates
 from limelm.extras import import_extra
+from limelm.progress import progress_bar
 from limelm.records import Records
 
 FOLDS = 5
@@ -65,7 +65,7 @@ def separability_records(model: str, words: WordStates, probe: str) -> Records:
     """A record for every layer's states: `accuracy`, `deviation`, `chance`, `occurrences` and `probe`."""
     records = []
     places = [(name, index) for name, layers in words.states.items() for index in range(len(layers))]
-    for name, index in tqdm(places, desc=f"{model}: probes", unit="layer", leave=False, mininterval=0.5):
+    for name, index in progress_bar(f"{model}: probes", "layer", places):
         result = separability(words.states[name][index], words.words, probe)
         records.append(
             {
@@ -92,7 +92,7 @@ def clouds(model: str, words: WordStates) -> Records:
     records = []
     shown = {name: shown_layers(len(layers)) for name, layers in words.states.items() if name != OWN_VALUES}
     places = [(name, index) for name, layers in shown.items() for index in layers]
-    for name, index in tqdm(places, desc=f"{model}: clouds", unit="layer", leave=False, mininterval=0.5):
+    for name, index in progress_bar(f"{model}: clouds", "layer", places):
         points = words.states[name][index][chosen]
         points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
         tsne = manifold.TSNE(random_state=SEED, perplexity=min(30.0, (len(points) - 1) / 3))

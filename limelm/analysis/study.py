@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters.attachment import attachment_of
@@ -33,6 +32,7 @@ from limelm.analysis.similarity import LayerAlignment, NeighborCosine
 from limelm.analysis.spectrum import DEFAULT_ALPHA, FeatureStatistics, Spectra
 from limelm.analysis.words import DEFAULT_WORDS, LEAST, Occurrence, collect_states, find_occurrences, token_of_word
 from limelm.errors import UserError
+from limelm.progress import progress_bar
 from limelm.records import Records
 
 ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
@@ -256,7 +256,7 @@ class ModelStudy:
 
     def _batches(self, name: str, sequences: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         """Batches with a progress bar."""
-        with tqdm(total=count, desc=f"{self.label}: {name}", unit="sequence", leave=False, mininterval=0.5) as bar:
+        with progress_bar(f"{self.label}: {name}", "sequence", total=count) as bar:
             for batch in batches(iter(sequences), BATCH_TOKENS):
                 yield batch
                 bar.update(len(batch))

@@ -4,11 +4,11 @@ import gc
 from collections.abc import Iterator, Sequence
 
 import torch
-from tqdm import tqdm
 
 from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
+from limelm.progress import progress_bar
 from limelm.records import Record, Records
 from limelm.training.peak_memory import peak_training_memory, saved_for_backward
 
@@ -36,7 +36,9 @@ def compare(
     training = [task for task in tasks if task in TRAINS]
     times: Records = []
     memory: dict[tuple[str, str], Record] = {}
-    with tqdm(total=len(cases) * (len(tasks) + len(training)), desc="bench", disable=None, leave=False) as progress:
+    with progress_bar(
+        "bench", "measurement", total=len(cases) * (len(tasks) + len(training)), disable=None
+    ) as progress:
         for case in cases:
             for task in tasks:
                 progress.set_postfix_str(f"{case.name}, {task}")
@@ -65,7 +67,7 @@ def compare_depths(
         After each case at each depth all so far: "depths", records as the times of `compare`, with `layers`.
     """
     records: Records = []
-    with tqdm(total=len(cases) * len(depths), desc="bench depths", disable=None, leave=False) as progress:
+    with progress_bar("bench depths", "measurement", total=len(cases) * len(depths), disable=None) as progress:
         for layers in depths:
             for case in cases:
                 progress.set_postfix_str(f"{case.name}, {layers} layers")

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from tqdm import tqdm
 
 from limelm.benchmark.cases import CASES
 from limelm.benchmark.compare import Tables
 from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
+from limelm.progress import progress_bar
 from limelm.records import Records
 from limelm.routing import routers_in
 
@@ -27,7 +27,7 @@ def time_against_pruning(
         times and ratios as those of `compare`.
     """
     records: Records = []
-    for task in tqdm(tasks, desc="bench pruning", disable=None, leave=False):
+    for task in progress_bar("bench pruning", "measurement", tasks, disable=None):
         work_of, _ = WORKLOADS[task]
         case = CASES["top-p"].at(shape)
         models = [case.model(device, dtype) for _ in SPREADS]

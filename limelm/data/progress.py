@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from limelm.data.encode import Mark
+from limelm.progress import progress_bar
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
     @contextmanager
     def training(self, texts: Iterable[str]) -> Iterator[Iterable[str]]:
         """Yields the documents that a tokenizer is trained on, with a bar that ends before any error is shown."""
-        with tqdm(texts, desc="training the tokenizer", unit=" documents") as bar:
+        with progress_bar("training the tokenizer", "document", texts, stays=True) as bar:
             yield bar
 
     @contextmanager
@@ -36,7 +37,7 @@ class Progress:
             last: the number of documents to stop at, where that is known.
         """
         begin = time.perf_counter()
-        with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, initial=before) as bar:
+        with progress_bar("tokenizing", "token", stays=True, unit_scale=True, initial=before) as bar:
 
             def advance(tokens: int, mark: Mark) -> None:
                 share = max(mark.share or 0.0, mark.documents / last if last else 0.0)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.data.problems import ProblemFolder, read_problems
@@ -24,6 +23,7 @@ from limelm.evaluation.seeds import in_all_seeds, interval_over_seeds
 from limelm.evaluation.statistics import verdict
 from limelm.files import write_text
 from limelm.loading import load_checkpoint
+from limelm.progress import progress_bar
 from limelm.records import Record, Records
 
 EXACT_MATCH = "exact-match.json"
@@ -50,7 +50,7 @@ def write_continuations(
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         by_length[len(ids)].append((number, ids))
     written: list[str | None] = [None] * len(prompts)
-    with tqdm(desc=label, total=len(prompts), unit="problem", leave=False, mininterval=0.5) as bar:
+    with progress_bar(label, "problem", total=len(prompts)) as bar:
         for length, asked in sorted(by_length.items()):
             for start in range(0, len(asked), BATCH_SIZE):
                 numbers, ids = zip(*asked[start : start + BATCH_SIZE], strict=True)

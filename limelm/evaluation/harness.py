@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.evaluation.finite import check_finite
@@ -25,6 +24,7 @@ from limelm.evaluation.items import (
 from limelm.evaluation.kept import KeptTask
 from limelm.evaluation.loading import LoadedModel
 from limelm.evaluation.tasks import LoadedTask, TooLong
+from limelm.progress import progress_bar
 from limelm.records import Record
 
 DEFAULT_SEED = 1234  # the harness's own, so that examples in prompts are those of its command line
@@ -101,7 +101,7 @@ def run_task(lm: Any, task: LoadedTask, settings: TaskSettings, label: str = "mo
     task.task.set_config(key="num_fewshot", value=_shots(task))
     task.task.set_fewshot_seed(seed=settings.seed)
     transformers.set_seed(settings.seed)
-    with tqdm(desc=f"{label}: {task.name}", unit=" answers", leave=False, mininterval=0.5, delay=1) as bar:
+    with progress_bar(f"{label}: {task.name}", "answer", delay=1) as bar:
         lm.begin(bar)
         with contextlib.redirect_stderr(io.StringIO()):  # the harness's own bars
             # No bootstrap: the intervals are ours.

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.data.dataset import TokenDataset, are_shards, check_shards
@@ -25,6 +24,7 @@ from limelm.data.shards import Manifest
 from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
 from limelm.evaluation.statistics import Interval, ratio_interval
+from limelm.progress import progress_bar
 from limelm.records import Record
 
 BATCH_TOKENS = 4096
@@ -139,7 +139,7 @@ def score_path(
     """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     documents = islice(read_documents(path, tokenizer), limit)
-    with tqdm(desc=description, unit=" documents", total=limit, leave=False, mininterval=0.5, delay=1) as bar:
+    with progress_bar(description, "document", total=limit, delay=1) as bar:
         score = score_text(model, documents, start, window, stride, bar.update)
     if not sum(score.tokens):
         raise UserError(f"{path}: no text to score")

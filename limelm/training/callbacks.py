@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from limelm.errors import UserError
+from limelm.progress import progress_bar
 from limelm.training import checkpoints
 from limelm.training.jsonl import append_line, drop_lines_after, read_lines
 from limelm.training.processes import this_process
@@ -100,12 +101,13 @@ class ProgressBar(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.training_bar = StepBar(
+            self.training_bar = progress_bar(
+                f"{self.label:>22}",
+                "step",
                 total=state.max_steps,
+                stays=True,
+                kind=StepBar,
                 initial=state.global_step,
-                desc=f"{self.label:>22}",
-                unit="step",
-                dynamic_ncols=True,
                 bar_format="{l_bar}{bar}| {steps}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
             )
         self.current_step = state.global_step

@@ -19,7 +19,7 @@ TIME_LIMIT = 180.0
 #: What a call may map beyond what is mapped already. Whatever needs more is no wrong call but a bomb.
 MEMORY_LIMIT = 6 * 2**30
 
-_PROGRESS = re.compile(r"\[\d+:\d\d[<,]|\?it/s|it/s|s/it|%\||^(training the tokenizer|tokenizing|Map:)")
+_PROGRESS = re.compile(r"\[\d+:\d\d[<,]|\?\ ?\w+/s|it/s|s/it|%\||^(training the tokenizer|tokenizing|Map:)")
 _ADVICE = re.compile(r"this is a bug|Traceback|weights_only=False|trust_remote_code=True|RUST_BACKTRACE|panicked", re.I)
 
 

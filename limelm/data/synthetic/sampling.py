@@ -6,10 +6,9 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from limelm.data.synthetic.problem import Problem
 from limelm.errors import UserError
+from limelm.progress import progress_bar
 
 AnyProblem = TypeVar("AnyProblem", bound=Problem)
 
@@ -64,7 +63,7 @@ def draw_distinct(
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
     rng = random.Random(seed)
-    with tqdm(desc=f"drawing {split} problems", total=count, leave=False, mininterval=0.5, delay=2) as bar:
+    with progress_bar(f"drawing {split} problems", "problem", total=count, delay=2) as bar:
         return _draw_distinct(lambda: draw(rng), count, split, {problem.key for problem in exclude}, bar.update)
 
 
