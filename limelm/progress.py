@@ -9,7 +9,7 @@ INTERVAL = 0.5  # seconds between two drawings
 
 
 def progress_bar(
-    label: str,
+    label: str | None,
     unit: str,
     iterable: Iterable[Any] | None = None,
     total: int | None = None,
@@ -20,7 +20,7 @@ def progress_bar(
     """Make a bar on stderr, as wide as the window: a context manager, and an iterator if it is given an iterable.
 
     Args:
-        label: said before the bar.
+        label: said before the bar; None says nothing.
         unit: one of what is counted, such as "step".
         total: how many there are, where that is known.
         stays: whether the bar is still there when it is done, as a record of work that leaves something.
