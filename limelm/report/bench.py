@@ -34,7 +34,9 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
 
 def tables_as_text(tables: dict[str, Records], baseline: str) -> str:
     """Write all tables for a terminal; `baseline` is what the ratios are to."""
-    return "\n\n".join([f"Ratios are to {baseline}.", *(_table(name, records) for name, records in tables.items())])
+    rest = {name: as_text(columns(name), records) for name, records in tables.items() if name != "depths"}
+    texts = (rest.get(name) or _depths_table(records) for name, records in tables.items())
+    return "\n\n".join([f"Ratios are to {baseline}.", *texts])
 
 
 def ratio_of_cases(records: Records, baseline: str) -> Figure:
@@ -62,37 +64,32 @@ def ratio_against_depth(records: Records, baseline: str) -> Figure:
     cases = dict.fromkeys(row["case"] for row in records)
     palette = Palette(cases, {case: kind_of(case) or kind_of(case.split("-")[0]) for case in cases})
     with new_figure(figsize=(7, 4.2)) as (figure, axes):
-        for case in cases:
-            rows = [row for row in records if row["case"] == case]
-            _curve(axes, [row["layers"] for row in rows], rows, palette, case)
-        axes.axhline(1, color="#666666", linestyle=":", label=shown(baseline))
+        _curves(axes, records, "case", "layers", palette, baseline)
         axes.set_xscale("log", base=2)
         depths = sorted({row["layers"] for row in records})
         axes.set_xticks(depths, [str(depth) for depth in depths])
-        axes.set_xlabel("layers")
-        axes.set_ylabel(f"training step, ratio to {shown(baseline)}")
+        axes.set(xlabel="layers", ylabel=f"training step, ratio to {shown(baseline)}")
         legend_beside(axes)
     return figure
 
 
 def time_against_pruning(records: Records, baseline: str) -> Figure:
     """Draw inference time as a ratio to the baseline's against the pruned share; bars span the quartiles."""
-    palette = Palette(sorted({row["task"] for row in records}))
+    percents = [row | {"percent": 100 * row["pruned_share"]} for row in records]
     with new_figure(figsize=(6, 4)) as (figure, axes):
-        for task in dict.fromkeys(row["task"] for row in records):
-            rows = [row for row in records if row["task"] == task]
-            _curve(axes, [100 * row["pruned_share"] for row in rows], rows, palette, task)
-        axes.axhline(1, color="#666666", linestyle=":", label=shown(baseline))
-        axes.set_xlabel("pruned routing weights, %")
-        axes.set_ylabel(f"time, ratio to {shown(baseline)}")
+        _curves(axes, percents, "task", "percent", Palette(sorted({row["task"] for row in records})), baseline)
+        axes.set(xlabel="pruned routing weights, %", ylabel=f"time, ratio to {shown(baseline)}")
         axes.legend()
     return figure
 
 
-def _curve(axes: Any, x: list[float], rows: Records, palette: Palette, name: str) -> None:
-    """Draw the ratios of `rows` with their quartiles at `x`."""
-    ratios = [row["ratio"] for row in rows]
-    axes.errorbar(x, ratios, _quartiles(rows), capsize=3, **palette.line(name, len(x)))
+def _curves(axes: Any, records: Records, by: str, x: str, palette: Palette, baseline: str) -> None:
+    """Draw the ratios with their quartiles over column x, a curve for each value of column `by`."""
+    for name in dict.fromkeys(row[by] for row in records):
+        rows = [row for row in records if row[by] == name]
+        places, ratios = ([row[key] for row in rows] for key in (x, "ratio"))
+        axes.errorbar(places, ratios, _quartiles(rows), capsize=3, **palette.line(name, len(rows)))
+    axes.axhline(1, color="#666666", linestyle=":", label=shown(baseline))
 
 
 def _quartiles(rows: Records) -> list[list[float]]:
@@ -105,12 +102,6 @@ def _quartiles(rows: Records) -> list[list[float]]:
 
 #: The figures of the tables, by their names.
 FIGURES = {"times": ratio_of_cases, "depths": ratio_against_depth, "pruning": time_against_pruning}
-
-
-def _table(name: str, records: Records) -> str:
-    if name == "depths":
-        return _depths_table(records)
-    return as_text(columns(name), records)
 
 
 def _depths_table(records: Records) -> str:

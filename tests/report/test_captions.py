@@ -165,6 +165,8 @@ def test_models_that_not_all_seeds_have_are_named_and_left_out(tmp_path):
     assert "2 models, trained from scratch with 2 seeds" in page
     for path in (tmp_path / "figures").glob("*.csv"):
         assert path.stem == "paper_scale" or "LIMe KV" not in path.read_text()
+    summary["trainings"] = summary["trainings"][:1] + summary["trainings"][-1:]  # no model has both seeds
+    assert "left out of comparisons: LLaMA, LIMe static." in text_of(write_run(tmp_path, summary, {}))
 
 
 def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):

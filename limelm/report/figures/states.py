@@ -1,5 +1,8 @@
 """How representations change with depth: curves (Figures 5, 7, 11 and 12) and clouds (Figures 6 and 15)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,22 +30,20 @@ FAR_ABOVE_CHANCE = 0.3  # from here on the axis leaves out the chance level, whi
 
 def matrix_entropy(records: Records, palette: Palette) -> Figure:
     """Draw matrix entropy per layer, with its standard error over sequences (Figures 5 and 11)."""
-    with wide_panel(_depth(records), "matrix entropy (nats)") as (figure, axes):
-        _states(axes, records, palette, "entropy", "standard_error")
-    return figure
+    with _states(records, palette, "entropy", "matrix entropy (nats)", "standard_error") as (figure, _):
+        return figure
 
 
 def effective_rank(records: Records, palette: Palette) -> Figure:
     """Draw effective rank per layer, with its standard error over sequences."""
-    with wide_panel(_depth(records), "effective rank") as (figure, axes):
-        _states(axes, records, palette, "effective_rank", "standard_error")
-    return figure
+    with _states(records, palette, "effective_rank", "effective rank", "standard_error") as (figure, _):
+        return figure
 
 
 def separability(records: Records, palette: Palette) -> Figure:
     """Draw a linear probe's accuracy per layer, with its standard deviation over folds (Figures 7 and 12)."""
-    with wide_panel(_depth(records), "accuracy on held-out folds") as (figure, axes):
-        _states(axes, records, palette, "accuracy", "deviation")
+    label = "accuracy on held-out folds"
+    with _states(records, palette, "accuracy", label, "deviation") as (figure, axes):
         lowest = np.nanmin(numbers(records, "accuracy") - numbers(records, "deviation"))
         limits = axes.get_ylim()
         for chance in sorted(set(numbers(records, "chance"))):
@@ -112,17 +113,16 @@ def tsne(records: Records, _: Palette | None = None) -> Figure:
     return figure
 
 
-def _depth(records: Records) -> str:
-    return REPRESENTATION if records[0]["states"] == HIDDEN_STATES else LAYER
-
-
-def _states(axes: Axes, records: Records, palette: Palette, key: str, error: str) -> None:
+@contextmanager
+def _states(records: Records, palette: Palette, key: str, label: str, error: str) -> Iterator[tuple[Figure, Axes]]:
     """Draw a line per model, and a dashed one of its values before routing."""
-    for model, all_rows in by_model(records):
-        for states in dict.fromkeys(row["states"] for row in all_rows):
-            rows = [row for row in all_rows if row["states"] == states]
-            look = palette.line(model, len(rows))
-            if states == BEFORE_ROUTING:
-                look |= {"linestyle": "--", "markerfacecolor": "white", "markeredgecolor": palette[model]}
-                look |= {"label": shown(f"{model}, before routing")}
-            draw_line(axes, rows, "layer", key, look, error_band(rows, key, error))
+    with wide_panel(REPRESENTATION if records[0]["states"] == HIDDEN_STATES else LAYER, label) as (figure, axes):
+        for model, all_rows in by_model(records):
+            for states in dict.fromkeys(row["states"] for row in all_rows):
+                rows = [row for row in all_rows if row["states"] == states]
+                look = palette.line(model, len(rows))
+                if states == BEFORE_ROUTING:
+                    look |= {"linestyle": "--", "markerfacecolor": "white", "markeredgecolor": palette[model]}
+                    look |= {"label": shown(f"{model}, before routing")}
+                draw_line(axes, rows, "layer", key, look, error_band(rows, key, error))
+        yield figure, axes

@@ -24,21 +24,11 @@ SHAPE = {  # Table 4
 }
 #: Table 6 as printed: parameters, FLOPs and extra memory of training; LIMe KV is from the second version's Table 8.
 PRINTED = {
-    "LLaMA": (LlamaConfig(**SHAPE), "1.1767 B", "2.97 T", "0"),
-    "Hyper-Connections": (
-        HyperConnectionConfig(**SHAPE),
-        "1.1771 B (+0.030 %)",
-        "2.98 T (+0.3 %)",
-        "2LBT [(R-1)D + R(R+2)]",
-    ),
-    "LIMe static": (LimeConfig(routing="static", **SHAPE), "1.1768 B (+0.008 %)", "2.98 T (+0.3 %)", "(L-1)BTHD"),
-    "LIMe dynamic": (
-        LimeConfig(routing="dynamic", **SHAPE),
-        "1.1856 B (+0.075 %)",
-        "3.01 T (+1.3 %)",
-        "BTH (L(L+1)/2-1) + (L-1)BTHD",
-    ),
-    "LIMe KV": (LimeConfig(routing="kv", **SHAPE), "1.17687 B", "3.0041 T (+1.22 %)", "not given"),
+    "LLaMA": ("1.1767 B", "2.97 T", "0"),
+    "Hyper-Connections": ("1.1771 B (+0.030 %)", "2.98 T (+0.3 %)", "2LBT [(R-1)D + R(R+2)]"),
+    "LIMe static": ("1.1768 B (+0.008 %)", "2.98 T (+0.3 %)", "(L-1)BTHD"),
+    "LIMe dynamic": ("1.1856 B (+0.075 %)", "3.01 T (+1.3 %)", "BTH (L(L+1)/2-1) + (L-1)BTHD"),
+    "LIMe KV": ("1.17687 B", "3.0041 T (+1.22 %)", "not given"),
 }
 MEASURES = {  # of the efficiency in a run, and the fields of a training that they come from
     "parameters": "parameters",
@@ -71,19 +61,21 @@ def efficiency(summary: dict[str, Any]) -> Records:
 
 def paper_scale() -> Records:
     """Our exact counts at the paper's 1.2 B shape, on the meta device, beside those that its Table 6 prints."""
-    costs = {label: model_cost(config, SEQUENCE_LENGTH) for label, (config, *_) in PRINTED.items()}
+    routed = (LimeConfig(routing=routing, **SHAPE) for routing in ("static", "dynamic", "kv"))
+    configs = (LlamaConfig(**SHAPE), HyperConnectionConfig(**SHAPE), *routed)
+    costs = {label: model_cost(config, SEQUENCE_LENGTH) for label, config in zip(PRINTED, configs, strict=True)}
     llama = costs["LLaMA"]
     return [
         {
             "model": label,
             "parameters": cost.parameters,
             "parameters_ratio": cost.parameters / llama.parameters,
-            "printed_parameters": PRINTED[label][1],
+            "printed_parameters": PRINTED[label][0],
             "forward_flops": cost.forward_flops,
             "paper_forward_flops": cost.paper_forward_flops,
             "paper_forward_flops_ratio": cost.paper_forward_flops / llama.paper_forward_flops,
-            "printed_flops": PRINTED[label][2],
-            "printed_training_memory": PRINTED[label][3],
+            "printed_flops": PRINTED[label][1],
+            "printed_training_memory": PRINTED[label][2],
         }
         for label, cost in costs.items()
     ]

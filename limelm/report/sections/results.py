@@ -105,7 +105,7 @@ def loss_records(summary: dict[str, Any]) -> dict[str, Records]:
         return {**records, "loss_against_flops": curves}
     measured = [row for row in curves if row["eval_loss"] is not None]
     losses = final_losses(_losses(models), baseline)
-    if "base" not in summary:  # a model that is not trained spends nothing
+    if models and "base" not in summary:  # a model that is not trained spends nothing
         budgets = {
             label: {entry["seed"]: _curve(measured, label, entry["seed"]) for entry in models[label]}
             for label in models
