@@ -16,8 +16,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.command == "reproduce":
         for recipe in options.recipes:
             load_recipe(recipe, all_fields(options)).select(options.models)
-    elif getattr(options, "recipe", None):
+    elif options.command in ("train", "plan"):
         recipe_and_model(options, all_fields(options))
+    elif options.command == "recipes" and options.recipe:
+        load_recipe(options.recipe)
     elif options.command == "bench":
         assert {*(options.cases or [])} <= {*COMPARED_CASES} and {*(options.workloads or [])} <= WORKLOADS.keys()
         assert options.shape in (None, *SHAPES)

@@ -8,6 +8,7 @@ from typing import Any
 
 from limelm._version import __version__
 from limelm.cli import analyze, bench, convert, data, eval, generate, plan, recipes, reproduce, train
+from limelm.cli.completion import SHELLS, PrintCompletion
 from limelm.cli.failures import explain
 from limelm.cli.output import Output, as_json, quiet_stdout
 from limelm.cli.parser import Parser, add_command
@@ -28,6 +29,20 @@ COMMANDS = {
     "analyze": analyze,
     "bench": bench,
 }
+EPILOG = """\
+Start with:
+
+  limelm reproduce tiny --out demo
+
+Results are on stdout, as one JSON document with --json; progress, notes and errors are on stderr. docs/command_line.md
+has the documents' keys.
+
+exit codes:
+  0      all is done
+  1      a fault in limelm; --debug shows where
+  2      wrong input, or something is missing: one line on stderr says what
+  128+n  ended by signal n, as 130 by Ctrl-C; what was finished is kept
+"""
 TAKE_FIELDS = ("reproduce", "train", "plan")  # any field of their recipe as --key value
 
 
@@ -42,9 +57,16 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="limelm",
         description="Layer-Integrated Memory language models: train them side by side, and look inside.",
-        epilog="Start with:  limelm reproduce tiny --out demo",
+        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"limelm {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help="print a script that completes commands, options and recipes: bash, zsh or tcsh",
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     commands = {}
     for name, command in COMMANDS.items():

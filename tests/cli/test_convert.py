@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeForCausalLM, attach, save_adapter
 from limelm.adapters.routers import AttachedKeyValueRouter
 from limelm.cli import main
+from limelm.cli.main import COMMANDS
 from limelm.data.dataset import load_prepared_tokenizer
 from limelm.loading import load_model
 from tests.cli.test_cli import fails
@@ -86,6 +87,13 @@ def test_there_and_back(made, adapter, tmp_path, capsys):
     moved = back.rename(tmp_path / "moved")  # an adapter finds the base that lies in it, wherever that is
     torch.testing.assert_close(logits(moved), logits(native), atol=2e-6, rtol=1e-5)
     assert sorted(path.name for path in tmp_path.rglob(".*")) == []
+
+
+def test_what_was_made_as_json(made, tmp_path, capsys):
+    assert main(["convert", str(made / "kv"), "--out", str(tmp_path / "native"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == set(COMMANDS["convert"].KEYS)
+    assert facts["made"] == "checkpoint" and 0 <= facts["largest_difference"] < 1e-4 * facts["largest_logit"]
 
 
 def test_tokenizer_and_generation_config_come_along(made, tmp_path):
