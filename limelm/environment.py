@@ -1,13 +1,17 @@
-"""The environment of a measurement: versions, device, and available memory."""
+"""The environment of a measurement or training: versions, device, available memory, and the processes together."""
 
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
 from limelm._version import __version__
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 # Dense peak of the matrix units in FLOP/s, from the makers' data sheets, by a part of the device's name.
 PEAK_BF16_FLOPS = {
@@ -31,6 +35,22 @@ def peak_flops(precision: str) -> float | None:
         return None
     name = torch.cuda.get_device_name()
     return next((flops for part, flops in PEAK_BF16_FLOPS.items() if part in name), None)
+
+
+def this_process() -> "PartialState":
+    """This process (`process_index`, `num_processes`, `is_main_process`), and a way to wait for the others.
+
+    They are one per GPU, started by torchrun or accelerate, whose process group the first call joins; or one alone.
+    """
+    from accelerate import PartialState  # of the extra lab
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def peak_flops_together(precision: str) -> float | None:
+    """The peak FLOP/s of all processes' devices together, in a precision; None if unknown."""
+    peak = peak_flops(precision)
+    return peak * this_process().num_processes if peak else None
 
 
 def environment() -> dict[str, str | int]:

@@ -1,8 +1,9 @@
-"""Parameter groups for an optimizer: each parameter in one, by what it belongs to."""
+"""Parameter groups for an optimizer, and activation checkpointing, for any training loop."""
 
 from collections.abc import Mapping
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from limelm.adapters.parameters import lora_parameters
 from limelm.errors import UserError
@@ -116,3 +117,9 @@ def _special_rules(model: nn.Module) -> dict[int, Rule]:
         if isinstance(module, DepthModule):
             special |= {id(module.get_parameter(name)): rule for name, rule in module.parameter_rules().items()}
     return special | {id(parameter): LORA for parameter in lora_parameters(model)}
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep only the layers' inputs for the backward."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

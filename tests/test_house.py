@@ -17,6 +17,8 @@ TIERS = [
     {"adapters", "data"},
     {"loading", "optimization"},
     {"analysis", "evaluation"},
+    {"recipes"},
+    {"planning"},
     {"training"},
     {"report", "benchmark"},
     {"cli"},

@@ -10,7 +10,6 @@ from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
-from limelm.training.peak_memory import peak_training_memory, saved_for_backward
 
 Tables = dict[str, Records]
 

@@ -10,7 +10,7 @@ from limelm.cli.types import positive_int, positive_number
 from limelm.errors import UserError
 
 if TYPE_CHECKING:
-    from limelm.training.planning.plan import ModelPlan, Plan
+    from limelm.planning.plan import ModelPlan, Plan
 
 HELP = "memory, FLOPs, disk and time of a training, before it starts"
 NEEDS = "lab"
@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output:
     """Plan, and refuse a training that does not fit."""
-    from limelm.training.planning.fit import GIB
-    from limelm.training.planning.plan import Hardware, make_plan, require_fit
-    from limelm.training.planning.table import plan_table
+    from limelm.planning.fit import GIB
+    from limelm.planning.plan import Hardware, make_plan, require_fit
+    from limelm.planning.table import plan_table
 
     recipe, name = recipe_and_model(options, options.fields)
     hardware = Hardware(

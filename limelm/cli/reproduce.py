@@ -83,8 +83,8 @@ class Job:
 
 def run(options: argparse.Namespace) -> Output | None:
     """Train the models that are missing, then measure and report; None from all processes but the first."""
+    from limelm.environment import this_process
     from limelm.training import read_summary, reproduce
-    from limelm.training.processes import this_process
 
     jobs, runs = _jobs(options), []
     summaries, answers = {}, {}
@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> Output | None:
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
+    from limelm.recipes.data import DATA, Data
     from limelm.training import load_recipe
-    from limelm.training.data import DATA, Data
 
     seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}
     recipes = [load_recipe(text, all_fields(options) | seeds) for text in options.recipes]
@@ -126,11 +126,11 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Record | None") -> Output:
     """Write the page of a run, unless there is one of these very results."""
+    from limelm.recipes.data import DATA
     from limelm.report.run import results_as_text, write_run
     from limelm.report.sections.answers import answer_records
     from limelm.report.sections.results import results
     from limelm.report.writer import REPORT, is_made_of
-    from limelm.training.data import DATA
     from limelm.training.router_statistics import measure_retrieval
 
     page, state = job.out / REPORT, ""

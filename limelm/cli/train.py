@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output | None:
     """Train; None from all processes but the first."""
+    from limelm.environment import this_process
     from limelm.training import train_model
-    from limelm.training.processes import this_process
     from limelm.training.result import read_result
 
     recipe, name = recipe_and_model(options, all_fields(options))

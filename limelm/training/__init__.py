@@ -4,9 +4,8 @@ from limelm.extras import require_extra
 
 require_extra("lab", "limelm.training")
 
+from limelm.recipes import Recipe, load_recipe, recipe_as_toml, recipe_names, the_model
 from limelm.training.comparison import reproduce
-from limelm.training.recipe import Recipe
-from limelm.training.recipe_files import load_recipe, recipe_as_toml, recipe_names, the_model
 from limelm.training.result import read_summary
 from limelm.training.run import train_model
 

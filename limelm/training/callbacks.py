@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
+from limelm.environment import this_process
 from limelm.errors import UserError
 from limelm.progress import progress_bar
 from limelm.training import checkpoints
 from limelm.training.jsonl import append_line, drop_lines_after, read_lines
-from limelm.training.processes import this_process
 
 
 class MetricsLog(TrainerCallback):

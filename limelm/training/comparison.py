@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from limelm.environment import this_process
 from limelm.files import write_text
-from limelm.training.data import DATA
-from limelm.training.planning.fit import require_memory
-from limelm.training.processes import this_process
-from limelm.training.recipe import Recipe
+from limelm.planning.fit import require_memory
+from limelm.recipes.data import DATA
+from limelm.recipes.recipe import Recipe
 from limelm.training.result import SUMMARY, find_results, is_up_to_date, summarize_run, training_folder
 from limelm.training.run import check_trackers, prepare_own_data, train_model
 from limelm.training.run_folder import FORMAT, RUN, identify, read_run, refuse_other_run

@@ -21,6 +21,7 @@ from limelm.files import write_text
 from limelm.loading import RESULT
 from limelm.models.flops import training_flops_per_token
 from limelm.provenance import provenance
+from limelm.recipes.recipe import Recipe
 from limelm.records import (
     Check,
     Count,
@@ -36,7 +37,6 @@ from limelm.records import (
     read_json,
 )
 from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
-from limelm.training.recipe import Recipe
 
 SUMMARY = "summary.json"
 OF_THE_MOMENT = ("environment", "provenance")  # says when and where it was written, not what came out

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from limelm.analysis.retrieval import retrieval_weights
 from limelm.analysis.retrieval_statistics import layer_statistics, mean_by_source, pruning_totals, retrieval_records
 from limelm.loading import load_model
+from limelm.recipes.data import SequenceDataset
 from limelm.records import Records
-from limelm.training.data import SequenceDataset
 from limelm.training.jsonl import append_line, drop_lines_after
 
 BATCH_SIZE = 8

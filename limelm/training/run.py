@@ -20,22 +20,22 @@ from transformers import (
     ProgressCallback,
 )
 
-from limelm.environment import environment
+from limelm.environment import environment, peak_flops_together, this_process
 from limelm.errors import Stopped, UserError
 from limelm.files import lock, write_text
 from limelm.models.flops import training_flops_per_token
+from limelm.optimization import checkpoint_activations
+from limelm.planning.fit import require_memory
+from limelm.planning.peak_memory import peak_training_memory
+from limelm.recipes.data import DATA, SequenceDataset
+from limelm.recipes.recipe import Recipe
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
-from limelm.training.data import DATA, SequenceDataset
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
-from limelm.training.peak_memory import peak_training_memory
-from limelm.training.planning.fit import require_memory
-from limelm.training.processes import peak_flops_together, this_process
-from limelm.training.recipe import Recipe
 from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, identify, read_run, refuse_other_run
-from limelm.training.trainer import LimeTrainer, checkpoint_activations, training_arguments
+from limelm.training.trainer import LimeTrainer, training_arguments
 
 CHECKPOINTS = "checkpoints"
 ROUTED_SEQUENCES = 8

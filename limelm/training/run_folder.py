@@ -8,9 +8,9 @@ from typing import Any
 
 from limelm.errors import UserError
 from limelm.files import partial_of
+from limelm.recipes.data import DATA
+from limelm.recipes.recipe import Recipe
 from limelm.records import read_json
-from limelm.training.data import DATA
-from limelm.training.recipe import Recipe
 
 RUN, LOCK = "run.json", ".lock"
 FORMAT = 2  # of a run of several trainings: version 1 had a folder of its own for every seed

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from limelm.environment import this_process
 from limelm.errors import UserError
 from limelm.optimization import parameter_groups
+from limelm.recipes.recipe import Recipe
+from limelm.recipes.subject import Subject
+from limelm.recipes.trained_weights import load_trained_weights, save_trained_weights
 from limelm.training import checkpoints
-from limelm.training.processes import this_process
-from limelm.training.recipe import Recipe
 from limelm.training.router_statistics import RouterStatistics
-from limelm.training.subject import Subject
-from limelm.training.trained_weights import load_trained_weights, save_trained_weights
 
 
 class SeededOrder(Sampler[int]):
@@ -183,9 +183,3 @@ def _sharding(recipe: Recipe, subject: Subject) -> dict[str, Any]:
             "launch, or use sharding='none'"
         )
     return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
-
-
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Keep only the layers' inputs for the backward."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

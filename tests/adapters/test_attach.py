@@ -20,7 +20,7 @@ from limelm import LimeConfig, LimeForCausalLM
 from limelm.adapters import attach, detach
 from limelm.adapters.parameters import router_parameters as adapter_parameters
 from limelm.errors import UserError
-from limelm.training.trainer import checkpoint_activations
+from limelm.optimization import checkpoint_activations
 from tests.families import ATTACHABLE, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
 families = pytest.mark.parametrize("family", ATTACHABLE)

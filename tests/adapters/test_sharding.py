@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 
 from limelm import attach, set_trainable
-from limelm.training.trainer import checkpoint_activations
+from limelm.optimization import checkpoint_activations
 from tests.families import family_model, tokens, train_routers
 
 #: Family, routing, what is trained, and whether activations are computed again.

@@ -15,7 +15,7 @@ from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.environment import available_memory
 from limelm.errors import UserError
-from limelm.training.peak_memory import PeakMemory
+from limelm.planning.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 TINY = Shape(

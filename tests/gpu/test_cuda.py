@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import LimeConfig, LimeForCausalLM
+from limelm.planning.peak_memory import peak_training_memory, saved_for_backward
 from limelm.routing.ops.backends import why_not_triton
 from limelm.routing.ops.chunked import ComputeBackend
-from limelm.training.peak_memory import peak_training_memory, saved_for_backward
 from tests.models.variants import all_variants, assert_same_gradients, gradients, tiny_model, token_ids
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from limelm.training.peak_memory import Step
-from limelm.training.planning.simulation import simulate_step
-from limelm.training.trainer import checkpoint_activations
+from limelm.optimization import checkpoint_activations
+from limelm.planning.peak_memory import Step
+from limelm.planning.simulation import simulate_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

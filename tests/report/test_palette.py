@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from limelm.recipes.files import load_recipe, recipe_names
 from limelm.report.figures.palette import KNOWN, LABELS, OTHERS, Palette, kind_of, palette_of
-from limelm.training.recipe_files import load_recipe, recipe_names
 
 # Machado, Oliveira and Fernandes 2009, full severity, on linear RGB.
 VISION = {

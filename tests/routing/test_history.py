@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from limelm.planning.peak_memory import saved_for_backward
 from limelm.routing.ops import rms_norm
 from limelm.routing.ops.chunked import ComputeBackend
-from limelm.training.peak_memory import saved_for_backward
 from tests.models.variants import LIME_VARIANTS, all_variants, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN = 2, 16, 64

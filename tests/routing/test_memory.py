@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from limelm.training.peak_memory import peak_training_memory
+from limelm.planning.peak_memory import peak_training_memory
 from tests.models.variants import TINY, tiny_model, token_ids
 
 BATCH, TOKENS, HIDDEN, HEADS = 2, 80, 64, 4

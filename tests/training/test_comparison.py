@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limelm.errors import UserError
+from limelm.recipes.files import override
 from limelm.training import read_summary, reproduce, train_model
-from limelm.training.recipe_files import override
 from tests.recipes import corpus, prepared, small_recipe
 
 IDENTITY = {"model_type": "lime", "routing": "kv", "routing_init": "identity"}
@@ -175,12 +175,12 @@ def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
         prepared(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("limelm.training.data.prepare_preset", die)
+        patch.setattr("limelm.recipes.data.prepare_preset", die)
         with pytest.raises(SystemExit):
             reproduce(recipe, out)
     with pytest.raises(UserError, match=r"holds a run with recipe\.training\.seed=1, not 2"):
         reproduce(recipe.with_training(seed=2), out)
-    monkeypatch.setattr("limelm.training.data.prepare_preset", prepare_anew)
+    monkeypatch.setattr("limelm.recipes.data.prepare_preset", prepare_anew)
     assert reproduce(recipe, out) == ["seed-1/llama", "seed-1/dynamic"]
     assert sorted(path.name for path in out.iterdir()) == ["data", "run.json", "seed-1", "summary.json"]
     with pytest.raises(UserError, match="holds a run with data='python-library', not 'a prepared folder"):

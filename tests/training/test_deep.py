@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 from transformers import AutoModelForCausalLM
 
+from limelm.planning.peak_memory import saved_for_backward
 from limelm.training import load_recipe, train_model
-from limelm.training.peak_memory import saved_for_backward
 from tests.recipes import prepared
 
 SMALL = {"hidden_size": "64", "intermediate_size": "128", "num_attention_heads": "8", "sequence_length": "32"}

@@ -8,10 +8,10 @@ import pytest
 from limelm.cli import main
 from limelm.errors import UserError
 from limelm.evaluation.seeds import in_all_seeds
+from limelm.recipes.files import override
 from limelm.report.run import write_run
 from limelm.report.sections.results import results
 from limelm.training import read_summary, reproduce, train_model
-from limelm.training.recipe_files import override
 from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe, write_recipe
 

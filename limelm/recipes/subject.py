@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from limelm.models.flops import ModelCost
-from limelm.training.settings import TrainingRecipe
+from limelm.recipes.settings import TrainingRecipe
 
 
 @dataclass(frozen=True)

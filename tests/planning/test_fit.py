@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from limelm.errors import UserError
+from limelm.planning import fit, simulation
+from limelm.planning.fit import GIB, require_memory, upper_bound
+from limelm.planning.peak_memory import Step
+from limelm.planning.simulation import simulate_deep, simulate_step
 from limelm.training import load_recipe, reproduce, train_model
-from limelm.training.peak_memory import Step
-from limelm.training.planning import fit, simulation
-from limelm.training.planning.fit import GIB, require_memory, upper_bound
-from limelm.training.planning.simulation import simulate_deep, simulate_step
 from tests.recipes import prepared, small_recipe
 
 MODELS = ["llama", "hc", "static", "dynamic", "kv"]

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from limelm.training.peak_memory import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
-from limelm.training.planning.fit import BUCKETS, CONTEXT, GIB
-from limelm.training.planning.plan import ModelPlan, Plan
+from limelm.planning.fit import BUCKETS, CONTEXT, GIB
+from limelm.planning.peak_memory import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
+from limelm.planning.plan import ModelPlan, Plan
 
 LABEL_WIDTH, OWN_WIDTH, COLUMN_WIDTH = 42, 24, 16  # of the rows' labels, of the model's own column, of the others
 TIGHT = 0.95  # of a GPU's memory: from here on there is a warning

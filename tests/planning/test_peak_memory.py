@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from limelm import LimeConfig
-from limelm.training.peak_memory import PeakMemory, Step, measure_step, peak_training_memory
+from limelm.planning.peak_memory import PeakMemory, Step, measure_step, peak_training_memory
 
 
 def test_live_bytes_follow_the_tensors():

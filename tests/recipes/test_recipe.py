@@ -5,8 +5,8 @@ from transformers import LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.errors import UserError
+from limelm.recipes.settings import TrainingRecipe
 from limelm.training import load_recipe, recipe_names
-from limelm.training.settings import TrainingRecipe
 from tests.recipes import RECIPE, small_recipe, write_recipe
 
 

@@ -23,11 +23,11 @@ from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.models.flops import ModelCost, count_cost
+from limelm.recipes.settings import TrainingRecipe
+from limelm.recipes.subject import Subject
+from limelm.recipes.trained_weights import load_trained_weights
 from limelm.records import Count, Positive, PositiveFloat, build, unknown_field
 from limelm.tokenizers import check_tokenizer
-from limelm.training.settings import TrainingRecipe
-from limelm.training.subject import Subject
-from limelm.training.trained_weights import load_trained_weights
 
 NO_ROUTERS, NOTHING = "none", "nothing"
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a base's files: enough to tell it from another, and read in no time

@@ -1,7 +1,7 @@
 """One training step on tensors without memory: the bytes of a model's real code at its real size, in seconds.
 
 The step runs on PyTorch's fake tensors, which have shapes, types and lifetimes, but no contents. What lives at the same
-time is counted as it is for real tensors (`limelm.training.peak_memory`), by what it is for.
+time is counted as it is for real tensors (`limelm.planning.peak_memory`), by what it is for.
 
 Fake tensors are on the CPU, as autograd refuses those of a CUDA device where there is none. Routing is told to cut its
 work as on CUDA (`ON_CUDA`); under autocast the models compute in the same types on both. Not seen is what a kernel
@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from limelm.planning.peak_memory import Step, StepMemory, measure_step
 from limelm.routing.ops.source_matrix import Cuts, assume_cuts
-from limelm.training.peak_memory import Step, StepMemory, measure_step
 
 FEW, MORE = 6, 12  # layers, from which the memory of a deeper model follows
 #: As on an H100, with half of its L2 cache; one chunk, as a step has too many to make them all in seconds.

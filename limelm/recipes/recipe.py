@@ -13,12 +13,12 @@ from typing import Annotated, Any
 from transformers import PreTrainedTokenizerFast
 
 from limelm.errors import UserError
+from limelm.recipes.adapted import Adapted, describe_base
+from limelm.recipes.data import ProblemData, SequenceDataset, TextData
+from limelm.recipes.from_scratch import FromScratch
+from limelm.recipes.settings import SEEDS, EngineRecipe, TrainingRecipe
+from limelm.recipes.subject import Subject
 from limelm.records import Check, at_least, at_most
-from limelm.training.adapted import Adapted, describe_base
-from limelm.training.data import ProblemData, SequenceDataset, TextData
-from limelm.training.from_scratch import FromScratch
-from limelm.training.settings import SEEDS, EngineRecipe, TrainingRecipe
-from limelm.training.subject import Subject
 
 
 @dataclass(frozen=True)

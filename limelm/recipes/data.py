@@ -14,10 +14,10 @@ from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tok
 from limelm.data.shards import MANIFEST, SPLITS, Manifest
 from limelm.data.synthetic.sampling import SPLITS as PROBLEM_SPLITS
 from limelm.data.synthetic.tasks import check_task, task_vocab_size
+from limelm.environment import this_process
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import keep_score
 from limelm.records import Record, at_least, at_most, less_than, more_than
-from limelm.training.processes import this_process
 
 DATA = "data"
 MOST_TOKENS = 2**24  # of a sequence; no machine of today trains longer ones

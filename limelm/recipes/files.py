@@ -15,11 +15,11 @@ from typing import Any
 
 from limelm.errors import UserError
 from limelm.extras import import_extra
+from limelm.recipes.data import ProblemData, TextData
+from limelm.recipes.recipe import Recipe
+from limelm.recipes.settings import EngineRecipe, TrainingRecipe
 from limelm.records import AnyText, Label, build, load_toml, unknown_field
 from limelm.text import printable
-from limelm.training.data import ProblemData, TextData
-from limelm.training.recipe import Recipe
-from limelm.training.settings import EngineRecipe, TrainingRecipe
 
 LONGEST_NAME = 100
 NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
@@ -206,4 +206,4 @@ def _with_numbers(name: str) -> list[int | str]:
 
 
 def _recipe_folder():
-    return resources.files("limelm.training") / "recipes"
+    return resources.files("limelm.recipes")

@@ -1,6 +1,6 @@
 """Peak memory of a training step, counted tensor by tensor, so that it can be compared on any device.
 
-The same count serves real tensors and those of a simulation (`limelm.training.planning.simulation`).
+The same count serves real tensors and those of a simulation (`limelm.planning.simulation`).
 """
 
 import weakref
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from limelm.training.trainer import checkpoint_activations
+from limelm.optimization import checkpoint_activations
 
 WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY = "weights", "gradients", "optimizer", "activations", "temporary"
 #: Bytes alive at a moment by what they are for, in the order of the constants above.

@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from limelm.environment import available_memory
+from limelm.environment import available_memory, this_process
 from limelm.errors import UserError
-from limelm.training.peak_memory import GRADIENTS, Parts, Step, StepMemory
-from limelm.training.planning.simulation import simulate_deep, simulate_step
-from limelm.training.processes import this_process
-from limelm.training.recipe import Recipe
+from limelm.planning.peak_memory import GRADIENTS, Parts, Step, StepMemory
+from limelm.planning.simulation import simulate_deep, simulate_step
+from limelm.recipes.recipe import Recipe
 
 GIB = 2**30
 # For what PyTorch's allocator does not count as allocated: CUDA's context, the libraries' workspaces (cuBLAS, NCCL) and
 # fragmentation. Assumed, not measured.
 ALLOWANCE = 3 * GIB // 2
 CPU_ALLOWANCE = GIB // 4  # for what libraries keep for themselves
-BUCKETS, CONTEXT = "buckets", "context"  # parts of a plan beside those of `limelm.training.peak_memory`
+BUCKETS, CONTEXT = "buckets", "context"  # parts of a plan beside those of `limelm.planning.peak_memory`
 # Generous numbers of floats: of a layer per token, in hidden and in intermediate sizes; of the logits; per parameter.
 PER_HIDDEN, PER_INTERMEDIATE, PER_LOGIT, PER_PARAMETER = 64, 8, 6, 5
 

@@ -6,15 +6,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PrinterC
 
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
+from limelm.optimization import checkpoint_activations
+from limelm.planning import simulation
+from limelm.planning.fit import ALLOWANCE, GIB, MemoryPlan, plan_memory, ways_to_fit
+from limelm.planning.peak_memory import PeakMemory, Step, measure_step, peak_training_memory
+from limelm.planning.plan import Hardware, make_plan, require_fit
+from limelm.planning.simulation import simulate_step
+from limelm.planning.table import plan_table
 from limelm.routing.ops.source_matrix import CPU_CHUNK_BYTES, Cuts, assume_cuts, chunks, cuts_on
 from limelm.training import load_recipe
-from limelm.training.peak_memory import PeakMemory, Step, measure_step, peak_training_memory
-from limelm.training.planning import simulation
-from limelm.training.planning.fit import ALLOWANCE, GIB, MemoryPlan, plan_memory, ways_to_fit
-from limelm.training.planning.plan import Hardware, make_plan, require_fit
-from limelm.training.planning.simulation import simulate_step
-from limelm.training.planning.table import plan_table
-from limelm.training.trainer import checkpoint_activations, training_arguments
+from limelm.training.trainer import training_arguments
 from tests.recipes import small_recipe
 
 SHAPE = {

@@ -8,8 +8,8 @@ from transformers import LlamaConfig
 from limelm.data.shards import token_dtype
 from limelm.errors import UserError
 from limelm.models.flops import ModelCost, model_cost, training_flops_per_token
-from limelm.training.planning.fit import GIB, MemoryPlan, in_words, plan_memory, ways_to_fit
-from limelm.training.recipe import Recipe
+from limelm.planning.fit import GIB, MemoryPlan, in_words, plan_memory, ways_to_fit
+from limelm.recipes.recipe import Recipe
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4  # per parameter, float32: weights and Adam's two moments; weights alone
 

@@ -20,9 +20,9 @@ from limelm.errors import UserError
 from limelm.loading import load_model
 from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import ModelCost, model_cost
+from limelm.recipes.settings import TrainingRecipe
+from limelm.recipes.subject import Subject
 from limelm.records import unknown_field
-from limelm.training.settings import TrainingRecipe
-from limelm.training.subject import Subject
 
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 # What no machine of today trains: refused before anything is built, which alone would take minutes.
