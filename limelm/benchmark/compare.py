@@ -8,6 +8,7 @@ import torch
 from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
+from limelm.planning.peak_memory import peak_training_memory, saved_for_backward
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
 
