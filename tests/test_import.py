@@ -50,7 +50,7 @@ COMMAND = "import sys; from limelm.cli import main; sys.exit(main(sys.argv[1:]))
         ["data", "prepare", "--out", "o", "--preset", "pile"],
         ["analyze", "x", "--out", "o"],
         # What is not there
-        ["generate", "nowhere", "x"],
+        ["generate", "./nowhere", "x"],
         ["convert", "./nowhere", "--out", "o"],
         ["eval", "./nowhere", "--tasks", "x", "--out", "o"],
         ["analyze", "./nowhere", "--data", "x", "--out", "o"],
