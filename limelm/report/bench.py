@@ -34,9 +34,10 @@ def write_bench(out: Path, facts: dict[str, Any], tables: dict[str, Records]) ->
 
 def tables_as_text(tables: dict[str, Records], baseline: str) -> str:
     """Write all tables for a terminal; `baseline` is what the ratios are to."""
-    rest = {name: as_text(columns(name), records) for name, records in tables.items() if name != "depths"}
-    texts = (rest.get(name) or _depths_table(records) for name, records in tables.items())
-    return "\n\n".join([f"Ratios are to {baseline}.", *texts])
+    texts = [f"Ratios are to {baseline}."]
+    for name, records in tables.items():
+        texts.append(_depths_table(records) if name == "depths" else as_text(columns(name), records))
+    return "\n\n".join(texts)
 
 
 def ratio_of_cases(records: Records, baseline: str) -> Figure:

@@ -8,18 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from limelm.records import Records
+from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import (
-    PAGE_WIDTH,
-    REFERENCE,
-    by_model,
-    draw_interval,
-    legend_beside,
-    new_figure,
-    numbers,
-    shown,
-    wide_panel,
-)
+from limelm.report.figures.style import by_model, numbers, shown
 
 
 @contextmanager
@@ -36,7 +27,7 @@ def grouped_points(points: Records, palette: Palette, label: str) -> Iterator[tu
     groups = list(dict.fromkeys(point["group"] for point in points))
     models = list(by_model(points))
     step = 0.7 / len(models)
-    with new_figure(figsize=(PAGE_WIDTH, 1 + len(groups) * (0.3 + 0.16 * len(models)))) as (figure, axes):
+    with style.new_figure(figsize=(style.PAGE_WIDTH, 1 + len(groups) * (0.3 + 0.16 * len(models)))) as (figure, axes):
         yield figure, axes
         for number, (model, own) in enumerate(models):
             places = [groups.index(point["group"]) + (number - (len(models) - 1) / 2) * step for point in own]
@@ -47,7 +38,7 @@ def grouped_points(points: Records, palette: Palette, label: str) -> Iterator[tu
         axes.set_yticks(range(len(groups)), [shown(group) for group in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlabel(label)
-        legend_beside(axes)
+        style.legend_beside(axes)
 
 
 def differences(records: Records, palette: Palette) -> Figure:
@@ -58,15 +49,15 @@ def differences(records: Records, palette: Palette) -> Figure:
     """
     models = list(dict.fromkeys(row["model"] for row in records))
     kinds = list(dict.fromkeys(row["axis"] for row in records))
-    size = (PAGE_WIDTH, 1.4 + 0.5 * len(models))
-    with new_figure(1, len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False) as (figure, grid):
+    size = (style.PAGE_WIDTH, 1.4 + 0.5 * len(models))
+    with style.new_figure(1, len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False) as (figure, grid):
         for axes, kind in zip(grid[0], kinds, strict=True):
-            axes.axvline(0, color=REFERENCE, linestyle="--", linewidth=1)
+            axes.axvline(0, color=style.REFERENCE, linestyle="--", linewidth=1)
             for place, model in enumerate(models):
                 own = [row for row in records if (row["model"], row["axis"]) == (model, kind)]
                 values = numbers(own, "difference")
                 axes.plot(values, place + np.linspace(-0.28, 0.28, len(own)), alpha=0.55, **palette.mark(model))
-                draw_interval(axes, place, values, palette[model], is_upright=False)
+                style.draw_interval(axes, place, values, palette[model], is_upright=False)
             axes.set_title(f"at equal {kind}")
             axes.set_xlabel(f"held-out loss minus {shown(records[0]['baseline'])}'s")
         grid[0][0].set_yticks(range(len(models)), [shown(model) for model in models])
@@ -84,9 +75,9 @@ def right_answers(records: Records, palette: Palette) -> Figure:
     places = list(tasks)
     models = list(by_model(records))
     step = 0.8 / len(models)
-    with wide_panel("", "right answers, %", is_depth=False) as (figure, axes):
+    with style.wide_panel("", "right answers, %", is_depth=False) as (figure, axes):
         for place, chance in enumerate(tasks.values()):
-            line = axes.hlines(100 * chance, place - 0.45, place + 0.45, color=REFERENCE, linestyle=":")
+            line = axes.hlines(100 * chance, place - 0.45, place + 0.45, color=style.REFERENCE, linestyle=":")
         line.set_label("guessing")
         for number, (model, rows) in enumerate(models):
             for task in dict.fromkeys(row["task"] for row in rows):
@@ -94,7 +85,7 @@ def right_answers(records: Records, palette: Palette) -> Figure:
                 values = 100 * numbers([row for row in rows if row["task"] == task], "accuracy")
                 spread = middle + step * np.linspace(-0.35, 0.35, len(values))
                 axes.plot(spread, values, alpha=0.55, **palette.mark(model))
-                draw_interval(axes, middle, values, palette[model], is_upright=True)
+                style.draw_interval(axes, middle, values, palette[model], is_upright=True)
             axes.plot([], [], label=shown(model), **palette.mark(model))
         axes.set_xticks(range(len(tasks)), [shown(task) for task in tasks])
         axes.grid(axis="x", visible=False)

@@ -4,19 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from limelm.records import Records
+from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import (
-    REFERENCE,
-    by_model,
-    depth_axis,
-    draw_line,
-    label_edges,
-    new_panels,
-    numbers,
-    shown,
-    single_mark,
-    wide_panel,
-)
+from limelm.report.figures.style import by_model, numbers, shown
 
 UNIFORM = "no preference (uniform)"
 #: Colors of Figure 9 in the paper.
@@ -25,11 +15,11 @@ GREEN, ORANGE = "#009e73", "#d55e00"
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
     """Draw the mean retrieval weight of each representation over the layers that read it (Figure 2)."""
-    with wide_panel("representation m (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
+    with style.wide_panel("representation m (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
         for model, rows in by_model(records):
-            draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
+            style.draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
         deepest = max((rows for _, rows in by_model(records)), key=len)
-        axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=REFERENCE, label=UNIFORM)
+        axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=style.REFERENCE, label=UNIFORM)
         axes.set_ylim(bottom=0)
     return figure
 
@@ -37,42 +27,42 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
 def self_retrieval(records: Records, palette: Palette) -> Figure:
     """Draw each head's weight on its layer's own input, a panel per model (Figure 3)."""
     models = list(by_model(records))
-    with new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
+    with style.new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             layers = np.unique(numbers(rows, "layer"))
             heads = sorted({row["head"] for row in rows})
             weights = np.array([[row["weight"] for row in rows if row["head"] == head] for head in heads])
-            single = single_mark(layers)
+            single = style.single_mark(layers)
             axes.plot(layers, weights.T, color=palette[model], alpha=0.35, linewidth=1, **single)
             axes.plot(layers, weights.mean(axis=0), linewidth=2, **palette.line(model, len(layers)))
-            axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, linewidth=1, **single)
+            axes.plot(layers, 1 / (layers + 1), "--", color=style.REFERENCE, linewidth=1, **single)
             axes.set_title(shown(model))
-            depth_axis(axes, "layer r")
-        label_edges(panels, "layer r", "weight on own input")
+            style.depth_axis(axes, "layer r")
+        style.label_edges(panels, "layer r", "weight on own input")
         panels[0].set_ylim(bottom=0)
     return figure
 
 
 def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
     """Draw the weight on the layer's own input, mean over heads, all models in one panel (Figure 10)."""
-    with wide_panel("layer r", "weight on own input, mean over heads") as (figure, axes):
+    with style.wide_panel("layer r", "weight on own input, mean over heads") as (figure, axes):
         for model, rows in by_model(records):
-            draw_line(axes, rows, "layer", "weight", palette.line(model, len(rows)))
+            style.draw_line(axes, rows, "layer", "weight", palette.line(model, len(rows)))
         layers = np.unique(numbers(records, "layer"))
-        axes.plot(layers, 1 / (layers + 1), "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
+        axes.plot(layers, 1 / (layers + 1), "--", color=style.REFERENCE, label=UNIFORM, **style.single_mark(layers))
         axes.set_ylim(bottom=0)
     return figure
 
 
 def expected_source(records: Records, palette: Palette) -> Figure:
     """Draw the expected retrieved representation per layer, with the range over heads (Figure 4)."""
-    with wide_panel("layer r", "expected representation") as (figure, axes):
+    with style.wide_panel("layer r", "expected representation") as (figure, axes):
         for model, rows in by_model(records):
             heads = numbers(rows, "lowest_head"), numbers(rows, "highest_head")
-            draw_line(axes, rows, "layer", "expected_source", palette.line(model, len(rows)), heads)
+            style.draw_line(axes, rows, "layer", "expected_source", palette.line(model, len(rows)), heads)
         layers = np.unique(numbers(records, "layer"))
-        axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)", **single_mark(layers))
-        axes.plot(layers, layers / 2, "--", color=REFERENCE, label=UNIFORM, **single_mark(layers))
+        axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)", **style.single_mark(layers))
+        axes.plot(layers, layers / 2, "--", color=style.REFERENCE, label=UNIFORM, **style.single_mark(layers))
     return figure
 
 
@@ -84,17 +74,17 @@ def retrieval_under_top_p(records: Records, _: Palette | None = None) -> Figure:
         "self_retrieval": (ORANGE, "s", "layer n, its own input (self-retrieval)"),
     }
     roots = (lambda values: np.sign(values) * np.sqrt(np.abs(values)), lambda roots: np.sign(roots) * np.square(roots))
-    with new_panels(len(models), (None, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
+    with style.new_panels(len(models), (None, 2.9), 1, margin=(0, 0.9)) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for key, (color, marker, label) in curves.items():
                 look = {"marker": marker, "markersize": 4} if len(rows) <= 40 else {}
                 drawn = [row for row in rows if row[key] is not None]
-                draw_line(axes, drawn, "depth", key, {"color": color, "label": label, **look})
+                style.draw_line(axes, drawn, "depth", key, {"color": color, "label": label, **look})
             axes.set_title(shown(model, 60))
             axes.set_ylabel("mean weight (root scale)")
             axes.set_yscale("function", functions=roots)  # deep models' means are small
             axes.set_yticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
             axes.set_ylim(0, 1.05 * max(np.nanmax(numbers(rows, key), initial=0.1) for key in curves))
-            depth_axis(axes, "depth n (representation 0: token embedding)")
+            style.depth_axis(axes, "depth n (representation 0: token embedding)")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

@@ -8,20 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from limelm.records import Records
+from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import (
-    PAGE_WIDTH,
-    REFERENCE,
-    by_model,
-    depth_axis,
-    draw_line,
-    error_band,
-    new_figure,
-    numbers,
-    shown,
-    single_mark,
-    wide_panel,
-)
+from limelm.report.figures.style import by_model, numbers, shown
 
 BEFORE_ROUTING, HIDDEN_STATES = "values before routing", "hidden states"
 REPRESENTATION, LAYER = "representation m (0: token embedding)", "layer r"
@@ -48,7 +37,8 @@ def separability(records: Records, palette: Palette) -> Figure:
         limits = axes.get_ylim()
         for chance in sorted(set(numbers(records, "chance"))):
             far = lowest > chance + FAR_ABOVE_CHANCE
-            axes.axhline(chance, linestyle=":", color=REFERENCE, label=f"chance: {chance:.2f}" + " (below)" * bool(far))
+            label = f"chance: {chance:.2f}" + " (below)" * bool(far)
+            axes.axhline(chance, linestyle=":", color=style.REFERENCE, label=label)
             if far:
                 axes.set_ylim(limits)
     return figure
@@ -56,13 +46,14 @@ def separability(records: Records, palette: Palette) -> Figure:
 
 def cosine(records: Records, palette: Palette) -> Figure:
     """Draw the cosine similarity of neighboring tokens' hidden states, and of any two, per representation."""
-    with wide_panel(REPRESENTATION, "mean cosine similarity") as (figure, axes):
+    with style.wide_panel(REPRESENTATION, "mean cosine similarity") as (figure, axes):
         for model, rows in by_model(records):
-            bounds = error_band(rows, "neighbors", "standard_error")
-            draw_line(axes, rows, "layer", "neighbors", palette.line(model, len(rows)), bounds)
-            draw_line(axes, rows, "layer", "any_pair", {"ls": "--", "color": palette[model], **single_mark(rows)})
-        for label, style in {"neighboring tokens": "-", "any two tokens": "--"}.items():
-            axes.plot([], [], style, color="#222222", label=label)
+            bounds = style.error_band(rows, "neighbors", "standard_error")
+            style.draw_line(axes, rows, "layer", "neighbors", palette.line(model, len(rows)), bounds)
+            dashed = {"ls": "--", "color": palette[model], **style.single_mark(rows)}
+            style.draw_line(axes, rows, "layer", "any_pair", dashed)
+        for label, dashes in {"neighboring tokens": "-", "any two tokens": "--"}.items():
+            axes.plot([], [], dashes, color="#222222", label=label)
     return figure
 
 
@@ -73,12 +64,12 @@ def logit_lens(records: Records, palette: Palette) -> Figure:
         "kl": "KL from the output (nats)",
         "agreement": "top-1 agreement with the output",
     }
-    with new_figure(1, 3, figsize=(PAGE_WIDTH, 4)) as (figure, grid):
+    with style.new_figure(1, 3, figsize=(style.PAGE_WIDTH, 4)) as (figure, grid):
         for axes, (key, label) in zip(grid, panels.items(), strict=True):
             for model, rows in by_model(records):
-                bounds = error_band(rows, "loss", "loss_standard_error") if key == "loss" else None
-                draw_line(axes, rows, "layer", key, palette.line(model, len(rows)), bounds)
-            depth_axis(axes, "representation m")
+                bounds = style.error_band(rows, "loss", "loss_standard_error") if key == "loss" else None
+                style.draw_line(axes, rows, "layer", key, palette.line(model, len(rows)), bounds)
+            style.depth_axis(axes, "representation m")
             axes.set_ylabel(label)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -90,9 +81,9 @@ def tsne(records: Records, _: Palette | None = None) -> Figure:
     words = Palette(dict.fromkeys(row["word"] for row in records))
     place = "representation" if records[0]["states"] == HIDDEN_STATES else "layer"
     columns = max(len({row["layer"] for row in rows}) for _, rows in models)
-    width = min(2.4, (PAGE_WIDTH - 0.5) / columns)
+    width = min(2.4, (style.PAGE_WIDTH - 0.5) / columns)
     size = (0.5 + width * columns, 0.5 + (width + 0.25) * len(models))
-    with new_figure(len(models), columns, figsize=size, squeeze=False) as (figure, grid):
+    with style.new_figure(len(models), columns, figsize=size, squeeze=False) as (figure, grid):
         for panels, (model, rows) in zip(grid, models, strict=True):
             layers = sorted({row["layer"] for row in rows})
             panels[0].set_ylabel(shown(model, int(11 * width)), fontweight="bold")
@@ -116,7 +107,7 @@ def tsne(records: Records, _: Palette | None = None) -> Figure:
 @contextmanager
 def _states(records: Records, palette: Palette, key: str, label: str, error: str) -> Iterator[tuple[Figure, Axes]]:
     """Draw a line per model, and a dashed one of its values before routing."""
-    with wide_panel(REPRESENTATION if records[0]["states"] == HIDDEN_STATES else LAYER, label) as (figure, axes):
+    with style.wide_panel(REPRESENTATION if records[0]["states"] == HIDDEN_STATES else LAYER, label) as (figure, axes):
         for model, all_rows in by_model(records):
             for states in dict.fromkeys(row["states"] for row in all_rows):
                 rows = [row for row in all_rows if row["states"] == states]
@@ -124,5 +115,5 @@ def _states(records: Records, palette: Palette, key: str, label: str, error: str
                 if states == BEFORE_ROUTING:
                     look |= {"linestyle": "--", "markerfacecolor": "white", "markeredgecolor": palette[model]}
                     look |= {"label": shown(f"{model}, before routing")}
-                draw_line(axes, rows, "layer", key, look, error_band(rows, key, error))
+                style.draw_line(axes, rows, "layer", key, look, style.error_band(rows, key, error))
         yield figure, axes

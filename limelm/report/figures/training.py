@@ -10,17 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limelm.records import Records
+from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.style import (
-    band,
-    by_model,
-    label_edges,
-    new_panels,
-    numbers,
-    shown,
-    single_mark,
-    wide_panel,
-)
+from limelm.report.figures.style import by_model, numbers, shown
 
 FLOPS = "training FLOPs (3 × forward)"
 
@@ -34,7 +26,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
     is_smoothed = any(row["smoothed_loss"] != row["loss"] for row in curves)
     title = f"lines: training{', smoothed' * is_smoothed}\nmarks: held out"
     legend = {"title": title, "title_fontsize": 8, "alignment": "left"}
-    with wide_panel(FLOPS, "loss (nats per token)", is_depth=False, **legend) as (figure, axes):
+    with style.wide_panel(FLOPS, "loss (nats per token)", is_depth=False, **legend) as (figure, axes):
         for model, rows in by_model(curves):
             _draw_training(axes, rows, palette.line(model, len(rows)) | {"linewidth": 1.8})
     return figure
@@ -42,7 +34,7 @@ def loss_against_flops(curves: Records, palette: Palette) -> Figure:
 
 def _draw_training(axes: Axes, rows: Records, look: dict[str, Any]) -> None:
     unnamed = {key: value for key, value in look.items() if key != "label"}
-    x, single = numbers(rows, "train_flops"), single_mark(rows)
+    x, single = numbers(rows, "train_flops"), style.single_mark(rows)
     axes.plot(x, numbers(rows, "loss"), color=look["color"], alpha=0.18, linewidth=0.8, **single)
     axes.plot(x, numbers(rows, "smoothed_loss"), **unnamed | {"marker": ""} | single)
     evaluated = [row for row in rows if row["eval_loss"] is not None]
@@ -57,14 +49,14 @@ def loss_over_seeds(curves: Records, palette: Palette) -> Figure:
     Args:
         curves: per model, seed and evaluation `train_flops` and `eval_loss`.
     """
-    with wide_panel(FLOPS, "held-out loss (nats per token)", is_depth=False) as (figure, axes):
+    with style.wide_panel(FLOPS, "held-out loss (nats per token)", is_depth=False) as (figure, axes):
         for model, rows in by_model(curves):
             seeds = list(dict.fromkeys(row["seed"] for row in rows))
             losses = np.array([[row["eval_loss"] for row in rows if row["seed"] == seed] for seed in seeds])
             flops = np.array([row["train_flops"] for row in rows if row["seed"] == seeds[0]])
             mean, deviation = losses.mean(axis=0), losses.std(axis=0, ddof=1)
-            axes.plot(flops, losses.T, color=palette[model], alpha=0.25, linewidth=0.7, **single_mark(flops))
-            band(axes, flops, mean - deviation, mean + deviation, palette[model])
+            axes.plot(flops, losses.T, color=palette[model], alpha=0.25, linewidth=0.7, **style.single_mark(flops))
+            style.band(axes, flops, mean - deviation, mean + deviation, palette[model])
             axes.plot(flops, mean, linewidth=1.8, **palette.line(model, len(flops)))
     return figure
 
@@ -73,7 +65,7 @@ def router_entropy(records: Records, _: Palette | None = None) -> Figure:
     """Draw the normalized entropy of routing weights over training, a line per layer, a panel per model."""
     models = list(by_model(records))
     layers = ScalarMappable(Normalize(1, max(2, *(row["layer"] for row in records))), "viridis_r")
-    with new_panels(len(models), (None, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
+    with style.new_panels(len(models), (None, 3.3), 3, margin=(1.2, 0.3), sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             for layer in sorted({row["layer"] for row in rows}):
                 line = [row for row in rows if row["layer"] == layer]
@@ -81,7 +73,7 @@ def router_entropy(records: Records, _: Palette | None = None) -> Figure:
                 axes.plot([row["step"] for row in line], entropies, ".-", color=layers.to_rgba(layer), linewidth=1.2)
             axes.set_title(shown(model))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        label_edges(panels, "training step", "entropy, part of its maximum")
+        style.label_edges(panels, "training step", "entropy, part of its maximum")
         bar = figure.colorbar(layers, ax=panels, label="layer r", fraction=0.04, pad=0.02)
         bar.locator = MaxNLocator(6, integer=True)
         bar.update_ticks()
