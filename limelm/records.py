@@ -89,6 +89,7 @@ class Unrestricted:
 
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
+Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
 PositiveFloat = Annotated[float, more_than(0)]
 NotNegative = Annotated[float, at_least(0)]
 Fraction = Annotated[float, at_least(0), at_most(1)]
@@ -174,7 +175,7 @@ def build(kind: Any, value: Any, where: str, name: str = "") -> Any:
     Args:
         kind: a record, or what may stand in the annotation of one.
         value: of dictionaries, lists, strings, numbers, true, false and None.
-        where: the file, said in errors.
+        where: the file, said in errors, or "".
         name: the field, said in errors.
 
     Raises:
@@ -305,7 +306,8 @@ def _scalar(kind: type, value: Any, where: str, name: str) -> Any:
 
 
 def _wrong(where: str, name: str, value: Any, allowed: str) -> UserError:
-    return UserError(f"{where}: {name}={_shown(value)} must be {allowed}" if name else f"{where}: must be {allowed}")
+    what = f"{name}={_shown(value)} " if name else ""
+    return UserError(f"{where}: {what}must be {allowed}" if where else f"{what}must be {allowed}")
 
 
 def _shown(value: Any) -> str:

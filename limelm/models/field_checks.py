@@ -3,7 +3,6 @@
 Hugging Face checks types, some ranges, and takes any name: a misspelled option would be kept and do nothing.
 """
 
-import math
 import re
 import warnings
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, is_typeddict
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -20,43 +19,42 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from limelm.records import Check, at_least, at_most, less_than, more_than
+from limelm.errors import UserError
+from limelm.records import Fraction, PositiveFloat, Size, Unrestricted, at_least, at_most, build, less_than, more_than
 from limelm.routing.build import TOP_P
 
 ConfigClass = TypeVar("ConfigClass", bound=type[PreTrainedConfig])
 
-_SIZE = (at_least(1), at_most(2**31 - 1))
-_LAYERS = (at_least(1), at_most(2**16))
-_TOKEN_ID = (at_least(-1), at_most(2**31 - 1))  # some checkpoints say "none" by -1
+_TokenId = Annotated[int, at_least(-1), at_most(2**31 - 1)]  # some checkpoints say "none" by -1
 MOST_LABELS = 2**20  # Hugging Face makes a name for each
 #: What a number must be, by field; None and lists of numbers are looked into where a field takes them.
-RANGES: dict[str, tuple[Check, ...]] = {
-    "vocab_size": _SIZE,
-    "hidden_size": _SIZE,
-    "intermediate_size": _SIZE,
-    "num_hidden_layers": _LAYERS,
-    "num_attention_heads": _SIZE,
-    "num_key_value_heads": _SIZE,
-    "head_dim": _SIZE,
-    "max_position_embeddings": _SIZE,
-    "pretraining_tp": _SIZE,
-    "expansion_rate": _SIZE,
-    "pad_token_id": _TOKEN_ID,
-    "bos_token_id": _TOKEN_ID,
-    "eos_token_id": _TOKEN_ID,
-    "initializer_range": (at_least(0), at_most(1)),
-    "rms_norm_eps": (more_than(0), at_most(1)),
-    "attention_dropout": (at_least(0), less_than(1)),
-    "routing_top_p": (TOP_P,),
+NUMBERS: dict[str, Any] = {
+    "vocab_size": Size,
+    "hidden_size": Size,
+    "intermediate_size": Size,
+    "num_hidden_layers": Annotated[int, at_least(1), at_most(2**16)],
+    "num_attention_heads": Size,
+    "num_key_value_heads": Size,
+    "head_dim": Size,
+    "max_position_embeddings": Size,
+    "pretraining_tp": Size,
+    "expansion_rate": Size,
+    "pad_token_id": _TokenId,
+    "bos_token_id": _TokenId,
+    "eos_token_id": _TokenId,
+    "initializer_range": Fraction,
+    "rms_norm_eps": Annotated[float, more_than(0), at_most(1)],
+    "attention_dropout": Annotated[float, at_least(0), less_than(1)],
+    "routing_top_p": Annotated[float, Unrestricted, TOP_P],  # which refuses NaN too, and says what is allowed
 }
 #: The same for the entries of `rope_parameters`; all others need only be finite.
-ROPE_RANGES: dict[str, tuple[Check, ...]] = {
-    "rope_theta": (more_than(0),),
-    "factor": (more_than(0),),
-    "original_max_position_embeddings": _SIZE,
-    "low_freq_factor": (more_than(0),),
-    "high_freq_factor": (more_than(0),),
-    "attention_factor": (more_than(0),),
+ROPE_NUMBERS: dict[str, Any] = {
+    "rope_theta": PositiveFloat,
+    "factor": PositiveFloat,
+    "original_max_position_embeddings": Size,
+    "low_freq_factor": PositiveFloat,
+    "high_freq_factor": PositiveFloat,
+    "attention_factor": PositiveFloat,
 }
 
 
@@ -98,8 +96,8 @@ def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
     Raises:
         ValueError: with the field's name, its value and what is allowed.
     """
-    for name, checks in RANGES.items():
-        _check_numbers(name, getattr(config, name, None), checks)
+    for name, kind in NUMBERS.items():
+        _check_numbers(name, getattr(config, name, None), kind)
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"hidden_act={config.hidden_act!r} is unknown; allowed: {', '.join(ACT2FN)}")
     dtype = getattr(torch, config.dtype, None) if isinstance(config.dtype, str) else config.dtype
@@ -127,22 +125,22 @@ def check_rope(config: PreTrainedConfig) -> None:
         )
     for name, value in rope.items():
         numeric = isinstance(value, int | float | list | tuple | type(None))
-        if name in ROPE_RANGES and not numeric:
+        if name in ROPE_NUMBERS and not numeric:
             raise ValueError(f"rope_parameters: {name}={value!r} must be a number")
-        _check_numbers(f"rope_parameters: {name}", value, ROPE_RANGES.get(name, ()))
+        _check_numbers(f"rope_parameters: {name}", value, ROPE_NUMBERS.get(name, float))
     try:
         config.validate_rope()
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"rope_parameters={rope!r}: {error.args[0]}") from error
 
 
-def _check_numbers(name: str, value: Any, checks: tuple[Check, ...]) -> None:
+def _check_numbers(name: str, value: Any, kind: Any) -> None:
     for number in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        if not math.isfinite(number) or not all(check.holds(number) for check in checks):
-            says = " and ".join(check.says for check in checks) or "finite"
-            raise ValueError(f"{name}={value!r} must be {says}")
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            try:
+                build(kind, number, "", name)
+            except UserError as error:
+                raise ValueError(f"{name}={value!r} must be {str(error).partition(' must be ')[2]}") from None
 
 
 # Names

@@ -17,13 +17,12 @@ from limelm.data.synthetic.tasks import check_task, task_vocab_size
 from limelm.environment import this_process
 from limelm.errors import UserError
 from limelm.evaluation.exact_match import keep_score
-from limelm.records import Record, at_least, at_most, less_than, more_than
+from limelm.records import Record, Size, at_least, at_most, less_than, more_than
 
 DATA = "data"
 MOST_TOKENS = 2**24  # of a sequence; no machine of today trains longer ones
 
 Length = Annotated[int, at_least(2), at_most(MOST_TOKENS)]
-Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
 
 SequenceDataset = TokenDataset | ProblemDataset
 

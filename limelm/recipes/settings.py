@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from limelm.recipes.data import Size
-from limelm.records import Count, NotNegative, Positive, PositiveFloat, at_least, at_most, less_than
+from limelm.records import Count, NotNegative, Positive, PositiveFloat, Size, at_least, at_most, less_than
 
 MOST_STEPS = 10**9
 SEEDS = 2**32  # of a random generator
