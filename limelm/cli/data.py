@@ -8,7 +8,7 @@ from limelm.cli.output import Output
 from limelm.cli.types import existing_path, positive_int
 from limelm.errors import UserError
 
-HELP = "tokenize text into shards"
+HELP = "prepare text for training, as token shards"
 NEEDS = None
 KEYS = ("out", "splits", "vocab_size", "dtype", "sha256", "tokens_per_second")
 SAVES_MEMORY = "--processes or --vocab-size"

@@ -77,7 +77,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _add_group(subparsers: Any, name: str, help: str) -> Any:
-    return subparsers.add_parser(name, help=help).add_subparsers(dest="action", required=True, metavar="ACTION")
+    group = subparsers.add_parser(name, help=help, epilog=f"See limelm {name} ACTION --help.")
+    return group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -109,7 +109,7 @@ def _fill(paragraph: str, width: int) -> list[str]:
         if line and not line.startswith(" ") and not line.endswith(":"):
             flowing.append(line)
             continue
-        lines += textwrap.wrap(" ".join(flowing), width)
+        lines += textwrap.wrap(" ".join(flowing), width, break_on_hyphens=False)
         flowing = []
         if line:
             lines += _fill_line(line, width)

@@ -12,7 +12,7 @@ DESCRIPTION = """\
 List the recipes that come with limelm, or print RECIPE with all of its values, defaults and those that it extends
 included, as a TOML file that `limelm reproduce` and `limelm train` take.
 
-A recipe of your own is a file that says what is different from the recipe that it extends:
+A recipe of your own says what is different from the one that it extends:
 
     extends = "tiny"
     description = "tiny, twice as wide, with two seeds"
@@ -22,7 +22,9 @@ A recipe of your own is a file that says what is different from the recipe that 
     [training]
     steps = 200
 
-Its text is what `limelm data prepare` makes of yours, named by --data.
+`limelm recipes tiny` shows all fields that there are, and `limelm reproduce FILE.toml --out run` trains it. To train on
+your own text, prepare it (limelm data prepare corpus/ --out tokens) and add --data tokens: the models then take the
+vocabulary of that folder.
 """
 
 EPILOG = """\

@@ -25,7 +25,8 @@ parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/
 model, such as OUT/seed-42/static. Several recipes make one such folder each in OUT, and OUT/report.html on all of them.
 
 Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
-and more --seeds.
+and more --seeds. `limelm recipes --help` shows how a recipe of your own is written.
+
 {EXPLANATION}
 """
 

@@ -71,7 +71,7 @@ TABLE = {
     "--peak-tflops": ("X", "number up to inf", "peak TFLOP/s of one GPU"),
     "--mfu": ("X", "number up to 1", "share of the peak"),
     "--device": ("NAME", "str", "cpu, cuda or cuda:N"),
-    "--dtype": ("NAME", "str", "float32, bfloat16, float16"),
+    "--dtype": ("NAME", "str", "float32 (default), bfloat16 or float16"),
     "--seed": ("N", "integer from 0 to 4294967295", "seed of random choices"),
     "--report-to": ("NAME", "str", "report to a tracker as well"),
     "--json": (None, None, "print one JSON document instead"),
