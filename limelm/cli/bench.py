@@ -99,7 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help = f"{meaning} (default: the shape's; --from: {default})"
         parser.add_argument(option, type=positive_int, metavar="N", help=help)
     add_shared(parser, "--device")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, metavar="NAME", help="float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, metavar="NAME", help="float32 (default), bfloat16 or float16"
+    )
 
 
 #: An option, one that it leaves no use for, and why.
