@@ -111,10 +111,11 @@ def run(options: argparse.Namespace) -> Output:
     wanted = expand(options.tasks or [], options.shots)
     text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None
     evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, text, settings, options.out)
-    for missing in evaluation.notes:
-        note(f"{missing['model']}: no {missing['task']}: {missing['reason']}")
+    reasons = [f"{missing['model']}: no {missing['task']}: {missing['reason']}" for missing in evaluation.notes]
     if not (evaluation.scores or evaluation.perplexity):
-        raise UserError("no task could be scored")
+        raise UserError(f"no task could be scored: {'; '.join(reasons)}")
+    for reason in reasons:
+        note(reason)
     page = write_evaluation(options.out, asdict(evaluation))
     tables = [scores_as_text(evaluation.scores, evaluation.averages)] if evaluation.scores else []
     tables += [perplexities_as_text(evaluation.perplexity)] if evaluation.perplexity else []

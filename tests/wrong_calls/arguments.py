@@ -76,7 +76,7 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("reproduce small.toml --data L --out o", "L"),
     ("reproduce small.toml --data T --out file", "file"),
     ("reproduce small.toml --data T --out file/o", "file"),
-    ("reproduce attach --out o", "from"),
+    ("reproduce attach --out o", "data|from"),
     ("reproduce attach --from ./nowhere --data T --out o", "./nowhere"),
     ("reproduce attach --from L --out o", "data"),
     ("reproduce attach --from T --data T --out o", "T"),

@@ -65,7 +65,6 @@ RECIPES: dict[str, str | bytes] = {
     "no TOML": "[",
     "nested": "a = " + "[" * 100_000,
     "the same key twice": _with("steps = 4", "steps = 4\nsteps = 5"),
-    "no training": RECIPE[: RECIPE.index("[training]")],
     "no models": RECIPE[: RECIPE.index("[models.llama]")] + RECIPE[RECIPE.index("[data]") :],
     "models is a number": RECIPE[: RECIPE.index("[models.llama]")]
     + "[models]\nllama = 5\n"
