@@ -1,4 +1,4 @@
-"""What pages say: titles, texts and columns of tables, from `templates/captions.toml`."""
+"""The words of pages: titles, texts and columns of tables, from `templates/captions.toml`."""
 
 import functools
 import re

@@ -120,7 +120,7 @@ def write_page(
 def _fill(
     section: Section, folder: Path, records: Mapping[str, Records], palette: Palette, words: Words
 ) -> dict[str, Any] | None:
-    """What the template shows of a section, whose files are written; None where it has no records."""
+    """Write a section's files, and give what the template shows of it; None where it has no records."""
     found = [row for row in records.get(section.of or section.name, ()) if section.where is None or section.where(row)]
     if not found:
         return None

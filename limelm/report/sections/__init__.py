@@ -1,1 +1,1 @@
-"""What reports show, as data: the sections on each topic, in the order of the page."""
+"""The sections of reports, as data: one module for each topic, in the order of the page."""

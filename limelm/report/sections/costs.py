@@ -61,7 +61,8 @@ def efficiency(summary: dict[str, Any]) -> Records:
 
 def paper_scale() -> Records:
     """Our exact counts at the paper's 1.2 B shape, on the meta device, beside those that its Table 6 prints."""
-    routed = (LimeConfig(routing=routing, **SHAPE) for routing in ("static", "dynamic", "kv"))
+    kinds = ("static", "dynamic", "kv")
+    routed = (LimeConfig(routing=kind, **SHAPE) for kind in kinds)
     configs = (LlamaConfig(**SHAPE), HyperConnectionConfig(**SHAPE), *routed)
     costs = {label: model_cost(config, SEQUENCE_LENGTH) for label, config in zip(PRINTED, configs, strict=True)}
     llama = costs["LLaMA"]
