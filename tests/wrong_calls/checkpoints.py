@@ -25,7 +25,7 @@ READERS = (
     "eval M --text held=T --out o",
     "analyze M --data T --only collapse --tokens 64 --out o",
     "convert M --out o",
-    "bench --attach M --cases kv --tasks forward --rounds 1 --out o",
+    "bench --from M --cases kv --workloads forward --rounds 1 --out o",
     "train attach --model full --from M --data T --steps 1 --out o",
 )
 CONFIG = "M/config.json"
