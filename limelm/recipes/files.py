@@ -91,6 +91,8 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
             places[field.name] = places[f"{section}.{field.name}"] = content[section]
     for name, text in values.items():
         key = name.replace("-", "_")
+        if key == "seeds" and model is not None:
+            raise UserError(f"recipe {recipe.name}: one training has one seed; name it with --seed")
         if key not in places:
             raise UserError(f"recipe {recipe.name}: {unknown_field(key, places)}")
         places[key][key.split(".")[-1]] = _toml_value(text)

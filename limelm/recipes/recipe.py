@@ -21,29 +21,29 @@ from limelm.recipes.subject import Subject
 from limelm.records import Check, at_least, at_most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One experiment: several models, trained on the same data in the same order.
 
     Attributes:
         compare: the models that are trained unless others are named; a file that does not say has all.
-        architecture: fields of the configuration that models from scratch share.
-        models: by name, what sets each apart, and its `label`.
+        seeds: how many trainings of each model, with seeds from `training.seed` upwards.
         base: the pretrained model, a folder or hub name, that all of them start from ("" while it is not named); None
             trains from scratch.
-        seeds: how many trainings of each model, with seeds from `training.seed` upwards.
+        architecture: fields of the configuration that models from scratch share.
+        models: by name, what sets each apart, and its `label`.
     """
 
     name: str
+    description: str = ""
     compare: Annotated[tuple[str, ...], Check(len, "at least one model")]
+    seeds: Annotated[int, at_least(1), at_most(1000)] = 1
+    base: str | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]]
     data: TextData | ProblemData = field(default_factory=TextData)
-    description: str = ""
-    architecture: dict[str, Any] = field(default_factory=dict)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     engine: EngineRecipe = field(default_factory=EngineRecipe)
-    base: str | None = None
-    seeds: Annotated[int, at_least(1), at_most(1000)] = 1
 
     def __post_init__(self) -> None:
         first = self.training.seed

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from limelm.cli import main
+from limelm.cli.reproduce import _jobs
 from limelm.training import load_recipe, recipe_names
+from tests.commands import parse
 
 
 def test_every_recipe_is_listed_in_a_line_with_its_description(capsys):
@@ -56,3 +58,15 @@ def test_bad_input_is_one_line(arguments, message, capsys):
         code = stop.code
     out, err = capsys.readouterr()
     assert code == 2 and not out and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("recipes", "shared"),
+    [("deep-32 deep-64 deep-128", True), ("tiny small", False), ("arithmetic-3 arithmetic-4", False)],
+)
+def test_several_recipes_share_what_is_the_same_text(recipes, shared, tmp_path):
+    """Each reads its own data, unless an earlier one of the command has prepared the very same."""
+    jobs = _jobs(parse(["reproduce", *recipes.split(), "--out", str(tmp_path)]))
+    first, *others = [job.recipe.name for job in jobs]
+    wanted = tmp_path / first / "data" if shared else None
+    assert [job.data for job in jobs] == [None, *(wanted for _ in others)]

@@ -101,7 +101,7 @@ def test_one_training_alone_gives_the_same(run, tmp_path):
 def test_a_single_training_has_no_number_of_seeds(run):
     recipe, _, _ = run
     assert override(recipe, {"seeds": "2"}).seeds == 2
-    with pytest.raises(UserError, match="unknown field 'seeds'"):
+    with pytest.raises(UserError, match="one training has one seed; name it with --seed"):
         override(recipe, {"seeds": "2"}, "llama")
 
 
