@@ -116,3 +116,13 @@ def test_one_seed_one_task_one_domain():
     with points.grouped_points(bits, PALETTE, "bits per byte") as (figure, _):
         pass
     check(figure, dots=3)
+
+
+def test_a_budget_at_which_nothing_was_measured_has_no_panel():
+    rows = [
+        {"model": "LIMe", "baseline": "LLaMA", "axis": axis, "seed": seed, "difference": difference}
+        for axis, difference in (("tokens", -0.1), ("training FLOPs", float("nan")), ("wall-clock time", None))
+        for seed in (1, 2)
+    ]
+    drawn = points.differences(rows, Palette(["LLaMA", "LIMe"]))
+    assert [axes.get_title() for axes in drawn.axes] == ["at equal tokens"]
