@@ -64,7 +64,7 @@ def test_changed_or_broken_problems_are_refused(tmp_path):
     (folder / "problems.json").write_text(json.dumps({"task": "arithmetic-3"}))
     with pytest.raises(UserError, match=r"problems.json: no value for worked_steps, train"):
         ProblemFolder.load(folder)
-    with pytest.raises(UserError, match=r"problems.json: No such file"):
+    with pytest.raises(UserError, match=r"not a folder of reasoning problems \(no problems.json\)"):
         ProblemFolder.load(tmp_path)
 
 
