@@ -10,7 +10,9 @@ from limelm.errors import UserError
 if TYPE_CHECKING:
     from limelm.training import Recipe
 
-EXPLANATION = "Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512."
+EXPLANATION = """\
+Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512 (a list as in
+--lora-layers '[1, 3]'); fields of one model only where one model is trained."""
 
 
 #: Fields of [data] that say how a recipe's own text is prepared.
@@ -36,6 +38,8 @@ def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tu
     """
     from limelm.training import load_recipe, the_model
 
+    if "models" in fields:
+        raise UserError("--models: one model at a time; name it with --model")
     name = the_model(load_recipe(options.recipe, model=options.model), options.model)
     return load_recipe(options.recipe, fields, name), name
 

@@ -22,9 +22,14 @@ A recipe of your own says what is different from the one that it extends:
     [training]
     steps = 200
 
-`limelm recipes tiny` shows all fields that there are, and `limelm reproduce FILE.toml --out run` trains it. To train on
-your own text, prepare it (limelm data prepare corpus/ --out tokens) and add --data tokens: the models then take the
-vocabulary of that folder.
+Tables are merged field by field. [models.NAME] adds a model: label, model_type (llama, lime, hyper_connection), routing
+(static, dynamic, kv), routing_top_p; compare = ["llama", "NAME"] says which are trained. Data of another kind (task in
+place of preset) replace [data]; base = "" (a pretrained model, by --from) replaces models, data and architecture.
+`extends` takes the path of another .toml file as well.
+
+`limelm recipes tiny` shows the fields of recipes on text, arithmetic-3 those of tasks, attach those of pretrained
+models; `limelm reproduce FILE.toml --out run` trains it. To train on your own text, prepare it
+(limelm data prepare corpus/ --out tokens) and add --data tokens: the models then take the vocabulary of that folder.
 """
 
 EPILOG = """\
@@ -46,6 +51,8 @@ def run(options: argparse.Namespace) -> Output:
 
     if options.recipe is not None:
         recipe = load_recipe(options.recipe)
+        for subject in recipe.subjects.values():
+            subject.to_plan(recipe.data.vocab_size)  # refuses values that no model can have
         return Output(recipe_as_toml(recipe).rstrip(), {"recipes": [recipe.to_dict()]})
     recipes = [load_recipe(name) for name in recipe_names()]
     width = max(len(recipe.name) for recipe in recipes) + 2

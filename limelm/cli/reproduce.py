@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limelm.cli.options import add_shared
-from limelm.cli.output import Output
+from limelm.cli.output import Output, note
 from limelm.cli.recipe_fields import EXPLANATION, add_text_and_base, all_fields
 from limelm.cli.types import integer, listed
 from limelm.errors import UserError
@@ -25,7 +25,8 @@ parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/
 model, such as OUT/seed-42/static. Several recipes make one such folder each in OUT, and OUT/report.html on all of them.
 
 Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
-and more --seeds. `limelm recipes --help` shows how a recipe of your own is written.
+and more --seeds (a model is trained with the recipe's seeds unless --seeds N says more).
+`limelm recipes --help` shows how a recipe of your own is written.
 
 {EXPLANATION}
 """
@@ -108,11 +109,14 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
     from limelm.recipes.data import DATA, Data
     from limelm.training import load_recipe
+    from limelm.training.run_folder import RUN
 
     seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}
     recipes = [load_recipe(text, all_fields(options) | seeds) for text in options.recipes]
     jobs: list[Job] = []
     prepared: dict[Data, Path] = {}  # by an earlier recipe of the command that reads the same
+    if len(recipes) > 1 and (options.out / RUN).exists():
+        raise UserError(f"--out: {options.out} is the run of one recipe; name a new folder for several")
     for recipe in recipes:
         if recipe.name in [job.recipe.name for job in jobs]:
             raise UserError(f"RECIPE: {recipe.name}: given twice; the folders of their runs would have one name")
@@ -120,9 +124,19 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         recipe.select(options.models)
         if options.data is None:
             recipe.own_data()
+        else:
+            _check_data(recipe, options.data)
         jobs.append(Job(recipe, out, options.data or prepared.get(recipe.data)))
         prepared.setdefault(recipe.data, out / DATA)
     return jobs
+
+
+def _check_data(recipe: "Recipe", data: Path) -> None:
+    """Refuse data of another kind before any recipe is trained."""
+    try:
+        recipe.data.describe(data)
+    except UserError as error:
+        raise UserError(f"recipe {recipe.name}: --data: {error}") from error
 
 
 def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Record | None") -> Output:
@@ -135,6 +149,7 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
     from limelm.training.router_statistics import measure_retrieval
 
     page, state = job.out / REPORT, ""
+    _note_missing_seeds(summary)
     if not trained and is_made_of(page, summary["fingerprint"]):
         state = f"{job.out}: complete, nothing to train. "
     else:
@@ -152,6 +167,16 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
             "answers": answer_records([answers])["exact_match_summary"] if answers else [],
         },
     )
+
+
+def _note_missing_seeds(summary: dict[str, Any]) -> None:
+    """Say which models are left out of comparisons, because others have more seeds."""
+    seeds = summary["seeds"]
+    for label in dict.fromkeys(entry["label"] for entry in summary["trainings"]):
+        own = [entry["seed"] for entry in summary["trainings"] if entry["label"] == label]
+        if len(own) < len(seeds):
+            said = f"{label}: {len(own)} of {len(seeds)} seeds, so it is not compared"
+            note(f"{said}; --seeds {len(seeds)} trains the rest")
 
 
 def _report_all(out: Path, summaries: dict[str, dict[str, Any]], answers: "dict[str, Record | None]") -> Path:

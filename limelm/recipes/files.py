@@ -23,7 +23,6 @@ from limelm.text import printable
 
 LONGEST_NAME = 100
 NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
-MOST_EXTENDED = 8  # recipes, one upon the other
 
 
 def recipe_names() -> list[str]:
@@ -93,24 +92,31 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
         key = name.replace("-", "_")
         if key == "seeds" and model is not None:
             raise UserError(f"recipe {recipe.name}: one training has one seed; name it with --seed")
+        if key == "base" and recipe.base is None:
+            raise UserError(f"recipe {recipe.name}: trains from scratch; --from MODEL is for the recipe attach")
+        of_models = (recipe.kind.override_places(content, name) for name in recipe.models if model is None)
+        if key not in places and any(key in places_of for places_of in of_models):
+            raise UserError(f"recipe {recipe.name}: {key} is a field of single models; set it in a recipe of your own")
         if key not in places:
             raise UserError(f"recipe {recipe.name}: {unknown_field(key, places)}")
         places[key][key.split(".")[-1]] = _toml_value(text)
     return _recipe(content, f"recipe {recipe.name}")
 
 
-def _resolved(path: Path, depth: int = 0) -> dict[str, Any]:
+def _resolved(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file upon the recipe that it extends."""
     content = load_toml(path)
     if "extends" not in content:
         return content
-    extended = build(AnyText, content.pop("extends"), str(path), "extends")
-    if depth == MOST_EXTENDED:
-        raise UserError(f"{path}: extends={extended!r} is one of more than {MOST_EXTENDED} recipes upon each other")
+    name = build(AnyText, content.pop("extends"), str(path), "extends")
     try:
-        return _merged(_resolved(_path_of(extended, path.parent), depth + 1), content)
+        extended = _path_of(name, path.parent)
+        way = (*extended_by, path.resolve())
+        if extended.resolve() in way:
+            raise UserError(f"{' extends '.join(each.name for each in (*way, extended))}")
+        return _merged(_resolved(extended, way), content)
     except UserError as error:
-        raise UserError(f"{path}: extends={extended!r}: {error}") from error
+        raise UserError(f"{path}: extends={name!r}: {error}") from error
 
 
 def _merged(parent: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

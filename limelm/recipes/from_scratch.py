@@ -1,5 +1,6 @@
 """Models of a recipe that are trained from scratch, side by side with a plain LLaMA of the same shape."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,11 @@ class FromScratch(Subject):
         shared = {"max_position_embeddings": sequence_length, **architecture}
         where, model_type = f"recipe {recipe}, model {name}", own.get("model_type")
         own = {key: value for key, value in own.items() if key != "model_type"}
+        if model_type is None:
+            raise UserError(f"{where}: no value for model_type; allowed: {', '.join(MODEL_TYPES)}")
         if model_type not in MODEL_TYPES:
             raise UserError(f"{where}: model_type={model_type!r} is unknown; allowed: {', '.join(MODEL_TYPES)}")
+        _check_names(where, shared | own, config_fields(model_type))
         shape = shared | {key: value for key, value in own.items() if key in config_fields("llama")}
         return cls(recipe, name, label, model_type, shared | own, shape)
 
@@ -134,12 +138,6 @@ class FromScratch(Subject):
         return model_cost(config, sequence_length)
 
     def _config(self, model_type: str, wanted: dict[str, Any], **ids: int | None) -> LlamaConfig:
-        known = config_fields(model_type)
-        for key in wanted:
-            if key not in known:
-                raise UserError(f"{self.where}: {unknown_field(key, known)}")
-            if key in TOKENIZER_FIELDS:
-                raise UserError(f"{self.where}: {key} comes from the tokenizer; leave it out")
         try:
             if model_type == "llama":
                 LimeConfig(**wanted, routing="none", **ids)  # says what is wrong in one line, as LlamaConfig does not
@@ -157,6 +155,14 @@ class FromScratch(Subject):
                 f"{self.where}: hidden_size={width}, intermediate_size={config.intermediate_size} and "
                 f"num_hidden_layers={layers} make more than {MOST_PARAMETERS:.0e} parameters"
             )
+
+
+def _check_names(where: str, names: Iterable[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: {unknown_field(name, known)}")
+        if name in TOKENIZER_FIELDS:
+            raise UserError(f"{where}: {name} comes from the tokenizer; leave it out")
 
 
 def config_fields(model_type: str) -> set[str]:

@@ -97,7 +97,7 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "is_small": is_text and (parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS),
         "is_mixed": not is_one_environment(summary),
         "is_sparse": any(row["mean"] is None for row in records.get("equal_budgets", [])),
-        "is_routing_young": has_routing and is_from_scratch,
+        "is_routing_young": has_routing,
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),

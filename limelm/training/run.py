@@ -62,6 +62,8 @@ def train_model(
     subject = recipe.subjects[name]
     arguments = training_arguments(recipe, name, folder / CHECKPOINTS, report_to)
     recorded = read_run(folder)
+    if recorded is not None:  # before its data are prepared
+        refuse_other_run(folder, recorded, identify(recipe, name, ""), [("data_sha256",)])
     if read_result(folder) is None and subject.is_trained:
         vocab_size = recipe.data.vocab_size if data is None else recipe.data.describe(data)["vocab_size"]
         require_memory(recipe, name, vocab_size)
@@ -168,7 +170,12 @@ def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> Progress
     length = recipe.data.sequence_length
     subject, precision = recipe.subjects[name], recipe.training.precision
     flops = training_flops_per_token(subject.cost(model.config, length))
-    return ProgressBar(subject.label, recipe.training.batch_size * length, flops, peak_flops_together(precision))
+    return ProgressBar(
+        f"{subject.label}, seed {recipe.training.seed}",
+        recipe.training.batch_size * length,
+        flops,
+        peak_flops_together(precision),
+    )
 
 
 def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> None:
@@ -190,6 +197,7 @@ def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None)
 
 def _measure(trainer: LimeTrainer, metrics: Path) -> None:
     """The held-out loss of a model that is not trained, as the only line of its metrics."""
+    trainer.remove_callback(ProgressCallback)
     loss = trainer.evaluate()["eval_loss"]
     if this_process().is_main_process:
         write_text(metrics, json.dumps({"step": 0, "tokens": 0, "seconds": 0.0, "eval_loss": loss}) + "\n")

@@ -317,3 +317,12 @@ def test_a_summary_is_read_strictly(run, change, message):
     (folder / "summary.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"summary\.json: .*{message}"):
         read_summary(folder)
+
+
+def test_a_training_of_another_model_is_refused_before_its_data_are_prepared(run):
+    recipe, _, folder = run
+    one = folder / "seed-1" / "llama"
+    before = sorted(path.name for path in one.iterdir())
+    with pytest.raises(UserError, match="holds a run with architecture"):
+        train_model(recipe, "static", None, one)
+    assert sorted(path.name for path in one.iterdir()) == before
