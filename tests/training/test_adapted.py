@@ -251,7 +251,7 @@ def test_one_training_from_the_command_line(setting, tmp_path, capsys):
     [
         (["train", "attach", "--model", "kv", "--out", "x"], "names no pretrained model"),
         (["train", "attach", "--model", "hc", "--from", "y", "--out", "x"], "unknown model 'hc'; "),
-        (["train", "tiny", "--model", "kv", "--from", "y", "--out", "x"], "trains from scratch; --from MODEL is for the recipe attach"),
+        (["train", "tiny", "--model", "kv", "--from", "y", "--out", "x"], "trains from scratch; --from MODEL is"),
         (["reproduce", "attach", "--from", "y", "--out", "x"], "needs --data"),
         (["plan", "attach", "--model", "kv", "--gpus", "1"], "starts from a pretrained model"),
     ],
