@@ -36,12 +36,13 @@ def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tu
     Raises:
         UserError: for an unknown recipe, model or field.
     """
-    from limelm.training import load_recipe, the_model
+    from limelm.recipes.files import load_recipe, override, the_model
 
     if "models" in fields:
         raise UserError("--models: one model at a time; name it with --model")
-    name = the_model(load_recipe(options.recipe, model=options.model), options.model)
-    return load_recipe(options.recipe, fields, name), name
+    recipe = load_recipe(options.recipe, model=options.model)
+    name = the_model(recipe, options.model)
+    return override(recipe, fields, name), name
 
 
 def all_fields(options: argparse.Namespace) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`limelm reproduce`: the main job and its report."""
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,12 +172,10 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
 
 def _note_missing_seeds(summary: dict[str, Any]) -> None:
     """Say which models are left out of comparisons, because others have more seeds."""
-    seeds = summary["seeds"]
-    for label in dict.fromkeys(entry["label"] for entry in summary["trainings"]):
-        own = [entry["seed"] for entry in summary["trainings"] if entry["label"] == label]
-        if len(own) < len(seeds):
-            said = f"{label}: {len(own)} of {len(seeds)} seeds, so it is not compared"
-            note(f"{said}; --seeds {len(seeds)} trains the rest")
+    seeds = len(summary["seeds"])
+    for label, own in Counter(entry["label"] for entry in summary["trainings"]).items():
+        if own < seeds:
+            note(f"{label}: {own} of {seeds} seeds, so it is not compared; --seeds {seeds} trains the rest")
 
 
 def _report_all(out: Path, summaries: dict[str, dict[str, Any]], answers: "dict[str, Record | None]") -> Path:

@@ -19,7 +19,7 @@ from limelm.errors import UserError
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.items import write_record
 from limelm.evaluation.kept import KeptAnswers, KeptScores, read_kept
-from limelm.evaluation.seeds import in_all_seeds, interval_over_seeds
+from limelm.evaluation.seeds import baseline_of, in_all_seeds, interval_over_seeds
 from limelm.evaluation.statistics import verdict
 from limelm.files import write_text
 from limelm.loading import load_checkpoint
@@ -141,7 +141,7 @@ def score_run(name: str, summary: dict[str, Any], data: Path) -> Record:
         "tested_on": folder.tested_on,
         "chance": folder.chance,
         "constant_rate": max(answers.values()) / folder.test,
-        "baseline": next((entry["label"] for entry in trainings if entry["model_type"] == "llama"), labels[0]),
+        "baseline": baseline_of(summary),
         "scores": scores,
     }
 

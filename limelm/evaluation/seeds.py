@@ -28,6 +28,17 @@ def in_all_seeds(summary: Mapping[str, Any]) -> list[str]:
     return [label for label, seeds in trained.items() if seeds == len(summary["seeds"])]
 
 
+def baseline_of(summary: Mapping[str, Any]) -> str:
+    """The label of the model that others are compared with: LLaMA's; in a pretrained model or without it the first.
+
+    Args:
+        summary: as of `in_all_seeds`, with each training's `model_type`; "" where no model has all seeds.
+    """
+    labels, kinds = in_all_seeds(summary), {entry["label"]: entry["model_type"] for entry in summary["trainings"]}
+    plain = [label for label in labels if kinds[label] == "llama" and "base" not in summary]
+    return next(iter([*plain, *labels]), "")
+
+
 @dataclass(frozen=True)
 class Curve:
     """One training's held-out losses, in nats per token, and the budget spent at each: all `[points]`, in order."""

@@ -24,7 +24,7 @@ from limelm.extras import import_peft
 from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
 from limelm.models.flops import ModelCost, count_cost
 from limelm.recipes.settings import TrainingRecipe
-from limelm.recipes.subject import Subject
+from limelm.recipes.subject import ModelTable, Subject
 from limelm.recipes.trained_weights import load_trained_weights
 from limelm.records import Count, Positive, PositiveFloat, build, unknown_field
 from limelm.tokenizers import check_tokenizer
@@ -84,18 +84,9 @@ class Adapted(Subject):
     can_be_sharded = False
 
     @classmethod
-    def read(
-        cls,
-        recipe: str,
-        name: str,
-        label: str,
-        own: dict[str, Any],
-        *,
-        architecture: dict[str, Any],
-        sequence_length: int,
-        base: str,
-    ) -> "Adapted":
-        return cls(recipe, name, label, base, build(AdaptedModel, own, f"recipe {recipe}", f"models.{name}"))
+    def read(cls, table: ModelTable) -> "Adapted":
+        parts = build(AdaptedModel, table.own, f"recipe {table.recipe}", f"models.{table.name}")
+        return cls(table.where, table.label, table.base, parts)
 
     @classmethod
     def override_places(cls, content: dict[str, Any], model: str | None) -> dict[str, dict[str, Any]]:

@@ -28,9 +28,7 @@ NAME = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}"
 def recipe_names() -> list[str]:
     """The names of the recipes that come with the package."""
     names = (path.name.removesuffix(".toml") for path in _recipe_folder().iterdir() if path.name.endswith(".toml"))
-    return sorted(
-        names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-    )
+    return sorted(names, key=_with_numbers)
 
 
 def load_recipe(text: str, overrides: Mapping[str, str] | None = None, model: str | None = None) -> Recipe:
@@ -90,17 +88,21 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
             places[field.name] = places[f"{section}.{field.name}"] = content[section]
     for name, text in values.items():
         key = name.replace("-", "_")
-        if key == "seeds" and model is not None:
-            raise UserError(f"recipe {recipe.name}: one training has one seed; name it with --seed")
-        if key == "base" and recipe.base is None:
-            raise UserError(f"recipe {recipe.name}: trains from scratch; --from MODEL is for the recipe attach")
-        of_models = (recipe.kind.override_places(content, name) for name in recipe.models if model is None)
-        if key not in places and any(key in places_of for places_of in of_models):
-            raise UserError(f"recipe {recipe.name}: {key} is a field of single models; set it in a recipe of your own")
         if key not in places:
-            raise UserError(f"recipe {recipe.name}: {unknown_field(key, places)}")
+            raise UserError(f"recipe {recipe.name}: {_no_place(key, places, recipe, model)}")
         places[key][key.split(".")[-1]] = _toml_value(text)
     return _recipe(content, f"recipe {recipe.name}")
+
+
+def _no_place(key: str, places: Mapping[str, Any], recipe: Recipe, model: str | None) -> str:
+    """Say why a field of this name cannot be overridden."""
+    if key == "seeds":
+        return "one training has one seed; name it with --seed"
+    if key == "base":
+        return "trains from scratch; --from MODEL is for the recipe attach"
+    if model is None and any(key in recipe.kind.override_places(recipe.to_dict(), name) for name in recipe.models):
+        return f"{key} is a field of single models; set it in a recipe of your own"
+    return unknown_field(key, places)
 
 
 def _resolved(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def _recipe(content: dict[str, Any], where: str) -> Recipe:
     recipe: Recipe = build(Recipe, content, where)
     _check_names(recipe, where)
     recipe = replace(recipe, compare=tuple(dict.fromkeys(recipe.compare)))
-    assert recipe.subjects  # reads the models now, so that a recipe with a field that is none is refused at once
+    _ = recipe.subjects  # read now, so that a recipe with a field that is none is refused at once
     return recipe
 
 

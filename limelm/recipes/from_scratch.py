@@ -22,7 +22,7 @@ from limelm.loading import load_model
 from limelm.models import MODEL_TYPES, LimeConfig
 from limelm.models.flops import ModelCost, model_cost
 from limelm.recipes.settings import TrainingRecipe
-from limelm.recipes.subject import Subject
+from limelm.recipes.subject import ModelTable, Subject
 from limelm.records import unknown_field
 
 TOKENIZER_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -44,28 +44,18 @@ class FromScratch(Subject):
     shape: dict[str, Any]
 
     @classmethod
-    def read(
-        cls,
-        recipe: str,
-        name: str,
-        label: str,
-        own: dict[str, Any],
-        *,
-        architecture: dict[str, Any],
-        sequence_length: int,
-        base: str,
-    ) -> "FromScratch":
+    def read(cls, table: ModelTable) -> "FromScratch":
         """Read a model's table; what it leaves open is said by the recipe's `architecture`."""
-        shared = {"max_position_embeddings": sequence_length, **architecture}
-        where, model_type = f"recipe {recipe}, model {name}", own.get("model_type")
-        own = {key: value for key, value in own.items() if key != "model_type"}
+        shared = {"max_position_embeddings": table.sequence_length, **table.architecture}
+        where, model_type = table.where, table.own.get("model_type")
+        own = {key: value for key, value in table.own.items() if key != "model_type"}
         if model_type is None:
             raise UserError(f"{where}: no value for model_type; allowed: {', '.join(MODEL_TYPES)}")
         if model_type not in MODEL_TYPES:
             raise UserError(f"{where}: model_type={model_type!r} is unknown; allowed: {', '.join(MODEL_TYPES)}")
         _check_names(where, shared | own, config_fields(model_type))
         shape = shared | {key: value for key, value in own.items() if key in config_fields("llama")}
-        return cls(recipe, name, label, model_type, shared | own, shape)
+        return cls(where, table.label, model_type, shared | own, shape)
 
     @classmethod
     def override_places(cls, content: dict[str, Any], model: str | None) -> dict[str, dict[str, Any]]:

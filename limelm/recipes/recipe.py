@@ -17,7 +17,7 @@ from limelm.recipes.adapted import Adapted, describe_base
 from limelm.recipes.data import ProblemData, SequenceDataset, TextData
 from limelm.recipes.from_scratch import FromScratch
 from limelm.recipes.settings import SEEDS, EngineRecipe, TrainingRecipe
-from limelm.recipes.subject import Subject
+from limelm.recipes.subject import ModelTable, Subject
 from limelm.records import Check, at_least, at_most
 
 
@@ -73,15 +73,8 @@ class Recipe:
 
     def _subject(self, name: str) -> Subject:
         own = dict(self.models[name])
-        return self.kind.read(
-            self.name,
-            name,
-            own.pop("label", name),
-            own,
-            architecture=self.architecture,
-            sequence_length=self.data.sequence_length,
-            base=self.base or "",
-        )
+        label, length = own.pop("label", name), self.data.sequence_length
+        return self.kind.read(ModelTable(self.name, name, label, own, self.architecture, length, self.base or ""))
 
     def of_seed(self, seed: int) -> "Recipe":
         """The recipe of one seed's trainings."""

@@ -13,19 +13,43 @@ from limelm.recipes.settings import TrainingRecipe
 
 
 @dataclass(frozen=True)
+class ModelTable:
+    """One model's table of a recipe, and what the recipe says for all of its models.
+
+    Attributes:
+        recipe, name: of the recipe, and of the model in it.
+        own: the table, without the label.
+        architecture, base: the recipe's.
+        sequence_length: of the recipe's data.
+    """
+
+    recipe: str
+    name: str
+    label: str
+    own: dict[str, Any]
+    architecture: dict[str, Any]
+    sequence_length: int
+    base: str
+
+    @property
+    def where(self) -> str:
+        """The recipe and the model, for errors."""
+        return f"recipe {self.recipe}, model {self.name}"
+
+
+@dataclass(frozen=True)
 class Subject(ABC):
     """One model of a recipe. What sets the kinds of models apart is in their classes, and nowhere else.
 
     Attributes:
-        recipe, name: of the recipe, and of the model in it; said in errors.
+        where: the recipe and the model, said in errors.
         label: what people are shown.
         is_trained: whether it is trained, rather than measured as it is.
         saves_trained_weights_only: whether a training's checkpoints hold the trained weights alone.
         can_be_sharded: whether a training may share its weights over processes.
     """
 
-    recipe: str
-    name: str
+    where: str
     label: str
 
     saves_trained_weights_only: ClassVar[bool] = False
@@ -33,23 +57,8 @@ class Subject(ABC):
 
     @classmethod
     @abstractmethod
-    def read(
-        cls,
-        recipe: str,
-        name: str,
-        label: str,
-        own: dict[str, Any],
-        *,
-        architecture: dict[str, Any],
-        sequence_length: int,
-        base: str,
-    ) -> "Subject":
+    def read(cls, table: ModelTable) -> "Subject":
         """Read one model's table of a recipe.
-
-        Args:
-            own: the table, without the label.
-            architecture, base: the recipe's.
-            sequence_length: of the recipe's data.
 
         Raises:
             UserError: for an unknown field, or a value that is not allowed.
@@ -64,11 +73,6 @@ class Subject(ABC):
             content: the recipe's values, from `Recipe.to_dict`.
             model: the one model that is wanted, whose own fields can be named too.
         """
-
-    @property
-    def where(self) -> str:
-        """The recipe and the model, for errors."""
-        return f"recipe {self.recipe}, model {self.name}"
 
     @property
     def is_trained(self) -> bool:

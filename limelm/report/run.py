@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from limelm.evaluation.seeds import baseline_of
 from limelm.records import Record, Records
 from limelm.report.captions import columns, paragraphs
 from limelm.report.columns import as_text, thousandths
@@ -14,7 +15,6 @@ from limelm.report.sections.costs import COSTS, efficiency, paper_scale
 from limelm.report.sections.results import (
     ENTROPY,
     LOSSES,
-    baseline_of,
     is_one_environment,
     last_steps,
     loss_records,

@@ -9,25 +9,14 @@ import torch
 from limelm.benchmark.cases import CASES
 from limelm.benchmark.compare import compare, compare_depths
 from limelm.benchmark.pruning import time_against_pruning
-from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.report.bench import ratio_against_depth, ratio_of_cases
 from limelm.routing.ops import backends
+from tests.benchmark import TINY
 
 CPU = torch.device("cpu")
-TINY = Shape(
-    num_hidden_layers=3,
-    hidden_size=32,
-    intermediate_size=48,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=50,
-    batch_size=1,
-    sequence_length=8,
-    decode_from=8,
-)
 TINY_OPTIONS = [
     word
     for name, value in TINY.__dict__.items()

@@ -1,6 +1,7 @@
 """Shapes that no device has room for are refused at once, and none that runs is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,25 +11,16 @@ from limelm.benchmark import memory as bench_memory
 from limelm.benchmark.attached import attached_cases
 from limelm.benchmark.cases import CASES, NativeCase
 from limelm.benchmark.memory import check_memory, least_bytes
-from limelm.benchmark.shape import SHAPES, Inputs, Shape
+from limelm.benchmark.shape import SHAPES, Inputs
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.environment import available_memory
 from limelm.errors import UserError
 from limelm.planning.peak_memory import PeakMemory
+from tests import benchmark
 
 CPU = torch.device("cpu")
-TINY = Shape(
-    num_hidden_layers=3,
-    hidden_size=32,
-    intermediate_size=48,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=50,
-    batch_size=2,
-    sequence_length=8,
-    decode_from=8,
-)
+TINY = replace(benchmark.TINY, batch_size=2)
 
 
 @pytest.fixture

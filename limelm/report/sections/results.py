@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.seeds import (
+    COMPARISON,
     Curve,
+    baseline_of,
     compare_losses,
     final_losses,
     how_much_sooner,
@@ -25,8 +27,6 @@ MOST_SMOOTHED = 11  # steps
 SMOOTHED_PART = 10  # a tenth of a run, where that is less
 AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
 
-COMPARED = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
-
 LOSSES = (
     Section("loss_against_flops", training.loss_against_flops),
     Section("loss_over_seeds", training.loss_over_seeds),
@@ -43,13 +43,6 @@ def trainings_of(summary: dict[str, Any]) -> dict[str, Records]:
     """The trainings of each model that all seeds have, by label, in the order of the seeds."""
     labels = in_all_seeds(summary)
     return {label: [entry for entry in summary["trainings"] if entry["label"] == label] for label in labels}
-
-
-def baseline_of(summary: dict[str, Any]) -> str:
-    """The label of the model that others are compared with: LLaMA's; in a pretrained model or without it the first."""
-    models = trainings_of(summary)
-    plain = [label for label, (entry, *_) in models.items() if entry["model_type"] == "llama" and "base" not in summary]
-    return next(iter([*plain, *models]), "")
 
 
 def is_one_environment(summary: dict[str, Any]) -> bool:
@@ -82,7 +75,7 @@ def results(summary: dict[str, Any]) -> Records:
                 "standard_deviation": row["standard_deviation"],
                 "eval_perplexity": mean(entry["eval_perplexity"] for entry in own),
                 "tokens_per_second": (compares_speed and mean(entry["tokens_per_second"] for entry in own)) or None,
-                **{key: row[key] for key in COMPARED},
+                **{key: row[key] for key in COMPARISON},
             }
         )
     return records
