@@ -2,12 +2,16 @@
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from limelm.benchmark.cases import Case, NativeCase
+from limelm.benchmark.compilation import compiled_training_memory, compiled_work
+from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
-from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
+from limelm.benchmark.workloads import TRAINS, WORKLOADS, Work, begin_training
 from limelm.planning.peak_memory import peak_training_memory, saved_for_backward
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
@@ -15,22 +19,30 @@ from limelm.records import Record, Records
 Tables = dict[str, Records]
 
 
-def compare(
-    cases: Sequence[Case],
-    tasks: Sequence[str],
-    rounds: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Iterator[Tables]:
+@dataclass(frozen=True)
+class Conditions:
+    """How everything is measured.
+
+    Attributes:
+        rounds: how often each work is timed.
+        is_compiled: by `torch.compile`, both sides.
+    """
+
+    rounds: int
+    device: torch.device
+    dtype: torch.dtype
+    is_compiled: bool = False
+
+
+def compare(cases: Sequence[Case], tasks: Sequence[str], conditions: Conditions) -> Iterator[Tables]:
     """Time each case and its baseline interleaved, and measure their memory.
 
     Args:
         tasks: names of `WORKLOADS`.
-        rounds: how often each work is timed.
 
     Yields:
-        After each case all so far: "times", a record per case and task with `milliseconds`, `baseline_milliseconds`,
-        `ratio` with its quartiles and `tokens_per_second`; and, where a task trains, "memory", a record per case and
+        After each case all so far: "times", a record per case and task with the fields of `Timing.beside` and
+        `tokens_per_second`; and, where a task trains, "memory", a record per case and
         such task, and one per baseline, with their memory and the bandwidth that the case's routing reaches.
     """
     training = [task for task in tasks if task in TRAINS]
@@ -42,24 +54,20 @@ def compare(
         for case in cases:
             for task in tasks:
                 progress.set_postfix_str(f"{case.name}, {task}")
-                times.append(time_case(case, task, rounds, device, dtype))
+                times.append(time_case(case, task, conditions))
                 progress.update()
             full = (case.baseline.name, "train")
             if training and full not in memory:
-                memory[full] = memory_of(case.baseline, "train", None, device, dtype)
+                memory[full] = memory_of(case.baseline, "train", None, conditions)
             for task in training:
                 progress.set_postfix_str(f"{case.name}, memory of {task}")
-                memory[case.name, task] = memory_of(case, task, memory[full], device, dtype)
+                memory[case.name, task] = memory_of(case, task, memory[full], conditions)
                 progress.update()
             yield {"times": list(times), **({"memory": list(memory.values())} if memory else {})}
 
 
 def compare_depths(
-    cases: Sequence[NativeCase],
-    depths: Sequence[int],
-    rounds: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    cases: Sequence[NativeCase], depths: Sequence[int], conditions: Conditions
 ) -> Iterator[Tables]:
     """The training step of each case at each depth beside LLaMA's.
 
@@ -71,28 +79,38 @@ def compare_depths(
         for layers in depths:
             for case in cases:
                 progress.set_postfix_str(f"{case.name}, {layers} layers")
-                record = time_case(case.at(case.inputs.with_layers(layers)), "train", rounds, device, dtype)
+                record = time_case(case.at(case.inputs.with_layers(layers)), "train", conditions)
                 records.append({"layers": layers, **record})
                 progress.update()
                 yield {"depths": records}
 
 
-def time_case(case: Case, task: str, rounds: int, device: torch.device, dtype: torch.dtype) -> Record:
+def time_case(case: Case, task: str, conditions: Conditions) -> Record:
     """One record of `compare`: the case and its baseline, interleaved."""
-    work_of, tokens_of = WORKLOADS[task]
-    works = [work_of(each.model(device, dtype), case.inputs) for each in (case.baseline, case)]
-    baseline, own = interleave(works, rounds, device)
+    works, facts = _works([case.baseline, case], task, conditions)
+    baseline, own = interleave(works, conditions.rounds, conditions.device)
     del works
-    _free(device)
+    _free(conditions.device)
     return {
         "case": case.name,
         "task": task,
         **own.beside(baseline),
-        "tokens_per_second": tokens_of(case.inputs) / own.median,
+        **facts,
+        "tokens_per_second": WORKLOADS[task][1](case.inputs) / own.median,
     }
 
 
-def memory_of(case: Case, task: str, baseline: Record | None, device: torch.device, dtype: torch.dtype) -> Record:
+def _works(cases: Sequence[Case], task: str, conditions: Conditions) -> tuple[list[Work], Record]:
+    """The work of a baseline and a case, and what a record says of how they were compiled."""
+    models = [(case.model(conditions.device, conditions.dtype), case.inputs) for case in cases]
+    if not conditions.is_compiled:
+        return [WORKLOADS[task][0](model, inputs) for model, inputs in models], {}
+    torch._dynamo.reset()  # a compiler keeps few versions of the same code, and the ones before are not used again
+    (baseline, baseline_graphs), (own, graphs) = (compiled_work(task, model, inputs) for model, inputs in models)
+    return [baseline, own], {"graphs": graphs, "baseline_graphs": baseline_graphs}
+
+
+def memory_of(case: Case, task: str, baseline: Record | None, conditions: Conditions) -> Record:
     """One record of `compare`: peak of a training step and bytes saved for the backward, beside the baseline's.
 
     The model is alone on the device.
@@ -101,21 +119,28 @@ def memory_of(case: Case, task: str, baseline: Record | None, device: torch.devi
         task: of `TRAINS`.
         baseline: its baseline's record, None for the baseline itself.
     """
-    model, inputs = begin_training(case.model(device, dtype), task), case.inputs
+    model = begin_training(case.model(conditions.device, conditions.dtype), task)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    memory = {
-        "saved_for_backward_bytes": saved_for_backward(model, inputs.batch_size, inputs.sequence_length),
-        "peak_training_bytes": peak_training_memory(model, inputs.batch_size, inputs.sequence_length),
-    }
+    memory = _training_memory(model, case.inputs, conditions.is_compiled)
     del model
-    _free(device)
+    _free(conditions.device)
     return {
         "case": case.name,
         "task": task,
         "trained_parameters": trained,
         **memory,
         **{f"{key}_ratio": value / (baseline or memory)[key] for key, value in memory.items()},
-        **case.bandwidth(device, dtype),
+        **({} if conditions.is_compiled else case.bandwidth(conditions.device, conditions.dtype)),
+    }
+
+
+def _training_memory(model: PreTrainedModel, inputs: Inputs, is_compiled: bool) -> dict[str, int]:
+    if is_compiled:
+        torch._dynamo.reset()
+        return compiled_training_memory(model, inputs)
+    return {
+        "saved_for_backward_bytes": saved_for_backward(model, inputs.batch_size, inputs.sequence_length),
+        "peak_training_bytes": peak_training_memory(model, inputs.batch_size, inputs.sequence_length),
     }
 
 

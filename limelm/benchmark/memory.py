@@ -64,7 +64,7 @@ def _activations(case: Case, task: str, dtype: torch.dtype) -> int:
     if not isinstance(inputs, Shape):
         return 8 * tokens
     per_layer = inputs.hidden_size + 2 * inputs.intermediate_size  # the residual stream, and both halves of the MLP
-    if task in TRAINS:  # every layer's are kept, and the loss has float32 logits with their gradient
-        return tokens * (inputs.num_hidden_layers * per_layer * dtype.itemsize + 8 * inputs.vocab_size)
+    if task in TRAINS:  # every layer's are kept, and the loss has float32 logits (whose gradient may take their place)
+        return tokens * (inputs.num_hidden_layers * per_layer * dtype.itemsize + 4 * inputs.vocab_size)
     logits = inputs.vocab_size if task == "decode" else 0  # a forward makes those of the last position only
     return tokens * (per_layer + logits) * dtype.itemsize

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from limelm.benchmark.cases import CASES
-from limelm.benchmark.compare import Tables
+from limelm.benchmark.compare import Conditions, Tables
 from limelm.benchmark.shape import Shape
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
@@ -17,9 +17,7 @@ from limelm.routing import routers_in
 SPREADS = (0.1, 1.0, 2.0, 4.0, 8.0)
 
 
-def time_against_pruning(
-    shape: Shape, tasks: Sequence[str], rounds: int, device: torch.device, dtype: torch.dtype
-) -> Iterator[Tables]:
+def time_against_pruning(shape: Shape, tasks: Sequence[str], conditions: Conditions) -> Iterator[Tables]:
     """Time static routing with top-p 0.9 whose logits are drawn with growing spread, LLaMA in the same rounds.
 
     Yields:
@@ -27,13 +25,14 @@ def time_against_pruning(
         times and ratios as those of `compare`.
     """
     records: Records = []
+    device, dtype = conditions.device, conditions.dtype
     for task in progress_bar("bench pruning", "measurement", tasks, disable=None):
         work_of, _ = WORKLOADS[task]
         case = CASES["top-p"].at(shape)
         models = [case.model(device, dtype) for _ in SPREADS]
         shares = [_spread_logits(model, spread) for model, spread in zip(models, SPREADS, strict=True)]
         works = [work_of(model, shape) for model in [case.baseline.model(device, dtype), *models]]
-        llama, *timings = interleave(works, rounds, device)
+        llama, *timings = interleave(works, conditions.rounds, device)
         records += [
             {"task": task, "pruned_share": share, **timing.beside(llama)}
             for share, timing in sorted(zip(shares, timings, strict=True), key=lambda pair: pair[0])

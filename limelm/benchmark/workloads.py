@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, StaticCache
+from transformers.cache_utils import Cache
 
 from limelm.adapters import attachment_of, set_trainable
 from limelm.benchmark.shape import Inputs
@@ -13,6 +15,9 @@ from limelm.models.decoder import CACHE
 
 DECODED_TOKENS = 32
 Work = Callable[[], object]
+
+#: How models are compiled: for the shapes that they are given, by PyTorch's own compiler.
+COMPILE: dict[str, Any] = {"backend": "inductor", "dynamic": False}
 
 #: Tasks that train a model, and what they train of one with attached routers; of another it is always everything.
 TRAINS = {"train": "all", "train-routers": "routers"}
@@ -48,18 +53,50 @@ def forward(model: PreTrainedModel, inputs: Inputs) -> Work:
 
 def decoding(model: PreTrainedModel, inputs: Inputs) -> Work:
     """Decode one sequence token by token, with a `DynamicCache` that holds `decode_from` tokens at the start."""
-    model.eval()
-    prompt = _tokens(model, 1, inputs.decode_from)
     filled = DynamicCache(config=model.config)
-    with torch.no_grad():
-        model(input_ids=prompt, **{CACHE: filled}, use_cache=True)
+    prompt = _fill(filled, model, inputs)
 
-    @torch.no_grad()
-    def decode() -> None:
+    def copied() -> Cache:
         # Layers put new tensors in the place of old ones, so these copies cost nothing; a cache whose sliding window is
         # full cannot be cropped.
         cache = copy.copy(filled)
         cache.layers = [copy.copy(layer) for layer in filled.layers]
+        return cache
+
+    return _decode(model, prompt, copied)
+
+
+def decoding_compiled(model: PreTrainedModel, inputs: Inputs) -> Work:
+    """Decode as `decoding` does, with a `StaticCache`, by a model that is compiled when its prompt has been read."""
+    cache = StaticCache(config=model.config, max_cache_len=context_of("decode", inputs))
+    prompt = _fill(cache, model, inputs)
+    filled = copy.deepcopy([vars(layer) for layer in cache.layers])
+
+    def restored() -> Cache:
+        for layer, state in zip(cache.layers, filled, strict=True):
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):  # at the same place: where it lies is compiled in
+                    vars(layer)[name].copy_(value)
+                else:
+                    vars(layer)[name] = value
+        return cache
+
+    model.compile(**COMPILE)
+    return _decode(model, prompt, restored)
+
+
+@torch.no_grad()
+def _fill(cache: Cache, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+    """Read a prompt of `decode_from` tokens into a cache; returns the prompt."""
+    prompt = _tokens(model.eval(), 1, inputs.decode_from)
+    model(input_ids=prompt, **{CACHE: cache}, use_cache=True)
+    return prompt
+
+
+def _decode(model: PreTrainedModel, prompt: torch.Tensor, cache_of_round: Callable[[], Cache]) -> Work:
+    @torch.no_grad()
+    def decode() -> None:
+        cache = cache_of_round()
         for _ in range(DECODED_TOKENS):
             model(input_ids=prompt[:, :1], **{CACHE: cache}, use_cache=True)
 

@@ -21,7 +21,7 @@ SAVES_MEMORY = "--batch-size, --sequence-length, --num-hidden-layers, --hidden-s
 KEYS = ("out", "baseline", "times", "memory", "depths", "pruning")
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run: interleaved, after warming up, and report
-the median of the round-by-round ratios. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place
+the median of the round-by-round ratios, with the ratio of the fastest rounds and that of CPU time beside it. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place
 of an earlier bench's.
 
 Without --depths and --pruning it compares training step, forward and decoding at one shape; beside the training step it
@@ -30,6 +30,9 @@ of a copy.
 
 With --from it compares a pretrained model with itself and routers in it: in training steps of all weights ("train")
 and of the routers alone ("train-routers", beside a step of all weights of the model without routers).
+
+With --compile all models are compiled with torch.compile, each by itself and before the timed rounds; the optimizer is
+not. Decoding then uses a StaticCache. "graphs" says into how many pieces a model was compiled.
 """
 
 EPILOG = """\
@@ -50,6 +53,7 @@ examples:
   limelm bench --out bench
   limelm bench --out bench --cases static,kv --workloads train --rounds 15
   limelm bench --out depths --depths 8,16,32,64,128 --cases static,kv,static-bounded --batch-size 1
+  limelm bench --out compiled --compile --cases static,dynamic,kv --depths 8,16,32
   limelm bench --out pruning --pruning --num-hidden-layers 128 --batch-size 1
   limelm bench --out gpu --shape paper --device cuda --dtype bfloat16
   limelm bench --out attached --from HuggingFaceTB/SmolLM2-135M --sequence-length 512
@@ -92,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--depths", type=_integers, metavar="N,...", help="compare the training step at these depths")
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")
+    parser.add_argument("--compile", action="store_true", help="compile all models with torch.compile")
     parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="timed rounds of a comparison (7)")
     for option, meaning in SIZES.items():
         parser.add_argument(option, type=positive_int, metavar="N", help=f"{meaning} (default: the shape's)")
@@ -113,6 +118,7 @@ NOT_TOGETHER = [
     ("--depths", "--decode-from", "which times the training step"),
     ("--depths", "--pruning", "which is another measurement"),
     ("--pruning", "--cases", "which times top-p"),
+    ("--pruning", "--compile", "whose sparse products are not compiled"),
 ]
 
 
@@ -136,18 +142,25 @@ def run(options: argparse.Namespace) -> Output:
     """Measure, and write the files."""
     import torch
 
+    from limelm.benchmark.compare import Conditions
+    from limelm.benchmark.compilation import check_compiler
     from limelm.environment import environment
     from limelm.report.bench import BENCH, tables_as_text, write_bench
 
     for option, other, reason in NOT_TOGETHER:
         if _value(options, option) and _value(options, other):
             raise UserError(f"{other}: not with {option}, {reason}")
-    device, dtype = find_device(options.device), getattr(torch, options.dtype)
+    device = find_device(options.device)
+    conditions = Conditions(options.rounds, device, getattr(torch, options.dtype), options.compile)
     check_out(options.out, marker=BENCH)
-    measurement = (_attached if options.base else _native)(options, device, dtype)
+    measurement = (_attached if options.base else _native)(options, conditions)
+    if options.compile:
+        check_compiler(device)
+        measurement.baseline = f"compiled {measurement.baseline}"
     facts = {
         "baseline": measurement.baseline,
         **measurement.facts,
+        "compiled": options.compile,
         "dtype": options.dtype,
         "device": str(device),
         "rounds": options.rounds,
@@ -171,7 +184,7 @@ def run(options: argparse.Namespace) -> Output:
     )
 
 
-def _native(options: argparse.Namespace, device, dtype) -> Measurement:
+def _native(options: argparse.Namespace, conditions) -> Measurement:
     """The measurement of models built for the purpose, beside LLaMA."""
     from limelm.benchmark.cases import CASES, COMPARED_CASES, DEFAULT_CASES
     from limelm.benchmark.compare import compare, compare_depths
@@ -180,6 +193,7 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     from limelm.benchmark.shape import SHAPES
     from limelm.benchmark.workloads import NATIVE_WORKLOADS
 
+    device, dtype = conditions.device, conditions.dtype
     shape = _given(SHAPES[_known("--shape", [options.shape or "small"], SHAPES)[0]], options)
     _check_shape(shape)
     if options.pruning and shape.num_hidden_layers < 2:
@@ -193,19 +207,19 @@ def _native(options: argparse.Namespace, device, dtype) -> Measurement:
     if options.depths:
         deepest = [case.at(shape.with_layers(max(options.depths))) for case in cases]
         check_memory(deepest, ["train"], device, dtype, ["--depths", *sizes[1:]])
-        tables = compare_depths(cases, options.depths, options.rounds, device, dtype)
+        tables = compare_depths(cases, options.depths, conditions)
         total = len(cases) * len(options.depths)
     elif options.pruning:
         check_memory([CASES["top-p"].at(shape)], tasks, device, dtype, sizes, models=1 + len(SPREADS))
-        tables, total = time_against_pruning(shape, tasks, options.rounds, device, dtype), len(tasks)
+        tables, total = time_against_pruning(shape, tasks, conditions), len(tasks)
     else:
         check_memory(cases, tasks, device, dtype, sizes)
-        tables, total = compare(cases, tasks, options.rounds, device, dtype), len(cases)
+        tables, total = compare(cases, tasks, conditions), len(cases)
     facts = {"shape": dataclasses.asdict(shape) | ({"num_hidden_layers": options.depths} if options.depths else {})}
     return Measurement("LLaMA", facts, tables, total)
 
 
-def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
+def _attached(options: argparse.Namespace, conditions) -> Measurement:
     """The measurement of routers attached to a model, beside that model."""
     from limelm.adapters import attachment_of
     from limelm.benchmark.attached import ATTACHED_CASES, DEFAULT_ATTACHED_CASES, attached_cases
@@ -222,8 +236,8 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
     base = load_model(options.base)
     if attachment_of(base) is not None:
         raise UserError(f"--from: {options.base} is an adapter; name the model that it is for")
-    cases = attached_cases(base.to(dtype), names, tasks, inputs)
-    check_memory(cases, tasks, device, dtype, [*INPUTS, "--workloads"])
+    cases = attached_cases(base.to(conditions.dtype), names, tasks, inputs)
+    check_memory(cases, tasks, conditions.device, conditions.dtype, [*INPUTS, "--workloads"])
     facts = {
         "base": {
             "name": shown_path(options.base),
@@ -232,7 +246,7 @@ def _attached(options: argparse.Namespace, device, dtype) -> Measurement:
         },
         "inputs": dataclasses.asdict(inputs),
     }
-    tables = compare(cases, tasks, options.rounds, device, dtype)
+    tables = compare(cases, tasks, conditions)
     return Measurement(Path(options.base).resolve().name, facts, tables, len(cases))
 
 

@@ -8,7 +8,7 @@ import torch
 
 import limelm
 from limelm.benchmark.attached import ATTACHED_CASES, DEFAULT_ATTACHED_CASES, attached_cases
-from limelm.benchmark.compare import compare
+from limelm.benchmark.compare import Conditions, compare
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import TRAINS, WORKLOADS, begin_training
 from limelm.cli import main
@@ -75,7 +75,7 @@ def test_the_baseline_is_the_base_alone_in_the_same_dtype(dtype, base):
 
 def test_measuring_leaves_the_base_as_it_was(base):
     before = {name: parameter.clone() for name, parameter in base.named_parameters()}
-    list(compare([one_case(base, "kv")], ["train"], 1, CPU, torch.float32))
+    list(compare([one_case(base, "kv")], ["train"], Conditions(1, CPU, torch.float32)))
     after = dict(base.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -102,7 +102,7 @@ def test_a_full_step_follows_one_of_the_routers(base):
 
 def test_compare_reports_times_and_memory_of_both_trainings(base):
     cases, tasks = attached_cases(base, ["kv", "scale"], list(WORKLOADS), TINY), list(WORKLOADS)
-    first, last = compare(cases, tasks, 2, CPU, torch.float32)
+    first, last = compare(cases, tasks, Conditions(2, CPU, torch.float32))
     assert [(row["case"], row["task"]) for row in last["times"]] == [
         (name, task) for name in ("kv", "scale") for task in tasks
     ]
@@ -126,7 +126,7 @@ def test_compare_reports_times_and_memory_of_both_trainings(base):
 
 def test_without_a_training_task_no_memory_is_measured(base):
     """A model whose training step does not fit can be timed at the rest."""
-    (tables,) = compare([one_case(base, "kv")], ["forward"], 1, CPU, torch.float32)
+    (tables,) = compare([one_case(base, "kv")], ["forward"], Conditions(1, CPU, torch.float32))
     assert tables.keys() == {"times"}
 
 

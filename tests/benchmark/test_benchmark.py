@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limelm.benchmark.cases import CASES
-from limelm.benchmark.compare import compare, compare_depths
+from limelm.benchmark.compare import Conditions, compare, compare_depths
 from limelm.benchmark.pruning import time_against_pruning
 from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
@@ -31,10 +31,28 @@ def tiny_cases(*names):
 
 def test_ratios_are_of_rounds_and_not_of_medians():
     """One slow round of both changes nothing, and a drift of the machine cancels."""
-    llama = Timing([1.0, 2.0, 30.0, 4.0, 5.0])
-    own = Timing([1.1, 2.2, 33.0, 4.4, 5.5])
-    assert own.ratio_to(llama) == pytest.approx((1.1, 1.1, 1.1))
-    assert llama.median == 4.0
+    llama = Timing([1.0, 2.0, 30.0, 4.0, 5.0], [2.0, 4.0, 60.0, 8.0, 10.0])
+    own = Timing([1.1, 2.2, 33.0, 4.4, 5.5], [2.4, 4.8, 72.0, 9.6, 12.0])
+    record = own.beside(llama)
+    for key in ("ratio", "ratio_lower_quartile", "ratio_upper_quartile", "ratio_of_minima"):
+        assert record[key] == pytest.approx(1.1)
+    assert record["milliseconds"] == 4400 and record["baseline_milliseconds"] == 4000
+    assert record["cpu_milliseconds"] == 9600 and record["baseline_cpu_milliseconds"] == 8000
+    assert record["cpu_ratio"] == pytest.approx(1.2)
+
+
+def test_the_fastest_rounds_need_not_be_the_same():
+    record = Timing([3.0, 2.0, 4.0], [0.5] * 3).beside(Timing([1.0, 4.0, 4.0], [0.0] * 3))
+    assert record["ratio_of_minima"] == 2.0 and record["ratio"] == 1.0
+    assert record["cpu_ratio"] is None  # rounds too short for that clock
+
+
+def test_cpu_time_is_that_of_the_process(monkeypatch):
+    """Whatever the clock on the wall shows meanwhile."""
+    clock = iter(range(100))
+    monkeypatch.setattr("time.process_time", lambda: next(clock) ** 2)
+    (timing,) = interleave([lambda: None], 3, CPU)
+    assert timing.cpu_seconds == [9.0, 13.0, 17.0]
 
 
 def test_works_run_turn_about_after_warming_up():
@@ -75,7 +93,7 @@ def test_decoding_starts_each_round_from_the_same_cache():
 
 def test_compare_reports_time_memory_and_bandwidth():
     cases, tasks = ["static", "kv-grouped", "static-reference"], ["train", "decode"]
-    steps = list(compare(tiny_cases(*cases), tasks, 2, CPU, torch.float32))
+    steps = list(compare(tiny_cases(*cases), tasks, Conditions(2, CPU, torch.float32)))
     assert [[row["case"] for row in step["times"]] for step in steps] == [
         [case for case in cases[:number] for _ in tasks] for number in (1, 2, 3)
     ]
@@ -98,7 +116,7 @@ def test_compare_reports_time_memory_and_bandwidth():
 
 
 def test_depths_and_their_figure():
-    *_, tables = compare_depths(tiny_cases("kv-bounded"), [2, 4], 2, CPU, torch.float32)
+    *_, tables = compare_depths(tiny_cases("kv-bounded"), [2, 4], Conditions(2, CPU, torch.float32))
     assert [row["layers"] for row in tables["depths"]] == [2, 4]
     (axes,) = ratio_against_depth(tables["depths"], "LLaMA").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4"]
@@ -109,7 +127,7 @@ def test_pruned_shares_increase(layers, monkeypatch):
     """Whatever the draw of the logits: the figure joins them by a line."""
     monkeypatch.setattr("limelm.benchmark.pruning.SPREADS", (8.0, 0.1, 2.0))
     ((records,),) = (
-        tables.values() for tables in time_against_pruning(TINY.with_layers(layers), ["forward"], 2, CPU, torch.float32)
+        tables.values() for tables in time_against_pruning(TINY.with_layers(layers), ["forward"], Conditions(2, CPU, torch.float32))
     )
     shares = [row["pruned_share"] for row in records]
     assert shares == sorted(shares) and len(shares) == 3
