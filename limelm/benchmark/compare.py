@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.benchmark.cases import Case, NativeCase
-from limelm.benchmark.compilation import compiled_training_memory, compiled_work
+from limelm.benchmark.compilation import allocated_in_training, compiled_work
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
-from limelm.benchmark.workloads import TRAINS, WORKLOADS, Work, begin_training
+from limelm.benchmark.workloads import COMPILE, TRAINS, WORKLOADS, Work, begin_training
 from limelm.planning.peak_memory import peak_training_memory, saved_for_backward
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
@@ -66,9 +66,7 @@ def compare(cases: Sequence[Case], tasks: Sequence[str], conditions: Conditions)
             yield {"times": list(times), **({"memory": list(memory.values())} if memory else {})}
 
 
-def compare_depths(
-    cases: Sequence[NativeCase], depths: Sequence[int], conditions: Conditions
-) -> Iterator[Tables]:
+def compare_depths(cases: Sequence[NativeCase], depths: Sequence[int], conditions: Conditions) -> Iterator[Tables]:
     """The training step of each case at each depth beside LLaMA's.
 
     Yields:
@@ -137,7 +135,8 @@ def memory_of(case: Case, task: str, baseline: Record | None, conditions: Condit
 def _training_memory(model: PreTrainedModel, inputs: Inputs, is_compiled: bool) -> dict[str, int]:
     if is_compiled:
         torch._dynamo.reset()
-        return compiled_training_memory(model, inputs)
+        model.compile(**COMPILE)
+        return allocated_in_training(model, inputs)
     return {
         "saved_for_backward_bytes": saved_for_backward(model, inputs.batch_size, inputs.sequence_length),
         "peak_training_bytes": peak_training_memory(model, inputs.batch_size, inputs.sequence_length),

@@ -21,8 +21,8 @@ SAVES_MEMORY = "--batch-size, --sequence-length, --num-hidden-layers, --hidden-s
 KEYS = ("out", "baseline", "times", "memory", "depths", "pruning")
 DESCRIPTION = """\
 Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run: interleaved, after warming up, and report
-the median of the round-by-round ratios, with the ratio of the fastest rounds and that of CPU time beside it. Writes OUT/bench.json, CSV tables and figures, anew after each case, in place
-of an earlier bench's.
+the median of the round-by-round ratios, beside it the ratios of the fastest rounds and of CPU time. Writes
+OUT/bench.json, CSV tables and figures, anew after each case, in place of an earlier bench's.
 
 Without --depths and --pruning it compares training step, forward and decoding at one shape; beside the training step it
 measures peak memory, the bytes saved for the backward, and the bandwidth that the routing operation reaches beside that

@@ -127,7 +127,8 @@ def test_pruned_shares_increase(layers, monkeypatch):
     """Whatever the draw of the logits: the figure joins them by a line."""
     monkeypatch.setattr("limelm.benchmark.pruning.SPREADS", (8.0, 0.1, 2.0))
     ((records,),) = (
-        tables.values() for tables in time_against_pruning(TINY.with_layers(layers), ["forward"], Conditions(2, CPU, torch.float32))
+        tables.values()
+        for tables in time_against_pruning(TINY.with_layers(layers), ["forward"], Conditions(2, CPU, torch.float32))
     )
     shares = [row["pruned_share"] for row in records]
     assert shares == sorted(shares) and len(shares) == 3
