@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from limelm.models.families import AttentionLayer, find_attention_layers, find_d
 from limelm.models.input_norms import check_input_norm
 from limelm.models.offload import device_of
 from limelm.routing import ROUTER, RouterSpec, routers_in
+from limelm.routing.top_p import can_decide
 
 _ATTACHMENT = "_routing_attachment"
 
@@ -155,7 +157,7 @@ def _attach_layer(layer: AttentionLayer, router: AttachedRouter, attachment: Att
         hook_layer(layer.layer, router.spec.layer_idx)
     hook_attention(layer.module)
     for projection in layer.projections:
-        attachment.projections.append(RoutedProjection(layer.module, projection))
+        attachment.projections.append(RoutedProjection(router, layer.module, projection))
         attachment.projections[-1].follow()
 
 
@@ -211,7 +213,23 @@ def _begin_forward(decoder: nn.Module) -> ForwardHistory:
         _check_in_place(decoder, attachment)
         for projection in attachment.projections:
             projection.follow()
-    return ForwardHistory(len(attachment.layers))
+    return ForwardHistory(len(attachment.layers), _open_gates(attachment))
+
+
+def _open_gates(attachment: Attachment) -> list[bool] | None:
+    """By layer, whether its gate is open for any head; None where that is not known, or there are no gates.
+
+    The values are asked each time: what changes weights need not leave a trace.
+    """
+    if not ATTACHED_ROUTERS[attachment.config.routing].is_gated:
+        return None
+    if torch.compiler.is_compiling():
+        return [False] + [True] * (len(attachment.layers) - 1)  # whose result is not the model's own to the bit anyway
+    routers: list[Any] = [next(routers_in(layer.module.router)) for layer in attachment.layers[1:]]  # type: ignore
+    gates = [router.gate.detach() for router in routers]
+    if not gates or not all(map(can_decide, gates)):
+        return None
+    return [False, *torch.stack([gate.to(gates[0].device) for gate in gates]).flatten(1).any(dim=1).tolist()]
 
 
 def _check_in_place(decoder: nn.Module, attachment: Attachment) -> None:
@@ -226,4 +244,4 @@ def _check_in_place(decoder: nn.Module, attachment: Attachment) -> None:
 
 def _is_within(module: nn.Module, parent: nn.Module) -> bool:
     """Whether a module is another one, or in it."""
-    return module is parent or any(module is child for child in parent.children()) or module in set(parent.modules())
+    return module is parent or module in parent._modules.values() or module in set(parent.modules())

@@ -1,50 +1,141 @@
-"""The history of one forward with attached routers: what layers leave for later ones."""
+"""The history of one forward with attached routers: what layers leave for later ones, and how these read it.
+
+As in this package's own models, what the layers leave lies in the rows of one matrix, which one product mixes, and its
+gradients in those of one buffer, to which every reader adds: the *carrier* brings it from the last reader to the first
+(`limelm.routing.ops.autograd`). Where a compiler or a transform of `torch.func` is to find the gradients itself, layers
+leave tensors of their own, and the formulas mix them.
+"""
+
+import functools
 
 import torch
 from torch import Tensor
 
-from limelm.models.input_norms import InputNorm
+from limelm.adapters.mixing import COMPUTE, keep_rows, mix
+from limelm.models.input_norms import InputNorm, MixedInput
+from limelm.routing import depth_mix, mix_heads
+from limelm.routing.ops.autograd import keep_representation, new_carrier
+from limelm.routing.ops.backends import autocast_dtype
+from limelm.routing.ops.rms_norm import is_transformed
+from limelm.routing.ops.source_matrix import empty_rows, runs
 
 
-class LayerStates:
-    """One state of each layer, of one kind, all of one shape.
+class ApartSources:
+    """What each layer leaves, of one kind, as tensors of their own, whose gradients are autograd's."""
 
-    Without gradients they lie in one tensor, which a single product can mix: in half the time that one product for each
-    takes. With gradients they do not, for what lies together is kept for the backward, of each layer anew.
-
-    Args:
-        layers: L, the model's.
-        dim: of the layers where states lie together, as `torch.stack` counts.
-        together: whether they do.
-    """
-
-    def __init__(self, layers: int, dim: int, together: bool):
-        self._layers, self._dim, self._together = layers, dim, together
-        self._one: Tensor | None = None
+    def __init__(self) -> None:
         self._each: dict[int, Tensor] = {}
 
     def keep(self, layer: int, state: Tensor) -> None:
-        """Add a layer's; the layer may run again."""
-        if not self._together:
-            self._each[layer] = state.contiguous()
+        """Add what a layer leaves, r rows `[r, ...]`; the layer may run again."""
+        self._each[layer] = state
+
+    def keep_normalized(self, layer: int, X: Tensor, norm: InputNorm) -> None:
+        """Add a layer's normalized representation, of X `[..., D]`, as one row."""
+        self.keep(layer, norm.normalize(X)[None])
+
+    def mix_heads(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
+        """Mix the rows of `n` layers: weights `[G, n G]`; returns `[G, ...]`."""
+        sources = [self._each[layer].to(weights.device) for layer in layers]
+        weights = weights.to(sources[0].dtype)
+        return mix_heads([source.flatten(1) for source in sources], weights).view(sources[0].shape)
+
+    def mix_depth(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
+        """Mix the representations of `n` layers for each head: weights `[G, n]` or `[..., G, n]`.
+
+        Returns:
+            Z `[..., G, D]`.
+        """
+        sources = [self._each[layer][0].to(weights.device) for layer in layers]
+        return depth_mix(sources, weights.to(sources[0].dtype))
+
+
+class Sources:
+    """What each layer leaves, of one kind, in the rows of one matrix; the methods are those of `ApartSources`.
+
+    Args:
+        layers: L, the model's.
+        has_gradients: whether any may be wanted.
+    """
+
+    def __init__(self, layers: int, has_gradients: bool):
+        self._layers = layers
+        self._has_gradients = has_gradients
+        self._matrix: Tensor | None = None
+        self._places: tuple[Tensor, ...] = ()
+        self._shape = torch.Size()  # of a state
+        self._carrier: Tensor | None = None  # made for the first state that needs a gradient, and those after it
+        self._first = 0  # whose layer that is
+        self._carrier_before: dict[int, Tensor | None] = {}  # by layer: where it begins when it runs again
+
+    def keep(self, layer: int, state: Tensor) -> None:
+        place = self._begin(layer, state)
+        carrier = self._carrier_for(layer, state)
+        if carrier is None:
+            place.copy_(state)
+        else:
+            self._carrier = keep_rows(state.to(place.device), carrier, place, (layer - self._first) * place.shape[0])
+
+    def keep_normalized(self, layer: int, X: Tensor, norm: InputNorm) -> None:
+        state = X.unsqueeze(0)
+        if norm.module is None:
+            self.keep(layer, state)
             return
-        if self._one is None:
-            shape = list(state.unsqueeze(self._dim).shape)
-            shape[self._dim] = self._layers
-            self._one = state.new_empty(shape)
-        self._each[layer] = self._one.select(self._dim, layer).copy_(state)
+        place = self._begin(layer, state)
+        carrier = self._carrier_for(layer, state)
+        if carrier is None:
+            place.copy_(norm.normalize(state))
+        else:
+            centered, eps = norm.center(state.to(place.device)), norm.eps
+            assert eps is not None
+            _, self._carrier = keep_representation(centered, carrier, place, eps, layer - self._first, COMPUTE)
 
-    def of(self, layer: int, device: torch.device) -> Tensor:
-        """A layer's own."""
-        return self._each[layer].to(device)
+    def mix_heads(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
+        return self._mix(layers, weights).view(self._shape).to(weights.device)
 
-    def together(self, layers: tuple[int, ...], device: torch.device) -> Tensor:
-        """The states of some layers, ascending, in one tensor; only without gradients."""
-        assert self._one is not None
-        if layers[-1] - layers[0] == len(layers) - 1:
-            return self._one.narrow(self._dim, layers[0], len(layers)).to(device)
-        chosen = torch.tensor(layers, device=self._one.device)
-        return self._one.index_select(self._dim, chosen).to(device)
+    def mix_depth(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
+        tokens, size = self._shape[1:-1], self._shape[-1]
+        if weights.ndim == 2:
+            return self._mix(layers, weights).view(-1, *tokens, size).movedim(0, -2).to(weights.device)
+        return self._mix(layers, weights.flatten(0, -3)).view(*tokens, -1, size).to(weights.device)
+
+    def _begin(self, layer: int, state: Tensor) -> Tensor:
+        """The place for a layer's state; the carrier is then as it was before the layer."""
+        if self._matrix is None:
+            self._shape = state.shape
+            dtype = autocast_dtype(state.device) or state.dtype
+            self._matrix = empty_rows(self._layers * state.shape[0], state[0].numel(), state, dtype)
+            self._places = self._matrix.view(self._layers, *state.shape).unbind()
+        if not self._has_gradients:
+            return self._places[layer]
+        self._carrier = self._carrier_before.setdefault(layer, self._carrier)
+        return self._places[layer].data  # a version counter of its own: writing it changes nothing that was saved
+
+    def _carrier_for(self, layer: int, state: Tensor) -> Tensor | None:
+        """The carrier that a state joins; None where neither it nor an earlier one needs a gradient."""
+        if not self._has_gradients or (self._carrier is None and not state.requires_grad):
+            return None
+        if self._carrier is None:
+            assert self._matrix is not None
+            self._first = layer
+            rows, columns = (self._layers - layer) * state.shape[0], self._matrix.shape[1]
+            self._carrier = new_carrier(rows, columns, self._matrix, self._matrix.dtype)
+        return self._carrier
+
+    def _mix(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
+        assert self._matrix is not None
+        matrix = self._matrix.data if self._has_gradients else self._matrix
+        r = self._shape[0]
+        blocks = [matrix[first * r : last * r] for first, last in _blocks(layers)]
+        places = [layer - self._first for layer in layers] if self._has_gradients else ()
+        mixed, self._carrier = mix(self._carrier, weights.to(matrix), blocks, places)
+        return mixed
+
+
+@functools.cache
+def _blocks(layers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Runs of layers, [first, last)."""
+    return [(first, first + stop - start) for start, stop, first in runs(layers)]
 
 
 class ForwardHistory:
@@ -53,15 +144,27 @@ class ForwardHistory:
     Attributes:
         has_gradients: whether the forward began with gradients.
         heads: the layers' "key" and "value", `[G, ..., d]`.
-        normalized: their normalized representations, `[..., D]`.
+        normalized: their normalized representations, `[1, ..., D]`.
         norms: by layer, the norm before its attention.
         mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
+        acting: by layer, whether the gate of its router is open; None where that is not known, or there are no gates.
     """
 
-    def __init__(self, layers: int):
+    def __init__(self, layers: int, acting: list[bool] | None):
         self.has_gradients = torch.is_grad_enabled()
-        together = not self.has_gradients
-        self.heads = {which: LayerStates(layers, 0, together) for which in ("key", "value")}
-        self.normalized = LayerStates(layers, -2, together)
+        is_followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
+        apart = self.has_gradients and is_followed
+        kinds = (ApartSources() if apart else Sources(layers, self.has_gradients) for _ in range(3))
+        self.heads = dict(zip(("key", "value"), kinds, strict=False))
+        self.normalized = next(kinds)
         self.norms: dict[int, InputNorm] = {}
-        self.mixed: dict[int, tuple[str, Tensor | None]] = {}
+        self.mixed: dict[int, tuple[str, MixedInput | None]] = {}
+        self.acting = acting
+
+    def replaces(self, layer: int) -> bool:
+        """Whether a layer's router makes keys and values without the layer's own."""
+        return self.acting is not None and self.acting[layer]
+
+    def is_at_rest(self, layer: int) -> bool:
+        """Whether nothing is to be done: the layer's gate is closed, and needs no gradient."""
+        return not self.has_gradients and self.acting is not None and not self.acting[layer]

@@ -6,8 +6,7 @@ keyword, and its projections find it where the thread keeps it until the attenti
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,45 +14,60 @@ import torch
 from torch import Tensor, nn
 
 from limelm.adapters.history import ForwardHistory
-from limelm.adapters.routers import AttachedRouter
-from limelm.models.families import Projection, project_heads
+from limelm.adapters.routers import AttachedRouter, Request
+from limelm.models.families import Projection, is_matrix
 from limelm.models.input_norms import input_norm
 
 HISTORY = "routing_history"
 
 
 class _Running(threading.local):
-    """The router and history of the attention that is running in this thread, for its projections to find."""
+    """What projections find of the attention that is running in this thread.
 
-    router: AttachedRouter | None = None
-    history: ForwardHistory | None = None
+    Attributes:
+        turn: its router and its forward's history.
+        spared: what the projection that is running was given, where it makes nothing of it.
+    """
+
+    turn: tuple[AttachedRouter, ForwardHistory] | None = None
+    spared: Tensor | None = None
 
 
 _running = _Running()
 
 
-@dataclass
 class RoutedProjection:
-    """The hook on the module that makes a layer's keys or values; it follows when another module takes that place.
+    """The hooks on the module that makes a layer's keys or values; they follow when another module takes that place.
 
     PEFT and quantization put other modules there. Some carry the hooks of the old one over, so that what counts is
     which hooks the module has, not which were put there.
     """
 
-    attention: nn.Module
-    projection: Projection
-    module: nn.Module | None = None
+    def __init__(self, router: AttachedRouter, attention: nn.Module, projection: Projection):
+        self.attention, self.projection = attention, projection
+        self.module: nn.Module | None = None
+        self.route = partial(_route, projection)
+        spares = router.is_gated and router.has_choice and projection.makes is not None
+        self.spare = partial(_spare, router.spec.layer_idx) if spares else None
 
     def follow(self) -> None:
         """Hook the module that is now in place, once, and none of its submodules."""
         module: nn.Module = getattr(self.attention, self.projection.name)
-        if module is self.module and sum(map(is_ours, module._forward_hooks.values())) == 1:
+        if module is self.module and self._is_hooked_once(module):
             return
         for each in (self.module, module):
             if each is not None:
                 remove_hooks(each)
         self.module = module
-        module.register_forward_hook(partial(_route, self.projection))
+        module.register_forward_hook(self.route)
+        if self.spare is not None:
+            module.register_forward_pre_hook(self.spare)
+
+    def _is_hooked_once(self, module: nn.Module) -> bool:
+        hooks, pre_hooks = list(module._forward_hooks.values()), list(module._forward_pre_hooks.values())
+        if hooks == [self.route] and pre_hooks == ([] if self.spare is None else [self.spare]):
+            return True
+        return sum(map(is_ours, hooks)) == 1 and sum(map(is_ours, pre_hooks)) == int(self.spare is not None)
 
 
 def hook_decoder(decoder: nn.Module, begin: Callable[[nn.Module], ForwardHistory]) -> None:
@@ -105,18 +119,19 @@ def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keyword
     X = arguments[0] if arguments else keywords["hidden_states"]
     history = _history(keywords)
     norm = history.norms[index] = input_norm(layer)
-    history.normalized.keep(index, norm.normalize(X))
+    history.normalized.keep_normalized(index, X, norm)
 
 
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     history = _history(keywords)
+    del keywords[HISTORY]
     if history.has_gradients and not torch.is_grad_enabled():
         raise RuntimeError(
             "reentrant gradient checkpointing cuts the gradients to earlier layers off; use "
             "model.gradient_checkpointing_enable({'use_reentrant': False})"
         )
-    _running.router, _running.history = attention.router, history  # type: ignore[assignment]
-    return arguments, {name: value for name, value in keywords.items() if name != HISTORY}
+    _running.turn = attention.router, history  # type: ignore[assignment]
+    return arguments, keywords
 
 
 def _history(keywords: dict[str, Any]) -> ForwardHistory:
@@ -127,20 +142,38 @@ def _history(keywords: dict[str, Any]) -> ForwardHistory:
 
 
 def _end_attention(attention: nn.Module, arguments: tuple, output: Any) -> None:
-    _running.router = _running.history = None
+    _running.turn = _running.spared = None
+
+
+def _spare(index: int, module: nn.Module, arguments: tuple) -> tuple | None:
+    """Give a projection none of its tokens where nobody will read what it makes of them: no router, no hook."""
+    if (
+        _running.turn is None
+        or not _running.turn[1].replaces(index)
+        or not is_matrix(module)
+        or len(module._forward_pre_hooks) + len(module._forward_hooks) > 2  # two are ours
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
+        return None
+    (_running.spared,) = arguments
+    return (arguments[0][:0],)
 
 
 def _route(projection: Projection, module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
-    router, history = _running.router, _running.history
-    if router is None or history is None:
+    turn, inputs = _running.turn, _running.spared
+    if turn is None:
         return output  # called by itself, not by its attention
-    _running.router = _running.history = None  # for the router may call the projection itself
-    routed = {
-        which: router(which, heads, history, partial(project_heads, projection, module, which))
-        for which, heads in projection.split(output).items()
-    }
-    _running.router, _running.history = router, history
+    _running.turn = _running.spared = None  # for the router may call the projection itself
+    heads: Mapping[str, Tensor | None]
+    if inputs is None:
+        (inputs,), heads = arguments, projection.split(output)
+    else:
+        heads = {str(projection.makes): None}
+    router, history = turn
+    routed = {which: router(Request(which, inputs, own, history, projection, module)) for which, own in heads.items()}
+    _running.turn = turn
     return projection.join(output, routed)
 
 
-_OURS = (_begin_forward, _keep_representation, _begin_attention, _end_attention, _route)
+_OURS = (_begin_forward, _keep_representation, _begin_attention, _end_attention, _spare, _route)

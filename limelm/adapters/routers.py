@@ -12,15 +12,41 @@ from torch import Tensor, nn
 
 from limelm.adapters.history import ForwardHistory
 from limelm.errors import UserError
-from limelm.models.input_norms import input_norm
-from limelm.routing import Router, RouterSpec, Rule, check_sources, depth_mix, mix_heads, whole
+from limelm.models.families import Projection, project_heads
+from limelm.models.input_norms import MixedInput, input_norm
+from limelm.routing import Router, RouterSpec, Rule, check_sources, whole
 from limelm.routing.module import ROUTING_WEIGHTS
 
-#: From one input per key/value head `[..., G, D]` to keys or values `[..., G, d]`.
-Project = Callable[[Tensor], Tensor]
 #: Parameters of a native attention module by their names in it.
 State = dict[str, Tensor]
 SMALLEST_WEIGHT = 1e-30  # of a source that is not read: its logarithm is finite, and it rounds away
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A call of a router: the keys or the values of a layer are wanted.
+
+    Attributes:
+        which: "key" or "value".
+        inputs: `[..., D]`, what the layer's projection is given.
+        own: what it makes of it `[..., G, d]`, before any norm and position embedding; None where it was spared that.
+        projection, module: the layer's projection.
+    """
+
+    which: str
+    inputs: Tensor
+    own: Tensor | None
+    history: ForwardHistory
+    projection: Projection
+    module: nn.Module
+
+    def make_own(self) -> Tensor:
+        """What the layer's projection makes, also where it was spared that."""
+        return self.projection.split(self.module(self.inputs))[self.which] if self.own is None else self.own
+
+    def project(self, inputs: MixedInput) -> Tensor:
+        """Project an input for each head, `[..., G, D]` to `[..., G, d]`."""
+        return project_heads(self.projection, self.module, self.which, inputs)
 
 
 class AttachedRouter(Router):
@@ -28,23 +54,20 @@ class AttachedRouter(Router):
 
     #: The routing of the native model that computes the same.
     native: ClassVar[str]
+    #: Whether it has a `gate`, which is zero as long as it changes nothing.
+    is_gated: ClassVar[bool] = False
 
-    def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
-        """Route this layer's keys or values.
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        self.reads = spec.source_ids
 
-        Args:
-            which: "key" or "value".
-            own: `[..., G, d]`, before any norm and position embedding.
-            project: the layer's own projection.
-
-        Returns:
-            The routed ones, `[..., G, d]`.
-        """
+    def forward(self, request: Request) -> Tensor:
+        """Route this layer's keys or values: those that are wanted, `[..., G, d]`."""
         raise NotImplementedError
 
     def values_of_call(self, call: tuple, output: Tensor) -> tuple[Tensor, Tensor] | None:
-        which, own = call[:2]
-        return (output.flatten(-2), own.flatten(-2)) if which == "value" else None
+        (request,) = call
+        return (output.flatten(-2), request.make_own().flatten(-2)) if request.which == "value" else None
 
     def parameter_rules(self) -> dict[str, Rule]:
         return {name: ROUTING_WEIGHTS for name, _ in self.named_parameters()}
@@ -103,17 +126,14 @@ class AttachedKeyValueRouter(AttachedRouter):
         self.weight[0] = state["router.weight"].float()
         self.weight[0, :, -heads:] -= torch.eye(heads, device=self.weight.device)
 
-    def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
-        states, layers = history.heads[which], self.spec.source_ids
+    def forward(self, request: Request) -> Tensor:
+        own, states = request.own, request.history.heads[request.which]
+        assert own is not None
         states.keep(self.spec.layer_idx, own.movedim(-2, 0))
         if self.spec.layer_idx == 0:
             return own
-        W = self.weight[self.place(which)].to(own.dtype)
-        if history.has_gradients:
-            mixed = mix_heads([states.of(layer, own.device).flatten(1) for layer in layers], W)
-        else:
-            mixed = W @ states.together(layers, own.device).flatten(0, 1).flatten(1)
-        return own + mixed.unflatten(1, (*own.shape[:-2], own.shape[-1])).movedim(0, -2)
+        W = self.weight[self.place(request.which)]
+        return own + states.mix_heads(self.reads, W).movedim(0, -2)
 
 
 class AttachedRepresentationRouter(AttachedRouter):
@@ -123,47 +143,47 @@ class AttachedRepresentationRouter(AttachedRouter):
     """
 
     mixes_representations = True
+    is_gated = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
             self.gate = nn.Parameter(torch.zeros(spec.num_sets, spec.num_heads))
 
-    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
-        """A, `[G, n]`, or `[B, T, G, n]` where it depends on what the forward has in its history."""
+    def routing_weights(self, place: int, inputs: Tensor | None) -> Tensor:
+        """A, `[G, n]`; or, where it depends on the layer's own normalized input `[..., D]`, `[..., G, n]`."""
         raise NotImplementedError
+
+    def gated_weights(self, place: int, inputs: Tensor | None) -> Tensor:
+        """`(1 - gate_h) e_i + gate_h A_h`, which sums to one; with a gate beyond 0 and 1 some of it is negative."""
+        gate = whole(self.gate)[place].float()
+        weights = gate.unsqueeze(-1) * whole(self.routing_weights(place, inputs))
+        weights.select(-1, -1).add_(1 - gate)
+        return weights
 
     @torch.no_grad()
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        """`(1 - gate_h) e_i + gate_h A_h`, which sums to one; with a gate beyond 0 and 1 some of it is negative."""
-        history = None if call is None else call[2]
-        A = torch.cat([self.routing_weights(place, history) for place in range(self.spec.num_sets)], dim=-2)
-        gate = whole(self.gate).flatten()
-        weights = gate.unsqueeze(-1) * whole(A)
-        weights[..., -1] += 1 - gate
-        return weights
+        inputs = None if call is None else call[0].inputs
+        return torch.cat([self.gated_weights(place, inputs) for place in range(self.spec.num_sets)], dim=-2)
 
-    def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
-        if self.spec.layer_idx == 0:
+    def forward(self, request: Request) -> Tensor:
+        own, layer_idx, history = request.own, self.spec.layer_idx, request.history
+        if layer_idx > 0 and history.replaces(layer_idx):
+            return request.project(self._mixed(request, self.gated_weights))
+        assert own is not None
+        if layer_idx == 0 or history.is_at_rest(layer_idx):
             return own
-        gate = self.gate[self.place(which)].to(own.dtype).unsqueeze(-1)
-        return own + gate * (project(self._mixed_input(which, history)) - own)
+        gate = self.gate[self.place(request.which)].to(own.dtype).unsqueeze(-1)
+        return own + gate * (request.project(self._mixed(request, self.routing_weights)) - own)
 
-    def _mixed_input(self, which: str, history: ForwardHistory) -> Tensor:
-        """Z `[..., G, D]` with the layer's own norm; made once where keys and values share their weights."""
-        layer_idx = self.spec.layer_idx
+    def _mixed(self, request: Request, weights: Callable[[int, Tensor], Tensor]) -> MixedInput:
+        """Z `[..., G, D]`; made once where keys and values share their weights."""
+        layer_idx, which, history = self.spec.layer_idx, request.which, request.history
         made_for, Z = history.mixed.pop(layer_idx, (which, None))
-        if Z is not None and made_for != which and self.spec.share_kv:
-            return Z
-        A = self.routing_weights(self.place(which), history)
-        if history.has_gradients:
-            normalized = [history.normalized.of(layer, A.device) for layer in self.spec.source_ids]
-            Z = depth_mix(normalized, A.to(normalized[-1].dtype))
-        else:
-            together = history.normalized.together(self.spec.source_ids, A.device)
-            Z = A.to(together.dtype) @ together
-        Z = history.norms[layer_idx].scale(Z)
-        history.mixed[layer_idx] = which, Z
+        if Z is None or made_for == which or not self.spec.share_kv:
+            A = weights(self.place(which), request.inputs)
+            Z = MixedInput(history.normalized.mix_depth(self.reads, A), history.norms[layer_idx])
+            history.mixed[layer_idx] = which, Z
         return Z
 
 
@@ -177,7 +197,7 @@ class AttachedStaticRouter(AttachedRepresentationRouter):
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(0.1 * torch.randn(spec.num_sets, spec.num_heads, spec.num_sources))
 
-    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
+    def routing_weights(self, place: int, inputs: Tensor | None) -> Tensor:
         return self.weight[place].float().softmax(dim=-1)
 
     def native_state(self) -> State:
@@ -209,12 +229,10 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
             rows = spec.num_heads * spec.num_sources
             self.weight = nn.Parameter(0.02 * torch.randn(spec.num_sets, rows, spec.hidden_size))
 
-    def routing_weights(self, place: int, history: ForwardHistory | None) -> Tensor:
-        if history is None:
-            raise ValueError("dynamic routing depends on the tokens: give the history of a forward")
-        layer_idx, P = self.spec.layer_idx, self.weight[place]
-        attention_input = history.norms[layer_idx].scale(history.normalized.of(layer_idx, P.device))
-        logits = attention_input @ P.to(attention_input.dtype).T
+    def routing_weights(self, place: int, inputs: Tensor | None) -> Tensor:
+        if inputs is None:
+            raise ValueError("dynamic routing depends on the tokens: give the arguments of a call")
+        logits = inputs @ self.weight[place].to(inputs.dtype).T
         return logits.unflatten(-1, (self.spec.num_heads, -1)).float().softmax(dim=-1)
 
     def directions(self, layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -248,8 +266,10 @@ class AttachedScale(AttachedRouter):
         super().__init__(spec)
         self.weight = nn.Parameter(torch.zeros(spec.num_sets, spec.num_heads))
 
-    def forward(self, which: str, own: Tensor, history: ForwardHistory, project: Project) -> Tensor:
-        return own + self.weight[self.place(which)].to(own.dtype).unsqueeze(-1) * own
+    def forward(self, request: Request) -> Tensor:
+        own = request.own
+        assert own is not None
+        return own + self.weight[self.place(request.which)].to(own.dtype).unsqueeze(-1) * own
 
     def row_scales(self, which: str) -> Tensor:
         return 1 + self.weight[self.place(which)].detach().float()

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from limelm.errors import UserError
+from limelm.models.input_norms import MixedInput
 from limelm.routing.linear import is_quantized
 
 # What lies where in the output of a fused projection its name and size do not tell: CodeGen's `qkv_proj` and
@@ -34,12 +35,14 @@ class Projection:
     Attributes:
         name: in its attention module.
         split: takes keys and values `[..., G, d]` out of its output.
-        join: puts others in their place, and gives a new output.
+        join: puts others in their place, and gives a new output; of the old one it may need what is neither.
+        makes: "key" or "value", where it makes nothing else; None for a fused projection.
     """
 
     name: str
     split: Callable[[Tensor], Heads]
     join: Callable[[Tensor, Heads], Tensor]
+    makes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class AttentionLayer:
     projections: tuple[Projection, ...]
 
 
-def project_heads(projection: Projection, module: nn.Module, which: str, inputs: Tensor) -> Tensor:
+def project_heads(projection: Projection, module: nn.Module, which: str, inputs: MixedInput) -> Tensor:
     """Project keys or values, each head from an input of its own.
 
     Args:
@@ -72,15 +75,30 @@ def project_heads(projection: Projection, module: nn.Module, which: str, inputs:
     Returns:
         `[..., G, d]`.
     """
-    if not _is_matrix(module):
-        apart = inputs.movedim(-2, 0)  # [G, ..., D]
+    if not is_matrix(module):
+        apart = inputs.scaled().movedim(-2, 0)  # [G, ..., D]
         outputs = module(apart.flatten(0, -3)).unflatten(0, apart.shape[:-2])  # bitsandbytes takes three dimensions
         outputs = projection.split(outputs)[which]  # [G, ..., G, d]
         return outputs.diagonal(dim1=0, dim2=-2).transpose(-1, -2)
     weight: Tensor = module.weight.T if isinstance(module, nn.Linear) else module.weight  # type: ignore[assignment]
+    W = projection.split(weight)[which].transpose(0, 1)  # [G, D, d]
     bias: Tensor | None = module.bias  # type: ignore[assignment]
-    outputs = torch.einsum("...gi,igd->...gd", inputs, projection.split(weight)[which].to(inputs.dtype))
-    return outputs if bias is None else outputs + projection.split(bias)[which].to(inputs.dtype)
+    biases = [] if bias is None else [projection.split(bias)[which]]
+    mixed = inputs.mixed
+    # Of many tokens the gain times W is less work than the gain times Z; but it is kept for the backward, which without
+    # a gradient of W needs neither.
+    is_kept_for_nothing = torch.is_grad_enabled() and mixed.requires_grad and not W.requires_grad
+    if inputs.gain is None or is_kept_for_nothing or mixed.shape[:-2].numel() <= W.shape[2]:
+        mixed = inputs.scaled()
+    else:
+        if inputs.bias is not None:
+            biases.append(projection.split(inputs.bias.to(weight.dtype) @ weight)[which])
+        W = W * inputs.gain.to(W.dtype).unsqueeze(-1)
+    by_head = mixed.flatten(0, -3).transpose(0, 1)  # [G, N, D]
+    outputs = torch.bmm(by_head, W.to(mixed.dtype)).transpose(0, 1).view(*mixed.shape[:-1], -1)
+    for each in biases:
+        outputs = outputs + each.to(outputs.dtype)
+    return outputs
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
@@ -146,7 +164,7 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
         head_dim = getattr(module, "head_dim", None) or config.hidden_size // queries
         if all(isinstance(getattr(module, name, None), nn.Module) for name in ("k_proj", "v_proj")):
             projections = tuple(
-                Projection(name, partial(_split_alone, which, head_dim), partial(_join_alone, which))
+                Projection(name, partial(_split_alone, which, head_dim), partial(_join_alone, which), which)
                 for name, which in (("k_proj", "key"), ("v_proj", "value"))
             )
             _check_width(module, heads, head_dim)
@@ -165,7 +183,7 @@ def attention_layer(layer: nn.Module, config: PreTrainedConfig) -> AttentionLaye
     )
 
 
-def _is_matrix(module: nn.Module) -> bool:
+def is_matrix(module: nn.Module) -> bool:
     """Whether a projection is a plain matrix with an optional bias, and no more."""
     return (
         type(module) in (nn.Linear, Conv1D) and "forward" not in module.__dict__ and not is_quantized(module.weight)  # type: ignore[arg-type]
@@ -202,7 +220,7 @@ def _fused(module: nn.Module, layouts: dict[str, str], config: PreTrainedConfig)
 
 
 def _split_alone(which: str, head_dim: int, output: Tensor) -> Heads:
-    return {which: output.unflatten(-1, (-1, head_dim))}
+    return {which: output.view(*output.shape[:-1], output.shape[-1] // head_dim, head_dim)}
 
 
 def _join_alone(which: str, output: Tensor, heads: Heads) -> Tensor:

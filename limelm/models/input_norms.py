@@ -34,22 +34,49 @@ class InputNorm:
                 return float(getattr(self.module, name))
         return None
 
+    def center(self, X: Tensor) -> Tensor:
+        """Take the mean off where the norm does, as a LayerNorm."""
+        return X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X
+
     def normalize(self, X: Tensor) -> Tensor:
         """Normalize without gain: X / rms(X) or, for a LayerNorm, (X - mean(X)) / deviation(X)."""
         if self.module is None:
             return X
         assert self.eps is not None
-        return rms_normalize(X - X.mean(-1, keepdim=True) if isinstance(self.module, nn.LayerNorm) else X, self.eps)
+        return rms_normalize(self.center(X), self.eps)
+
+    def gain_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+        """The layer's own, `[D]` each; None for one that it does not have."""
+        if self.module is None:
+            return None, None
+        weight, bias = own_weights(self.module, "weight", "bias")
+        assert weight is not None
+        return 1 + weight if type(self.module).__name__.startswith("Gemma") else weight, bias
 
     def scale(self, mixed: Tensor) -> Tensor:
         """Apply the layer's own gain and bias to a mix of normalized representations whose weights sum to one."""
-        if self.module is None:
-            return mixed
-        weight, bias = own_weights(self.module, "weight", "bias")
-        assert weight is not None
-        gain = 1 + weight if type(self.module).__name__.startswith("Gemma") else weight
-        scaled = mixed * gain.to(mixed.dtype)
-        return scaled if bias is None else scaled + bias.to(mixed.dtype)
+        return MixedInput(mixed, self).scaled()
+
+
+class MixedInput:
+    """What a layer's projections are given: a mix of normalized representations `[..., D]`, and the layer's own norm.
+
+    Attributes:
+        mixed: before the norm's gain and bias.
+        gain, bias: those of the norm, `[D]`; None for one that it does not have.
+    """
+
+    def __init__(self, mixed: Tensor, norm: InputNorm):
+        self.mixed = mixed
+        self.gain, self.bias = norm.gain_and_bias()
+        self._scaled: Tensor | None = None
+
+    def scaled(self) -> Tensor:
+        """The whole of it; made once."""
+        if self._scaled is None:
+            scaled = self.mixed if self.gain is None else self.mixed * self.gain.to(self.mixed.dtype)
+            self._scaled = scaled if self.bias is None else scaled + self.bias.to(scaled.dtype)
+        return self._scaled
 
 
 def input_norm(layer: nn.Module) -> InputNorm:

@@ -129,6 +129,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 def is_quantized(tensor: Tensor) -> bool:
     """Whether a tensor is one of torchao's, or another of its kind, that is multiplied by code of its own."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return False
     return is_traceable_wrapper_subclass(tensor) and hasattr(tensor, "dequantize") and not hasattr(tensor, "placements")
 
 

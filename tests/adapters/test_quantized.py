@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from limelm import attach, detach, load_adapter, save_adapter
 from limelm.models.families import find_attention_layers, project_heads
+from limelm.models.input_norms import InputNorm, MixedInput
 from tests.families import family_model, router_parameters, tokens, train_routers
 
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
@@ -67,7 +68,7 @@ def test_each_heads_own_input_is_projected_by_the_module_itself(base, tmp_path):
     for layer in find_attention_layers(model):
         for projection, which in zip(layer.projections, ("key", "value"), strict=True):
             module = getattr(layer.module, projection.name)
-            got = project_heads(projection, module, which, inputs)
+            got = project_heads(projection, module, which, MixedInput(inputs, InputNorm(None)))
             wanted = [projection.split(module(inputs[:, :, head]))[which][:, :, head] for head in range(2)]
             torch.testing.assert_close(got, torch.stack(wanted, dim=-2), atol=1e-5, rtol=1e-4)
 
