@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limelm.routing import history
-from limelm.routing.ops import custom_ops, source_matrix
+from limelm.routing.ops import autograd, source_matrix
 from tests.models.naive import naive_copy
 from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
 
@@ -86,9 +86,14 @@ def test_gradients_repeat_to_the_bit(case, chunk_size):
 @cases
 def test_memory_is_written_before_it_is_read(case, monkeypatch):
     expected = gradients_of(make(case))
-    for module in (history, custom_ops):
-        empty_rows = module.empty_rows
-        monkeypatch.setattr(module, "empty_rows", lambda *args, make=empty_rows: make(*args).fill_(torch.nan))
+    empty_rows, gradient_buffer = history.empty_rows, autograd._gradient_buffer
+
+    def fresh_buffer(buffer, *rest):
+        made, add = gradient_buffer(buffer, *rest)
+        return (made if add else made.fill_(torch.nan)), add
+
+    monkeypatch.setattr(history, "empty_rows", lambda *args: empty_rows(*args).fill_(torch.nan))
+    monkeypatch.setattr(autograd, "_gradient_buffer", fresh_buffer)
     assert_same_gradients(gradients_of(make(case)), expected, tolerance=1e-6)
     with torch.no_grad():
         assert make(case).eval()(token_ids()).logits.isfinite().all()

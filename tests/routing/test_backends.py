@@ -341,24 +341,35 @@ def test_compiled_decoding_with_a_static_cache(variant):
 
 
 def operator_calls(G: int = 2, n: int = 3, d: int = 4, D: int = 10, N: int = 6) -> dict[str, tuple]:
-    """Arguments for every registered operator; some with slots that leave rows to others, some without carriers."""
-    gain, W = torch.rand(D), torch.randn(2, G * d, D)
+    """Arguments for every registered operator: for readers of all sources or of some, with and without a buffer."""
+    projection, R = torch.randn(G, 2 * d, D), torch.randn(G, n * G)
     sources, grad_KV = [torch.randn(1, N * D) for _ in range(n)], torch.randn(2, G, N, d)
-    heads, grads, R = [torch.randn(G, 2 * N * d) for _ in range(n)], torch.randn(2, G, N * d), torch.randn(G, n * G)
+    heads, grads = [torch.randn(G, 2 * N * d) for _ in range(n)], torch.randn(2, G, N * d)
     calls: dict[str, tuple] = {
         "mix_heads": (heads, R, "chunked"),
-        "mix_heads_backward": (*grads, heads, R, torch.randn(n * G, 2 * N * d), n * G, [0, 1, 2], "chunked"),
-        "mix_heads_backward:keys_only": (grads[0], None, heads, R, None, n * G, [0, 1, 2], "chunked"),
-        "mix_heads_backward:last_reader": (*grads, heads, R, None, 5 * G, [0, 3, 4], "chunked"),
-        "mix_heads_backward:no_carrier": (*grads, heads, R, None, 0, [0, 1, 2], "chunked"),
+        "mix_heads_backward": (torch.randn(n * G, 2 * N * d), True, [0, 1, 2], *grads, heads, R, "chunked"),
+        "mix_heads_backward:keys_only": (
+            torch.rand(n * G, 2 * N * d),
+            False,
+            [0, 1, 2],
+            grads[0],
+            None,
+            heads,
+            R,
+            "chunked",
+        ),
+        "mix_heads_backward:some": (torch.zeros(5 * G, 2 * N * d + 3), True, [0, 3, 4], *grads, heads, R, "chunked"),
+        "mix_heads_backward:no_buffer": (None, True, [0, 1, 2], *grads, heads, R, "chunked"),
     }
     for kind, weights in (("static", torch.rand(G, n)), ("dynamic", torch.randn(G * n, D))):
-        tensors, rest = (sources, weights, gain, *W), (G, kind == "dynamic", "chunked")
+        rest = (sources, weights, projection, kind == "dynamic", "chunked")
+        name = "mix_project_backward:" + kind
         calls |= {
-            f"mix_project:{kind}": (*tensors, *rest),
-            f"mix_project_backward:{kind}": (*grad_KV, *tensors, torch.randn(n, N * D), n, [0, 1, 2], *rest),
-            f"mix_project_backward:{kind}_last_reader": (*grad_KV, *tensors, None, 5, [0, 3, 4], *rest),
-            f"mix_project_backward:{kind}_no_carrier": (*grad_KV, *tensors, None, 0, [0, 1, 2], *rest),
+            f"mix_project:{kind}": rest,
+            name: (torch.randn(n, N * D), True, [0, 1, 2], *grad_KV, *rest),
+            f"{name}_last_reader": (torch.randn(n, N * D), False, [0, 1, 2], *grad_KV, *rest),
+            f"{name}_some": (torch.zeros(5, N * D + 3), True, [0, 3, 4], *grad_KV, *rest),
+            f"{name}_no_buffer": (None, True, [0, 1, 2], *grad_KV, *rest),
         }
     return calls
 
@@ -366,7 +377,7 @@ def operator_calls(G: int = 2, n: int = 3, d: int = 4, D: int = 10, N: int = 6) 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("call", operator_calls())
 def test_the_registered_operators_keep_their_promises(call, heads):
-    """Schema, shapes without data, and nothing written to or shared."""
+    """Schema, shapes without data, and nothing written to or shared but the buffer."""
     operator = getattr(torch.ops.limelm, call.split(":")[0]).default
     torch.library.opcheck(operator, operator_calls(G=heads)[call])
 

@@ -6,28 +6,24 @@ each reader adds in place. The *carrier* brings it from reader to reader: a tens
 memory of its own (one element, expanded), that each reader takes and hands on, so that autograd passes the buffer down
 the chain as the carrier's gradient. It belongs to one backward; nothing is shared between forwards.
 
-Under `torch.compile` the same functions run as registered operators, whose gradients are fresh tensors.
+The products are operators (`limelm.routing.ops.operators`), the same with and without `torch.compile`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from limelm.routing.ops import custom_ops
+from limelm.routing.ops import chunked, operators
+from limelm.routing.ops.backends import compute_backend
 from limelm.routing.ops.chunked import ComputeBackend
+from limelm.routing.ops.operators import operator
+from limelm.routing.ops.source_matrix import ROW_PADDING
 
 SECOND_GRADIENT = (
     "the gradient of a gradient through routing: the other backends compute first gradients only; "
     "build the model with routing_backend='reference'"
 )
-
-
-def _operator(name: str) -> Callable:
-    """The function of this name in `operators`; under a compiler its registered form."""
-    if torch.compiler.is_compiling():
-        return getattr(torch.ops.limelm, name)
-    return getattr(custom_ops, name)
 
 
 def refuse_second_gradient() -> None:
@@ -37,14 +33,13 @@ def refuse_second_gradient() -> None:
 
 
 def new_carrier(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A carrier for a gradient buffer `[rows, columns]`."""
-    return like.new_zeros((), dtype=dtype).expand(rows, columns)
+    """A carrier for a gradient buffer of rows of `columns` numbers, which end in some that nobody uses."""
+    return like.new_zeros((), dtype=dtype).expand(rows, columns + ROW_PADDING)
 
 
 def pass_on(carrier: Tensor) -> Tensor:
     """Make the carrier that a reader hands on for the one that it took."""
-    rows, columns = carrier.shape
-    return new_carrier(rows, columns, carrier, carrier.dtype)
+    return carrier.new_zeros(()).expand(carrier.shape)
 
 
 def requires_grad(carrier: Tensor | None) -> bool:
@@ -85,8 +80,24 @@ def mix_project(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
-    K, V = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
-    return K, V, carrier
+    dtype = sources[0].dtype
+    W = _by_head(k_weight, v_weight, heads)
+    if sources[0].shape[1] // len(gain) <= W.shape[1]:
+        return *_mix_project_few(sources, weights, gain, W, per_token, backend), carrier
+    operands = _folded(weights, gain, W, per_token, dtype)
+    return *operator(operators.mix_project)(list(sources), *operands, per_token, backend), carrier
+
+
+def _mix_project_few(
+    sources: Sequence[Tensor], weights: Tensor, gain: Tensor, W: Tensor, per_token: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    """K and V of few tokens: the gain times their mix is less work than the gain times W."""
+    dtype = sources[0].dtype
+    S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
+    routing = (weights * gain if per_token else weights).to(dtype)
+    Z = chunked.mix(compute_backend(backend), S, routing, len(W), len(gain), per_token) * gain.to(dtype)
+    K, V = torch.bmm(Z, W.to(dtype).transpose(1, 2)).chunk(2, dim=-1)
+    return K, V
 
 
 def mix_heads(
@@ -110,18 +121,21 @@ def mix_heads(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
-    return *_operator("mix_heads")(list(sources), weights, backend), carrier
+    return *operator(operators.mix_heads)(list(sources), weights.to(sources[0].dtype), backend), carrier
 
 
 class _MixProject(torch.autograd.Function):
+    """The gain belongs to the sources; here it is folded into the projection, and into P where that reads a source."""
+
     @staticmethod
     def forward(ctx, carrier, weights, gain, k_weight, v_weight, plan, *sources):
         _, heads, per_token, backend = plan
-        K, V = _operator("mix_project")(list(sources), weights, gain, k_weight, v_weight, heads, per_token, backend)
+        operands = _folded(weights, gain, _by_head(k_weight, v_weight, heads), per_token, sources[0].dtype)
         ctx.save_for_backward(weights, gain, k_weight, v_weight, *sources)
         ctx.plan = plan
-        ctx.carried = 0 if carrier is None else len(carrier)
+        ctx.carried = None if carrier is None else carrier.shape
         ctx.set_materialize_grads(False)
+        K, V = operator(operators.mix_project)(list(sources), *operands, per_token, backend)
         return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
@@ -131,22 +145,67 @@ class _MixProject(torch.autograd.Function):
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (5 + len(sources)))
-        *gradients, grad_carrier = _operator("mix_project_backward")(
-            grad_K,
-            grad_V,
-            sources,
-            weights,
-            gain,
-            k_weight,
-            v_weight,
-            grad_carrier,
-            ctx.carried,
+        dtype = sources[0].dtype
+        W = _by_head(k_weight, v_weight, heads)
+        buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
+        grad_weights, grad_W = operator(operators.mix_project_backward)(
+            buffer,
+            add,
             list(source_ids),
-            heads,
+            *(grad.to(dtype) for grad in _both(grad_K, grad_V)),
+            sources,
+            *_folded(weights, gain, W, per_token, dtype),
             per_token,
             backend,
         )
-        return (grad_carrier if ctx.carried else None), *gradients, None, *([None] * len(sources))
+        grad_gain = (grad_W * W).sum(dim=(0, 1))
+        if per_token:
+            grad_gain = grad_gain + (grad_weights * weights).sum(dim=0)
+            grad_weights = grad_weights * gain
+        grad_k, grad_v = (part.flatten(0, 1) for part in (grad_W * gain).chunk(2, dim=1))
+        return (
+            buffer,
+            grad_weights.to(weights.dtype),
+            grad_gain.to(gain.dtype),
+            grad_k.to(k_weight.dtype),
+            grad_v.to(v_weight.dtype),
+            None,
+            *([None] * len(sources)),
+        )
+
+
+def _by_head(k_weight: Tensor, v_weight: Tensor, heads: int) -> Tensor:
+    """The projections' weights `[G d, D]` as one, `[G, 2 d, D]`."""
+    return torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)
+
+
+def _folded(weights: Tensor, gain: Tensor, W: Tensor, per_token: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Routing weights and projection for sources without their gain."""
+    return (weights * gain if per_token else weights).to(dtype), (gain * W).to(dtype)
+
+
+def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Zeros for the one gradient that is not there."""
+    assert grad_K is not None or grad_V is not None
+    if grad_K is None:
+        grad_K = torch.zeros_like(grad_V)  # type: ignore[arg-type]
+    return grad_K, torch.zeros_like(grad_K) if grad_V is None else grad_V
+
+
+def _gradient_buffer(
+    buffer: Tensor | None, shape: torch.Size | None, sources: Sequence[Tensor]
+) -> tuple[Tensor | None, bool]:
+    """The gradient buffer, and whether to add to it: a fresh one where this reader is the last.
+
+    Args:
+        buffer: as later readers left it.
+        shape: its shape; None where the sources need no gradients.
+    """
+    if shape is None or buffer is not None:
+        return buffer, True
+    if shape[0] == sum(map(len, sources)):
+        return sources[0].new_empty(shape), False
+    return sources[0].new_zeros(shape), True
 
 
 class _MixHeads(torch.autograd.Function):
@@ -154,9 +213,9 @@ class _MixHeads(torch.autograd.Function):
     def forward(ctx, carrier, weights, plan, *sources):
         ctx.save_for_backward(weights, *sources)
         ctx.plan = plan
-        ctx.carried = 0 if carrier is None else len(carrier)
+        ctx.carried = None if carrier is None else carrier.shape
         ctx.set_materialize_grads(False)
-        K, V = _operator("mix_heads")(list(sources), weights, plan[1])
+        K, V = operator(operators.mix_heads)(list(sources), weights.to(sources[0].dtype), plan[1])
         return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
@@ -166,10 +225,13 @@ class _MixHeads(torch.autograd.Function):
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (2 + len(sources)))
-        grad_weights, grad_carrier = _operator("mix_heads_backward")(
-            grad_K, grad_V, sources, weights, grad_carrier, ctx.carried, list(source_ids), backend
+        dtype = sources[0].dtype
+        buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
+        grads = (None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V))
+        grad_weights = operator(operators.mix_heads_backward)(
+            buffer, add, list(source_ids), *grads, sources, weights.to(dtype), backend
         )
-        return (grad_carrier if ctx.carried else None), grad_weights, None, *([None] * len(sources))
+        return buffer, grad_weights.to(weights.dtype), None, *([None] * len(sources))
 
 
 def keep_representation(
@@ -204,7 +266,7 @@ class _KeepRepresentation(torch.autograd.Function):
         normalized, inverse_rms = ctx.saved_tensors
         refuse_second_gradient()
         if grad_carrier is not None:
-            by_readers = grad_carrier[ctx.index].view(normalized.shape)
+            by_readers = grad_carrier[ctx.index, : normalized.numel()].view(normalized.shape)
             grad = by_readers if grad is None else by_readers + grad
         grad_X = None if grad is None else ctx.compute.rms_normalize_backward(grad, normalized, inverse_rms)
         return grad_X, grad_carrier, None, None, None, None
@@ -261,6 +323,7 @@ class _KeepHeads(torch.autograd.Function):
         if grad_carrier is None:
             return (None,) * 5
         heads, head_dim = ctx.shape[-2:]
-        own = grad_carrier[ctx.index * heads : (ctx.index + 1) * heads].view(heads, 2, -1, head_dim)
+        own = grad_carrier[ctx.index * heads : (ctx.index + 1) * heads, : 2 * ctx.shape.numel() // heads]
+        own = own.view(heads, 2, -1, head_dim)
         grad_K, grad_V = (own[:, part].transpose(0, 1).reshape(ctx.shape) for part in (0, 1))
         return grad_K, grad_V, grad_carrier, None, None

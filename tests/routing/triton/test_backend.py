@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from limelm.routing.ops import custom_ops
+from limelm.routing.ops import operators
 from tests.routing.triton import cases
 
 pytest.importorskip("limelm.routing.ops.triton", reason=cases.NEEDS_TRITON)
@@ -32,8 +32,8 @@ def test_mix_project(dtype, tokens, per_token):
     def run(backend):
         sources = sources_of(5, 1, tokens * D, dtype)
         weights = cases.rows(5 * G, D, dtype, 0) if per_token else cases.rows(G, 5, dtype, 0)
-        gain, k_weight, v_weight = cases.rows(1, D, dtype, 0)[0], *cases.rows(2 * G * WIDTH, D, dtype, 0).chunk(2)
-        return custom_ops.mix_project(sources, weights, gain, k_weight, v_weight, G, per_token, backend)
+        projection = cases.rows(2 * G * WIDTH, D, dtype, 0).unflatten(0, (G, -1))
+        return operators.mix_project(sources, weights, projection, per_token, backend)
 
     for actual, expected in both(run):
         cases.assert_near(actual, expected, dtype)
@@ -41,38 +41,37 @@ def test_mix_project(dtype, tokens, per_token):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("slots", [(0, 1, 2), (0, 3, 4)])
-@pytest.mark.parametrize("carried", [0, 5])
-@pytest.mark.parametrize("is_last", [False, True])
-def test_mix_project_backward(dtype, per_token, slots, carried, is_last):
+@pytest.mark.parametrize("slots", [[0, 1, 2], [0, 3, 4]])
+@pytest.mark.parametrize("buffer", ["none", "to_add_to", "empty"])
+def test_mix_project_backward(dtype, per_token, slots, buffer):
     def run(backend):
         sources = sources_of(3, 1, N * D, dtype)
         weights = cases.rows(3 * G, D, dtype, 0) / D if per_token else cases.rows(G, 3, dtype, 0)
-        gain, k_weight, v_weight = cases.rows(1, D, dtype, 0)[0], *cases.rows(2 * G * WIDTH, D, dtype, 0).chunk(2)
-        grad_K, grad_V = torch.randn(2, G, N, WIDTH, dtype=dtype, device=cases.DEVICE)
-        buffer = cases.rows(5, N * D, dtype) if carried and not is_last else None
-        arguments = (weights, gain, k_weight, v_weight, buffer, carried, slots, G, per_token, backend)
-        return custom_ops.mix_project_backward(grad_K, grad_V, sources, *arguments)
+        projection = cases.rows(2 * G * WIDTH, D, dtype, 0).unflatten(0, (G, -1))
+        grads = torch.randn(2, G, N, WIDTH, dtype=dtype, device=cases.DEVICE)
+        rows = None if buffer == "none" else cases.rows(5, N * D, dtype)
+        add = buffer == "to_add_to"
+        gradients = operators.mix_project_backward(
+            rows, add, slots, *grads, sources, weights, projection, per_token, backend
+        )
+        return [*gradients, *([] if rows is None else [rows[list(slots)]])]
 
     for actual, expected in both(run):
-        if expected is None:
-            assert actual is None
-        else:
-            cases.assert_near(actual, expected, dtype)
+        cases.assert_near(actual, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("slots", [(0, 1, 2), (0, 3, 4)])
-@pytest.mark.parametrize("is_last", [False, True])
-def test_mix_heads(dtype, slots, is_last):
+@pytest.mark.parametrize("slots", [[0, 1, 2], [0, 3, 4]])
+@pytest.mark.parametrize("add", [False, True])
+def test_mix_heads(dtype, slots, add):
     def run(backend):
         sources = sources_of(3, G, N * 2 * WIDTH, dtype)
         weights = cases.rows(G, 3 * G, dtype, 0)
         grad_K, grad_V = cases.rows(2 * G, N * WIDTH, dtype).chunk(2)
-        buffer = None if is_last else cases.rows(5 * G, N * 2 * WIDTH, dtype)
-        mixed = custom_ops.mix_heads(sources, weights, backend)
-        gradients = custom_ops.mix_heads_backward(grad_K, grad_V, sources, weights, buffer, 5 * G, slots, backend)
-        return [*mixed, *gradients]
+        buffer = cases.rows(5 * G, N * 2 * WIDTH, dtype)
+        mixed = operators.mix_heads(sources, weights, backend)
+        gradient = operators.mix_heads_backward(buffer, add, slots, grad_K, grad_V, sources, weights, backend)
+        return [*mixed, gradient, buffer.unflatten(0, (5, G))[list(slots)].flatten(0, 1)]
 
     for actual, expected in both(run):
         cases.assert_near(actual, expected, dtype)
