@@ -342,7 +342,7 @@ def test_compiled_decoding_with_a_static_cache(variant):
 
 def operator_calls(G: int = 2, n: int = 3, d: int = 4, D: int = 10, N: int = 6) -> dict[str, tuple]:
     """Arguments for every registered operator: for readers of all sources or of some, with and without a buffer."""
-    projection, R = torch.randn(G, 2 * d, D), torch.randn(G, n * G)
+    gain, W, R = torch.rand(D), torch.randn(2, G * d, D), torch.randn(G, n * G)
     sources, grad_KV = [torch.randn(1, N * D) for _ in range(n)], torch.randn(2, G, N, d)
     heads, grads = [torch.randn(G, 2 * N * d) for _ in range(n)], torch.randn(2, G, N * d)
     calls: dict[str, tuple] = {
@@ -362,7 +362,7 @@ def operator_calls(G: int = 2, n: int = 3, d: int = 4, D: int = 10, N: int = 6) 
         "mix_heads_backward:no_buffer": (None, True, [0, 1, 2], *grads, heads, R, "chunked"),
     }
     for kind, weights in (("static", torch.rand(G, n)), ("dynamic", torch.randn(G * n, D))):
-        rest = (sources, weights, projection, kind == "dynamic", "chunked")
+        rest = (sources, weights, gain, *W, kind == "dynamic", "chunked")
         name = "mix_project_backward:" + kind
         calls |= {
             f"mix_project:{kind}": rest,

@@ -75,28 +75,26 @@ def mix_project(
     Returns:
         K and V `[G, N, d]`, and the carrier for the next reader.
     """
-    plan = (tuple(source_ids), heads, per_token, backend)
+    plan = (tuple(source_ids), per_token, backend)
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
-    dtype = sources[0].dtype
-    W = _by_head(k_weight, v_weight, heads)
-    if sources[0].shape[1] // len(gain) <= W.shape[1]:
+    if sources[0].shape[1] // len(gain) <= 2 * len(k_weight) // heads:
+        W = operators.by_head(k_weight, v_weight, heads)
         return *_mix_project_few(sources, weights, gain, W, per_token, backend), carrier
-    operands = _folded(weights, gain, W, per_token, dtype)
-    return *operator(operators.mix_project)(list(sources), *operands, per_token, backend), carrier
+    mixed = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, per_token, backend)
+    return *mixed, carrier
 
 
 def _mix_project_few(
     sources: Sequence[Tensor], weights: Tensor, gain: Tensor, W: Tensor, per_token: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """K and V of few tokens: the gain times their mix is less work than the gain times W."""
-    dtype = sources[0].dtype
     S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
-    routing = (weights * gain if per_token else weights).to(dtype)
-    Z = chunked.mix(compute_backend(backend), S, routing, len(W), len(gain), per_token) * gain.to(dtype)
-    K, V = torch.bmm(Z, W.to(dtype).transpose(1, 2)).chunk(2, dim=-1)
+    routing = operators.fold_into_routing(weights, gain, per_token, S.dtype)
+    Z = chunked.mix(compute_backend(backend), S, routing, len(W), len(gain), per_token) * gain.to(S.dtype)
+    K, V = torch.bmm(Z, W.to(S.dtype).transpose(1, 2)).chunk(2, dim=-1)
     return K, V
 
 
@@ -121,67 +119,33 @@ def mix_heads(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
-    return *operator(operators.mix_heads)(list(sources), weights.to(sources[0].dtype), backend), carrier
+    return *operator(operators.mix_heads)(list(sources), weights, backend), carrier
 
 
 class _MixProject(torch.autograd.Function):
-    """The gain belongs to the sources; here it is folded into the projection, and into P where that reads a source."""
-
     @staticmethod
     def forward(ctx, carrier, weights, gain, k_weight, v_weight, plan, *sources):
-        _, heads, per_token, backend = plan
-        operands = _folded(weights, gain, _by_head(k_weight, v_weight, heads), per_token, sources[0].dtype)
         ctx.save_for_backward(weights, gain, k_weight, v_weight, *sources)
         ctx.plan = plan
         ctx.carried = None if carrier is None else carrier.shape
         ctx.set_materialize_grads(False)
-        K, V = operator(operators.mix_project)(list(sources), *operands, per_token, backend)
+        K, V = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, *plan[1:])
         return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
     def backward(ctx, grad_K, grad_V, grad_carrier):
-        weights, gain, k_weight, v_weight, *sources = ctx.saved_tensors
-        source_ids, heads, per_token, backend = ctx.plan
+        *parameters, sources = *ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        source_ids, *plan = ctx.plan
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (5 + len(sources)))
-        dtype = sources[0].dtype
-        W = _by_head(k_weight, v_weight, heads)
+        grads = (grad.to(sources[0].dtype) for grad in _both(grad_K, grad_V))
         buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
-        grad_weights, grad_W = operator(operators.mix_project_backward)(
-            buffer,
-            add,
-            list(source_ids),
-            *(grad.to(dtype) for grad in _both(grad_K, grad_V)),
-            sources,
-            *_folded(weights, gain, W, per_token, dtype),
-            per_token,
-            backend,
+        grad_weights, grad_gain, grad_W = operator(operators.mix_project_backward)(
+            buffer, add, list(source_ids), *grads, list(sources), *parameters, *plan
         )
-        grad_gain = (grad_W * W).sum(dim=(0, 1))
-        if per_token:
-            grad_gain = grad_gain + (grad_weights * weights).sum(dim=0)
-            grad_weights = grad_weights * gain
-        grad_k, grad_v = (part.flatten(0, 1) for part in (grad_W * gain).chunk(2, dim=1))
-        return (
-            buffer,
-            grad_weights.to(weights.dtype),
-            grad_gain.to(gain.dtype),
-            grad_k.to(k_weight.dtype),
-            grad_v.to(v_weight.dtype),
-            None,
-            *([None] * len(sources)),
-        )
-
-
-def _by_head(k_weight: Tensor, v_weight: Tensor, heads: int) -> Tensor:
-    """The projections' weights `[G d, D]` as one, `[G, 2 d, D]`."""
-    return torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)
-
-
-def _folded(weights: Tensor, gain: Tensor, W: Tensor, per_token: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Routing weights and projection for sources without their gain."""
-    return (weights * gain if per_token else weights).to(dtype), (gain * W).to(dtype)
+        projections = (part.flatten(0, 1) for part in grad_W.chunk(2, dim=1))
+        return buffer, grad_weights, grad_gain, *projections, None, *([None] * len(sources))
 
 
 def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -215,7 +179,7 @@ class _MixHeads(torch.autograd.Function):
         ctx.plan = plan
         ctx.carried = None if carrier is None else carrier.shape
         ctx.set_materialize_grads(False)
-        K, V = operator(operators.mix_heads)(list(sources), weights.to(sources[0].dtype), plan[1])
+        K, V = operator(operators.mix_heads)(list(sources), weights, plan[1])
         return K, V, None if carrier is None else pass_on(carrier)
 
     @staticmethod
@@ -229,9 +193,9 @@ class _MixHeads(torch.autograd.Function):
         buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
         grads = (None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V))
         grad_weights = operator(operators.mix_heads_backward)(
-            buffer, add, list(source_ids), *grads, sources, weights.to(dtype), backend
+            buffer, add, list(source_ids), *grads, sources, weights, backend
         )
-        return buffer, grad_weights.to(weights.dtype), None, *([None] * len(sources))
+        return buffer, grad_weights, None, *([None] * len(sources))
 
 
 def keep_representation(

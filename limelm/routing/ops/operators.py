@@ -24,11 +24,18 @@ def operator(function: Callable) -> Callable:
 
 
 def mix_project(
-    sources: list[Tensor], weights: Tensor, projection: Tensor, per_token: bool, backend: str
+    sources: list[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    per_token: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """`chunked.mix_project` by the backend of this name."""
-    with _without_autocast(sources[0]):
-        return chunked.mix_project(compute_backend(backend), sources, weights, projection, per_token)
+    """K and V `[G, N, d]`; arguments as in `autograd.mix_project`."""
+    routing, projection, _ = _folded(sources, weights, gain, k_weight, v_weight, per_token)
+    with _without_autocast(gain):
+        return chunked.mix_project(compute_backend(backend), sources, routing, projection, per_token)
 
 
 def mix_project_backward(
@@ -39,28 +46,56 @@ def mix_project_backward(
     grad_V: Tensor,
     sources: list[Tensor],
     weights: Tensor,
-    projection: Tensor,
+    gain: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
     per_token: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of weights and projection, in float32 or wider; the sources' are added to the buffer.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weights, gain, and both projections as one `[G, 2 d, D]`; the sources' go to the buffer.
 
     Args:
         buffer: `[rows of all sources, at least as many columns as a source has]`; None where sources need no gradients.
         add: whether the buffer holds gradients of later readers; else its rows are written.
         source_ids: which of all sources were read.
     """
-    with _without_autocast(sources[0]):
+    routing, projection, W = _folded(sources, weights, gain, k_weight, v_weight, per_token)
+    with _without_autocast(gain):
         gradients = _rows(buffer, add, source_ids, sources)
-        return chunked.mix_project_backward(
-            compute_backend(backend), grad_K, grad_V, sources, weights, projection, per_token, gradients
+        grad_weights, grad_W = chunked.mix_project_backward(
+            compute_backend(backend), grad_K, grad_V, sources, routing, projection, per_token, gradients
         )
+    grad_gain = (grad_W * W).sum(dim=(0, 1))
+    if per_token:
+        grad_gain = grad_gain + (grad_weights * weights).sum(dim=0)
+        grad_weights = grad_weights * gain
+    return grad_weights.to(weights.dtype), grad_gain.to(gain.dtype), (grad_W * gain).to(k_weight.dtype)
+
+
+def by_head(k_weight: Tensor, v_weight: Tensor, heads: int) -> Tensor:
+    """The projections' weights `[G d, D]` as one, `[G, 2 d, D]`."""
+    return torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)
+
+
+def fold_into_routing(weights: Tensor, gain: Tensor, per_token: bool, dtype: torch.dtype) -> Tensor:
+    """Routing weights for sources without their gain: a token's own source, of which they are made, has one too."""
+    return (weights * gain if per_token else weights).to(dtype)
+
+
+def _folded(
+    sources: list[Tensor], weights: Tensor, gain: Tensor, k_weight: Tensor, v_weight: Tensor, per_token: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Routing weights and projection for sources without their gain, and the projection as it was, by head."""
+    dtype = sources[0].dtype
+    heads = len(weights) // sum(map(len, sources)) if per_token else len(weights)
+    W = by_head(k_weight, v_weight, heads)
+    return fold_into_routing(weights, gain, per_token, dtype), (gain * W).to(dtype), W
 
 
 def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """`chunked.mix_heads` by the backend of this name."""
-    with _without_autocast(sources[0]):
-        return chunked.mix_heads(compute_backend(backend), sources, weights)
+    """K and V `[G, N d]`; arguments as in `autograd.mix_heads`."""
+    with _without_autocast(weights):
+        return chunked.mix_heads(compute_backend(backend), sources, weights.to(sources[0].dtype))
 
 
 def mix_heads_backward(
@@ -73,10 +108,12 @@ def mix_heads_backward(
     weights: Tensor,
     backend: str,
 ) -> Tensor:
-    """The gradient of the weights, in float32 or wider; arguments as for `mix_project_backward`."""
-    with _without_autocast(sources[0]):
+    """The gradient of the weights; arguments as for `mix_project_backward`."""
+    with _without_autocast(weights):
         gradients = _rows(buffer, add, source_ids, sources)
-        return chunked.mix_heads_backward(compute_backend(backend), (grad_K, grad_V), sources, weights, gradients)
+        R = weights.to(sources[0].dtype)
+        gradient = chunked.mix_heads_backward(compute_backend(backend), (grad_K, grad_V), sources, R, gradients)
+    return gradient.to(weights.dtype)
 
 
 def _rows(buffer: Tensor | None, add: bool, source_ids: list[int], sources: list[Tensor]) -> GradientRows | None:
@@ -95,21 +132,22 @@ def _without_autocast(tensor: Tensor) -> AbstractContextManager:
 
 _MUTATED = {mix_project: (), mix_project_backward: ("buffer",), mix_heads: (), mix_heads_backward: ("buffer",)}
 _REGISTERED = {
-    function: custom_op(f"limelm::{function.__name__}", function, mutates_args=mutated)
+    function: custom_op(f"limelm::{function.__name__}", mutates_args=mutated)(function)
     for function, mutated in _MUTATED.items()
 }
 
 
 @_REGISTERED[mix_project].register_fake
-def _(sources, weights, projection, per_token, backend):
-    heads, width, hidden_size = projection.shape
-    K = projection.new_empty(heads, sources[0].shape[1] // hidden_size, width // 2)
+def _(sources, weights, gain, k_weight, v_weight, per_token, backend):
+    heads = len(weights) // sum(map(len, sources)) if per_token else len(weights)
+    K = sources[0].new_empty(heads, sources[0].shape[1] // len(gain), len(k_weight) // heads)
     return K, torch.empty_like(K)
 
 
 @_REGISTERED[mix_project_backward].register_fake
-def _(buffer, add, source_ids, grad_K, grad_V, sources, weights, projection, per_token, backend):
-    return tuple(_gradient_of(each) for each in (weights, projection))
+def _(buffer, add, source_ids, grad_K, grad_V, sources, weights, gain, k_weight, v_weight, per_token, backend):
+    heads, _, head_dim = grad_K.shape
+    return torch.empty_like(weights), torch.empty_like(gain), k_weight.new_empty(heads, 2 * head_dim, len(gain))
 
 
 @_REGISTERED[mix_heads].register_fake
@@ -120,8 +158,4 @@ def _(sources, weights, backend):
 
 @_REGISTERED[mix_heads_backward].register_fake
 def _(buffer, add, source_ids, grad_K, grad_V, sources, weights, backend):
-    return _gradient_of(weights)
-
-
-def _gradient_of(parameter: Tensor) -> Tensor:
-    return torch.empty_like(parameter, dtype=chunked.at_least_float32(parameter.dtype))
+    return torch.empty_like(weights)

@@ -32,8 +32,8 @@ def test_mix_project(dtype, tokens, per_token):
     def run(backend):
         sources = sources_of(5, 1, tokens * D, dtype)
         weights = cases.rows(5 * G, D, dtype, 0) if per_token else cases.rows(G, 5, dtype, 0)
-        projection = cases.rows(2 * G * WIDTH, D, dtype, 0).unflatten(0, (G, -1))
-        return operators.mix_project(sources, weights, projection, per_token, backend)
+        gain, k_weight, v_weight = cases.rows(1, D, dtype, 0)[0], *cases.rows(2 * G * WIDTH, D, dtype, 0).chunk(2)
+        return operators.mix_project(sources, weights, gain, k_weight, v_weight, per_token, backend)
 
     for actual, expected in both(run):
         cases.assert_near(actual, expected, dtype)
@@ -47,12 +47,12 @@ def test_mix_project_backward(dtype, per_token, slots, buffer):
     def run(backend):
         sources = sources_of(3, 1, N * D, dtype)
         weights = cases.rows(3 * G, D, dtype, 0) / D if per_token else cases.rows(G, 3, dtype, 0)
-        projection = cases.rows(2 * G * WIDTH, D, dtype, 0).unflatten(0, (G, -1))
+        gain, k_weight, v_weight = cases.rows(1, D, dtype, 0)[0], *cases.rows(2 * G * WIDTH, D, dtype, 0).chunk(2)
         grads = torch.randn(2, G, N, WIDTH, dtype=dtype, device=cases.DEVICE)
         rows = None if buffer == "none" else cases.rows(5, N * D, dtype)
         add = buffer == "to_add_to"
         gradients = operators.mix_project_backward(
-            rows, add, slots, *grads, sources, weights, projection, per_token, backend
+            rows, add, slots, *grads, sources, weights, gain, k_weight, v_weight, per_token, backend
         )
         return [*gradients, *([] if rows is None else [rows[list(slots)]])]
 
