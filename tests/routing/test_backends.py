@@ -279,19 +279,6 @@ def test_a_layers_inputs_may_be_copied_on_their_way(variant, options, training, 
 # Compilers
 
 
-LATEST = {"routing_sources": {"first": 0, "last": 2}}
-
-
-@pytest.mark.parametrize(
-    ("variant", "options"),
-    [("static_bias", {}), ("static_gqa", LATEST), ("dynamic", LATEST), ("kv", {}), ("kv_gqa", LATEST)],
-)
-def test_a_training_step_is_one_graph(variant, options):
-    model = tiny_model(variant, num_hidden_layers=3, routing_backend="chunked", **options).train()
-    expected = step(model)
-    assert_same_gradients(step(model, module=compiled(model)), expected, tolerance=2e-5)
-
-
 @pytest.mark.parametrize("variant", ["static", "dynamic", "kv"])
 def test_one_graph_with_a_single_key_value_head(variant):
     model = tiny_model(variant, num_hidden_layers=2, num_key_value_heads=1).train()

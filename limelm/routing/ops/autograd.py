@@ -134,7 +134,7 @@ class _MixProject(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_K, grad_V, grad_carrier):
-        *parameters, sources = *ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        parameters, sources = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         source_ids, *plan = ctx.plan
         refuse_second_gradient()
         if grad_K is None and grad_V is None:

@@ -130,7 +130,12 @@ def _without_autocast(tensor: Tensor) -> AbstractContextManager:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-_MUTATED = {mix_project: (), mix_project_backward: ("buffer",), mix_heads: (), mix_heads_backward: ("buffer",)}
+_MUTATED: dict[Callable[..., object], tuple[str, ...]] = {
+    mix_project: (),
+    mix_project_backward: ("buffer",),
+    mix_heads: (),
+    mix_heads_backward: ("buffer",),
+}
 _REGISTERED = {
     function: custom_op(f"limelm::{function.__name__}", mutates_args=mutated)(function)
     for function, mutated in _MUTATED.items()
