@@ -7,9 +7,18 @@ from typing import Any
 from limelm.errors import UserError
 
 #: What an extra brings for a whole command or package (as in pyproject.toml), looked for before that begins.
-REQUIREMENTS = {"lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9", "tomli-w>=1.1")}
+REQUIREMENTS = {
+    "lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9", "tomli-w>=1.1"),
+    "peers": ("x-transformers>=2.31", "hyper-connections>=0.4.11"),
+}
 #: Packages whose name is not their module's.
-PACKAGES = {"sklearn": "scikit-learn", "lm_eval": "lm-eval", "tomli_w": "tomli-w"}
+PACKAGES = {
+    "sklearn": "scikit-learn",
+    "lm_eval": "lm-eval",
+    "tomli_w": "tomli-w",
+    "x_transformers": "x-transformers",
+    "hyper_connections": "hyper-connections",
+}
 
 
 class MissingExtra(UserError, ImportError):
@@ -26,9 +35,14 @@ def require_extra(extra: str, name: str) -> None:
     Raises:
         MissingExtra: where some of it is not installed, or is too old, with both ways to install it.
     """
-    missing = [requirement for requirement in REQUIREMENTS[extra] if not _is_installed(requirement)]
+    missing = missing_requirements(extra)
     if missing:
-        raise MissingExtra(f"{name}: {_not_installed(missing, extra)}")
+        raise MissingExtra(f"{name}: {not_installed(missing, extra)}")
+
+
+def missing_requirements(extra: str) -> list[str]:
+    """List the packages of an extra (one of REQUIREMENTS) that are not installed, or too old."""
+    return [requirement for requirement in REQUIREMENTS[extra] if not _is_installed(requirement)]
 
 
 def import_extra(module: str, extra: str) -> Any:
@@ -48,7 +62,7 @@ def import_extra(module: str, extra: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != top:
             package = PACKAGES.get(top, top)
             raise MissingExtra(f"{package} cannot be imported ({error}); install what it needs") from error
-        raise MissingExtra(_not_installed([PACKAGES.get(top, top)], extra)) from error
+        raise MissingExtra(not_installed([PACKAGES.get(top, top)], extra)) from error
 
 
 def _is_installed(requirement: str) -> bool:
@@ -61,7 +75,8 @@ def _is_installed(requirement: str) -> bool:
         return False
 
 
-def _not_installed(packages: list[str], extra: str) -> str:
+def not_installed(packages: list[str], extra: str) -> str:
+    """Say in one line that packages are missing, with both ways to install the extra that brings them."""
     verb, them = ("is", "it") if len(packages) == 1 else ("are", "them")
     return (
         f"{', '.join(packages)} {verb} not installed; install {them} with: pip install 'limelm[{extra}]' "

@@ -91,6 +91,7 @@ def time_case(case: Case, task: str, conditions: Conditions) -> Record:
     _free(conditions.device)
     return {
         "case": case.name,
+        "baseline": case.baseline.name,
         "task": task,
         **own.beside(baseline),
         **facts,

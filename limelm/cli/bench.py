@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.cli.options import add_shared
-from limelm.cli.output import Output
+from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import listed, positive_int
 from limelm.errors import Stopped, UserError
@@ -30,6 +30,9 @@ of a copy.
 
 With --from it compares a pretrained model with itself and routers in it: in training steps of all weights ("train")
 and of the routers alone ("train-routers", beside a step of all weights of the model without routers).
+
+With --peers it also compares what is installed of the extra `peers`, each beside its own plain model: x-transformers'
+decoder with integrate_layers=True, and the package hyper-connections around LLaMA's layers.
 
 With --compile all models are compiled with torch.compile, each by itself and before the timed rounds; the optimizer is
 not. Decoding then uses a StaticCache. "graphs" says into how many pieces a model was compiled.
@@ -53,6 +56,7 @@ examples:
   limelm bench --out bench
   limelm bench --out bench --cases static,kv --workloads train --rounds 15
   limelm bench --out depths --depths 8,16,32,64,128 --cases static,kv,static-bounded --batch-size 1
+  limelm bench --out peers --peers
   limelm bench --out compiled --compile --cases static,dynamic,kv --depths 8,16,32
   limelm bench --out pruning --pruning --num-hidden-layers 128 --batch-size 1
   limelm bench --out gpu --shape paper --device cuda --dtype bfloat16
@@ -86,16 +90,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cases",
         type=listed,
         metavar="NAME,...",
-        help="some of the cases below (default: all but NAME-bounded and NAME-triton; --from: kv, static, dynamic)",
+        help="some of the cases below (default: all but NAME-bounded and NAME-triton; --from: kv, static, dynamic; "
+        "--peers: these and hc)",
     )
     parser.add_argument(
         "--workloads",
         type=listed,
         metavar="NAME,...",
-        help="train, forward, decode, with --from also train-routers (default: all; --pruning: forward, decode)",
+        help="train, forward, decode, with --from also train-routers (default: all that are possible)",
     )
     parser.add_argument("--depths", type=_integers, metavar="N,...", help="compare the training step at these depths")
     parser.add_argument("--pruning", action="store_true", help="time top-p inference against the share it prunes")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure other packages' models beside ours (extra: peers)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile all models with torch.compile")
     parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="timed rounds of a comparison (7)")
     for option, meaning in SIZES.items():
@@ -113,11 +121,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 NOT_TOGETHER = [
     *(("--from", other, "whose model has its own") for other in ("--shape", *SIZES, "--depths")),
     ("--from", "--pruning", "which is another measurement"),
+    ("--from", "--peers", "whose routers have no peers"),
     ("--depths", "--num-hidden-layers", "which names them itself"),
     ("--depths", "--workloads", "which times the training step"),
     ("--depths", "--decode-from", "which times the training step"),
     ("--depths", "--pruning", "which is another measurement"),
     ("--pruning", "--cases", "which times top-p"),
+    ("--pruning", "--peers", "which times top-p"),
+    ("--peers", "--decode-from", "which times no decoding"),
     ("--pruning", "--compile", "whose sparse products are not compiled"),
 ]
 
@@ -185,23 +196,20 @@ def run(options: argparse.Namespace) -> Output:
 
 
 def _native(options: argparse.Namespace, conditions) -> Measurement:
-    """The measurement of models built for the purpose, beside LLaMA."""
-    from limelm.benchmark.cases import CASES, COMPARED_CASES, DEFAULT_CASES
+    """The measurement of models built for the purpose, beside LLaMA, or each beside its own baseline."""
+    from limelm.benchmark.cases import CASES
     from limelm.benchmark.compare import compare, compare_depths
     from limelm.benchmark.memory import check_memory
     from limelm.benchmark.pruning import SPREADS, time_against_pruning
     from limelm.benchmark.shape import SHAPES
-    from limelm.benchmark.workloads import NATIVE_WORKLOADS
 
     device, dtype = conditions.device, conditions.dtype
     shape = _given(SHAPES[_known("--shape", [options.shape or "small"], SHAPES)[0]], options)
     _check_shape(shape)
     if options.pruning and shape.num_hidden_layers < 2:
         raise UserError(f"--num-hidden-layers: {shape.num_hidden_layers} must be at least 2 with --pruning")
-    names = _known("--cases", options.cases or DEFAULT_CASES, COMPARED_CASES)
-    possible_tasks = ["forward", "decode"] if options.pruning else NATIVE_WORKLOADS
-    tasks = _known("--workloads", options.workloads or possible_tasks, possible_tasks)
-    cases = [CASES[name].at(shape) for name in names]
+    cases, tasks = _chosen(options)
+    cases = [case.at(shape) for case in cases]
     _check_backends(cases, device)
     sizes = [option for option in (*SIZES, *INPUTS) if option != "--num-key-value-heads"]
     if options.depths:
@@ -216,7 +224,25 @@ def _native(options: argparse.Namespace, conditions) -> Measurement:
         check_memory(cases, tasks, device, dtype, sizes)
         tables, total = compare(cases, tasks, conditions), len(cases)
     facts = {"shape": dataclasses.asdict(shape) | ({"num_hidden_layers": options.depths} if options.depths else {})}
-    return Measurement("LLaMA", facts, tables, total)
+    return Measurement("its own baseline" if options.peers else "LLaMA", facts, tables, total)
+
+
+def _chosen(options: argparse.Namespace) -> tuple[list, list[str]]:
+    """The cases and workloads of models built for the purpose, those of other packages among them."""
+    from limelm.benchmark.cases import CASES, COMPARED_CASES, DEFAULT_CASES
+    from limelm.benchmark.peers import OWN_CASES, PEER_WORKLOADS, PEERS, installed_peers
+    from limelm.benchmark.workloads import NATIVE_WORKLOADS
+
+    default = OWN_CASES if options.peers else DEFAULT_CASES
+    possible_tasks = ["forward", "decode"] if options.pruning else PEER_WORKLOADS if options.peers else NATIVE_WORKLOADS
+    cases = [CASES[name] for name in _known("--cases", options.cases or default, COMPARED_CASES)]
+    tasks = _known("--workloads", options.workloads or possible_tasks, possible_tasks)
+    if options.peers:
+        installed, left_out = installed_peers()
+        cases = [*(PEERS[name] for name in installed), *cases]
+        if left_out:
+            note(left_out)
+    return cases, tasks
 
 
 def _attached(options: argparse.Namespace, conditions) -> Measurement:
