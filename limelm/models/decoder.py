@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from limelm.models.llama import RMSNorm, RotaryEmbedding
+from limelm.models.llama import RMSNorm, RotaryEmbedding, rotation
 from limelm.models.serving import refuse_missing_layers, refuse_model_parallelism
 from limelm.routing import DepthModule
 
@@ -121,7 +121,7 @@ class Decoder(DecoderPreTrainedModel):
         is_recomputed = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states = self.run_layers(
             inputs_embeds,
-            position_embeddings=self.rotary_emb(inputs_embeds, position_ids=position_ids),
+            position_embeddings=rotation(*self.rotary_emb(inputs_embeds, position_ids=position_ids)),
             attention_mask=causal_mask,
             position_ids=position_ids,
             past_key_values=None if is_recomputed else past_key_values,  # to which a recomputation would write again

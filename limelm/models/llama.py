@@ -74,10 +74,16 @@ class RotaryEmbedding(nn.Module):
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary embedding `cos`, `sin` `[B, T, d]` to queries or keys `[B, heads, T, d]`."""
+def rotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """What all layers multiply by to rotate: cosines, and sines with the first half's sign turned, `[B, 1, T, d]`."""
+    first, second = sin.chunk(2, dim=-1)
+    return cos.unsqueeze(1), torch.cat((-first, second), dim=-1).unsqueeze(1)
+
+
+def rotate(states: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Apply a `rotation` to queries or keys `[B, heads, T, d]`."""
     first, second = states.chunk(2, dim=-1)
-    return states * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+    return states * cos + torch.cat((second, first), dim=-1) * signed_sin
 
 
 class MLP(nn.Module):
@@ -159,6 +165,7 @@ class Attention(nn.Module):
 
         Args:
             Q: `[B, T, H d]`; K, V: `[B, T, G d]` or `[B, T, G, d]`, all before RoPE.
+            position_embeddings: what `rotation` makes.
             options: what the attention function will be given; the cache of a continuous batch changes it in place.
 
         Returns:

@@ -104,7 +104,12 @@ def read_here(
         passed_over = f"{kind.__module__}.{kind.__qualname__} in the place of a linear layer"
     elif "forward" in projection.__dict__ and not _is_accelerates(projection):
         passed_over = "a forward put in the place of the module's own"
-    elif any(getattr(projection, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
+    elif (
+        projection._forward_hooks
+        or projection._forward_pre_hooks
+        or projection._backward_hooks
+        or projection._backward_pre_hooks
+    ):
         passed_over = "the hooks on a module"
     if passed_over:
         raise TypeError(

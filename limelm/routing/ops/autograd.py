@@ -20,6 +20,7 @@ from limelm.routing.ops.chunked import ComputeBackend
 from limelm.routing.ops.operators import operator
 from limelm.routing.ops.source_matrix import ROW_PADDING
 
+FEW_COLUMNS = 1024  # up to which kv mixes keys and values at once, and they may share memory
 SECOND_GRADIENT = (
     "the gradient of a gradient through routing: the other backends compute first gradients only; "
     "build the model with routing_backend='reference'"
@@ -81,21 +82,26 @@ def mix_project(
         K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
     if sources[0].shape[1] // len(gain) <= 2 * len(k_weight) // heads:
-        W = operators.by_head(k_weight, v_weight, heads)
-        return *_mix_project_few(sources, weights, gain, W, per_token, backend), carrier
+        return *_mix_project_few(sources, weights, gain, (k_weight, v_weight), heads, per_token, backend), carrier
     mixed = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, per_token, backend)
     return *mixed, carrier
 
 
 def _mix_project_few(
-    sources: Sequence[Tensor], weights: Tensor, gain: Tensor, W: Tensor, per_token: bool, backend: str
-) -> tuple[Tensor, Tensor]:
+    sources: Sequence[Tensor],
+    weights: Tensor,
+    gain: Tensor,
+    projections: Sequence[Tensor],
+    heads: int,
+    per_token: bool,
+    backend: str,
+) -> list[Tensor]:
     """K and V of few tokens: the gain times their mix is less work than the gain times W."""
     S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
     routing = operators.fold_into_routing(weights, gain, per_token, S.dtype)
-    Z = chunked.mix(compute_backend(backend), S, routing, len(W), len(gain), per_token) * gain.to(S.dtype)
-    K, V = torch.bmm(Z, W.to(S.dtype).transpose(1, 2)).chunk(2, dim=-1)
-    return K, V
+    Z = chunked.mix(compute_backend(backend), S, routing, heads, len(gain), per_token) * gain.to(S.dtype)
+    by_head = (weight.to(S.dtype).view(heads, -1, len(gain)) for weight in projections)
+    return [torch.bmm(Z, weight.transpose(1, 2)) for weight in by_head]
 
 
 def mix_heads(
@@ -119,6 +125,10 @@ def mix_heads(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
+    if sources[0].shape[1] <= FEW_COLUMNS:
+        S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
+        mixed = compute_backend(backend).mix_rows(weights.to(S.dtype), S)
+        return *mixed.chunk(2, dim=1), carrier
     return *operator(operators.mix_heads)(list(sources), weights, backend), carrier
 
 
@@ -263,9 +273,8 @@ def _together(K: Tensor, V: Tensor, place: Tensor | None) -> Tensor:
     K, V = (states.flatten(0, 1).transpose(0, 1) for states in (K, V))  # [G, N, d]
     if place is None:
         return torch.stack((K, V), dim=1).flatten(1)
-    parts = place.data.view(len(K), 2, K.shape[1], -1)  # .data: making it again in a recomputation changes nothing
-    parts[:, 0] = K
-    parts[:, 1] = V
+    # .data: making it again in a recomputation changes nothing
+    torch.stack((K, V), dim=1, out=place.data.view(len(K), 2, K.shape[1], -1))
     return place
 
 

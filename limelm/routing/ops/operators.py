@@ -72,11 +72,6 @@ def mix_project_backward(
     return grad_weights.to(weights.dtype), grad_gain.to(gain.dtype), (grad_W * gain).to(k_weight.dtype)
 
 
-def by_head(k_weight: Tensor, v_weight: Tensor, heads: int) -> Tensor:
-    """The projections' weights `[G d, D]` as one, `[G, 2 d, D]`."""
-    return torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)
-
-
 def fold_into_routing(weights: Tensor, gain: Tensor, per_token: bool, dtype: torch.dtype) -> Tensor:
     """Routing weights for sources without their gain: a token's own source, of which they are made, has one too."""
     return (weights * gain if per_token else weights).to(dtype)
@@ -88,7 +83,7 @@ def _folded(
     """Routing weights and projection for sources without their gain, and the projection as it was, by head."""
     dtype = sources[0].dtype
     heads = len(weights) // sum(map(len, sources)) if per_token else len(weights)
-    W = by_head(k_weight, v_weight, heads)
+    W = torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)  # [G, 2 d, D]
     return fold_into_routing(weights, gain, per_token, dtype), (gain * W).to(dtype), W
 
 
