@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from limelm.routing.ops import chunked, operators
 from limelm.routing.ops.backends import compute_backend
@@ -81,10 +82,11 @@ def mix_project(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
-    if sources[0].shape[1] // len(gain) <= 2 * len(k_weight) // heads:
-        return *_mix_project_few(sources, weights, gain, (k_weight, v_weight), heads, per_token, backend), carrier
-    mixed = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, per_token, backend)
-    return *mixed, carrier
+    if _is_known(sources[0].shape[1] // len(gain) <= 2 * len(k_weight) // heads):
+        K, V = _mix_project_few(sources, weights, gain, (k_weight, v_weight), heads, per_token, backend)
+        return K, V, carrier
+    K, V = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, per_token, backend)
+    return K, V, carrier
 
 
 def _mix_project_few(
@@ -125,11 +127,17 @@ def mix_heads(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
-    if sources[0].shape[1] <= FEW_COLUMNS:
+    if _is_known(sources[0].shape[1] <= FEW_COLUMNS):
         S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
-        mixed = compute_backend(backend).mix_rows(weights.to(S.dtype), S)
-        return *mixed.chunk(2, dim=1), carrier
-    return *operator(operators.mix_heads)(list(sources), weights, backend), carrier
+        K, V = compute_backend(backend).mix_rows(weights.to(S.dtype), S).chunk(2, dim=1)
+    else:
+        K, V = operator(operators.mix_heads)(list(sources), weights, backend)
+    return K, V, carrier
+
+
+def _is_known(condition: bool) -> bool:
+    """Whether a condition on sizes holds; a compiler that leaves sizes open is not to bind them by asking."""
+    return statically_known_true(condition) if torch.compiler.is_compiling() else condition
 
 
 class _MixProject(torch.autograd.Function):
@@ -144,7 +152,7 @@ class _MixProject(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_K, grad_V, grad_carrier):
-        parameters, sources = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        weights, gain, k_weight, v_weight, *sources = ctx.saved_tensors
         source_ids, *plan = ctx.plan
         refuse_second_gradient()
         if grad_K is None and grad_V is None:
@@ -152,7 +160,7 @@ class _MixProject(torch.autograd.Function):
         grads = (grad.to(sources[0].dtype) for grad in _both(grad_K, grad_V))
         buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
         grad_weights, grad_gain, grad_W = operator(operators.mix_project_backward)(
-            buffer, add, list(source_ids), *grads, list(sources), *parameters, *plan
+            buffer, add, list(source_ids), *grads, sources, weights, gain, k_weight, v_weight, *plan
         )
         projections = (part.flatten(0, 1) for part in grad_W.chunk(2, dim=1))
         return buffer, grad_weights, grad_gain, *projections, None, *([None] * len(sources))
