@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.adapters import attach, detach
+from limelm.adapters.parameters import router_parameters
 from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.benchmark.cases import BOUNDED
 from limelm.benchmark.shape import Inputs
@@ -26,6 +27,7 @@ ATTACHED_CASES = {
     if kind.routes or not options
 }
 DEFAULT_ATTACHED_CASES = [name for name, kind in ATTACHED_ROUTERS.items() if kind.routes]
+HARDLY_TRAINED = 1e-6  # away from where they begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +55,17 @@ class AttachedCase:
         return self.base.num_parameters()
 
     def model(self, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-        """A copy of the base, with routers that are not trained."""
+        """A copy of the base, with routers that have hardly been trained: they change next to nothing.
+
+        Gates that are closed would spare a layer the routing that is to be measured.
+        """
         model = copy.deepcopy(self.base).to(device=device, dtype=dtype)
-        return model if self.config is None else attach(model, **asdict(self.config))
+        if self.config is None:
+            return model
+        with torch.no_grad():
+            for parameter in router_parameters(attach(model, **asdict(self.config))).values():
+                parameter.add_(HARDLY_TRAINED)
+        return model
 
     def bandwidth(self, device: torch.device, dtype: torch.dtype) -> dict[str, float | None]:
         """No bandwidth: attached routing is not one operation."""

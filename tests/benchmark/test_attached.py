@@ -61,6 +61,13 @@ def test_a_case_is_the_base_with_the_routers_of_its_name(name, base):
         assert tokens_of(TINY) > 0
 
 
+@pytest.mark.parametrize("name", ["static", "dynamic"])
+def test_gates_are_open_so_that_routing_is_measured(name, base):
+    model = one_case(base, name).model(CPU, torch.float32)
+    gates = [parameter for name, parameter in router_parameters(model).items() if name.endswith("gate")]
+    assert gates and all((gate != 0).all() for gate in gates)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_baseline_is_the_base_alone_in_the_same_dtype(dtype, base):
     case = one_case(base, "kv")
