@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limelm.routing.ops.autograd import pass_on
 from limelm.routing.ops.chunked import ComputeBackend, GradientRows
-from limelm.routing.ops.source_matrix import chunks, empty_rows, runs
+from limelm.routing.ops.source_matrix import chunks, runs
 
 COMPUTE = ComputeBackend()
 SECOND_GRADIENT = (
@@ -81,7 +81,8 @@ class _Keep(torch.autograd.Function):
         _refuse_second_gradient()
         if grad_carrier is None:
             return (None,) * 4
-        return grad_carrier[ctx.rows].view(ctx.shape).to(ctx.dtype), grad_carrier, None, None
+        own = grad_carrier[ctx.rows, : ctx.shape[1:].numel()].view(ctx.shape)
+        return own.to(ctx.dtype), grad_carrier, None, None
 
 
 class _Mix(torch.autograd.Function):
@@ -89,7 +90,7 @@ class _Mix(torch.autograd.Function):
     def forward(ctx, carrier, weights, places, *blocks):
         ctx.save_for_backward(weights, *blocks)
         ctx.places = places
-        ctx.carried = 0 if carrier is None else len(carrier)
+        ctx.carried = None if carrier is None else carrier.shape
         ctx.set_materialize_grads(False)
         return _mixed(weights, blocks), None if carrier is None else pass_on(carrier)
 
@@ -107,17 +108,17 @@ class _Mix(torch.autograd.Function):
         return None if gradients is None else gradients.buffer, grad_weights.to(weights.dtype), *nothing
 
 
-def _gradient_rows(buffer: Tensor | None, carried: int, places: Sequence[int], S: Tensor) -> GradientRows | None:
-    """Where the sources' gradients go; a fresh buffer where this reader is the last."""
-    if carried == 0:
+def _gradient_rows(
+    buffer: Tensor | None, carried: torch.Size | None, places: Sequence[int], S: Tensor
+) -> GradientRows | None:
+    """Where the sources' gradients go; a fresh buffer of the carrier's shape where this reader is the last."""
+    if carried is None:
         return None
     each, before = len(S) // len(places), sum(place < 0 for place in places)
-    covers_all = (len(places) - before) * each == carried
+    covers_all = (len(places) - before) * each == carried[0]
     add = buffer is not None or not covers_all
     if buffer is None:
-        buffer = empty_rows(carried, S.shape[1], S, S.dtype)
-        if not covers_all:
-            buffer.zero_()
+        buffer = S.new_empty(carried) if covers_all else S.new_zeros(carried)
     targets = [(start + before, stop + before, first) for start, stop, first in runs(places[before:])]
     return GradientRows(buffer, targets, each, add)
 
