@@ -226,10 +226,12 @@ def _open_gates(attachment: Attachment) -> list[bool] | None:
     if torch.compiler.is_compiling():
         return [False] + [True] * (len(attachment.layers) - 1)  # whose result is not the model's own to the bit anyway
     routers: list[Any] = [next(routers_in(layer.module.router)) for layer in attachment.layers[1:]]  # type: ignore
-    gates = [router.gate.detach() for router in routers]
-    if not gates or not all(map(can_decide, gates)):
+    gates = [router.gate for router in routers]
+    if not gates or not can_decide(gates[0]) or len({(type(gate), gate.is_meta) for gate in gates}) > 1:
         return None
-    return [False, *torch.stack([gate.to(gates[0].device) for gate in gates]).flatten(1).any(dim=1).tolist()]
+    with torch.no_grad():
+        is_open = torch.stack([gate.to(gates[0].device) for gate in gates]).flatten(1).any(dim=1)
+    return [False, *is_open.tolist()]
 
 
 def _check_in_place(decoder: nn.Module, attachment: Attachment) -> None:

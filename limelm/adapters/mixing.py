@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limelm.routing.ops.autograd import pass_on
-from limelm.routing.ops.chunked import ComputeBackend, GradientRows
+from limelm.routing.ops.chunked import ROWS_AT_ONCE, ComputeBackend, GradientRows
 from limelm.routing.ops.source_matrix import chunks, runs
 
 COMPUTE = ComputeBackend()
@@ -62,7 +62,7 @@ def _by_token(S: Tensor, tokens: int) -> Tensor:
 def _mixed(weights: Tensor, blocks: Sequence[Tensor]) -> Tensor:
     S = _matrix(blocks)
     if weights.ndim == 2:
-        return COMPUTE.mix_rows(weights, S)
+        return weights @ S if len(weights) < ROWS_AT_ONCE else COMPUTE.mix_rows(weights, S)
     return torch.bmm(weights, _by_token(S, len(weights)))
 
 

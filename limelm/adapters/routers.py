@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 SMALLEST_WEIGHT = 1e-30  # of a source that is not read: its logarithm is finite, and it rounds away
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """A call of a router: the keys or the values of a layer are wanted.
 
