@@ -82,7 +82,7 @@ def mix_project(
         used = carrier if requires_grad(carrier) else None
         K, V, passed = _MixProject.apply(used, weights, gain, k_weight, v_weight, plan, *sources)
         return K, V, carrier if used is None else passed
-    if _is_known(sources[0].shape[1] // len(gain) <= 2 * len(k_weight) // heads):
+    if _is_known(sources[0].shape[1] // gain.shape[0] <= 2 * k_weight.shape[0] // heads):
         K, V = _mix_project_few(sources, weights, gain, (k_weight, v_weight), heads, per_token, backend)
         return K, V, carrier
     K, V = operator(operators.mix_project)(list(sources), weights, gain, k_weight, v_weight, per_token, backend)
@@ -99,10 +99,10 @@ def _mix_project_few(
     backend: str,
 ) -> list[Tensor]:
     """K and V of few tokens: the gain times their mix is less work than the gain times W."""
-    S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
+    S, hidden_size = _as_one(sources), gain.shape[0]
     routing = operators.fold_into_routing(weights, gain, per_token, S.dtype)
-    Z = chunked.mix(compute_backend(backend), S, routing, heads, len(gain), per_token) * gain.to(S.dtype)
-    by_head = (weight.to(S.dtype).view(heads, -1, len(gain)) for weight in projections)
+    Z = chunked.mix(compute_backend(backend), S, routing, heads, hidden_size, per_token) * gain.to(S.dtype)
+    by_head = (weight.to(S.dtype).view(heads, -1, hidden_size) for weight in projections)
     return [torch.bmm(Z, weight.transpose(1, 2)) for weight in by_head]
 
 
@@ -128,11 +128,15 @@ def mix_heads(
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
     if _is_known(sources[0].shape[1] <= FEW_COLUMNS):
-        S = sources[0] if len(sources) == 1 else torch.cat(list(sources))
+        S = _as_one(sources)
         K, V = compute_backend(backend).mix_rows(weights.to(S.dtype), S).chunk(2, dim=1)
     else:
         K, V = operator(operators.mix_heads)(list(sources), weights, backend)
     return K, V, carrier
+
+
+def _as_one(sources: Sequence[Tensor]) -> Tensor:
+    return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 
 def _is_known(condition: bool) -> bool:

@@ -100,7 +100,8 @@ class ComputeBackend:
 
 def _is_cut(S: Tensor) -> bool:
     """Whether products with S `[K, X]` go block by block: on a CPU, where narrow ones are slow otherwise."""
-    return len(S) >= ROWS_TO_CUT and S.shape[1] > BLOCK and S.shape[1] % BLOCK == 0 and cuts_on(S.device).in_blocks
+    rows, columns = S.shape
+    return columns > BLOCK and rows >= ROWS_TO_CUT and columns % BLOCK == 0 and cuts_on(S.device).in_blocks
 
 
 def _cut(matrix: Tensor) -> Tensor:
