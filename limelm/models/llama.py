@@ -30,9 +30,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The gain times X / rms(X), over the last dimension, computed in float32."""
-        if not torch.is_grad_enabled() and hidden_states.dtype == self.weight.dtype == torch.float32:
-            return torch.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)  # in one, to the same bits
-        return self.weight * rms_normalize(hidden_states, self.eps)
+        weight = self.weight
+        if not torch.is_grad_enabled() and hidden_states.dtype == weight.dtype == torch.float32:
+            return torch.rms_norm(hidden_states, weight.shape, weight, self.eps)  # in one, to the same bits
+        return weight * rms_normalize(hidden_states, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"

@@ -41,8 +41,14 @@ def refuse_divided_heads(
     Raises:
         ValueError: under tensor parallelism.
     """
-    layer, all_heads = attention.layer_idx, attention.config.num_attention_heads
-    served_by = attention_instances.get(layer) if attention_instances else getattr(attention, "attn", None)
+    layer = attention.layer_idx
+    if attention_instances:
+        served_by = attention_instances.get(layer)
+    else:  # not by getattr: a module takes long to say that it has no such attribute
+        served_by = attention.__dict__.get("attn") or attention.__dict__.get("_modules", {}).get("attn")
+    if served_by is None:
+        return
+    all_heads = attention.config.num_attention_heads
     heads = getattr(served_by, "num_heads", all_heads)
     if heads != all_heads:
         raise ValueError(

@@ -144,10 +144,10 @@ class LimeModel(LimePreTrainedModel, Decoder):
         self.plan = ReadPlan(layer.self_attn.router for layer in self.layers)  # type: ignore[union-attr, misc]
 
     def run_layers(self, hidden_states: Tensor, **layer_inputs) -> Tensor:
-        history = History(self.plan)
+        history, eps = History(self.plan), self.config.rms_norm_eps
         for i, layer in self.layers_to_run():
             layer.self_attn.router.check_place(i)
-            read = history.open(i, hidden_states, self.config.rms_norm_eps)
+            read = history.open(i, hidden_states, eps)
             hidden_states, *left = layer(hidden_states, *read, **layer_inputs)
             history.close(i, *left)
         return hidden_states
