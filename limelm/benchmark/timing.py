@@ -1,5 +1,6 @@
 """Timing on noisy machines: two runs side by side, many times, and the median of their ratios."""
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from limelm.benchmark.allocator import freed_memory_is_kept
 from limelm.records import Record
 
 
@@ -65,13 +67,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def interleave(works: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[Timing]:
     """Time all works once per round, in an order that rotates from round to round, after two warm-up rounds."""
     timings = [Timing() for _ in works]
-    for number in range(-2, rounds):
-        for position in range(len(works)):
-            index = (position + number) % len(works)
-            seconds, cpu_seconds = _time(works[index], device)
-            if number >= 0:
-                timings[index].seconds.append(seconds)
-                timings[index].cpu_seconds.append(cpu_seconds)
+    with freed_memory_is_kept() if device.type == "cpu" else contextlib.nullcontext():
+        for number in range(-2, rounds):
+            for position in range(len(works)):
+                index = (position + number) % len(works)
+                seconds, cpu_seconds = _time(works[index], device)
+                if number >= 0:
+                    timings[index].seconds.append(seconds)
+                    timings[index].cpu_seconds.append(cpu_seconds)
     return timings
 
 

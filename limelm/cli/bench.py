@@ -153,6 +153,7 @@ def run(options: argparse.Namespace) -> Output:
     """Measure, and write the files."""
     import torch
 
+    from limelm.benchmark.allocator import can_keep_memory
     from limelm.benchmark.compare import Conditions
     from limelm.benchmark.compilation import check_compiler
     from limelm.environment import environment
@@ -172,6 +173,7 @@ def run(options: argparse.Namespace) -> Output:
         "baseline": measurement.baseline,
         **measurement.facts,
         "compiled": options.compile,
+        "keeps_freed_memory": device.type == "cpu" and can_keep_memory(),
         "dtype": options.dtype,
         "device": str(device),
         "rounds": options.rounds,
