@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limelm.routing.ops.autograd import pass_on
+from limelm.routing.ops.autograd import gradient_buffer, pass_on, refuse_second_gradient
 from limelm.routing.ops.chunked import ROWS_AT_ONCE, ComputeBackend, GradientRows
 from limelm.routing.ops.source_matrix import chunks, runs
 
@@ -78,7 +78,7 @@ class _Keep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_carrier):
-        _refuse_second_gradient()
+        refuse_second_gradient(SECOND_GRADIENT)
         if grad_carrier is None:
             return (None,) * 4
         own = grad_carrier[ctx.rows, : ctx.shape[1:].numel()].view(ctx.shape)
@@ -96,7 +96,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, grad_carrier):
-        _refuse_second_gradient()
+        refuse_second_gradient(SECOND_GRADIENT)
         weights, *blocks = ctx.saved_tensors
         nothing = [None] * (1 + len(blocks))
         if grad is None:
@@ -112,13 +112,10 @@ def _gradient_rows(
     buffer: Tensor | None, carried: torch.Size | None, places: Sequence[int], S: Tensor
 ) -> GradientRows | None:
     """Where the sources' gradients go; a fresh buffer of the carrier's shape where this reader is the last."""
-    if carried is None:
-        return None
     each, before = len(S) // len(places), sum(place < 0 for place in places)
-    covers_all = (len(places) - before) * each == carried[0]
-    add = buffer is not None or not covers_all
+    buffer, add = gradient_buffer(buffer, carried, (len(places) - before) * each, S)
     if buffer is None:
-        buffer = S.new_empty(carried) if covers_all else S.new_zeros(carried)
+        return None
     targets = [(start + before, stop + before, first) for start, stop, first in runs(places[before:])]
     return GradientRows(buffer, targets, each, add)
 
@@ -145,8 +142,3 @@ def _tokens_backward(weights: Tensor, S: Tensor, grad: Tensor, gradients: Gradie
             target = target.unflatten(1, (stop - start, -1))
             _ = target.add_(grad_sources) if gradients.add else target.copy_(grad_sources)
     return grad_weights
-
-
-def _refuse_second_gradient() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(SECOND_GRADIENT)

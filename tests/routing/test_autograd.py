@@ -86,14 +86,14 @@ def test_gradients_repeat_to_the_bit(case, chunk_size):
 @cases
 def test_memory_is_written_before_it_is_read(case, monkeypatch):
     expected = gradients_of(make(case))
-    empty_rows, gradient_buffer = history.empty_rows, autograd._gradient_buffer
+    empty_rows, gradient_buffer = history.empty_rows, autograd.gradient_buffer
 
     def fresh_buffer(buffer, *rest):
         made, add = gradient_buffer(buffer, *rest)
         return (made if add else made.fill_(torch.nan)), add
 
     monkeypatch.setattr(history, "empty_rows", lambda *args: empty_rows(*args).fill_(torch.nan))
-    monkeypatch.setattr(autograd, "_gradient_buffer", fresh_buffer)
+    monkeypatch.setattr(autograd, "gradient_buffer", fresh_buffer)
     assert_same_gradients(gradients_of(make(case)), expected, tolerance=1e-6)
     with torch.no_grad():
         assert make(case).eval()(token_ids()).logits.isfinite().all()

@@ -28,10 +28,10 @@ SECOND_GRADIENT = (
 )
 
 
-def refuse_second_gradient() -> None:
+def refuse_second_gradient(message: str = SECOND_GRADIENT) -> None:
     """Raise RuntimeError in a backward that is itself to be differentiated."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(SECOND_GRADIENT)
+        raise RuntimeError(message)
 
 
 def new_carrier(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -162,7 +162,7 @@ class _MixProject(torch.autograd.Function):
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (5 + len(sources)))
         grads = (grad.to(sources[0].dtype) for grad in _both(grad_K, grad_V))
-        buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
+        buffer, add = gradient_buffer(grad_carrier, ctx.carried, sum(map(len, sources)), sources[0])
         grad_weights, grad_gain, grad_W = operator(operators.mix_project_backward)(
             buffer, add, list(source_ids), *grads, sources, weights, gain, k_weight, v_weight, *plan
         )
@@ -178,20 +178,22 @@ def _both(grad_K: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor, Tensor]
     return grad_K, torch.zeros_like(grad_K) if grad_V is None else grad_V
 
 
-def _gradient_buffer(
-    buffer: Tensor | None, shape: torch.Size | None, sources: Sequence[Tensor]
+def gradient_buffer(
+    buffer: Tensor | None, shape: torch.Size | None, rows: int, like: Tensor
 ) -> tuple[Tensor | None, bool]:
     """The gradient buffer, and whether to add to it: a fresh one where this reader is the last.
 
     Args:
         buffer: as later readers left it.
         shape: its shape; None where the sources need no gradients.
+        rows: how many of its rows this reader writes.
+        like: a tensor of its dtype and device.
     """
     if shape is None or buffer is not None:
         return buffer, True
-    if shape[0] == sum(map(len, sources)):
-        return sources[0].new_empty(shape), False
-    return sources[0].new_zeros(shape), True
+    if shape[0] == rows:
+        return like.new_empty(shape), False
+    return like.new_zeros(shape), True
 
 
 class _MixHeads(torch.autograd.Function):
@@ -212,7 +214,7 @@ class _MixHeads(torch.autograd.Function):
         if grad_K is None and grad_V is None:
             return grad_carrier, *([None] * (2 + len(sources)))
         dtype = sources[0].dtype
-        buffer, add = _gradient_buffer(grad_carrier, ctx.carried, sources)
+        buffer, add = gradient_buffer(grad_carrier, ctx.carried, sum(map(len, sources)), sources[0])
         grads = (None if grad is None else grad.to(dtype) for grad in (grad_K, grad_V))
         grad_weights = operator(operators.mix_heads_backward)(
             buffer, add, list(source_ids), *grads, sources, weights, backend
