@@ -9,7 +9,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from limelm.adapters.history import ForwardHistory
-from limelm.adapters.hooks import RoutedProjection, hook_attention, hook_decoder, hook_layer, remove_hooks
+from limelm.adapters.hooks import (
+    RoutedProjection,
+    hook_attention,
+    hook_decoder,
+    hook_layer,
+    let_compilers_see_hooks,
+    remove_hooks,
+)
 from limelm.adapters.parameters import (
     BaseIdentity,
     Fingerprints,
@@ -117,6 +124,7 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
             "are given what earlier layers left"
         )
     attachment = _describe(model, config, vocabulary, layers)
+    let_compilers_see_hooks()
     hook_decoder(decoder, _begin_forward)
     for index, layer in enumerate(layers):
         spec = RouterSpec(
@@ -217,9 +225,12 @@ def _begin_forward(decoder: nn.Module) -> ForwardHistory:
 
 
 def _open_gates(attachment: Attachment) -> list[bool] | None:
-    """By layer, whether its gate is open for any head; None where that is not known, or there are no gates.
+    """Ask for each layer whether its gate is open for any head.
 
     The values are asked each time: what changes weights need not leave a trace.
+
+    Returns:
+        None where that is not known, or there are no gates.
     """
     if not ATTACHED_ROUTERS[attachment.config.routing].is_gated:
         return None

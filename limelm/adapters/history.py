@@ -21,7 +21,7 @@ from limelm.routing.ops.source_matrix import empty_rows, runs
 
 
 class ApartSources:
-    """What each layer leaves, of one kind, as tensors of their own, whose gradients are autograd's."""
+    """A store of what the layers leave as tensors of their own, whose gradients autograd finds."""
 
     def __init__(self) -> None:
         self._each: dict[int, Tensor] = {}
@@ -51,7 +51,7 @@ class ApartSources:
 
 
 class Sources:
-    """What each layer leaves, of one kind, in the rows of one matrix; the methods are those of `ApartSources`.
+    """A store of what the layers leave in the rows of one matrix, with the methods of `ApartSources`.
 
     Args:
         layers: L, the model's.

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from limelm.adapters.history import ForwardHistory
@@ -22,7 +23,7 @@ HISTORY = "routing_history"
 
 
 class _Running(threading.local):
-    """What projections find of the attention that is running in this thread.
+    """The state of the attention that is running in this thread, for its projections to find.
 
     Attributes:
         turn: its router and its forward's history.
@@ -68,6 +69,13 @@ class RoutedProjection:
         if hooks == [self.route] and pre_hooks == ([] if self.spare is None else [self.spare]):
             return True
         return sum(map(is_ours, hooks)) == 1 and sum(map(is_ours, pre_hooks)) == int(self.spare is not None)
+
+
+def let_compilers_see_hooks() -> None:
+    """Have `torch.compile` tell models with hooks from those without: it takes them for one, unless it is told."""
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch._dynamo.reset()  # what is compiled already does not ask
 
 
 def hook_decoder(decoder: nn.Module, begin: Callable[[nn.Module], ForwardHistory]) -> None:

@@ -1,4 +1,4 @@
-"""What layers leave, put into a matrix and mixed, with gradients that travel with a carrier (`limelm.routing.ops`).
+"""Mixes of what layers left in the rows of a matrix, with gradients that a carrier brings (`limelm.routing.ops`).
 
 Unlike the operations of this package's own models these stop before the projection, which may be a module of any kind.
 """
@@ -127,7 +127,7 @@ def _rows_backward(weights: Tensor, S: Tensor, grad: Tensor, gradients: Gradient
 
 
 def _tokens_backward(weights: Tensor, S: Tensor, grad: Tensor, gradients: GradientRows | None) -> Tensor:
-    """In chunks of tokens: the gradients of the sources are made token by token before they are added."""
+    """The backward of weights per token, in chunks: gradients of sources are made by token before they are added."""
     grad_weights, width = torch.empty_like(weights), grad.shape[-1]
     bytes_each = 4 * len(S) * width * S.element_size()  # these are beside the buffer, and add to the peak
     for start, stop in chunks(len(weights), bytes_each, S.device):

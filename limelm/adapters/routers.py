@@ -41,7 +41,7 @@ class Request:
     module: nn.Module
 
     def make_own(self) -> Tensor:
-        """What the layer's projection makes, also where it was spared that."""
+        """Make the layer's own keys or values, also where its projection was spared that."""
         return self.projection.split(self.module(self.inputs))[self.which] if self.own is None else self.own
 
     def project(self, inputs: MixedInput) -> Tensor:

@@ -59,7 +59,7 @@ class InputNorm:
 
 
 class MixedInput:
-    """What a layer's projections are given: a mix of normalized representations `[..., D]`, and the layer's own norm.
+    """The input of a layer's projections: a mix of normalized representations `[..., D]`, and the layer's own norm.
 
     Attributes:
         mixed: before the norm's gain and bias.

@@ -76,7 +76,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """What all layers multiply by to rotate: cosines, and sines with the first half's sign turned, `[B, 1, T, d]`."""
+    """Make the factors of a rotation: cosines, and sines with the first half negated, `[B, 1, T, d]`."""
     first, second = sin.chunk(2, dim=-1)
     return cos.unsqueeze(1), torch.cat((-first, second), dim=-1).unsqueeze(1)
 

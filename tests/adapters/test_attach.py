@@ -244,6 +244,25 @@ def test_it_compiles_in_one_graph(routing):
     torch.testing.assert_close(compiled(tokens(), use_cache=False).logits, wanted, atol=2e-6, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_compiled_code_of_the_base_is_not_taken_for_that_with_routers():
+    """Both run the same functions; what is between them is hooks alone."""
+    base = family_model("llama")
+    torch._dynamo.config.skip_nnmodule_hook_guards = True  # PyTorch's default, before anything is attached
+    torch._dynamo.reset()
+    without = torch.compile(base, backend="eager")
+    before = without(tokens(), use_cache=False).logits
+    model = train_routers(attach(copy.deepcopy(base), "kv"))
+    wanted = model(tokens(), use_cache=False).logits
+    assert (wanted - before).abs().max() > 1e-3
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(tokens(), use_cache=False).logits, wanted, atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(without(tokens(), use_cache=False).logits, before, atol=2e-6, rtol=1e-5)
+    detach(model)
+    torch.testing.assert_close(compiled(tokens(), use_cache=False).logits, before, atol=2e-6, rtol=1e-5)
+
+
 @routings
 def test_autocast(routing):
     model = train_routers(attach(family_model("llama").train(), routing))
