@@ -33,6 +33,8 @@ TABLE = {
     "--workloads": ("NAME,...", "listed", "train, forward, decode"),
     "--depths": ("N,...", "_integers", "compare the training step at these depths"),
     "--pruning": (None, None, "time top-p inference"),
+    "--peers": (None, None, "measure other packages' models beside ours"),
+    "--compile": (None, None, "compile all models with torch.compile"),
     "--preset": ("NAME", "str", "text and its settings"),
     "--dataset": ("NAME", "str", "Hugging Face data set"),
     "--dataset-config": ("NAME", "str", "the data set's configuration"),
