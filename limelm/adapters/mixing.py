@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limelm.routing.ops.autograd import gradient_buffer, pass_on, refuse_second_gradient
 from limelm.routing.ops.chunked import ROWS_AT_ONCE, ComputeBackend, GradientRows
-from limelm.routing.ops.source_matrix import chunks, runs
+from limelm.routing.ops.source_matrix import as_one, chunks, runs
 
 COMPUTE = ComputeBackend()
 SECOND_GRADIENT = (
@@ -50,17 +50,13 @@ def mix(carrier: Tensor | None, weights: Tensor, blocks: Sequence[Tensor], place
     return _mixed(weights, blocks), carrier
 
 
-def _matrix(blocks: Sequence[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
-
-
 def _by_token(S: Tensor, tokens: int) -> Tensor:
     """`[K, N D]` seen as `[N, K, D]`."""
     return S.unflatten(1, (tokens, -1)).transpose(0, 1)
 
 
 def _mixed(weights: Tensor, blocks: Sequence[Tensor]) -> Tensor:
-    S = _matrix(blocks)
+    S = as_one(blocks)
     if weights.ndim == 2:
         return weights @ S if len(weights) < ROWS_AT_ONCE else COMPUTE.mix_rows(weights, S)
     return torch.bmm(weights, _by_token(S, len(weights)))
@@ -101,7 +97,7 @@ class _Mix(torch.autograd.Function):
         nothing = [None] * (1 + len(blocks))
         if grad is None:
             return grad_carrier, None, *nothing
-        S = _matrix(blocks)
+        S = as_one(blocks)
         gradients = _gradient_rows(grad_carrier, ctx.carried, ctx.places, S)
         backward = _rows_backward if weights.ndim == 2 else _tokens_backward
         grad_weights = backward(weights, S, grad.to(S.dtype), gradients)

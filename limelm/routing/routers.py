@@ -352,9 +352,8 @@ class KeyValueRouter(LayerRouter):
             if layer_idx > 0:
                 mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
-            has_place = (
-                sum(source.shape[0] for source in sources) == len(self.reads) * heads
-            )  # the last rows are for the own heads
+            rows = sum(source.shape[0] for source in sources)
+            has_place = rows == len(self.reads) * heads  # the last rows are for the own heads
             place = sources[-1][-heads:] if has_place else None
             own, carrier = autograd.keep_heads(K, V, carrier, place, layer_idx)
             if layer_idx > 0:

@@ -19,7 +19,7 @@ from limelm.routing.ops import chunked, operators
 from limelm.routing.ops.backends import compute_backend
 from limelm.routing.ops.chunked import ComputeBackend
 from limelm.routing.ops.operators import operator
-from limelm.routing.ops.source_matrix import ROW_PADDING
+from limelm.routing.ops.source_matrix import ROW_PADDING, as_one
 
 FEW_COLUMNS = 1024  # up to which kv mixes keys and values at once, and they may share memory
 SECOND_GRADIENT = (
@@ -99,7 +99,7 @@ def _mix_project_few(
     backend: str,
 ) -> list[Tensor]:
     """K and V of few tokens: the gain times their mix is less work than the gain times W."""
-    S, hidden_size = _as_one(sources), gain.shape[0]
+    S, hidden_size = as_one(sources), gain.shape[0]
     routing = operators.fold_into_routing(weights, gain, per_token, S.dtype)
     Z = chunked.mix(compute_backend(backend), S, routing, heads, hidden_size, per_token) * gain.to(S.dtype)
     by_head = (weight.to(S.dtype).view(heads, -1, hidden_size) for weight in projections)
@@ -128,15 +128,11 @@ def mix_heads(
         K, V, passed = _MixHeads.apply(used, weights, (tuple(source_ids), backend), *sources)
         return K, V, carrier if used is None else passed
     if _is_known(sources[0].shape[1] <= FEW_COLUMNS):
-        S = _as_one(sources)
+        S = as_one(sources)
         K, V = compute_backend(backend).mix_rows(weights.to(S.dtype), S).chunk(2, dim=1)
     else:
         K, V = operator(operators.mix_heads)(list(sources), weights, backend)
     return K, V, carrier
-
-
-def _as_one(sources: Sequence[Tensor]) -> Tensor:
-    return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 
 def _is_known(condition: bool) -> bool:

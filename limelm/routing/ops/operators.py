@@ -77,12 +77,16 @@ def fold_into_routing(weights: Tensor, gain: Tensor, per_token: bool, dtype: tor
     return (weights * gain if per_token else weights).to(dtype)
 
 
+def _heads(sources: list[Tensor], weights: Tensor, per_token: bool) -> int:
+    """G, of routing weights `[G, n]` or, per token, `[G n, D]`."""
+    return len(weights) // sum(map(len, sources)) if per_token else len(weights)
+
+
 def _folded(
     sources: list[Tensor], weights: Tensor, gain: Tensor, k_weight: Tensor, v_weight: Tensor, per_token: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Routing weights and projection for sources without their gain, and the projection as it was, by head."""
-    dtype = sources[0].dtype
-    heads = len(weights) // sum(map(len, sources)) if per_token else len(weights)
+    dtype, heads = sources[0].dtype, _heads(sources, weights, per_token)
     W = torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)], dim=1)  # [G, 2 d, D]
     return fold_into_routing(weights, gain, per_token, dtype), (gain * W).to(dtype), W
 
@@ -139,7 +143,7 @@ _REGISTERED = {
 
 @_REGISTERED[mix_project].register_fake
 def _(sources, weights, gain, k_weight, v_weight, per_token, backend):
-    heads = len(weights) // sum(map(len, sources)) if per_token else len(weights)
+    heads = _heads(sources, weights, per_token)
     K = sources[0].new_empty(heads, sources[0].shape[1] // len(gain), len(k_weight) // heads)
     return K, torch.empty_like(K)
 

@@ -23,6 +23,11 @@ def empty_rows(rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Ten
     return like.new_empty(rows, columns + ROW_PADDING, dtype=dtype)[:, :columns]
 
 
+def as_one(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks of rows `[rows, X]` as one matrix `[all rows, X]`: a copy, unless there is one block."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
+
+
 class SourceMatrix:
     """Blocks of rows `[rows, X]`, the oldest first, as one matrix of which column ranges can be read."""
 
@@ -32,9 +37,7 @@ class SourceMatrix:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Columns `[all rows, stop - start]`: a view where the rows lie in one block, else a copy."""
-        if len(self.blocks) == 1:
-            return self.blocks[0][:, start:stop]
-        return torch.cat([block[:, start:stop] for block in self.blocks])
+        return as_one([block[:, start:stop] for block in self.blocks])
 
     def pieces(self, columns: int) -> list[tuple[int, int]]:
         """Ranges of `columns` columns to read one after the other: all at once if that is a view, else cache-sized."""
