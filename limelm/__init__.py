@@ -1,35 +1,31 @@
 """limelm: Layer-Integrated Memory language models (Gerasimov et al. 2025, arXiv 2502.09245).
 
-Importing this package registers the model types "lime" and "hyper_connection" with transformers' Auto classes. What it
-exports is imported when it is first used: torch and transformers take seconds.
+Importing this package registers its model types, from "lime" to the other connections over depth (docs/models.md), with
+transformers' Auto classes. What it exports is imported when it is first used: torch and transformers take seconds.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from limelm._version import __version__
+from limelm.registration import CLASSES as _CLASSES
 from limelm.registration import register as _register
 
 if TYPE_CHECKING:
     from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
     from limelm.loading import load_model
-    from limelm.models import (
-        HyperConnectionConfig,
-        HyperConnectionForCausalLM,
-        HyperConnectionModel,
-        LimeConfig,
-        LimeForCausalLM,
-        LimeModel,
-    )
+    from limelm.models import HyperConnectionConfig as HyperConnectionConfig
+    from limelm.models import HyperConnectionForCausalLM as HyperConnectionForCausalLM
+    from limelm.models import HyperConnectionModel as HyperConnectionModel
+    from limelm.models import LimeConfig as LimeConfig
+    from limelm.models import LimeForCausalLM as LimeForCausalLM
+    from limelm.models import LimeModel as LimeModel
     from limelm.optimization import parameter_groups
 
+_MODELS = frozenset(name for names in _CLASSES.values() for name in names)
+
 __all__ = [
-    "HyperConnectionConfig",
-    "HyperConnectionForCausalLM",
-    "HyperConnectionModel",
-    "LimeConfig",
-    "LimeForCausalLM",
-    "LimeModel",
+    *sorted(_MODELS),
     "__version__",
     "attach",
     "detach",
@@ -40,7 +36,6 @@ __all__ = [
     "set_trainable",
 ]
 
-_MODELS = frozenset(name for name in __all__ if name.endswith(("Config", "Model", "CausalLM")))
 _ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 

@@ -16,14 +16,19 @@ from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-#: The classes of each model type: of its configuration, the model, and the model with a language-modeling head. They
-#: are in `limelm.models`, in the folder of that name.
+#: How the names of a model's classes begin, by model type, which is the name of its folder or file in `limelm.models`.
+MODELS = {
+    "lime": "Lime",
+    "hyper_connection": "HyperConnection",
+    "residual_scalars": "ResidualScalars",
+    "dense_former": "DenseFormer",
+}
+#: The classes of each model type: of its configuration, the model, and the model with a language-modeling head.
 CLASSES = {
-    "lime": ("LimeConfig", "LimeModel", "LimeForCausalLM"),
-    "hyper_connection": ("HyperConnectionConfig", "HyperConnectionModel", "HyperConnectionForCausalLM"),
+    model_type: (f"{prefix}Config", f"{prefix}Model", f"{prefix}ForCausalLM") for model_type, prefix in MODELS.items()
 }
 #: Modules of Llama that PEFT can't adapt here, by model type: the layers read their weights instead of calling them, or
-#: the model has none.
+#: the model has none. Of models that are not named here it can adapt all.
 _NOT_FOR_PEFT = {
     "lime": ("k_proj", "v_proj", "input_layernorm"),
     "hyper_connection": ("input_layernorm", "post_attention_layernorm"),
@@ -109,7 +114,8 @@ def _add_targets(tables: Any) -> None:
         if not name.startswith("TRANSFORMERS_MODELS_TO_") or not isinstance(table, MutableMapping):
             continue
         if isinstance(targets := table.get("llama"), list):
-            for model_type, excluded in _NOT_FOR_PEFT.items():
+            for model_type in MODELS:
+                excluded = _NOT_FOR_PEFT.get(model_type, ())
                 if kept := [target for target in targets if target not in excluded]:
                     table[model_type] = kept
 

@@ -21,6 +21,7 @@ import limelm
 from limelm.cli.main import COMMANDS
 from limelm.data.dataset import load_prepared_tokenizer
 from limelm.extras import REQUIREMENTS
+from limelm.registration import MODELS
 from tests.recipes import prepared
 
 ROOT = Path(limelm.__file__).parents[1]
@@ -193,7 +194,8 @@ def train(model):
         return model(tokens).logits
 
 configs = {r: limelm.LimeConfig(routing=r, **sizes) for r in ("none", "static", "dynamic", "kv")}
-configs["hyper_connection"] = limelm.HyperConnectionConfig(**sizes)
+others = {t: c for t, (c, _, _) in limelm.registration.CLASSES.items() if t != "lime"}
+configs |= {model_type: getattr(limelm, config)(**sizes) for model_type, config in others.items()}
 for name, config in configs.items():
     torch.save(train(model := AutoModelForCausalLM.from_config(config)), f"{name}.pt")
     model.save_pretrained(name)
@@ -212,7 +214,7 @@ limelm.load_adapter(base, "attached")
 
 def test_models_are_made_trained_saved_and_loaded_and_are_the_same_with_everything_installed(tmp_path):
     succeeds("-c", LIBRARY, folder=tmp_path)
-    for name in ("none", "static", "dynamic", "kv", "hyper_connection", "attached"):
+    for name in ("none", "static", "dynamic", "kv", *(MODELS.keys() - {"lime"}), "attached"):
         load = limelm.load_model if name == "attached" else AutoModelForCausalLM.from_pretrained
         model = load(tmp_path / name)
         with torch.no_grad():

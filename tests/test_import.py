@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import limelm
+from limelm.registration import CLASSES
 
 HEAVY = ("torch", "transformers", "numpy", "matplotlib", "peft", "tokenizers")
 
@@ -78,14 +79,14 @@ ORDERS = {
     ),
     "the models first": "import limelm.models; from transformers import AutoConfig, AutoModel, AutoModelForCausalLM",
 }
-HYPER_CONNECTION = "limelm.models.hyper_connection.modeling_hyper_connection"
 BUILD = """
 sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
-for model_type in ("lime", "hyper_connection"):
+for model_type in limelm.registration.MODELS:
     config = AutoConfig.for_model(model_type, **sizes)
     for auto in (AutoModel, AutoModelForCausalLM):
         made = type(auto.from_config(config))
-        print(type(config).__name__, made.__module__, made.__name__, made is getattr(limelm, made.__name__))
+        assert made.__module__.startswith(f"limelm.models.{model_type}") and made is getattr(limelm, made.__name__)
+        print(type(config).__name__, made.__name__)
     assert type(config) in AutoModelForCausalLM._model_mapping
 
 """
@@ -94,12 +95,8 @@ for model_type in ("lime", "hyper_connection"):
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_auto_classes_know_the_models(order):
     finished = run(f"import sys; {ORDERS[order]}\n{BUILD}")
-    assert finished.stdout.splitlines() == [
-        "LimeConfig limelm.models.lime.modeling_lime LimeModel True",
-        "LimeConfig limelm.models.lime.modeling_lime LimeForCausalLM True",
-        f"HyperConnectionConfig {HYPER_CONNECTION} HyperConnectionModel True",
-        f"HyperConnectionConfig {HYPER_CONNECTION} HyperConnectionForCausalLM True",
-    ], finished.stderr
+    expected = [f"{config} {name}" for config, *names in CLASSES.values() for name in names]
+    assert finished.stdout.splitlines() == expected, finished.stderr
 
 
 def test_all_that_is_exported_is_there():

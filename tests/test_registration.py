@@ -19,11 +19,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.modelcard import TrainingSummary
 from transformers.models.auto import modeling_auto
 
-from limelm import HyperConnectionForCausalLM, HyperConnectionModel, LimeForCausalLM, LimeModel, registration
+from limelm import registration
 from tests.models.variants import MAIN_VARIANTS, TINY, all_variants, main_variants, tiny_model, token_ids
 
 SMOOTHING = 0.3
-CLASSES = {"lime": (LimeModel, LimeForCausalLM), "hyper_connection": (HyperConnectionModel, HyperConnectionForCausalLM)}
 
 
 def smoothed_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> float:
@@ -60,18 +59,19 @@ def test_label_smoothing_under_peft(variant, tmp_path):
     check_smoothing(model.eval(), tmp_path)
 
 
-@pytest.mark.parametrize("model_type", CLASSES)
-def test_the_tables_by_name(model_type):
-    base, causal_lm = CLASSES[model_type]
-    assert modeling_auto.MODEL_MAPPING_NAMES[model_type] == base.__name__
-    assert modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == causal_lm.__name__
+@main_variants
+def test_the_tables_by_name(variant):
+    model = tiny_model(variant)
+    model_type = model.config.model_type
+    assert modeling_auto.MODEL_MAPPING_NAMES[model_type] == type(model.model).__name__
+    assert modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == type(model).__name__
 
 
 def test_the_tables_can_still_be_walked():
     """A name without a module in transformers must not be looked for there."""
     for mapping in (modeling_auto.MODEL_MAPPING, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING):
         ours = [config.model_type for config in mapping if config.__module__.startswith("limelm")]
-        assert sorted(ours) == sorted(CLASSES)
+        assert sorted(ours) == sorted(registration.MODELS)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_every_table_of_peft_with_llama_has_our_types_or_says_why_not():
     with_llama = {name: table for name, table in tables.items() if "llama" in table}
     assert len(with_llama) > 5
     for name, table in with_llama.items():
-        assert "hyper_connection" in table, name
+        assert {model_type for model_type in registration.MODELS if model_type != "lime"} <= table.keys(), name
         assert ("lime" in table) == (set(table["llama"]) - {"k_proj", "v_proj", "input_layernorm"} != set()), name
 
 
@@ -192,7 +192,9 @@ def test_heads_that_are_not_offered_are_refused(variant, tmp_path):
 WITHOUT_ROUTED = ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize(("variant", "modules"), [("static", 22), ("dynamic", 22), ("kv", 28), ("hc_static", 28)])
+@pytest.mark.parametrize(
+    ("variant", "modules"), [("static", 22), ("dynamic", 22), ("kv", 28), ("hc_static", 28), ("dense_former", 28)]
+)
 def test_all_linear_is_what_layers_call(variant, modules):
     model = get_peft_model(tiny_model(variant), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     assert sum(hasattr(module, "lora_A") for module in model.modules()) == modules

@@ -1,9 +1,9 @@
 """Activations of any causal language model in a forward pass: the residual stream, the values, the routing.
 
 Hidden states are indexed by representation: X_0 is what the first layer reads (the embedded tokens), X_m the residual
-stream after layer m - 1, up to X_L, before the final norm. For Hyper-Connections it is the sum of the streams, X_0 the
-embedding that each of them begins with. Values are what attention mixes: the output of the value projection, after
-routing where the model routes.
+stream after layer m - 1, up to X_L, before the final norm. For Hyper-Connections it is the sum of the streams; where
+there is no residual stream, what the attention of layer m reads, and X_L what the final norm reads. Values are what
+attention mixes: the output of the value projection, after routing where the model routes.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from limelm.analysis.retrieval import routers_of, weights_of_call
 from limelm.errors import UserError
+from limelm.models.decoder import HiddenState
 from limelm.models.families import attention_layer, find_layers
-from limelm.models.hyper_connection.modeling_hyper_connection import HyperConnectionDecoderLayer
 from limelm.routing import routers_in
 
 HIDDEN, VALUES, OWN_VALUES = "hidden states", "values", "values before routing"
@@ -67,6 +67,8 @@ class ActivationReader:
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
         self.routers = [next(routers_in(layer), None) for layer in self.layers]
+        #: Where a model hands its hidden states over, if its layers do not.
+        self._handed_over = [module for module in model.modules() if isinstance(module, HiddenState)]
         self.values_missing: str | None = None
         self._value_parts: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
         if not all(self.routers):
@@ -84,15 +86,17 @@ class ActivationReader:
         """
         seen = Activations(input_ids)
         with ExitStack() as hooks:
-            for layer in self.layers:
-                if layer is self.layers[0]:
-                    hooks.callback(layer.register_forward_pre_hook(_keep_input(seen), with_kwargs=True).remove)
-                hooks.callback(layer.register_forward_hook(_keep_output(seen)).remove)
+            if not self._handed_over:
+                first = self.layers[0]
+                hooks.callback(first.register_forward_pre_hook(_keep_input(seen), with_kwargs=True).remove)
+            for module in self._handed_over or self.layers:
+                hooks.callback(module.register_forward_hook(_keep_output(seen)).remove)
             for router in filter(None, self.routers):
                 hooks.callback(router.register_forward_hook(_keep_routed(seen)).remove)
             for projection, part in self._value_parts:
                 hooks.callback(projection.register_forward_hook(_keep_values(seen, part)).remove)
-            self.model.base_model(input_ids=input_ids.to(self.model.device), use_cache=False)
+            options = {"output_hidden_states": True} if self._handed_over else {}
+            self.model.base_model(input_ids=input_ids.to(self.model.device), use_cache=False, **options)
         if not routers_of(self.model):
             seen.own_values.clear()  # the model does not route: they are the values
         self._check_finite(seen)
@@ -122,18 +126,14 @@ def _value_projection(layer: nn.Module, model: PreTrainedModel) -> tuple[nn.Modu
 def _keep_input(seen: Activations):
     def hook(layer, args, kwargs):
         states = args[0] if args else kwargs["hidden_states"]
-        if isinstance(layer, HyperConnectionDecoderLayer):
-            states = states[..., 0, :]  # all streams begin with the same
         seen.hidden.append(states.float())
 
     return hook
 
 
 def _keep_output(seen: Activations):
-    def hook(layer, args, output):
+    def hook(module, args, output):
         states = output[0] if isinstance(output, tuple) else output
-        if isinstance(layer, HyperConnectionDecoderLayer):
-            states = states.sum(dim=-2)
         seen.hidden.append(states.float())
 
     return hook

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import limelm.models  # noqa: F401, registers the model types
 from limelm.benchmark.bandwidth import copy_bandwidth, routing_bandwidth
 from limelm.benchmark.shape import SHAPES, Inputs, Shape
+from limelm.registration import MODELS
 from limelm.routing import ROUTERS
 
 
@@ -94,6 +95,8 @@ def routed_cases(routing: str) -> list[NativeCase]:
     ]
 
 
+#: Model types whose cases bear their name; they are compared where they are asked for.
+CONNECTED = [model_type for model_type in MODELS if model_type not in ("lime", "hyper_connection")]
 CASES = {
     case.name: case
     for case in [
@@ -103,8 +106,9 @@ CASES = {
         *(case for name, router in ROUTERS.items() if router.routes for case in routed_cases(name)),
         NativeCase("top-p", options={"routing": "static", "routing_top_p": 0.9}),
         NativeCase("hc", "hyper_connection"),
+        *(NativeCase(model_type, model_type) for model_type in CONNECTED),
     ]
 }
 #: What can be compared with LLaMA, and what is unless cases are named.
 COMPARED_CASES = [name for name in CASES if CASES[name].model_type != "llama"]
-DEFAULT_CASES = [name for name in COMPARED_CASES if not name.endswith(("-triton", "-bounded"))]
+DEFAULT_CASES = [name for name in COMPARED_CASES if not name.endswith(("-triton", "-bounded", *CONNECTED))]

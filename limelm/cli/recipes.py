@@ -22,8 +22,9 @@ A recipe of your own says what is different from the one that it extends:
     [training]
     steps = 200
 
-Tables are merged field by field. [models.NAME] adds a model: label, model_type (llama, lime, hyper_connection), routing
-(static, dynamic, kv), routing_top_p; compare = ["llama", "NAME"] says which are trained. Data of another kind (task in
+Tables are merged field by field. [models.NAME] adds a model: label, model_type (llama, lime, hyper_connection or
+another of docs/models.md), routing (static, dynamic, kv), routing_top_p, or that model's own fields; compare = ["llama",
+"NAME"] says which are trained. Data of another kind (task in
 place of preset) replace [data]; base = "" (a pretrained model, by --from) replaces models, data and architecture.
 `extends` takes the path of another .toml file as well.
 

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 from limelm.files import write_text
 from limelm.models.card import CARD, model_card
 from limelm.models.field_checks import check_fields, check_rope, warn_of_names
+from limelm.registration import CLASSES
 
 HUB_MODULE = "modeling_limelm"
 _HUB_CODE = '''"""For `trust_remote_code=True`: the classes are those of an installed limelm (`pip install limelm`)."""
@@ -27,10 +28,18 @@ class DecoderConfig(LlamaConfig):
     base_model_pp_plan = None
     #: Model types whose checkpoints may be read with this class beside its own.
     compatible_model_types: ClassVar[tuple[str, ...]] = ()
-    #: The classes of this model by Auto class.
-    auto_classes: ClassVar[dict[str, str]] = {}
     #: What the model is, in words.
     kind: ClassVar[str] = ""
+
+    @property
+    def auto_classes(self) -> dict[str, str]:
+        """The names of this model's classes by Auto class."""
+        return dict(zip(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), CLASSES[self.model_type], strict=True))
+
+    @property
+    def num_hidden_states(self) -> int:
+        """The number of hidden states that a forward returns: the embedding's and every layer's."""
+        return self.num_hidden_layers + 1
 
     def __post_init__(self, **kwargs):
         check_fields(self, kwargs)

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from limelm.models.llama import RMSNorm, RotaryEmbedding, rotation
 from limelm.models.serving import refuse_missing_layers, refuse_model_parallelism
@@ -24,6 +24,18 @@ from limelm.routing import DepthModule
 
 #: What transformers calls the cache, as an argument and in outputs: "past_key_values", from 5.24 on "cache".
 CACHE = fields(BaseModelOutputWithPast)[1].name
+
+
+class HiddenState(nn.Module):
+    """An identity whose outputs `output_hidden_states` records, for models whose layers do not return hidden states."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states
+
+
+#: Among what a model `_can_record_outputs`: whatever goes through its `HiddenState` modules, in the order of the calls.
+HIDDEN_STATES = OutputRecorder(HiddenState, capture_initial_hidden_state=False)
+HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"  # one more than layers; transformers 5.17 ignores it
 
 
 class DecoderPreTrainedModel(PreTrainedModel):

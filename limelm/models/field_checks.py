@@ -39,6 +39,8 @@ NUMBERS: dict[str, Any] = {
     "max_position_embeddings": Size,
     "pretraining_tp": Size,
     "expansion_rate": Size,
+    "period": Size,
+    "dilation": Size,
     "pad_token_id": _TokenId,
     "bos_token_id": _TokenId,
     "eos_token_id": _TokenId,

@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from limelm.models.serving import refuse_divided_heads
 from limelm.routing import rms_normalize
@@ -179,3 +180,34 @@ class Attention(nn.Module):
         if past_key_values is not None:
             K, V = past_key_values.update(K, V, self.layer_idx, kwargs=options)
         return Q, K, V
+
+
+class SelfAttention(Attention):
+    """Llama's attention, whose keys and values may be made from other states than its queries."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        key_states: Tensor | None = None,
+        value_states: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: what queries are made from, `[B, T, D]`.
+            key_states, value_states: what keys and values are made from, `hidden_states` where they are not given.
+
+        Returns:
+            The output `[B, T, D]` and the attention weights (eager only).
+        """
+        Q = self.q_proj(hidden_states)
+        K = self.k_proj(hidden_states if key_states is None else key_states)
+        V = self.v_proj(hidden_states if value_states is None else value_states)
+        Q, K, V = self.heads(Q, K, V, position_embeddings, past_key_values, kwargs)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(self, Q, K, V, attention_mask, dropout=self.dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights

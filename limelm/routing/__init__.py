@@ -23,10 +23,10 @@ from limelm.routing.build import RouterList, check_options, make_routers
 from limelm.routing.history import History
 from limelm.routing.hyper_connection import HyperConnection
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
-from limelm.routing.module import DepthModule, Rule
+from limelm.routing.module import CONNECTIONS, DepthModule, Rule
 from limelm.routing.ops.backends import BACKENDS, resolve_backend
 from limelm.routing.ops.rms_norm import rms_normalize
-from limelm.routing.reference import depth_mix, mix_heads
+from limelm.routing.reference import depth_mix, mix_heads, weighted_sum
 from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, routers_in
 from limelm.routing.routers import (
     ROUTERS,
@@ -42,6 +42,7 @@ from limelm.routing.top_p import prune, top_p_mask
 
 __all__ = [
     "BACKENDS",
+    "CONNECTIONS",
     "ROUTER",
     "ROUTERS",
     "WEIGHT_SETS",
@@ -73,5 +74,6 @@ __all__ = [
     "rms_normalize",
     "routers_in",
     "top_p_mask",
+    "weighted_sum",
     "whole",
 ]

@@ -53,6 +53,21 @@ def depth_mix(sources: Sequence[Tensor], weights: Tensor, kept: Sequence[Sequenc
     return mixed.view(batch, tokens, heads, hidden_size)
 
 
+def weighted_sum(sources: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Add `n` representations up, each times a weight: `sum_j w_j X_j`, in float32 at the least.
+
+    Args:
+        sources: `n` tensors of one shape.
+        weights: `n` tensors that broadcast to it, each of at least one dimension.
+
+    Returns:
+        The sum in the dtype of the first source.
+    """
+    wide = [weight.to(torch.promote_types(weight.dtype, torch.float32)) for weight in weights]
+    terms = (weight * source for weight, source in zip(wide, sources, strict=True))
+    return functools.reduce(torch.add, terms).to(sources[0].dtype)
+
+
 def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Mix the heads of `n` layers into new heads: `Y_h = sum_j sum_h' R[h, j G + h'] X_{j,h'}`.
 

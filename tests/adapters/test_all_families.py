@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from limelm import attach, detach
 from limelm.adapters.parameters import router_parameters
 from limelm.errors import UserError
+from limelm.registration import MODELS
 
 # By the name of a field in any family's configuration.
 SMALL = {
@@ -50,11 +51,10 @@ ALWAYS = (
     "starcoder2",
 )
 WITHOUT_KEYWORDS = ("stablelm", "nemotron", "trocr", "bloom", "gptj")
-OURS = ("lime", "hyper_connection")
 
 
 def chosen() -> list[str]:
-    known = [name for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if name not in OURS]
+    known = [name for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if name not in MODELS]
     return known if os.environ.get("LIMELM_ALL_FAMILIES") else [name for name in ALWAYS if name in known]
 
 

@@ -203,10 +203,12 @@ class NaiveHyperConnection(NaiveDecoder):
         return value
 
 
+NAIVE: dict[str, type[NaiveDecoder]] = {"lime": NaiveLime, "hyper_connection": NaiveHyperConnection}
+
+
 def naive_copy(model) -> NaiveDecoder:
     """The naive version of a model, with float64 copies of its parameters that collect gradients of their own."""
     weights = {
         name: parameter.detach().double().clone().requires_grad_() for name, parameter in model.named_parameters()
     }
-    naive_class = NaiveLime if model.config.model_type == "lime" else NaiveHyperConnection
-    return naive_class(model.config, weights)
+    return NAIVE[model.config.model_type](model.config, weights)

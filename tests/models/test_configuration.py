@@ -5,8 +5,17 @@ import json
 import pytest
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM, LimeModel
-from tests.models.variants import TINY, VARIANTS, all_variants, tiny_config, tiny_model
+from limelm import DenseFormerConfig, HyperConnectionConfig, LimeConfig, LimeForCausalLM, LimeModel, registration
+from tests.models.variants import (
+    KINDS,
+    TINY,
+    all_variants,
+    causal_lm_class,
+    config_class,
+    smallest_variants,
+    tiny_config,
+    tiny_model,
+)
 
 ROUTINGS = ("none", "static", "dynamic", "kv")
 
@@ -36,9 +45,10 @@ BAD_FIELDS = [
     ],
     (HyperConnectionConfig, {"expansion_rate": 0}, ["expansion_rate", "0"]),
     (HyperConnectionConfig, {"expansion_rate": -2}, ["expansion_rate", "-2"]),
+    (DenseFormerConfig, {"period": 0}, ["period", "0"]),
     *[
-        (config_class, fields, words)
-        for config_class in (LimeConfig, HyperConnectionConfig)
+        (config_class(model_type), fields, words)
+        for model_type in registration.MODELS
         for fields, words in (
             ({"hidden_size": 30}, ["hidden_size", "30", "num_attention_heads", "4"]),
             ({"num_key_value_heads": 3}, ["num_key_value_heads", "3", "num_attention_heads", "4"]),
@@ -53,11 +63,11 @@ def _id(value) -> str:
     return value.model_type if isinstance(value, type) else str(value) if isinstance(value, dict) else ""
 
 
-@pytest.mark.parametrize(("config_class", "fields", "words"), BAD_FIELDS, ids=_id)
-def test_bad_field_is_a_clear_value_error(config_class, fields, words):
-    config_class(**TINY)
+@pytest.mark.parametrize(("cls", "fields", "words"), BAD_FIELDS, ids=_id)
+def test_bad_field_is_a_clear_value_error(cls, fields, words):
+    cls(**TINY)
     with pytest.raises(ValueError) as error:
-        config_class(**(TINY | fields))
+        cls(**(TINY | fields))
     message = str(error.value)
     missing = [word for word in words if word not in message]
     assert not missing, f"{message!r} does not name {missing}"
@@ -90,7 +100,10 @@ def test_bad_field_in_a_checkpoint_is_a_value_error(tmp_path):
         LimeForCausalLM.from_pretrained(tmp_path)
 
 
-READABLE = {LimeConfig: ("lime", "llama"), HyperConnectionConfig: ("hyper_connection",)}
+READABLE = {
+    model_type: (model_type,) if model_type == "hyper_connection" else (model_type, "llama")
+    for model_type in registration.MODELS
+}
 FOREIGN = {
     "gpt2": GPT2Config(n_layer=1, n_embd=8, n_head=1),
     "bert": BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1),
@@ -101,9 +114,9 @@ FOREIGN = {
     ("model_class", "model_type"),
     [
         (model_class, model_type)
-        for model_class in (LimeForCausalLM, LimeModel, HyperConnectionForCausalLM)
-        for model_type in (*FOREIGN, "lime", "hyper_connection", "llama")
-        if model_type not in READABLE[model_class.config_class]
+        for model_class in (LimeModel, *(causal_lm_class(config_class(name)()) for name in registration.MODELS))
+        for model_type in (*FOREIGN, "llama", *registration.MODELS)
+        if model_type not in READABLE[model_class.config_class.model_type]
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused_by_name(model_class, model_type, tmp_path):
@@ -112,10 +125,10 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(model_class, model_type
     elif model_type == "llama":
         LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
     else:
-        tiny_model("static" if model_type == "lime" else "hc_dynamic").save_pretrained(tmp_path)
+        tiny_model(smallest_variants()[model_type]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"'{model_type}'") as error:
         model_class.from_pretrained(tmp_path)
-    assert all(name in str(error.value) for name in READABLE[model_class.config_class])
+    assert all(name in str(error.value) for name in READABLE[model_class.config_class.model_type])
 
 
 @all_variants
@@ -131,7 +144,7 @@ def test_config_survives_the_disk(variant, tmp_path):
 def test_config_names_its_classes_for_every_auto_class(variant, tmp_path):
     tiny_model(variant).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    name = "Lime" if saved["model_type"] == "lime" else "HyperConnection"
+    name = registration.MODELS[saved["model_type"]]
     assert saved["auto_map"] == {
         "AutoConfig": f"modeling_limelm.{name}Config",
         "AutoModel": f"modeling_limelm.{name}Model",
@@ -153,15 +166,27 @@ def test_a_llama_checkpoint_becomes_a_lime_model(tmp_path):
 def test_llama_fields_have_llamas_defaults():
     """The options of these models are all that a default config adds to Llama's."""
     llama = LlamaConfig().to_dict()
-    for config_class, own in (
-        (LimeConfig, {"routing": "static", "routing_top_p": None, "routing_init": "paper"}),
-        (HyperConnectionConfig, {"expansion_rate": 4, "dynamic": True}),
-    ):
-        added = {name: value for name, value in config_class().to_dict().items() if llama.get(name, ...) != value}
-        assert added.pop("model_type") == config_class.model_type
+    for model_type in registration.MODELS:
+        added = {n: value for n, value in config_class(model_type)().to_dict().items() if llama.get(n, ...) != value}
+        assert added.pop("model_type") == model_type
         assert set(added.pop("auto_map")) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
-        assert own.items() <= added.items()
+        assert added == OPTIONS[model_type]
 
 
-def test_variants_cover_every_routing():
-    assert {getattr(tiny_config(variant), "routing", "hc") for variant in VARIANTS} == {*ROUTINGS, "hc"}
+OPTIONS = {
+    "lime": {
+        "routing": "static",
+        "routing_top_p": None,
+        "routing_init": "paper",
+        "routing_sources": None,
+        "routing_backend": "auto",
+    },
+    "hyper_connection": {"expansion_rate": 4, "dynamic": True},
+    "residual_scalars": {},
+    "dense_former": {"period": 1, "dilation": 1},
+}
+
+
+def test_variants_cover_every_model_and_routing():
+    assert {model_type for model_type, _ in KINDS.values()} == registration.MODELS.keys()
+    assert {options["routing"] for model_type, options in KINDS.values() if model_type == "lime"} == {*ROUTINGS}

@@ -56,7 +56,7 @@ def test_early_exit_gives_the_tokens_of_generate(variant):
     assert model.config.num_hidden_layers == 4
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "hc" not in case])
+@pytest.mark.parametrize("case", [case for case in CASES if "hc" not in case])  # its layers count no sources
 @torch.no_grad()
 def test_layers_that_were_cut_off_at_the_end_and_layers_that_were_moved(case):
     variant, changes = CASES[case]

@@ -8,18 +8,20 @@ from dataclasses import fields
 import pytest
 from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
-from limelm import HyperConnectionConfig, LimeConfig, LimeForCausalLM
+from limelm import DenseFormerConfig, HyperConnectionConfig, LimeConfig, LimeForCausalLM
 from limelm.models.field_checks import NUMBERS
-from tests.models.variants import TINY, all_variants, tiny_config, tiny_model
+from limelm.registration import MODELS
+from tests.models.variants import TINY, all_variants, config_class, tiny_config, tiny_model
 
-BOTH = (LimeConfig, HyperConnectionConfig)
+ALL = [config_class(model_type) for model_type in MODELS]
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SIZES += ("num_key_value_heads", "head_dim", "max_position_embeddings", "pretraining_tp")
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+NO_SIZE = (0, -1, 2**62, "8", 8.5, True)
 #: Out of range, or of another type, by field.
 BAD = {
-    **dict.fromkeys(SIZES, (0, -1, 2**62, "8", 8.5, True)),
+    **dict.fromkeys(SIZES, NO_SIZE),
     **dict.fromkeys(TOKEN_IDS, (-2, 2**62, "eos", 1.5)),
     "initializer_range": (-0.1, 1.5, "0.02", *NOT_FINITE),
     "rms_norm_eps": (0.0, -1e-6, 1.5, "1e-6", None, *NOT_FINITE),
@@ -45,10 +47,11 @@ BAD_ROPE = [
 ]
 OWN = {
     LimeConfig: {"routing_top_p": (0, 1.5, "half", *NOT_FINITE)},
-    HyperConnectionConfig: {"expansion_rate": (0, -1, 2**62, "4", 1.5, True), "dynamic": (2, "yes", None)},
+    HyperConnectionConfig: {"expansion_rate": NO_SIZE, "dynamic": (2, "yes", None)},
+    DenseFormerConfig: {"period": NO_SIZE, "dilation": NO_SIZE},
 }
 CASES = [
-    *[(cls, name, value) for cls in BOTH for name, values in (BAD | OWN[cls]).items() for value in values],
+    *[(cls, name, value) for cls in ALL for name, values in (BAD | OWN.get(cls, {})).items() for value in values],
     *[(LimeConfig, "rope_parameters", rope) for rope in BAD_ROPE],
 ]
 
@@ -72,7 +75,7 @@ def test_a_bad_value_is_one_line_that_names_field_and_value(cls, name, value):
     assert any(entry in message for entry in shown)
 
 
-@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("cls", ALL)
 def test_a_bad_value_in_a_file_is_the_same_error(cls, tmp_path):
     cls(**TINY).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -83,7 +86,7 @@ def test_a_bad_value_in_a_file_is_the_same_error(cls, tmp_path):
             cls.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("cls", ALL)
 def test_every_number_has_a_range(cls):
     numeric = {"int", "float"}
     ours = [field for field in fields(cls) if field.name not in {field.name for field in fields(PreTrainedConfig)}]
@@ -110,7 +113,7 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("good", GOOD, ids=str)
 def test_what_llama_takes_is_taken_in_silence(cls, good):
     good = json.loads(json.dumps(good))
@@ -131,7 +134,7 @@ misspelled = [
     (HyperConnectionConfig, "connection", "expansion_rate"),
     *[
         (cls, name, meant)
-        for cls in BOTH
+        for cls in ALL
         for name, meant in (
             ("hiden_size", "hidden_size"),
             ("intermediate_dim", "intermediate_size"),
@@ -181,7 +184,7 @@ FOUND_IN_CHECKPOINTS = """
 """.split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("name", [*FOUND_IN_CHECKPOINTS, *sorted(vars(GenerationConfig()).keys() - {"use_cache"})])
 def test_other_peoples_names_are_silent(cls, name):
     config = cls(**TINY).to_dict() | {name: None}

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tests.models.naive import naive_copy
+from tests.models.naive import NAIVE, naive_copy
 from tests.models.variants import (
+    KINDS,
     LIME_VARIANTS,
     all_variants,
     assert_same_gradients,
@@ -14,9 +15,12 @@ from tests.models.variants import (
 )
 
 SMALL = {"num_hidden_layers": 3}
+naive_variants = pytest.mark.parametrize(
+    "variant", [variant for variant, (model_type, _) in KINDS.items() if model_type in NAIVE]
+)
 
 
-@all_variants
+@naive_variants
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-5)], ids=["fp32", "fp64"])
 def test_logits_and_all_gradients_equal_the_naive_version(variant, training, dtype, tolerance):
@@ -36,7 +40,7 @@ def test_logits_and_all_gradients_equal_the_naive_version(variant, training, dty
     assert_same_gradients(gradients(model), naive_gradients, tolerance)
 
 
-@all_variants
+@naive_variants
 def test_hidden_states_equal_the_naive_version(variant):
     model = tiny_model(variant, **SMALL)
     input_ids = token_ids(batch=1, tokens=5)

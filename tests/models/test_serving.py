@@ -19,8 +19,9 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 import limelm
 from limelm.models import serving
+from limelm.registration import CLASSES
 from tests.models.engine import LENGTHS, attention_instances, attention_modules, flattened, serve
-from tests.models.variants import VARIANTS, all_variants, main_variants, tiny_model, token_ids
+from tests.models.variants import VARIANTS, all_variants, main_variants, smallest_variants, tiny_model, token_ids
 
 BOUNDED = {"routing_sources": {"first": 1, "last": 2}}
 #: Every kind of model, and bounded routing: variant and changes to its config.
@@ -131,7 +132,7 @@ def test_one_graph_serves_any_number_of_tokens(case):
 @pytest.fixture
 def entry_point(monkeypatch):
     """What the entry points name; what it sets is gone afterwards."""
-    for name in ("LimeForCausalLM", "LimeModel", "HyperConnectionForCausalLM", "HyperConnectionModel"):
+    for name in (name for _, *classes in CLASSES.values() for name in classes):
         monkeypatch.setattr(type(transformers), name, None, raising=False)
     groups = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["entry-points"]
     assert groups.keys() == {"vllm.general_plugins", "sglang.srt.plugins"}
@@ -144,7 +145,7 @@ def test_the_entry_points_register_every_architecture(entry_point):
     assert entry_point is serving.register
     entry_point()
     entry_point()
-    for variant in ("kv", "hc_dynamic"):
+    for variant in smallest_variants().values():
         model = tiny_model(variant)
         for part in (model, model.model):
             for module in (transformers, sys.modules["transformers"]):  # not the same, in some orders of import
@@ -152,10 +153,11 @@ def test_the_entry_points_register_every_architecture(entry_point):
 
 
 def printed_in_a_fresh_process(script: str, folder: Path) -> list[str]:
-    """The words that a script prints about two checkpoints, in a process that has not imported limelm."""
-    for variant in ("static", "hc_dynamic"):
+    """The words that a script prints about three checkpoints, in a process that has not imported limelm."""
+    variants = ("static", "hc_dynamic", "dense_former")
+    for variant in variants:
         tiny_model(variant).save_pretrained(folder / variant)
-    folders = [str(folder / variant) for variant in ("static", "hc_dynamic")]
+    folders = [str(folder / variant) for variant in variants]
     environment = os.environ | {"PYTHONPATH": str(PYPROJECT.parent), "HF_MODULES_CACHE": str(folder / "modules")}
     command = [sys.executable, "-c", script, *folders]
     done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
@@ -179,7 +181,11 @@ for folder in sys.argv[1:]:
 
 
 def test_a_server_needs_neither_an_import_nor_remote_code(tmp_path):
-    assert printed_in_a_fresh_process(FRESH_PROCESS, tmp_path) == ["LimeModel", "HyperConnectionModel"]
+    assert printed_in_a_fresh_process(FRESH_PROCESS, tmp_path) == [
+        "LimeModel",
+        "HyperConnectionModel",
+        "DenseFormerModel",
+    ]
 
 
 # What is refused
@@ -288,4 +294,5 @@ for folder in sys.argv[1:]:
 
 def test_the_code_of_a_checkpoint_is_enough_for_a_server_that_trusts_it(tmp_path):
     modules = printed_in_a_fresh_process(TRUSTING_PROCESS, tmp_path)
-    assert modules == ["limelm.models.lime.modeling_lime", "limelm.models.hyper_connection.modeling_hyper_connection"]
+    names = ("lime.modeling_lime", "hyper_connection.modeling_hyper_connection", "dense_former")
+    assert modules == [f"limelm.models.{name}" for name in names]

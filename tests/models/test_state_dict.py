@@ -78,6 +78,11 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
                 if config.dynamic:
                     shapes |= {f"{connection}.dynamic_alpha": (D, n + 1), f"{connection}.dynamic_beta": (D,)}
                     shapes |= {f"{connection}.alpha_scale": (1,), f"{connection}.beta_scale": (1,)}
+        elif config.model_type == "residual_scalars":
+            shapes |= {f"{layer}.connection.{name}": (1,) for name in ("residual_scale", "embedding_scale")}
+        elif config.model_type == "dense_former":
+            if (i + 1) % config.period == 0:
+                shapes[f"{layer}.connection.weight"] = ((i + 1) // config.dilation + 1,)
         elif i > 0 and config.routing == "static":
             shapes[f"{layer}.self_attn.router.weight"] = (G, i + 1)
             shapes[f"{layer}.routing_layernorm.weight"] = (D,)

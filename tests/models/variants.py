@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedModel
 
-from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM
+import limelm
+from limelm.registration import CLASSES
 
 TINY = {
     "vocab_size": 97,
@@ -41,22 +42,41 @@ HYPER_CONNECTION_VARIANTS = {
     "hc_dynamic_gqa": {"dynamic": True, "num_key_value_heads": 2},
     "hc_static": {"dynamic": False, "expansion_rate": 3},
 }
-VARIANTS = [*LIME_VARIANTS, *HYPER_CONNECTION_VARIANTS]
+#: Other connections over depth: the model type, and what its configuration has beside the sizes.
+OTHERS = {
+    "residual_scalars": ("residual_scalars", {"num_key_value_heads": 2}),
+    "dense_former": ("dense_former", {"dilation": 2, "num_key_value_heads": 2}),
+}
+#: Of every variant the model type and the options.
+KINDS: dict[str, tuple[str, dict]] = {
+    **{variant: ("lime", options) for variant, options in LIME_VARIANTS.items()},
+    **{variant: ("hyper_connection", options) for variant, options in HYPER_CONNECTION_VARIANTS.items()},
+    **OTHERS,
+}
+VARIANTS = list(KINDS)
 #: One of each kind of code path, for suites where a run is slow.
-MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static"]
+MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static", "dense_former"]
 
 all_variants = pytest.mark.parametrize("variant", VARIANTS)
 main_variants = pytest.mark.parametrize("variant", MAIN_VARIANTS)
 
 
 def tiny_config(variant: str, **changes) -> LlamaConfig:
-    if variant in LIME_VARIANTS:
-        return LimeConfig(**(TINY | LIME_VARIANTS[variant] | changes))
-    return HyperConnectionConfig(**(TINY | HYPER_CONNECTION_VARIANTS[variant] | changes))
+    model_type, options = KINDS[variant]
+    return config_class(model_type)(**(TINY | options | changes))
+
+
+def config_class(model_type: str) -> type[LlamaConfig]:
+    return getattr(limelm, CLASSES[model_type][0])
 
 
 def causal_lm_class(config: LlamaConfig) -> type[PreTrainedModel]:
-    return LimeForCausalLM if isinstance(config, LimeConfig) else HyperConnectionForCausalLM
+    return getattr(limelm, CLASSES[config.model_type][2])
+
+
+def smallest_variants() -> dict[str, str]:
+    """One variant of every model type, by type."""
+    return {model_type: variant for variant, (model_type, _) in reversed(KINDS.items())}
 
 
 def tiny_model(variant: str, **changes) -> PreTrainedModel:

@@ -20,16 +20,6 @@ class HyperConnectionConfig(DecoderConfig):
 
     model_type = "hyper_connection"
     kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
-    auto_classes: ClassVar[dict[str, str]] = {
-        "AutoConfig": "HyperConnectionConfig",
-        "AutoModel": "HyperConnectionModel",
-        "AutoModelForCausalLM": "HyperConnectionForCausalLM",
-    }
 
     expansion_rate: int = 4
     dynamic: bool = True
-
-    @property
-    def num_hidden_states(self) -> int:
-        """The number of hidden states that a forward returns: the embedding's and every layer's."""
-        return self.num_hidden_layers + 1

@@ -28,11 +28,6 @@ class LimeConfig(DecoderConfig):
     model_type = "lime"
     compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "Language model with Layer-Integrated Memory (LIMe, arXiv 2502.09245)"
-    auto_classes: ClassVar[dict[str, str]] = {
-        "AutoConfig": "LimeConfig",
-        "AutoModel": "LimeModel",
-        "AutoModelForCausalLM": "LimeForCausalLM",
-    }
 
     routing: str = "static"
     routing_top_p: float | int | None = None

@@ -1,0 +1,96 @@
+"""What models with another connection over depth have in common: Llama's layers, between which sources are mixed.
+
+A *source* is what a layer left for later ones: the embeddings, a layer's output, or what a sublayer adds. The decoder
+owns the list of them. A layer is given the sources that it reads, as arguments of their own, and returns what it adds;
+it changes nothing that it is given. So it can be recomputed (activation checkpointing) and sharded (FSDP2), and several
+forwards can be under way at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from limelm.models.decoder import Decoder, DecoderPreTrainedModel
+from limelm.models.llama import MLP, RMSNorm, SelfAttention
+from limelm.routing import CONNECTIONS, DepthModule, Rule
+
+
+class Connection(DepthModule):
+    """The parameters by which one place of a model mixes its sources; none of them decays."""
+
+    def parameter_rules(self) -> dict[str, Rule]:
+        """The rule of all parameters: they learn at the rate of the rest, and do not decay."""
+        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
+
+
+class ConnectedLayer(GradientCheckpointingLayer):
+    """Llama's attention and MLP with their norms; a subclass has the connection, and a `forward` that uses it.
+
+    Attributes:
+        reads: the numbers of the sources that the layer is given, oldest first; all that there are where it is None.
+        adds_from: the number of the first source that it adds. What is there from this number on, it has taken in.
+    """
+
+    reads: Sequence[int] | None = None
+    adds_from: int
+
+    def __init__(self, config: LlamaConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = SelfAttention(config, layer_idx)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layer_idx = layer_idx
+        self.adds_from = layer_idx + 1
+
+    def check_place(self, index: int) -> None:
+        """Refuse a layer that was taken out of its place, where it had other sources.
+
+        Raises:
+            ValueError: with the two places.
+        """
+        if self.layer_idx != index:
+            raise ValueError(
+                f"layer {index} was built as layer {self.layer_idx} and reads the sources that it had there; layers "
+                "can be cut off at the end, but not taken out or moved"
+            )
+
+    def attention_delta(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
+        """What the attention sublayer adds to a residual stream `[B, T, D]`."""
+        return self.self_attn(self.input_layernorm(hidden_states), **layer_inputs)[0]
+
+    def mlp_delta(self, hidden_states: Tensor) -> Tensor:
+        """What the MLP sublayer adds to a residual stream `[B, T, D]`."""
+        return self.mlp(self.post_attention_layernorm(hidden_states))
+
+    def block(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
+        """Llama's whole layer, `[B, T, D]` to `[B, T, D]`."""
+        hidden_states = hidden_states + self.attention_delta(hidden_states, **layer_inputs)
+        return hidden_states + self.mlp_delta(hidden_states)
+
+    def sources_to_read(self, sources: list[Tensor]) -> list[Tensor]:
+        """Those of the decoder's sources that this layer is given."""
+        return sources if self.reads is None else [sources[j] for j in self.reads]
+
+
+class ConnectedPreTrainedModel(DecoderPreTrainedModel):
+    """What Hugging Face records of models whose layers take a residual stream first and return it first."""
+
+    _can_record_outputs = {"hidden_states": ConnectedLayer, "attentions": SelfAttention}
+
+
+class ConnectedModel(Decoder):
+    """A decoder with a residual stream beside its sources."""
+
+    layer_class: type[nn.Module]
+
+    def run_layers(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
+        sources = [hidden_states]
+        for i, layer in self.layers_to_run():
+            layer.check_place(i)
+            hidden_states, *added = layer(hidden_states, *layer.sources_to_read(sources), **layer_inputs)
+            sources[layer.adds_from :] = added
+        return hidden_states
