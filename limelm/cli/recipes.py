@@ -23,9 +23,9 @@ A recipe of your own says what is different from the one that it extends:
     steps = 200
 
 Tables are merged field by field. [models.NAME] adds a model: label, model_type (llama, lime, hyper_connection or
-another of docs/models.md), routing (static, dynamic, kv), routing_top_p, or that model's own fields; compare = ["llama",
-"NAME"] says which are trained. Data of another kind (task in
-place of preset) replace [data]; base = "" (a pretrained model, by --from) replaces models, data and architecture.
+another of docs/models.md), routing (static, dynamic, kv), routing_top_p, or the fields of another model_type;
+compare = ["llama", "NAME"] says which are trained. Data of another kind (task in place of preset) replace [data];
+base = "" (a pretrained model, by --from) replaces models, data and architecture.
 `extends` takes the path of another .toml file as well.
 
 `limelm recipes tiny` shows the fields of recipes on text, arithmetic-3 those of tasks, attach those of pretrained
