@@ -1,4 +1,4 @@
-"""What models with another connection over depth have in common: Llama's layers, between which sources are mixed.
+"""The common parts of models with another connection over depth: Llama's layers, between which sources are mixed.
 
 A *source* is what a layer left for later ones: the embeddings, a layer's output, or what a sublayer adds. The decoder
 owns the list of them. A layer is given the sources that it reads, as arguments of their own, and returns what it adds;
@@ -59,11 +59,11 @@ class ConnectedLayer(GradientCheckpointingLayer):
             )
 
     def attention_delta(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
-        """What the attention sublayer adds to a residual stream `[B, T, D]`."""
+        """The delta of the attention sublayer, which it adds to a residual stream `[B, T, D]`."""
         return self.self_attn(self.input_layernorm(hidden_states), **layer_inputs)[0]
 
     def mlp_delta(self, hidden_states: Tensor) -> Tensor:
-        """What the MLP sublayer adds to a residual stream `[B, T, D]`."""
+        """The delta of the MLP sublayer, which it adds to a residual stream `[B, T, D]`."""
         return self.mlp(self.post_attention_layernorm(hidden_states))
 
     def block(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
@@ -72,12 +72,12 @@ class ConnectedLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp_delta(hidden_states)
 
     def sources_to_read(self, sources: list[Tensor]) -> list[Tensor]:
-        """Those of the decoder's sources that this layer is given."""
+        """The sources of the decoder that this layer is given."""
         return sources if self.reads is None else [sources[j] for j in self.reads]
 
 
 class ConnectedPreTrainedModel(DecoderPreTrainedModel):
-    """What Hugging Face records of models whose layers take a residual stream first and return it first."""
+    """The base of models whose layers take a residual stream first and return it first, which Hugging Face records."""
 
     _can_record_outputs = {"hidden_states": ConnectedLayer, "attentions": SelfAttention}
 
