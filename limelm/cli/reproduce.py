@@ -27,6 +27,9 @@ model, such as OUT/seed-42/static. Several recipes make one such folder each in 
 
 Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
 and more --seeds (a model is trained with the recipe's seeds unless --seeds N says more).
+
+A recipe with learning_rates, or --learning-rates '[5e-4, 1e-3, 2e-3, 5e-3]', trains each model at every one with the
+first seed, and the other seeds at its best; a training that diverged is reported with its rate.
 `limelm recipes --help` shows how a recipe of your own is written.
 
 {EXPLANATION}
@@ -174,8 +177,15 @@ def _note_missing_seeds(summary: dict[str, Any]) -> None:
     """Say which models are left out of comparisons, because others have more seeds."""
     seeds = len(summary["seeds"])
     for label, own in Counter(entry["label"] for entry in summary["trainings"]).items():
-        if own < seeds:
+        diverged = [str(row["seed"]) for row in summary.get("search", ()) if _is_lost_seed(row, label)]
+        if diverged:
+            note(f"{label}: diverged with seed {', '.join(diverged)} at its best learning rate, so it is not compared")
+        elif own < seeds:
             note(f"{label}: {own} of {seeds} seeds, so it is not compared; --seeds {seeds} trains the rest")
+
+
+def _is_lost_seed(row: "Record", label: str) -> bool:
+    return row["label"] == label and row["is_best"] and row["diverged_at"] is not None
 
 
 def _report_all(out: Path, summaries: dict[str, dict[str, Any]], answers: "dict[str, Record | None]") -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from limelm.planning.fit import BUCKETS, CONTEXT, GIB
 from limelm.planning.peak_memory import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
 from limelm.planning.plan import ModelPlan, Plan
+from limelm.recipes.recipe import Recipe
 
 LABEL_WIDTH, OWN_WIDTH, COLUMN_WIDTH = 42, 24, 16  # of the rows' labels, of the model's own column, of the others
 TIGHT = 0.95  # of a GPU's memory: from here on there is a warning
@@ -35,7 +36,17 @@ def _head(plan: Plan) -> list[str]:
         f"{training.precision}{recomputes}",
         f"{training.steps:,} steps of {training.batch_size:,} sequences of {recipe.data.sequence_length:,} tokens: "
         f"{gpus} x {plan.accumulation} forwards x {plan.micro_batch_size} sequences",
+        *_trainings(recipe),
     ]
+
+
+def _trainings(recipe: Recipe) -> list[str]:
+    """Say how many trainings of the model `limelm reproduce` takes, where that is more than the one that is planned."""
+    searched, seeds = len(recipe.learning_rates), recipe.seeds
+    if searched + seeds <= 1:
+        return []
+    rates = f" ({searched} learning rates with the first seed, the other seeds at the best)" if searched else ""
+    return [f"one training; limelm reproduce takes {max(searched, 1) + seeds - 1} of this model{rates}"]
 
 
 def _rows(plan: Plan) -> list[str]:

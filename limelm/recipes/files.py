@@ -81,8 +81,8 @@ def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None
         return recipe
     content = recipe.to_dict()
     places = recipe.kind.override_places(content, model)
-    if model is None:  # one training has one seed
-        places["seeds"] = content
+    if model is None:  # one training has one of each
+        places["seeds"] = places["learning_rates"] = content
     for section, kind in (("data", type(recipe.data)), ("training", TrainingRecipe), ("engine", EngineRecipe)):
         for field in fields(kind):
             places[field.name] = places[f"{section}.{field.name}"] = content[section]
@@ -98,6 +98,8 @@ def _no_place(key: str, places: Mapping[str, Any], recipe: Recipe, model: str | 
     """Say why a field of this name cannot be overridden."""
     if key == "seeds":
         return "one training has one seed; name it with --seed"
+    if key == "learning_rates":
+        return "one training has one learning rate; name it with --learning-rate"
     if key == "base":
         return "trains from scratch; --from MODEL is for the recipe attach"
     if model is None and any(key in recipe.kind.override_places(recipe.to_dict(), name) for name in recipe.models):

@@ -18,7 +18,7 @@ from limelm.recipes.data import ProblemData, SequenceDataset, TextData
 from limelm.recipes.from_scratch import FromScratch
 from limelm.recipes.settings import SEEDS, EngineRecipe, TrainingRecipe
 from limelm.recipes.subject import ModelTable, Subject
-from limelm.records import Check, at_least, at_most
+from limelm.records import Check, PositiveFloat, at_least, at_most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Recipe:
     Attributes:
         compare: the models that are trained unless others are named; a file that does not say has all.
         seeds: how many trainings of each model, with seeds from `training.seed` upwards.
+        learning_rates: in place of `training.learning_rate`: `reproduce` trains each model at every one with the first
+            seed, and with the other seeds at the one where its held-out loss was lowest. None are no search.
         base: the pretrained model, a folder or hub name, that all of them start from ("" while it is not named); None
             trains from scratch.
         architecture: fields of the configuration that models from scratch share.
@@ -38,6 +40,7 @@ class Recipe:
     description: str = ""
     compare: Annotated[tuple[str, ...], Check(len, "at least one model")]
     seeds: Annotated[int, at_least(1), at_most(1000)] = 1
+    learning_rates: tuple[PositiveFloat, ...] = ()
     base: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]]
@@ -50,6 +53,16 @@ class Recipe:
         if first + self.seeds > SEEDS:
             raise UserError(
                 f"seeds={self.seeds} from training.seed={first} upwards: the last must be less than {SEEDS}"
+            )
+        if self.learning_rates and (
+            len(self.learning_rates) < 2 or sorted({*self.learning_rates}) != list(self.learning_rates)
+        ):
+            raise UserError(
+                f"learning_rates={list(self.learning_rates)}: must be two or more, each above the one before"
+            )
+        if self.learning_rates and self.base is not None:
+            raise UserError(
+                "learning_rates: for models from scratch; parts of a pretrained model have rates of their own"
             )
         if self.base is not None and self.data.own is not None:
             raise UserError(
@@ -76,9 +89,18 @@ class Recipe:
         label, length = own.pop("label", name), self.data.sequence_length
         return self.kind.read(ModelTable(self.name, name, label, own, self.architecture, length, self.base or ""))
 
-    def of_seed(self, seed: int) -> "Recipe":
-        """The recipe of one seed's trainings."""
-        return replace(self, seeds=1, training=replace(self.training, seed=seed))
+    def of_training(self, seed: int, learning_rate: float | None = None) -> "Recipe":
+        """The recipe of single trainings: one seed, and one learning rate.
+
+        Args:
+            learning_rate: of `learning_rates`; routers keep the recipe's ratio to it. None keeps both rates.
+        """
+        single = replace(self, seeds=1, learning_rates=()).with_training(seed=seed)
+        if learning_rate is None:
+            return single
+        ratio = learning_rate / self.training.learning_rate
+        routers = self.training.router_learning_rate * ratio
+        return single.with_training(learning_rate=learning_rate, router_learning_rate=routers)
 
     def with_training(self, **changes: Any) -> "Recipe":
         """The recipe with other training values."""
@@ -86,7 +108,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values."""
-        return {**asdict(self), "compare": list(self.compare)}
+        return {**asdict(self), "compare": list(self.compare), "learning_rates": list(self.learning_rates)}
 
     def published(self) -> dict[str, Any]:
         """The recipe as plain values for a run's files, which others may read: paths are cut to their last name."""

@@ -20,7 +20,7 @@ def how_made(summary: Mapping[str, Any]) -> Facts:
         "Command": _named(summary.get("provenance", {})),
         "Data": _named({key: value for key, value in summary["data"].items() if key != "folder"}),
         "Models": [*_named(recipe.get("architecture", {})), *_models(trainings, recipe.get("models", {}))],
-        "Training": _training(summary, recipe.get("training", {})),
+        "Training": _training(summary, recipe.get("training", {}), recipe.get("learning_rates", [])),
         "Environment": _environment(trainings),
     }
 
@@ -44,10 +44,13 @@ def _models(entries: Iterable[Mapping[str, Any]], own: Mapping[str, Mapping[str,
     return list(models.items())
 
 
-def _training(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _training(summary: Mapping[str, Any], settings: Mapping[str, Any], rates: Sequence[float]) -> list[tuple[str, Any]]:
     if not settings:
         return []
-    rows = _named({key: value for key, value in settings.items() if key != "seed"})
+    left_out = {"seed", *(["learning_rate", "router_learning_rate"] if rates else [])}
+    rows = _named({key: value for key, value in settings.items() if key not in left_out})
+    if rates:
+        rows.insert(0, ("learning rates", ", ".join(f"{rate:g}" for rate in rates)))
     tokens = max(entry["train_tokens"] for entry in summary["trainings"])
     if tokens:
         rows.append(("tokens per step", tokens // settings["steps"]))

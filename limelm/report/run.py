@@ -22,8 +22,10 @@ from limelm.report.sections.results import (
     trainings_of,
 )
 from limelm.report.sections.routing import routing_sections, routing_words, with_weight_sets
+from limelm.report.sections.search import SEARCH, search_records, search_words
 from limelm.report.writer import write_page
 from limelm.text import counted
+from limelm.training.router_statistics import routed_without_weights
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
 
@@ -44,6 +46,7 @@ def write_run(
     """
     tasks = [] if answers is None else [answers]
     records = {**retrieval, **loss_records(summary), **answer_records(tasks), "efficiency": efficiency(summary)}
+    records["search"] = search_records(summary)
     if _is_from_scratch_on_text(summary):
         records["paper_scale"] = paper_scale()
     palette = with_weight_sets(palette_of_run(summary), retrieval)
@@ -51,11 +54,14 @@ def write_run(
         **run_words(summary, records),
         **routing_words(retrieval, palette, "base" in summary),
         **answer_words(tasks, records["exact_match_summary"]),
+        **search_words(summary),
     }
     facts = how_made(summary)
+    measured = {row["model"] for row in retrieval.get("mean_retrieval", ())}
+    unmeasured = [label for label in routed_without_weights(summary) if label not in measured]
     return write_page(
         out,
-        [*ANSWERS, *LOSSES, *COSTS, *routing_sections(retrieval), ENTROPY],
+        [*ANSWERS, *LOSSES, SEARCH, *COSTS, *routing_sections(retrieval), ENTROPY],
         records,
         palette,
         words,
@@ -64,6 +70,7 @@ def write_run(
         tiles=answer_tiles(records["exact_match_summary"]) or _loss_tiles(records["results"]),
         cautions=[*paragraphs("run", "cautions", words), *paragraphs("answers", "cautions", words)],
         facts={**facts, "Data": [*facts["Data"], *answer_facts(tasks)]},
+        missing=[f"what {label} retrieves (its weights are not kept)" for label in unmeasured],
         made_of=summary["fingerprint"],
     )
 
@@ -79,7 +86,9 @@ def results_as_text(summary: dict[str, Any], answers: Record | None = None) -> s
 def palette_of_run(summary: dict[str, Any]) -> Palette:
     """The look of a run's models; those in a pretrained model are known by their names, not by its type."""
     named = ("label", "name") if "base" in summary else ("label", "name", "model_type", "routing")
-    return palette_of({key: entry[key] for key in named} for entry in summary["trainings"])
+    entries = [*summary.get("search", ()), *summary["trainings"]]  # the former has models that always diverged, too
+    models = {entry["label"]: {key: entry.get(key) for key in named} for entry in entries}
+    return palette_of(models.values())
 
 
 def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ require_extra("lab", "limelm.training")
 
 from limelm.recipes import Recipe, load_recipe, recipe_as_toml, recipe_names, the_model
 from limelm.training.comparison import reproduce
-from limelm.training.result import read_summary
 from limelm.training.run import train_model
+from limelm.training.summary import read_summary
 
 __all__ = [
     "Recipe",

@@ -15,6 +15,7 @@ from limelm.errors import UserError
 from limelm.progress import progress_bar
 from limelm.training import checkpoints
 from limelm.training.jsonl import append_line, drop_lines_after, read_lines
+from limelm.training.places import Diverged, Divergence
 
 
 class MetricsLog(TrainerCallback):
@@ -70,9 +71,10 @@ class MetricsLog(TrainerCallback):
             if state.is_world_process_zero:
                 append_line(self.path, line)
         if broken:
-            raise UserError(
+            raise Diverged(
                 f"training diverged: the {broken} is {line[broken]} at step {state.global_step}; see {self.path}. "
-                "A lower learning rate may help; checkpoints of earlier steps are untouched"
+                "A lower learning rate may help; checkpoints of earlier steps are untouched",
+                Divergence(state.global_step, broken),
             )
 
 

@@ -11,7 +11,7 @@ from limelm.analysis.retrieval import retrieval_weights
 from limelm.analysis.retrieval_statistics import layer_statistics, mean_by_source, pruning_totals, retrieval_records
 from limelm.loading import load_model
 from limelm.recipes.data import SequenceDataset
-from limelm.records import Records
+from limelm.records import Record, Records
 from limelm.training.jsonl import append_line, drop_lines_after
 
 BATCH_SIZE = 8
@@ -21,6 +21,8 @@ def measure_retrieval(
     summary: dict[str, Any], held_out: SequenceDataset, max_sequences: int = 64
 ) -> dict[str, Records]:
     """Load the checkpoints of a run's first seed and measure what their routers retrieve.
+
+    Trainings of which the weights are not there any more are left out.
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
@@ -33,13 +35,29 @@ def measure_retrieval(
     sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {}
-    of_first = (training for training in summary["trainings"] if training["seed"] == summary["seeds"][0])
-    for entry in (training for training in of_first if training["routing"] is not None):
+    for entry in _routed(summary):
+        if not _has_weights(entry):
+            continue
         weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
             for name, rows in retrieval_records(weights).items():
                 records.setdefault(name, []).extend(rows)
     return records
+
+
+def routed_without_weights(summary: dict[str, Any]) -> list[str]:
+    """The labels of a run's routing models that `measure_retrieval` leaves out, because only their results are kept."""
+    return [entry["label"] for entry in _routed(summary) if not _has_weights(entry)]
+
+
+def _routed(summary: dict[str, Any]) -> Records:
+    """The trainings of a run's first seed whose models route."""
+    first = summary["seeds"][0]
+    return [entry for entry in summary["trainings"] if entry["seed"] == first and entry["routing"] is not None]
+
+
+def _has_weights(entry: Record) -> bool:
+    return any(Path(entry["checkpoint"]).glob("*.safetensors"))
 
 
 def routing_summary(model: PreTrainedModel, sequences: Tensor) -> dict[str, Any] | None:

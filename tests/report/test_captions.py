@@ -17,6 +17,7 @@ from limelm.report.sections.costs import COSTS
 from limelm.report.sections.results import ENTROPY, LOSSES
 from limelm.report.sections.routing import ROUTING
 from limelm.report.sections.scores import SECTIONS
+from limelm.report.sections.search import SEARCH
 from limelm.report.sections.states import STATES
 from limelm.report.writer import is_made_of
 from tests.report.synthetic import ENVIRONMENT, Study, asked, run
@@ -181,7 +182,7 @@ def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):
 
 
 def test_every_caption_and_every_column_is_used():
-    sections = [*ANSWERS, *LOSSES, *COSTS, ENTROPY, *ROUTING, CIRCUITS, *STATES, *SECTIONS, RUNS]
+    sections = [*ANSWERS, *LOSSES, *COSTS, SEARCH, ENTROPY, *ROUTING, CIRCUITS, *STATES, *SECTIONS, RUNS]
     captions = tomllib.loads(TEMPLATES.joinpath("captions.toml").read_text())
     pages, tables = {"run", "overview", "answers", "evaluation"}, {"times", "memory", "pruning"}
     of_sections = {section.caption or section.name for section in sections} | {"weights_of_model"}

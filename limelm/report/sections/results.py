@@ -69,6 +69,7 @@ def results(summary: dict[str, Any]) -> Records:
                 "seeds": row["seeds"],
                 "parameters": first["parameters"],
                 "trained_parameters": first["trainable_parameters"],
+                "learning_rate": first.get("learning_rate"),
                 "train_tokens": first["train_tokens"],
                 "final_train_loss": None if None in train_losses else mean(train_losses),
                 "eval_loss": row["mean"],
