@@ -87,7 +87,7 @@ def attach(
             the representations of all layers, then project); or "scale", which routes nothing and scales each head's
             keys and values, for comparison.
         share_kv: one router for keys and values of a layer, as in the native models; else one for each.
-        routing_sources: None (a layer reads all earlier ones), or `{"first": m, "last": n}`.
+        routing_sources: None (a layer reads all earlier ones), `{"first": m, "last": n}` or `{"every": s, "last": n}`.
 
     Returns:
         The model.

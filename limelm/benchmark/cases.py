@@ -11,7 +11,7 @@ import limelm.models  # noqa: F401, registers the model types
 from limelm.benchmark.bandwidth import copy_bandwidth, routing_bandwidth
 from limelm.benchmark.shape import SHAPES, Inputs, Shape
 from limelm.registration import MODELS
-from limelm.routing import ROUTERS
+from limelm.routing import ROUTERS, LayerRouter
 
 
 class Case(Protocol):
@@ -83,16 +83,15 @@ class NativeCase:
 BOUNDED = {"first": 2, "last": 1}
 
 
-def routed_cases(routing: str) -> list[NativeCase]:
+def routed_cases(routing: str, router: type[LayerRouter]) -> list[NativeCase]:
     """The cases of one routing: with as many key/value heads as queries and grouped, bounded, and by other backends."""
     options = {"routing": routing}
-    return [
-        NativeCase(routing, options=options),
-        NativeCase(f"{routing}-grouped", options=options, is_grouped=True),
-        NativeCase(f"{routing}-bounded", options=options | {"routing_sources": BOUNDED}),
-        NativeCase(f"{routing}-reference", options=options | {"routing_backend": "reference"}),
-        NativeCase(f"{routing}-triton", options=options | {"routing_backend": "triton"}),
-    ]
+    cases = [NativeCase(routing, options=options), NativeCase(f"{routing}-grouped", options=options, is_grouped=True)]
+    if "routing_sources" in router.options:
+        cases.append(NativeCase(f"{routing}-bounded", options=options | {"routing_sources": BOUNDED}))
+    for backend in ("reference", "triton") if router.has_fast_path else ():
+        cases.append(NativeCase(f"{routing}-{backend}", options=options | {"routing_backend": backend}))
+    return cases
 
 
 #: Model types whose cases bear their name; they are compared where they are asked for.
@@ -103,12 +102,15 @@ CASES = {
         NativeCase("llama", "llama"),
         NativeCase("llama-grouped", "llama", is_grouped=True),
         NativeCase("none", options={"routing": "none"}),
-        *(case for name, router in ROUTERS.items() if router.routes for case in routed_cases(name)),
+        *(case for name, router in ROUTERS.items() if router.routes for case in routed_cases(name, router)),
         NativeCase("top-p", options={"routing": "static", "routing_top_p": 0.9}),
         NativeCase("hc", "hyper_connection"),
         *(NativeCase(model_type, model_type) for model_type in CONNECTED),
     ]
 }
-#: What can be compared with LLaMA, and what is unless cases are named.
+#: What can be compared with LLaMA, and what is unless cases are named: not the models of later papers.
 COMPARED_CASES = [name for name in CASES if CASES[name].model_type != "llama"]
-DEFAULT_CASES = [name for name in COMPARED_CASES if not name.endswith(("-triton", "-bounded", *CONNECTED))]
+LATER = ("value_residual", "depth_attention", *CONNECTED)
+DEFAULT_CASES = [
+    name for name in COMPARED_CASES if not name.startswith(LATER) and not name.endswith(("-triton", "-bounded"))
+]

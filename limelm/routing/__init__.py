@@ -12,14 +12,16 @@ In a model of your own, three lines give its attention heads the representations
 
 where `k_proj(norm(x))` and `v_proj(norm(x))` stood before; position embeddings come afterwards. `"static"` and
 `"dynamic"` mix normalized representations before they are projected, so their norm is an RMSNorm; `"kv"` mixes keys and
-values, and takes any norm. `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors;
-`HyperConnection` is another connection, of several residual streams.
+values, and takes any norm, as do `"value_residual"` and `"depth_attention"`, which mix values alone.
+`examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors; `HyperConnection` is
+another connection, of several residual streams.
 
-To read on: `router.py` (what every router says of itself), `routers.py` (the kinds), `history.py`, `sources.py`,
-`reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`, `hyper_connection.py`; `ops/` below makes it fast.
+To read on: `router.py` (what every router says of itself), `routers.py` (LIMe's kinds), `value_routers.py` (those of
+other papers), `history.py`, `sources.py`, `reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`,
+`hyper_connection.py`; `ops/` below makes it fast.
 """
 
-from limelm.routing.build import RouterList, check_options, make_routers
+from limelm.routing.build import ROUTERS, RouterList, check_options, make_routers
 from limelm.routing.history import History
 from limelm.routing.hyper_connection import HyperConnection
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
@@ -29,7 +31,6 @@ from limelm.routing.ops.rms_norm import rms_normalize
 from limelm.routing.reference import depth_mix, mix_heads, weighted_sum
 from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, routers_in
 from limelm.routing.routers import (
-    ROUTERS,
     DynamicRouter,
     KeyValueRouter,
     LayerRouter,
@@ -39,6 +40,7 @@ from limelm.routing.routers import (
 )
 from limelm.routing.sources import ReadPlan, check_sources
 from limelm.routing.top_p import prune, top_p_mask
+from limelm.routing.value_routers import DepthAttentionRouter, ValueResidualRouter
 
 __all__ = [
     "BACKENDS",
@@ -46,6 +48,7 @@ __all__ = [
     "ROUTER",
     "ROUTERS",
     "WEIGHT_SETS",
+    "DepthAttentionRouter",
     "DepthModule",
     "DynamicRouter",
     "HeadwiseLinear",
@@ -62,6 +65,7 @@ __all__ = [
     "RoutingLinear",
     "Rule",
     "StaticRouter",
+    "ValueResidualRouter",
     "as_arguments",
     "check_options",
     "check_sources",

@@ -1,4 +1,4 @@
-"""The routers of a whole model, made from plain sizes, and the check of what they are made with."""
+"""The kinds of routers by name, those of a whole model from plain sizes, and the check of what they are made with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,19 @@ from limelm.records import Check
 from limelm.routing.module import DepthModule
 from limelm.routing.ops.backends import BACKENDS
 from limelm.routing.router import RouterSpec
-from limelm.routing.routers import ROUTERS, LayerRouter
+from limelm.routing.routers import DynamicRouter, KeyValueRouter, LayerRouter, PlainRouter, StaticRouter
 from limelm.routing.sources import ReadPlan, check_sources
+from limelm.routing.value_routers import DepthAttentionRouter, ValueResidualRouter
+
+#: The routers of this package's models, by the name that `LimeConfig.routing` has for them.
+ROUTERS: dict[str, type[LayerRouter]] = {
+    "none": PlainRouter,
+    "static": StaticRouter,
+    "dynamic": DynamicRouter,
+    "kv": KeyValueRouter,
+    "value_residual": ValueResidualRouter,
+    "depth_attention": DepthAttentionRouter,
+}
 
 TOP_P = Check(lambda value: 0 < value <= 1, "in (0, 1]")  # what `routing_top_p` may be
 ROUTING_INITS = ("paper", "identity")
@@ -43,6 +54,11 @@ def check_options(routing: str, options: dict[str, Any], backend: str) -> None:
         raise ValueError(f"routing_backend={backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
 
 
+def sources_or_default(routing: str, sources: dict[str, int] | None, num_layers: int) -> dict[str, int] | None:
+    """The bounds that are asked for, or else those of the routing in a model of L layers; None is all sources."""
+    return ROUTERS[routing].default_sources(num_layers) if sources is None else sources
+
+
 class RouterList(nn.ModuleList):
     """The routers of a model's layers, the first layer's first.
 
@@ -69,14 +85,15 @@ def make_routers(
     """Initialized routers for the layers of a model of one's own.
 
     Args:
-        routing: "none", "static", "dynamic" or "kv"; see `ROUTERS`.
+        routing: "none", "static", "dynamic", "kv", "value_residual" or "depth_attention"; see `ROUTERS`.
         num_layers: L.
         hidden_size: D.
         num_heads: G, key/value heads.
         head_dim: d; None is D / G.
-        sources: None (a layer reads all earlier ones), or `{"first": m, "last": n}`.
+        sources: None (a layer reads all earlier ones; of depth_attention every L / 2), `{"first": m, "last": n}`, or
+            `{"every": s, "last": n}`.
         top_p: of static routing, the mass of each head's weights that is kept, in (0, 1]; None keeps all.
-        init: of kv routing, "paper", or "identity": the model starts as one without routing.
+        init: of kv and value_residual, "paper", or "identity": the model starts as one without routing.
         backend: "auto", "reference", "chunked" or "triton"; see `limelm.routing.ops.backends`.
 
     Raises:
@@ -89,6 +106,7 @@ def make_routers(
             raise ValueError(f"{name}={size} must be at least 1")
     if head_dim is None and hidden_size % num_heads:
         raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}; give head_dim")
+    sources = sources_or_default(routing, sources, num_layers)
     routers = RouterList(
         [
             ROUTERS[routing](RouterSpec(i, hidden_size, num_heads, head_dim, sources, top_p, init, backend))

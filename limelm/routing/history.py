@@ -65,13 +65,14 @@ class History:
         """End layer `index`: take the carrier back, and its source, and let go of what no later layer reads.
 
         Args:
-            source: what the layer leaves, `[r, N c]` for the plan's rows and columns; None where that is its input.
+            source: what the layer leaves, `[r, N c]` for the plan's rows and columns, or a tensor of its own without
+                them; None where that is its input, or nothing.
         """
         if index != self._next:
             raise RuntimeError(f"layer {index} ends, but it is layer {self._next}'s turn")
         self._next = index + 1
         self.carrier = carrier
-        if source is not None:
+        if source is not None and index < self.plan.num_sources:
             self._append_source(index, source)
         for expired in self.plan.expiring[index]:
             self.sources.pop(expired, None)

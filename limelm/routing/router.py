@@ -27,9 +27,9 @@ class RouterSpec:
         hidden_size: D.
         num_heads: G, key/value heads.
         head_dim: d; None is D / G.
-        sources: which representations it reads: None (all earlier ones), or `{"first": m, "last": n}`.
+        sources: which it reads: None (all that there are), `{"first": m, "last": n}` or `{"every": s, "last": n}`.
         top_p: the mass of static weights that is kept; None prunes nothing.
-        init: of kv routing, "paper" or "identity".
+        init: of kv routing and value residuals, "paper" or "identity".
         backend: how the routing is computed (`limelm.routing.ops.backends`).
         share_kv: one set of weights for keys and values; else one for each (attached routers only).
     """
@@ -80,6 +80,11 @@ class Router(DepthModule):
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.spec = spec
+
+    @classmethod
+    def default_sources(cls, num_layers: int) -> dict[str, int] | None:
+        """The sources that are read in a model of L layers where nothing is asked for; None is all earlier ones."""
+        return None
 
     @property
     def has_choice(self) -> bool:

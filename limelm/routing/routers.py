@@ -1,8 +1,9 @@
-"""The routers: how a layer makes its keys and values from what all layers so far have left behind.
+"""LIMe's routers: how a layer makes its keys and values from what all layers so far have left behind.
 
-A router is one class and one line in `ROUTERS`. It decides what a layer leaves for the later ones (its *source*), what
-it learns, and how the sources become keys and values. Letters are the paper's: layer i reads the representations
-X_0 ... X_i, N is a normalized one, A and R are routing weights, Z a mixed input, K and V keys and values.
+A router is one class and one line in `ROUTERS` (`build.py`). It decides what a layer leaves for the later ones (its
+*source*), what it learns, and how the sources become keys and values. Letters are the paper's: layer i reads the
+representations X_0 ... X_i, N is a normalized one, A and R are routing weights, Z a mixed input, K and V keys and
+values.
 
 Layer 0 has nothing to choose from. Under every routing it is a plain Llama layer, whose router has no parameters and
 only hands its source on.
@@ -362,15 +363,6 @@ class KeyValueRouter(LayerRouter):
         if layer_idx > 0:
             K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)
         return K, V, carrier, own
-
-
-#: The routers of this package's models, by the name that `LimeConfig.routing` has for them.
-ROUTERS: dict[str, type[LayerRouter]] = {
-    "none": PlainRouter,
-    "static": StaticRouter,
-    "dynamic": DynamicRouter,
-    "kv": KeyValueRouter,
-}
 
 
 def own_representation(call: tuple) -> Tensor:

@@ -1,22 +1,27 @@
-"""Which sources a layer reads: all that earlier layers left, or the first few and the latest few."""
+"""Which sources a layer reads: all that earlier layers left, or the first few or every so many, and the latest few."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from limelm.routing.ops.source_matrix import runs
 
+#: The ways to bound sources: what each names, with the least that it may be.
+BOUNDS = ({"first": 0, "last": 1}, {"every": 1, "last": 1})
+
 
 def check_sources(sources: Any) -> None:
-    """Raise ValueError unless `sources` is None or `{"first": m, "last": n}` with m >= 0 and n >= 1."""
+    """Raise ValueError unless `sources` is None, or one of BOUNDS with integers that are large enough."""
     if sources is None:
         return
-    example = 'None (all), or {"first": m, "last": n} with m >= 0 and n >= 1'
-    if not isinstance(sources, dict) or set(sources) != {"first", "last"}:
-        raise ValueError(f"routing_sources={sources!r} is not understood; allowed: {example}")
-    for name, least in (("first", 0), ("last", 1)):
-        value = sources[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"routing_sources[{name!r}]={value!r} is not an integer of at least {least}")
+    least = next((bounds for bounds in BOUNDS if isinstance(sources, dict) and set(sources) == set(bounds)), None)
+    if least is None:
+        raise ValueError(
+            f'routing_sources={sources!r} is not understood; allowed: None (all), or {{"first": m, "last": n}} or '
+            '{"every": s, "last": n} with m >= 0 and s, n >= 1'
+        )
+    for name, value in sources.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
+            raise ValueError(f"routing_sources[{name!r}]={value!r} is not an integer of at least {least[name]}")
 
 
 def source_ids(layer_idx: int, sources: dict[str, int] | None) -> tuple[int, ...]:
@@ -24,7 +29,8 @@ def source_ids(layer_idx: int, sources: dict[str, int] | None) -> tuple[int, ...
     everything = range(layer_idx + 1)
     if sources is None:
         return tuple(everything)
-    return tuple(j for j in everything if j < sources["first"] or j > layer_idx - sources["last"])
+    kept = everything[: sources["first"]] if "first" in sources else everything[:: sources["every"]]
+    return tuple(j for j in everything if j in kept or j > layer_idx - sources["last"])
 
 
 class ReadPlan:

@@ -132,6 +132,10 @@ class NaiveLime(NaiveDecoder):
         self.own_values.append([self.head(i, "v_proj", h, query_input) for h in range(self.G)])
         if i == 0 or self.config.routing == "none":
             return self.own_keys[i], self.own_values[i]
+        if self.config.routing == "value_residual":
+            return self.own_keys[i], [self.value_residual(i, h) for h in range(self.G)]
+        if self.config.routing == "depth_attention":
+            return self.own_keys[i], [self.depth_attention(i, h, query_input) for h in range(self.G)]
         if self.config.routing == "kv":
             R = self.weight(i, "self_attn.router.weight")
             return self.mixed_heads(R, self.own_keys), self.mixed_heads(R, self.own_values)
@@ -163,6 +167,24 @@ class NaiveLime(NaiveDecoder):
             sum(R[h, j * self.G + other] * own[j][other] for j in range(len(own)) for other in range(self.G))
             for h in range(self.G)
         ]
+
+    def value_residual(self, i: int, h: int) -> Tensor:
+        first, own = self.weight(i, "self_attn.router.weight")
+        return first * self.own_values[0][h] + own * self.own_values[i][h]
+
+    def depth_attention(self, i: int, h: int, query_input: Tensor) -> Tensor:
+        """V~_h: `own_values` of earlier layers are replaced by what they became, which is what later ones read."""
+        every, last = self.config.routing_sources["every"], self.config.routing_sources["last"]
+        read = [j for j in range(i) if j % every == 0 or i - j < last]
+        group = self.H // self.G
+        queries = [self.head(i, "q_proj", h * group + member, query_input) for member in range(group)]
+        rows = []
+        for t in range(len(query_input)):
+            pooled = sum(query[t] for query in queries) / group
+            w = softmax(torch.stack([pooled @ self.own_keys[j][h][t] / self.d**0.5 for j in (*read, i)]))
+            rows.append(sum(w[place] * self.own_values[j][h][t] for place, j in enumerate((*read, i))))
+        self.own_values[i][h] = torch.stack(rows)
+        return self.own_values[i][h]
 
 
 class NaiveHyperConnection(NaiveDecoder):

@@ -17,7 +17,7 @@ from tests.models.variants import (
     tiny_model,
 )
 
-ROUTINGS = ("none", "static", "dynamic", "kv")
+ROUTINGS = ("none", "static", "dynamic", "kv", "value_residual", "depth_attention")
 
 BAD_FIELDS = [
     (LimeConfig, {"routing": "statik"}, ["routing", "'statik'", *ROUTINGS]),
@@ -28,7 +28,8 @@ BAD_FIELDS = [
     ],
     *[
         (LimeConfig, {"routing": routing, "routing_top_p": 0.9}, ["routing_top_p", "0.9", repr(routing)])
-        for routing in ("none", "dynamic", "kv")
+        for routing in ROUTINGS
+        if routing != "static"
     ],
     (LimeConfig, {"routing": "kv", "routing_init": "zero"}, ["routing_init", "'zero'", "paper", "identity"]),
     *[
@@ -41,7 +42,7 @@ BAD_FIELDS = [
     ],
     *[
         (LimeConfig, {"routing": routing, "routing_init": "identity"}, ["routing_init", "'identity'", repr(routing)])
-        for routing in ("none", "static", "dynamic")
+        for routing in ("none", "static", "dynamic", "depth_attention")
     ],
     (HyperConnectionConfig, {"expansion_rate": 0}, ["expansion_rate", "0"]),
     (HyperConnectionConfig, {"expansion_rate": -2}, ["expansion_rate", "-2"]),

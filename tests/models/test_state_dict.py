@@ -34,6 +34,8 @@ COUNTS = [
     (LIME, LARGE | {"routing": "static", "routing_top_p": 0.9}, 1_176_770_784),
     (LIME, LARGE | {"routing": "dynamic"}, 1_185_613_824),
     (LIME, LARGE | {"routing": "kv"}, 1_176_873_984),
+    (LIME, LARGE | {"routing": "value_residual"}, 1_176_735_744 + 2 * 15),
+    (LIME, LARGE | {"routing": "depth_attention"}, 1_176_735_744),
     (HC, LARGE, 1_177_064_256),
     (HF_LLAMA, LARGE | {"num_key_value_heads": 8}, 1_076_072_448),
     (LIME, LARGE | {"num_key_value_heads": 8, "routing": "none"}, 1_076_072_448),
@@ -91,6 +93,8 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer}.routing_layernorm.weight"] = (D,)
         elif i > 0 and config.routing == "kv":
             shapes[f"{layer}.self_attn.router.weight"] = (G, (i + 1) * G)
+        elif i > 0 and config.routing == "value_residual":
+            shapes[f"{layer}.self_attn.router.weight"] = (2,)
     return shapes
 
 

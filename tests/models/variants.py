@@ -36,6 +36,8 @@ LIME_VARIANTS = {
     "kv": {"routing": "kv"},
     "kv_gqa": {"routing": "kv", "num_key_value_heads": 2},
     "kv_identity": {"routing": "kv", "routing_init": "identity"},
+    "value_residual_gqa": {"routing": "value_residual", "num_key_value_heads": 2},
+    "depth_attention_gqa": {"routing": "depth_attention", "num_key_value_heads": 2},
 }
 HYPER_CONNECTION_VARIANTS = {
     "hc_dynamic": {"dynamic": True},

@@ -70,6 +70,21 @@ def test_sources_of_a_layer(layer_idx, first, last, expected):
     assert source_ids(layer_idx, None) == tuple(range(layer_idx + 1))
 
 
+@pytest.mark.parametrize(
+    ("layer_idx", "every", "last", "expected"),
+    [
+        (0, 2, 1, (0,)),
+        (5, 2, 1, (0, 2, 4, 5)),
+        (5, 2, 3, (0, 2, 3, 4, 5)),
+        (6, 3, 2, (0, 3, 5, 6)),
+        (5, 1, 1, (0, 1, 2, 3, 4, 5)),
+        (5, 9, 1, (0, 5)),
+    ],
+)
+def test_every_so_many_layers_are_sources(layer_idx, every, last, expected):
+    assert source_ids(layer_idx, {"every": every, "last": last}) == expected
+
+
 @variants
 @bounds
 def test_logits_and_all_gradients_equal_the_naive_version(variant, first, last):
@@ -163,6 +178,11 @@ def test_state_dict_shapes(variant, first, last):
         ({"first": 1}, "not understood"),
         ({"last": 1}, "not understood"),
         ({"first": 1, "last": 2, "middle": 3}, "not understood"),
+        ({"every": 1}, "not understood"),
+        ({"first": 1, "every": 1, "last": 2}, "not understood"),
+        ({"every": 0, "last": 2}, r"\['every'\]=0 is not an integer of at least 1"),
+        ({"every": 2, "last": 0}, r"\['last'\]=0"),
+        ({"every": True, "last": 1}, r"\['every'\]=True"),
         ({"first": -1, "last": 2}, r"\['first'\]=-1"),
         ({"first": 1, "last": 0}, r"\['last'\]=0"),
         ({"first": 1, "last": -2}, r"\['last'\]=-2"),
@@ -187,7 +207,7 @@ def test_bounds_of_another_type_are_refused(value):
 
 
 def test_bounds_need_a_routing():
-    with pytest.raises(ValueError, match="needs routing='static' or 'dynamic' or 'kv', not 'none'"):
+    with pytest.raises(ValueError, match="needs routing='static' or 'dynamic' or 'kv' or 'depth_attention', not"):
         LimeConfig(**TINY, routing="none", routing_sources={"first": 1, "last": 2})
 
 

@@ -12,8 +12,9 @@ B, T, D, G, HEAD_DIM, L = 2, 5, 24, 3, 4, 5
 BOUNDED = {"first": 1, "last": 2}
 OPTIONS = [
     *({"routing": routing} for routing in ROUTERS),
-    *({"routing": routing, "sources": BOUNDED} for routing in ROUTERS if routing != "none"),
+    *({"routing": routing, "sources": BOUNDED} for routing in ROUTERS if "routing_sources" in ROUTERS[routing].options),
     {"routing": "static", "top_p": 0.7},
+    {"routing": "static", "sources": {"every": 2, "last": 1}},
     {"routing": "kv", "init": "identity"},
 ]
 options = pytest.mark.parametrize("options", OPTIONS, ids=lambda each: "-".join(map(str, each.values())))
@@ -26,11 +27,14 @@ class Stack(nn.Module):
     def __init__(self, options: dict, backend: str, bias: bool = False, norm: type[nn.Module] = nn.RMSNorm):
         super().__init__()
         torch.manual_seed(0)
+        if not ROUTERS[options["routing"]].has_fast_path:
+            backend = "auto"  # there is one
         self.routers = make_routers(
             **options, num_layers=L, hidden_size=D, num_heads=G, head_dim=HEAD_DIM, backend=backend
         )
         self.norms = nn.ModuleList(norm(D, eps=1e-6) for _ in range(L))
         self.k_projs, self.v_projs = (nn.ModuleList(nn.Linear(D, G * HEAD_DIM, bias) for _ in range(L)) for _ in "kv")
+        self.q_projs = nn.ModuleList(nn.Linear(D, 2 * G * HEAD_DIM, bias) for _ in range(L))
         self.out_projs = nn.ModuleList(nn.Linear(G * HEAD_DIM, D) for _ in range(L))
 
     def add(self, i: int, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -39,9 +43,14 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         history = History(self.routers.plan)
-        for i, router in enumerate(self.routers):
-            x = self.add(i, x, *router.keys_values(history, x, self.norms[i], self.k_projs[i], self.v_projs[i]))
+        for i in range(L):
+            x = self.add(i, x, *self.keys_values(i, history, x))
         return x
+
+    def keys_values(self, i: int, history: History, x: Tensor) -> tuple[Tensor, Tensor]:
+        norm = self.norms[i]
+        query = self.q_projs[i](norm(x))
+        return self.routers[i].keys_values(history, x, norm, self.k_projs[i], self.v_projs[i], query)
 
     def forward_checkpointed(self, x: Tensor) -> Tensor:
         """The same with each layer made again in the backward, and the history outside of that."""
@@ -56,7 +65,7 @@ class Stack(nn.Module):
         gain = self.norms[i].weight if normalized is not None else None
         attention_input = self.norms[i](x) if normalized is None else gain * normalized
         k, v, carrier, source = self.routers[i](
-            attention_input, gain, self.k_projs[i], self.v_projs[i], carrier, sources
+            attention_input, gain, self.k_projs[i], self.v_projs[i], carrier, sources, self.q_projs[i](attention_input)
         )
         return self.add(i, x, *(states.reshape(B, T, G, HEAD_DIM) for states in (k, v))), carrier, source
 
@@ -139,12 +148,13 @@ def test_a_layer_that_runs_out_of_turn_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"routing": "other"}, "routing='other' is unknown; allowed: none, static, dynamic, kv"),
+        ({"routing": "other"}, "routing='other' is unknown; allowed: none, static, dynamic, kv, value_residual,"),
         ({"routing": "kv", "top_p": 0.5}, "routing_top_p=0.5 needs routing='static', not 'kv'"),
         ({"routing": "static", "top_p": 1.5}, "routing_top_p=1.5 must be in"),
-        ({"routing": "static", "init": "identity"}, "routing_init='identity' needs routing='kv', not 'static'"),
+        ({"routing": "static", "init": "identity"}, "routing_init='identity' needs routing='kv' or 'value_residual'"),
         ({"routing": "kv", "init": "zero"}, "routing_init='zero' is unknown"),
         ({"routing": "kv", "sources": {"first": 1}}, "routing_sources={'first': 1} is not understood"),
+        ({"routing": "value_residual", "sources": BOUNDED}, "routing_sources={'first': 1, 'last': 2} needs routing="),
         ({"routing": "kv", "backend": "fast"}, "routing_backend='fast' is unknown"),
         ({"routing": "kv", "hidden_size": 23}, "hidden_size=23 is not a multiple of num_heads=3; give head_dim"),
     ],
@@ -239,10 +249,9 @@ def test_first_layers_may_run_without_gradients(options):
     def half_frozen(model):
         def forward(x):
             history = History(model.routers)
-            for i, router in enumerate(model.routers):
+            for i in range(L):
                 with torch.set_grad_enabled(i >= 2):
-                    k, v = router.keys_values(history, x, model.norms[i], model.k_projs[i], model.v_projs[i])
-                    x = model.add(i, x, k, v)
+                    x = model.add(i, x, *model.keys_values(i, history, x))
             return x
 
         return forward
@@ -256,6 +265,14 @@ def test_projections_of_other_sizes_are_refused_with_the_sizes(routing):
     routers = make_routers(routing, 2, D, 6)
     with pytest.raises(ValueError, match=r"must make 24 features, for num_heads=6 .* head_dim=4, not 12"):
         routers[0].keys_values(History(routers), inputs(), nn.RMSNorm(D), nn.Linear(D, 12), nn.Linear(D, 12))
+
+
+def test_forgotten_queries_are_missed_by_name():
+    model = Stack({"routing": "depth_attention"}, "auto")
+    history, x = History(model.routers), inputs()
+    model.keys_values(0, history, x)
+    with pytest.raises(TypeError, match=r"routing='depth_attention' .*: give query"):
+        model.routers[1].keys_values(history, x, model.norms[1], model.k_projs[1], model.v_projs[1])
 
 
 def test_a_forgotten_history_is_missed_by_name():

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from limelm.routing import ROUTERS, HeadwiseLinear, RouterSpec
+from limelm.routing import ROUTERS, HeadwiseLinear, RouterSpec, ValueResidualRouter
 
 B, T, G, D, HEAD_DIM = 2, 5, 2, 8, 4
+QUERY = torch.randn(B, T, 2 * G * HEAD_DIM, generator=torch.Generator().manual_seed(0))
 routings = pytest.mark.parametrize("routing", ROUTERS)
 
 
@@ -24,13 +25,16 @@ def projections(headwise: bool) -> list[nn.Module]:
 
 
 def test_the_registry():
-    assert list(ROUTERS) == ["none", "static", "dynamic", "kv"]
+    assert list(ROUTERS) == ["none", "static", "dynamic", "kv", "value_residual", "depth_attention"]
 
 
 def sources_for(router, dtype=torch.float32) -> list[torch.Tensor]:
-    """What a history gives: normalized representations `[1, B T D]`, or heads of earlier layers `[G, B T 2 d]`."""
+    """What a history gives: normalized representations `[1, B T D]`, or what earlier layers left."""
     if router.mixes_representations:
         return [torch.randn(1, B * T * D, dtype=dtype) for _ in router.reads]
+    if not router.has_fast_path:
+        width = HEAD_DIM if isinstance(router, ValueResidualRouter) else 2 * HEAD_DIM
+        return [torch.randn(B, T, G, width, dtype=dtype) for _ in router.reads]
     return [torch.randn(G, B * T * 2 * HEAD_DIM, dtype=dtype) for _ in router.reads[:-1]]
 
 
@@ -46,7 +50,7 @@ def test_layer_zero_is_llama(routing):
     torch.testing.assert_close(K.reshape(B, T, -1), k_proj(attention_input))
     torch.testing.assert_close(V.reshape(B, T, -1), v_proj(attention_input))
     assert carrier is None
-    assert (source is None) == (routing != "kv")
+    assert (source is None) == (routing in ("none", "static", "dynamic"))
 
 
 @routings
@@ -56,10 +60,11 @@ def test_shapes(routing, layer_idx):
     k_proj, v_proj = projections(headwise=router.mixes_representations)
     X = torch.randn(B, T, D)
     with torch.no_grad():
-        K, V, _, source = router(X, torch.ones(D), k_proj, v_proj, None, sources_for(router))
+        K, V, _, source = router(X, torch.ones(D), k_proj, v_proj, None, sources_for(router), QUERY)
     assert K.numel() == V.numel() == B * T * G * HEAD_DIM
     assert K.shape[:2] == V.shape[:2] == (B, T)
-    assert (source.shape == (G, B * T * 2 * HEAD_DIM)) if routing == "kv" else source is None
+    left = {"kv": (G, B * T * 2 * HEAD_DIM), "depth_attention": (B, T, G, 2 * HEAD_DIM)}.get(routing)
+    assert (source is None) if left is None else (source.shape == left)
 
 
 def test_heads_that_need_gradients_need_a_carrier():
@@ -128,5 +133,5 @@ def test_dtype_is_the_inputs(routing, dtype):
     router = make_router(routing, 1).to(dtype)
     k_proj, v_proj = (projection.to(dtype) for projection in projections(headwise=router.mixes_representations))
     X = torch.randn(B, T, D, dtype=dtype)
-    K, V, *_ = router(X, torch.ones(D, dtype=dtype), k_proj, v_proj, None, sources_for(router, dtype))
+    K, V, *_ = router(X, torch.ones(D, dtype=dtype), k_proj, v_proj, None, sources_for(router, dtype), QUERY.to(dtype))
     assert K.dtype == V.dtype == dtype

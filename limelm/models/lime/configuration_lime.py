@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing.build import DEFAULTS, check_options
+from limelm.routing.build import DEFAULTS, check_options, sources_or_default
 
 
 @strict_in_one_line
@@ -12,12 +12,16 @@ class LimeConfig(DecoderConfig):
     """Llama's fields and how the layers route (Gerasimov et al. 2025, arXiv 2502.09245).
 
     Args:
-        routing: "none" (Llama), "static", "dynamic" (section 3), or "kv" (the paper's second version).
+        routing: "none" (Llama), "static", "dynamic" (section 3), or "kv" (the paper's second version); or what others
+            do with values over depth, "value_residual" (arXiv 2410.17897) or "depth_attention" (arXiv 2606.05014).
         routing_top_p: with "static", keep of each head's weights the largest up to this mass, in (0, 1] (section 5.4).
         routing_init: with "kv", "paper" (the layer's own block the identity, the rest uniform) or "identity" (the rest
-            zero: the model starts as Llama, exactly).
+            zero: the model starts as Llama, exactly); with "value_residual", "paper" (half of the first layer's values
+            and half of the layer's own) or "identity" (its own alone: Llama again).
         routing_sources: None (a layer reads all earlier representations), or {"first": m, "last": n}: the first m and
-            the latest n, its own input among them, so that a router costs the same at every depth.
+            the latest n, its own input among them, so that a router costs the same at every depth; or
+            {"every": s, "last": n}: layers 0, s, 2 s, ... and the latest n. With "depth_attention" None becomes the
+            paper's {"every": L / 2, "last": 1}; "value_residual" has none.
         routing_backend: "auto", "reference", "chunked" or "triton": how the routing is computed (limelm.routing);
             read when a model is built.
 
@@ -38,3 +42,5 @@ class LimeConfig(DecoderConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_options(self.routing, {name: getattr(self, name) for name in DEFAULTS}, self.routing_backend)
+        # Said here, and so in config.json: a model cut to fewer layers goes on reading what its layers were made for.
+        self.routing_sources = sources_or_default(self.routing, self.routing_sources, self.num_hidden_layers)
