@@ -22,16 +22,20 @@ MODELS = {
     "hyper_connection": "HyperConnection",
     "residual_scalars": "ResidualScalars",
     "dense_former": "DenseFormer",
+    "attention_residuals": "AttentionResiduals",
+    "delta_attention_residuals": "DeltaAttentionResiduals",
 }
 #: The classes of each model type: of its configuration, the model, and the model with a language-modeling head.
 CLASSES = {
     model_type: (f"{prefix}Config", f"{prefix}Model", f"{prefix}ForCausalLM") for model_type, prefix in MODELS.items()
 }
-#: Modules of Llama that PEFT can't adapt here, by model type: the layers read their weights instead of calling them, or
-#: the model has none. Of models that are not named here it can adapt all.
+#: Modules of Llama that PEFT can't adapt here, by model type: the layers read their weights instead of calling them,
+#: the model has none, or modules of a connection have the same name. Of other models it can adapt all.
 _NOT_FOR_PEFT = {
     "lime": ("k_proj", "v_proj", "input_layernorm"),
     "hyper_connection": ("input_layernorm", "post_attention_layernorm"),
+    "attention_residuals": ("norm",),
+    "delta_attention_residuals": ("norm",),
 }
 
 

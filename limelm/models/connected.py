@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from limelm.models.decoder import Decoder, DecoderPreTrainedModel
+from limelm.models.decoder import HIDDEN_STATES, Decoder, DecoderPreTrainedModel, HiddenState
 from limelm.models.llama import MLP, RMSNorm, SelfAttention
 from limelm.routing import CONNECTIONS, DepthModule, Rule
 
@@ -94,3 +94,48 @@ class ConnectedModel(Decoder):
             hidden_states, *added = layer(hidden_states, *layer.sources_to_read(sources), **layer_inputs)
             sources[layer.adds_from :] = added
         return hidden_states
+
+
+class StreamlessPreTrainedModel(DecoderPreTrainedModel):
+    """The base of models whose layers take and return sources alone, and hand over what their attention reads."""
+
+    _can_record_outputs = {"hidden_states": HIDDEN_STATES, "attentions": SelfAttention}
+
+
+class StreamlessModel(ConnectedModel):
+    """A decoder without a residual stream: its layers, and the final norm by `output_connection`, read the sources.
+
+    Hidden states are the embeddings, what the attention of each further layer reads (its layer calls a `HiddenState`
+    with it), and what the final norm reads.
+    """
+
+    output_connection: nn.Module
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.hidden_state = HiddenState()
+
+    def run_layers(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
+        sources = [self.hidden_state(hidden_states)]
+        for i, layer in self.layers_to_run():
+            layer.check_place(i)
+            sources[layer.adds_from :] = layer(*layer.sources_to_read(sources), **layer_inputs)
+        return self.hidden_state(self.output_connection(*sources))
+
+
+# Sources that are sums of sublayers' deltas. Block b has the sublayers b S ... b S + S - 1 and is source b + 1.
+
+
+def with_delta(sources: tuple[Tensor, ...], delta: Tensor, sublayer: int, block_size: int) -> tuple[Tensor, ...]:
+    """Sources with a sublayer's delta: a new one where it begins a block, else part of the newest, its block's sum."""
+    if sublayer % block_size == 0:
+        return (*sources, delta)
+    return (
+        *sources[:-1],
+        sources[-1].to(sources[0].dtype) + delta,
+    )  # a sum is as wide as the embedding, under autocast
+
+
+def first_of_layer(layer_idx: int, block_size: int) -> int:
+    """The number of the source, a block's sum, to which a layer's first sublayer adds."""
+    return 1 + 2 * layer_idx // block_size

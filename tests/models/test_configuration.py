@@ -5,7 +5,15 @@ import json
 import pytest
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from limelm import DenseFormerConfig, HyperConnectionConfig, LimeConfig, LimeForCausalLM, LimeModel, registration
+from limelm import (
+    AttentionResidualsConfig,
+    DenseFormerConfig,
+    HyperConnectionConfig,
+    LimeConfig,
+    LimeForCausalLM,
+    LimeModel,
+    registration,
+)
 from tests.models.variants import (
     KINDS,
     TINY,
@@ -47,6 +55,7 @@ BAD_FIELDS = [
     (HyperConnectionConfig, {"expansion_rate": 0}, ["expansion_rate", "0"]),
     (HyperConnectionConfig, {"expansion_rate": -2}, ["expansion_rate", "-2"]),
     (DenseFormerConfig, {"period": 0}, ["period", "0"]),
+    (AttentionResidualsConfig, {"num_heads": 3}, ["num_heads=3", "hidden_size=32"]),
     *[
         (config_class(model_type), fields, words)
         for model_type in registration.MODELS
@@ -185,6 +194,13 @@ OPTIONS = {
     "hyper_connection": {"expansion_rate": 4, "dynamic": True},
     "residual_scalars": {},
     "dense_former": {"period": 1, "dilation": 1},
+    "attention_residuals": {
+        "block_size": 1,
+        "num_heads": 1,
+        "softmax_temperature": 1.0,
+        "scale_by_sources": False,
+    },
+    "delta_attention_residuals": {"block_size": 1, "gated": False},
 }
 
 

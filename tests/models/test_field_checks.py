@@ -8,7 +8,14 @@ from dataclasses import fields
 import pytest
 from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
-from limelm import DenseFormerConfig, HyperConnectionConfig, LimeConfig, LimeForCausalLM
+from limelm import (
+    AttentionResidualsConfig,
+    DeltaAttentionResidualsConfig,
+    DenseFormerConfig,
+    HyperConnectionConfig,
+    LimeConfig,
+    LimeForCausalLM,
+)
 from limelm.models.field_checks import NUMBERS
 from limelm.registration import MODELS
 from tests.models.variants import TINY, all_variants, config_class, tiny_config, tiny_model
@@ -49,6 +56,13 @@ OWN = {
     LimeConfig: {"routing_top_p": (0, 1.5, "half", *NOT_FINITE)},
     HyperConnectionConfig: {"expansion_rate": NO_SIZE, "dynamic": (2, "yes", None)},
     DenseFormerConfig: {"period": NO_SIZE, "dilation": NO_SIZE},
+    AttentionResidualsConfig: {
+        "block_size": NO_SIZE,
+        "num_heads": NO_SIZE,
+        "softmax_temperature": (0, -1.0, "1", *NOT_FINITE),
+        "scale_by_sources": (2, "yes", None),
+    },
+    DeltaAttentionResidualsConfig: {"block_size": NO_SIZE, "gated": (2, "yes", None)},
 }
 CASES = [
     *[(cls, name, value) for cls in ALL for name, values in (BAD | OWN.get(cls, {})).items() for value in values],

@@ -57,6 +57,9 @@ def test_every_entry_of_every_router_receives_gradient(variant):
     model = tiny_model(variant).train()
     model(token_ids(), labels=token_ids()).loss.backward()
     for name, gradient in gradients(model).items():
+        if name.startswith("model.layers.0.attn_connection") and "attention_residuals" in variant:
+            assert not gradient.any()  # of one source there is nothing to choose
+            continue
         assert gradient.count_nonzero() > 0, name
         if ("router" in name or "connection" in name) and "top_p" not in variant:
             assert gradient.count_nonzero() == gradient.numel(), name

@@ -85,6 +85,9 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
         elif config.model_type == "dense_former":
             if (i + 1) % config.period == 0:
                 shapes[f"{layer}.connection.weight"] = ((i + 1) // config.dilation + 1,)
+        elif config.model_type in ("attention_residuals", "delta_attention_residuals"):
+            for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
+                shapes |= {f"{connection}.query": (D,), f"{connection}.norm.weight": (D,)}
         elif i > 0 and config.routing == "static":
             shapes[f"{layer}.self_attn.router.weight"] = (G, i + 1)
             shapes[f"{layer}.routing_layernorm.weight"] = (D,)
@@ -95,6 +98,8 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer}.self_attn.router.weight"] = (G, (i + 1) * G)
         elif i > 0 and config.routing == "value_residual":
             shapes[f"{layer}.self_attn.router.weight"] = (2,)
+    if config.model_type == "attention_residuals":
+        shapes |= {f"model.output_connection.{name}": (D,) for name in ("query", "norm.weight")}
     return shapes
 
 

@@ -48,6 +48,8 @@ HYPER_CONNECTION_VARIANTS = {
 OTHERS = {
     "residual_scalars": ("residual_scalars", {"num_key_value_heads": 2}),
     "dense_former": ("dense_former", {"dilation": 2, "num_key_value_heads": 2}),
+    "attention_residuals": ("attention_residuals", {"block_size": 3, "num_heads": 2, "num_key_value_heads": 2}),
+    "delta_attention_residuals": ("delta_attention_residuals", {"num_key_value_heads": 2}),
 }
 #: Of every variant the model type and the options.
 KINDS: dict[str, tuple[str, dict]] = {
@@ -57,7 +59,8 @@ KINDS: dict[str, tuple[str, dict]] = {
 }
 VARIANTS = list(KINDS)
 #: One of each kind of code path, for suites where a run is slow.
-MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static", "dense_former"]
+MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static"]
+MAIN_VARIANTS += ["dense_former", "attention_residuals"]
 
 all_variants = pytest.mark.parametrize("variant", VARIANTS)
 main_variants = pytest.mark.parametrize("variant", MAIN_VARIANTS)
