@@ -32,7 +32,9 @@ def test_from_pretrained_with_layers_on_disk(case, tmp_path):
     model, expected = model_and_logits(case)
     model.save_pretrained(tmp_path / "model")
     where = {f"model.layers.{layer}": "cpu" if layer < 2 else "disk" for layer in range(4)}
-    where |= dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    where |= {f"model.{name}": "cpu" for name, _ in model.model.named_children() if name != "layers"} | {
+        "lm_head": "cpu"
+    }
     changes = {name: value for name, value in CASES[case][1].items() if name == "routing_backend"}
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", device_map=where, offload_folder=tmp_path / "offload", **changes

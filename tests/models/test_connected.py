@@ -1,0 +1,70 @@
+"""What the models on `connected.py` share: the bookkeeping of sources, and what a place keeps for its backward."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from limelm.models.attention_residuals import DepthAttention
+from limelm.models.connected import first_of_layer, with_delta
+from limelm.models.delta_attention_residuals import DeltaAttention
+from limelm.models.dense_former import DepthWeightedAverage
+from tests.models.variants import tiny_model, token_ids
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 5, 8, 20])
+def test_every_delta_goes_into_the_sum_of_its_block(block_size):
+    """Deltas 1, 10, 100, ...: the digits of a source say what is in it."""
+    sources: tuple[Tensor, ...] = (torch.tensor([-1.0], dtype=torch.float64),)
+    for layer in range(4):
+        before = sources
+        for sublayer in (2 * layer, 2 * layer + 1):
+            sources = with_delta(sources, torch.tensor([10.0**sublayer], dtype=torch.float64), sublayer, block_size)
+        first = first_of_layer(layer, block_size)
+        assert before[:first] == sources[:first]
+        assert sources[first:] and not any(new is old for new in sources[first:] for old in before)
+    blocks = [range(start, min(start + block_size, 8)) for start in range(0, 8, block_size)]
+    assert [source.item() for source in sources] == [-1, *(sum(10.0**s for s in block) for block in blocks)]
+
+
+PLACES = {
+    "DepthAttention": lambda n: DepthAttention(64, 1e-6),
+    "heads": lambda n: DepthAttention(64, 1e-6, num_heads=4, scale_by_sources=True),
+    "DeltaAttention": lambda n: DeltaAttention(64, 1e-6, gated=True),
+    "DepthWeightedAverage": DepthWeightedAverage,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_place_keeps_no_tensor_of_a_source_s_size_but_the_sources(place, dtype):
+    """Else the memory of a training grows with the square of the number of layers."""
+    sources = [torch.randn(2, 50, 64, dtype=dtype, requires_grad=True) for _ in range(5)]
+    connection = PLACES[place](5).to(dtype)
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        mixed = connection(*sources)
+    assert mixed.dtype == dtype and mixed.shape == sources[0].shape
+    own = {source.untyped_storage().data_ptr() for source in sources}
+    large = {each.untyped_storage().data_ptr() for each in kept if each.numel() >= sources[0].numel()}
+    allowed = own | ({mixed.untyped_storage().data_ptr()} if place == "DeltaAttention" else set())
+    assert large and len(large - allowed) <= (place == "DeltaAttention")  # the mix, of which a gate's gradient is made
+    mixed.sum().backward()
+    assert all(source.grad is not None for source in sources)
+
+
+@torch.no_grad()
+def test_what_the_final_norm_reads_without_a_residual_stream():
+    """The output's connection mixes all sources, and after an early exit those that there are."""
+    model = tiny_model("attention_residuals").model  # 8 sublayers in blocks of 3
+    seen: list[int] = []
+    model.output_connection.register_forward_hook(lambda module, sources, output: seen.append(len(sources)))
+    for layers in (4, 3, 2, 1):
+        model.config.num_hidden_layers = layers
+        model(token_ids())
+    assert seen == [1 + 3, 1 + 2, 1 + 2, 1 + 1]
