@@ -79,7 +79,7 @@ def parameter_groups(
 
 def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Parameter, Rule]]:
     """The parameters that are trained, each with its rule."""
-    special = _special_rules(model)
+    special = connection_rules(model) | {id(parameter): LORA for parameter in lora_parameters(model)}
     known = {
         id(parameter)
         for module in model.modules()
@@ -110,13 +110,14 @@ def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Paramet
     return found
 
 
-def _special_rules(model: nn.Module) -> dict[int, Rule]:
-    """The rule of each parameter that is not of an ordinary layer, by its id."""
-    special: dict[int, Rule] = {}
-    for module in model.modules():
-        if isinstance(module, DepthModule):
-            special |= {id(module.get_parameter(name)): rule for name, rule in module.parameter_rules().items()}
-    return special | {id(parameter): LORA for parameter in lora_parameters(model)}
+def connection_rules(model: nn.Module) -> dict[int, Rule]:
+    """The rule of each parameter of a model's connections over depth, by the parameter's id."""
+    return {
+        id(module.get_parameter(name)): rule
+        for module in model.modules()
+        if isinstance(module, DepthModule)
+        for name, rule in module.parameter_rules().items()
+    }
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -23,12 +23,14 @@ from limelm.records import (
     NotNegative,
     Positive,
     PositiveFloat,
+    Records,
     Unrestricted,
     at_least,
     build,
     read_json,
 )
 from limelm.training.jsonl import LayerStatistics, PruningTotals, read_lines
+from limelm.training.movement import Movement
 
 FINAL_LOSS_STEPS = 10
 LARGEST_EXPONENT = 709.0  # of a float
@@ -71,6 +73,7 @@ class TrainingResult:
         routing: see `limelm.training.router_statistics.routing_summary`; None for a model that does not route.
         environment: where it was trained; speed and memory depend on it.
         trainable_parameters: of a model that started from a pretrained one, how many were trained.
+        movement: of the parameters of connections over depth; None in results of earlier versions.
     """
 
     name: FileName
@@ -90,6 +93,7 @@ class TrainingResult:
     routing: Routing | None
     environment: dict[str, str | int]
     trainable_parameters: Count | None = None
+    movement: tuple[Movement, ...] | None = None
 
     def save(self, folder: Path) -> None:
         """Write `result.json`."""
@@ -119,6 +123,7 @@ def summarize(
     peak_memory_bytes: int,
     peak_flops: float | None,
     routing: dict[str, Any] | None,
+    movement: Records,
 ) -> TrainingResult:
     """Summarize a training that took all of its steps, or a model that takes none, from its `metrics.jsonl`.
 
@@ -153,4 +158,5 @@ def summarize(
         routing=None if routing is None else build(Routing, routing, "routing"),
         environment=environment(),
         trainable_parameters=subject.trainable_parameters(model),
+        movement=build(tuple[Movement, ...], movement, "movement"),
     )

@@ -32,6 +32,7 @@ from limelm.recipes.recipe import Recipe
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
+from limelm.training.movement import mixing_parameters, movement
 from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
 from limelm.training.run_folder import LOCK, RUN, identify, read_run, refuse_other_run
@@ -81,6 +82,7 @@ def train_model(
     with _at_work(folder, recipe, run) as checkpoint:
         if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
             model = initial_model(recipe, name, tokenizer)
+            start = mixing_parameters(model)
             metrics = MetricsLog(folder / METRICS, recipe.training.batch_size * recipe.data.sequence_length)
             trainer = LimeTrainer(
                 recipe,
@@ -98,10 +100,12 @@ def train_model(
                 checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
             else:
                 _measure(trainer, folder / METRICS)
+        else:
+            start = mixing_parameters(initial_model(recipe, name, tokenizer))
         if this_process().is_main_process:
             for split in (train_set, eval_set):
                 split.check_unchanged()
-            _finish(recipe, name, checkpoint, tokenizer, routed, folder)
+            _finish(recipe, name, checkpoint, tokenizer, routed, start, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None
@@ -209,9 +213,15 @@ def _finish(
     checkpoint: Path | None,
     tokenizer: PreTrainedTokenizerFast,
     routed: Tensor,
+    start: dict[str, Tensor],
     folder: Path,
 ) -> None:
-    """Write the model of the last checkpoint, its tokenizer and the result."""
+    """Write the model of the last checkpoint, its tokenizer and the result.
+
+    Args:
+        routed: held-out sequences, from `_routed_sequences`.
+        start: the connections before training, from `mixing_parameters`.
+    """
     on_gpu = torch.cuda.is_available()
     peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
     subject = recipe.subjects[name]
@@ -221,7 +231,8 @@ def _finish(
         model = subject.load(checkpoint, tokenizer, recipe.training)
         model.config.use_cache = True  # the Trainer turns it off
     routing, peak_flops = routing_summary(model.eval(), routed), peak_flops_together(recipe.training.precision)
-    result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops, routing)
+    moved = movement(model, start)
+    result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops, routing, moved)
     try:
         subject.export(model, folder)
     except SafetensorError as error:  # a full disk, most likely

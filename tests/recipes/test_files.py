@@ -96,6 +96,20 @@ def test_small_is_for_one_gpu():
         assert 30e6 < model_cost(recipe.subjects[name].config(50_257), 8).parameters < 60e6
 
 
+def test_rivals_have_one_body_and_a_llama_as_large_as_the_largest():
+    recipe = load_recipe("rivals")
+    assert len(recipe.learning_rates) >= 4 and recipe.seeds == 3
+    configs = {name: recipe.subjects[name].config(8192) for name in recipe.compare}
+    bodies = {name: recipe.subjects[name].baseline(8192).to_diff_dict() for name in recipe.compare}
+    wide = bodies.pop("llama-wide")
+    assert all(body == bodies["llama"] for body in bodies.values())
+    assert {key for key in wide if wide[key] != bodies["llama"][key]} == {"intermediate_size"}
+    parameters = {name: model_cost(config, 8).parameters for name, config in configs.items()}
+    assert 2.5e6 < parameters["llama"] < 2.9e6
+    assert parameters["llama-wide"] >= max(parameters.values())
+    assert 1e6 < recipe.training.steps * recipe.training.batch_size * recipe.data.sequence_length < 1.1e6
+
+
 def test_the_baseline_has_the_models_own_shape(tmp_path):
     assert load_recipe("paper-1.2b-grouped").subjects["kv"].baseline(50_257).num_key_value_heads == 8
     path = tmp_path / "own.toml"

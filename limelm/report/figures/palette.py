@@ -51,6 +51,16 @@ MODELS = (
     ("kv-grouped", Look("#cc79a7", "v").other(1), True, ["LIMe KV, 8 key/value heads"]),
     ("kv-full", Look("#cc79a7", "v").other(2), True, ["LIMe KV and everything"]),
     ("static-full", Look("#0072b2", "^").other(1), True, ["LIMe static and everything"]),
+    # The rivals have colors of models that stand in no comparison with them, or are of one kind with them.
+    ("llama-wide", Look("#4d4d4d", "o").other(2), False, ["LLaMA, wider MLP"]),
+    ("residual_scalars", Look("#661100", "h").other(1), False, ["Residual scalars"]),
+    ("dense_former", Look("#ddcc77", "<").other(1), False, ["DenseFormer"]),
+    ("value_residual", Look("#cc79a7", "v").other(3), True, ["Value Residual"]),
+    ("depth_attention", Look("#0072b2", "^").other(2), True, ["Depth-Attention"]),
+    ("attention_residuals", Look("#e69f00", "X").other(1), False, ["Attention Residuals"]),
+    ("attention-residuals-heads", Look("#e69f00", "X").other(2), False, ["Attention Residuals, 4 heads"]),
+    ("attention-residuals-block", Look("#e69f00", "X").other(3), False, ["Attention Residuals, blocks of 2 layers"]),
+    ("delta_attention_residuals", Look("#56b4e9", "P").other(1), False, ["Delta Attention Residuals"]),
 )
 KNOWN = {kind: look for kind, look, _, _ in MODELS}
 LABELS = {label: kind for kind, _, _, labels in MODELS for label in labels}
