@@ -24,6 +24,8 @@ MODELS = {
     "dense_former": "DenseFormer",
     "attention_residuals": "AttentionResiduals",
     "delta_attention_residuals": "DeltaAttentionResiduals",
+    "mudd_former": "MUDDFormer",
+    "deep_cross_attention": "DeepCrossAttention",
 }
 #: The classes of each model type: of its configuration, the model, and the model with a language-modeling head.
 CLASSES = {

@@ -23,7 +23,7 @@ class Connection(DepthModule):
 
     def parameter_rules(self) -> dict[str, Rule]:
         """The rule of all parameters: they learn at the rate of the rest, and do not decay."""
-        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
+        return {name: CONNECTIONS for name, _ in self.named_parameters()}
 
 
 class ConnectedLayer(GradientCheckpointingLayer):
@@ -76,6 +76,33 @@ class ConnectedLayer(GradientCheckpointingLayer):
         return sources if self.reads is None else [sources[j] for j in self.reads]
 
 
+class SeparateInputsLayer(ConnectedLayer):
+    """A layer whose keys and values are made from other states than its queries, each through a norm of its own.
+
+    Args:
+        separate: whether it has these norms; otherwise it takes one state for all, as Llama.
+    """
+
+    def __init__(self, config: LlamaConfig, layer_idx: int, separate: bool = True):
+        super().__init__(config, layer_idx)
+        if separate:
+            self.key_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.value_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def attention_delta(
+        self,
+        hidden_states: Tensor,
+        key_states: Tensor | None = None,
+        value_states: Tensor | None = None,
+        **layer_inputs: Any,
+    ) -> Tensor:
+        """The delta of the attention sublayer, made from the states `[B, T, D]` of queries, keys and values."""
+        if key_states is not None and value_states is not None:
+            layer_inputs["key_states"] = self.key_layernorm(key_states)
+            layer_inputs["value_states"] = self.value_layernorm(value_states)
+        return super().attention_delta(hidden_states, **layer_inputs)
+
+
 class ConnectedPreTrainedModel(DecoderPreTrainedModel):
     """The base of models whose layers take a residual stream first and return it first, which Hugging Face records."""
 
@@ -87,8 +114,12 @@ class ConnectedModel(Decoder):
 
     layer_class: type[nn.Module]
 
+    def first_source(self, embeddings: Tensor) -> Tensor:
+        """The source that there is before the first layer, `[B, T, D]`."""
+        return embeddings
+
     def run_layers(self, hidden_states: Tensor, **layer_inputs: Any) -> Tensor:
-        sources = [hidden_states]
+        sources = [self.first_source(hidden_states)]
         for i, layer in self.layers_to_run():
             layer.check_place(i)
             hidden_states, *added = layer(hidden_states, *layer.sources_to_read(sources), **layer_inputs)

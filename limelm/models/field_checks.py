@@ -44,6 +44,7 @@ NUMBERS: dict[str, Any] = {
     "block_size": Size,
     "num_heads": Size,
     "softmax_temperature": PositiveFloat,
+    "num_recent": Size,
     "pad_token_id": _TokenId,
     "bos_token_id": _TokenId,
     "eos_token_id": _TokenId,

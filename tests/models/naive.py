@@ -223,14 +223,3 @@ class NaiveHyperConnection(NaiveDecoder):
             projected = layer_norm(S[row]) @ self.weight(i, f"{connection}.dynamic_beta")[:, None]
             value = value + self.weight(i, f"{connection}.beta_scale") * torch.tanh(projected)
         return value
-
-
-NAIVE: dict[str, type[NaiveDecoder]] = {"lime": NaiveLime, "hyper_connection": NaiveHyperConnection}
-
-
-def naive_copy(model) -> NaiveDecoder:
-    """The naive version of a model, with float64 copies of its parameters that collect gradients of their own."""
-    weights = {
-        name: parameter.detach().double().clone().requires_grad_() for name, parameter in model.named_parameters()
-    }
-    return NAIVE[model.config.model_type](model.config, weights)

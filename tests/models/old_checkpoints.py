@@ -97,7 +97,7 @@ def weight(name: str, shape: list[int]) -> Tensor:
     """Values that depend on name and shape alone, the same on every machine, which keep activations near one."""
     noise = numpy.random.RandomState(zlib.crc32(name.encode())).random_sample(shape) * 2 - 1
     kind = name.removesuffix(".weight")
-    if kind.endswith(("norm", "static_beta", "_scale")):
+    if kind.endswith(("norm", "static_beta", "_scale", "_connection.bias")):
         values = 1 + 0.5 * noise
     elif "router" in kind and not kind.endswith("proj"):
         values = noise

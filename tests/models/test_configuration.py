@@ -201,6 +201,8 @@ OPTIONS = {
         "scale_by_sources": False,
     },
     "delta_attention_residuals": {"block_size": 1, "gated": False},
+    "mudd_former": {"pre_post_norm": False},
+    "deep_cross_attention": {"num_recent": None, "sum_rest": True},
 }
 
 

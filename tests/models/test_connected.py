@@ -7,6 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from limelm.models.attention_residuals import DepthAttention
 from limelm.models.connected import first_of_layer, with_delta
+from limelm.models.deep_cross_attention import GatedSum
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
 from tests.models.variants import tiny_model, token_ids
@@ -32,6 +33,7 @@ PLACES = {
     "heads": lambda n: DepthAttention(64, 1e-6, num_heads=4, scale_by_sources=True),
     "DeltaAttention": lambda n: DeltaAttention(64, 1e-6, gated=True),
     "DepthWeightedAverage": DepthWeightedAverage,
+    "GatedSum": lambda n: GatedSum(n, 64),
 }
 
 

@@ -10,11 +10,13 @@ from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCaus
 
 from limelm import (
     AttentionResidualsConfig,
+    DeepCrossAttentionConfig,
     DeltaAttentionResidualsConfig,
     DenseFormerConfig,
     HyperConnectionConfig,
     LimeConfig,
     LimeForCausalLM,
+    MUDDFormerConfig,
 )
 from limelm.models.field_checks import NUMBERS
 from limelm.registration import MODELS
@@ -63,6 +65,8 @@ OWN = {
         "scale_by_sources": (2, "yes", None),
     },
     DeltaAttentionResidualsConfig: {"block_size": NO_SIZE, "gated": (2, "yes", None)},
+    MUDDFormerConfig: {"pre_post_norm": (2, "yes", None)},
+    DeepCrossAttentionConfig: {"num_recent": NO_SIZE, "sum_rest": (2, "yes", None)},
 }
 CASES = [
     *[(cls, name, value) for cls in ALL for name, values in (BAD | OWN.get(cls, {})).items() for value in values],

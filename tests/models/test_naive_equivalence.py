@@ -1,11 +1,10 @@
-"""Forward and backward against the float64 loops of `naive.py`."""
+"""Forward and backward against the float64 loops of `naive.py` and `naive_rivals.py`."""
 
 import pytest
 import torch
 
-from tests.models.naive import NAIVE, naive_copy
+from tests.models.naive_copy import naive_copy
 from tests.models.variants import (
-    KINDS,
     LIME_VARIANTS,
     all_variants,
     assert_same_gradients,
@@ -15,12 +14,9 @@ from tests.models.variants import (
 )
 
 SMALL = {"num_hidden_layers": 3}
-naive_variants = pytest.mark.parametrize(
-    "variant", [variant for variant, (model_type, _) in KINDS.items() if model_type in NAIVE]
-)
 
 
-@naive_variants
+@all_variants
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-5)], ids=["fp32", "fp64"])
 def test_logits_and_all_gradients_equal_the_naive_version(variant, training, dtype, tolerance):
@@ -40,7 +36,7 @@ def test_logits_and_all_gradients_equal_the_naive_version(variant, training, dty
     assert_same_gradients(gradients(model), naive_gradients, tolerance)
 
 
-@naive_variants
+@all_variants
 def test_hidden_states_equal_the_naive_version(variant):
     model = tiny_model(variant, **SMALL)
     input_ids = token_ids(batch=1, tokens=5)

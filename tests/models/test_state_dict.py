@@ -88,6 +88,13 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
         elif config.model_type in ("attention_residuals", "delta_attention_residuals"):
             for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
                 shapes |= {f"{connection}.query": (D,), f"{connection}.norm.weight": (D,)}
+        elif config.model_type == "mudd_former":
+            shapes |= mudd_former_shapes(config, i)
+        elif config.model_type == "deep_cross_attention":
+            sources = number_of_sources(config, i)
+            for name in ("query_connection", "key_connection", "value_connection"):
+                shapes |= {f"{layer}.{name}.bias": (sources, D), f"{layer}.{name}.gate": (D,)}
+            shapes |= {f"{layer}.{name}_layernorm.weight": (D,) for name in ("key", "value")}
         elif i > 0 and config.routing == "static":
             shapes[f"{layer}.self_attn.router.weight"] = (G, i + 1)
             shapes[f"{layer}.routing_layernorm.weight"] = (D,)
@@ -100,7 +107,36 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer}.self_attn.router.weight"] = (2,)
     if config.model_type == "attention_residuals":
         shapes |= {f"model.output_connection.{name}": (D,) for name in ("query", "norm.weight")}
+    if config.model_type == "deep_cross_attention":
+        sources = number_of_sources(config, config.num_hidden_layers)
+        shapes |= {"model.output_connection.bias": (sources, D), "model.output_connection.gate": (D,)}
+    if config.model_type == "mudd_former" and config.pre_post_norm:
+        shapes["model.source_norm.weight"] = (D,)
     return shapes
+
+
+def mudd_former_shapes(config, i: int) -> dict[str, tuple[int, ...]]:
+    """What layer i of a MUDDFormer has beside Llama's."""
+    layer, D = f"model.layers.{i}", config.hidden_size
+    sources, ways, expansion = (i + 2, 1, 4) if i == config.num_hidden_layers - 1 else (i + 2, 4, 1)
+    K = (ways * sources * expansion // 64 + 1) * 64
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{layer}.connection.hidden.weight": (K, D),
+        f"{layer}.connection.output.weight": (ways * sources, K),
+        f"{layer}.connection.bias": (ways, sources),
+    }
+    if i > 0:
+        shapes |= {f"{layer}.{name}_layernorm.weight": (D,) for name in ("key", "value")}
+    if config.pre_post_norm:
+        norms = ("source_norm", "connection.norm", "connection.residual_norm")
+        shapes |= {f"{layer}.{name}.weight": (D,) for name in norms}
+    return shapes
+
+
+def number_of_sources(config, layers: int) -> int:
+    """The sources of a DeepCrossAttention after so many layers: x_0, the rest, the recent ones."""
+    recent = layers if config.num_recent is None else min(layers, config.num_recent)
+    return 1 + recent + (config.sum_rest and layers > recent)
 
 
 @all_variants

@@ -41,7 +41,7 @@ def test_gradient_checkpointing_changes_nothing(variant, use_reentrant):
     checkpointed_loss, actual = step(model, token_ids())
     assert len(layer_calls) == 2  # it did recompute
     assert torch.equal(loss, checkpointed_loss)
-    assert_same_gradients(actual, expected, tolerance=1e-6)
+    assert_same_gradients(actual, expected, tolerance=3e-6)
 
 
 @all_variants

@@ -50,6 +50,10 @@ OTHERS = {
     "dense_former": ("dense_former", {"dilation": 2, "num_key_value_heads": 2}),
     "attention_residuals": ("attention_residuals", {"block_size": 3, "num_heads": 2, "num_key_value_heads": 2}),
     "delta_attention_residuals": ("delta_attention_residuals", {"num_key_value_heads": 2}),
+    "mudd_former": ("mudd_former", {"num_key_value_heads": 2}),
+    "mudd_former_norms": ("mudd_former", {"pre_post_norm": True}),
+    "deep_cross_attention": ("deep_cross_attention", {}),
+    "deep_cross_attention_recent": ("deep_cross_attention", {"num_recent": 1, "num_key_value_heads": 2}),
 }
 #: Of every variant the model type and the options.
 KINDS: dict[str, tuple[str, dict]] = {
@@ -101,7 +105,9 @@ def randomize(model: nn.Module) -> nn.Module:
             parameter.copy_(1 + 0.3 * noise)
         elif "router.weight" in name:
             parameter.copy_(0.7 * noise)
-        elif "connection" in name:
+        elif name.endswith("connection.output.weight"):
+            parameter.copy_(0.05 * noise)
+        elif "connection" in name and not name.endswith(("gate", "hidden.weight")):  # whose initial values are drawn
             parameter.add_(0.2 * noise)  # around the initial value, which keeps the streams apart
         elif parameter.ndim == 1:
             parameter.copy_(0.2 * noise)

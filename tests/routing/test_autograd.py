@@ -5,7 +5,7 @@ import torch
 
 from limelm.routing import history
 from limelm.routing.ops import autograd, source_matrix
-from tests.models.naive import naive_copy
+from tests.models.naive_copy import naive_copy
 from tests.models.variants import assert_same_gradients, gradients, tiny_model, token_ids
 
 BOUNDED = {"routing_sources": {"first": 1, "last": 2}}

@@ -1,0 +1,154 @@
+"""DeepCrossAttention: queries, keys and values from gated sums of what all layers added (Heddes et al. 2025).
+
+arXiv 2502.06785. G_0 is the embedding x_0 and G_{j+1} what layer j as a whole adds. A gated sum of n sources (the
+paper's third residual network, GRN-v3) has b [n, D] and w [D]; for each token
+
+    g = sum_j (b_j + ReLU(w . G_j)) * G_j
+
+where the gate ReLU(w . G_j) is one number for all channels. Layer i has three of them, over G_0 ... G_i, for queries,
+keys and values, each with a norm of its own before the projection; the sum for queries is the residual stream too:
+
+    u = q + Attention(norm q, norm k, norm v),   G_{i+1} = (u - q) + MLP(norm u)
+
+One more over G_0 ... G_L goes into the final norm. b starts at 1 and w from a normal distribution (the paper does not
+say): the plain sum, and so nearly Llama. At w = 0 the ReLU would be at its corner and w have no gradient.
+
+With `num_recent` = k only x_0 and the last k of the G_j are sources (k-DCA); the sum of those between is one more, or
+they are dropped (then a fresh model is not Llama).
+
+A model some of whose last layers do not run (early exit) reads out with the first rows of its last b.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.generation import GenerationMixin
+
+from limelm.models.configuration import DecoderConfig
+from limelm.models.connected import Connection, SeparateInputsLayer, StreamlessModel, StreamlessPreTrainedModel
+from limelm.models.decoder import CausalLM, HiddenState
+from limelm.models.field_checks import strict_in_one_line
+from limelm.routing import weighted_sum
+
+
+@strict_in_one_line
+class DeepCrossAttentionConfig(DecoderConfig):
+    """Llama's fields and which layers are read (arXiv 2502.06785).
+
+    Args:
+        num_recent: k, read the last k layers; all where it is None.
+        sum_rest: read the sum of the layers before the last `num_recent` as one source; otherwise they are not read.
+
+    Raises:
+        ValueError: for a value that no model can be built with, such as a `num_recent` below 1.
+    """
+
+    model_type = "deep_cross_attention"
+    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
+    kind: ClassVar[str] = "DeepCrossAttention language model (arXiv 2502.06785)"
+
+    num_recent: int | None = None
+    sum_rest: bool = True
+
+
+class GatedSum(Connection):
+    """The sum of `n` sources with a weight for each source and channel and a gate for each source and token (GRN-v3).
+
+    Args:
+        num_sources: n.
+        hidden_size: D.
+    """
+
+    def __init__(self, num_sources: int, hidden_size: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(num_sources, hidden_size))
+        self.gate = nn.Parameter(torch.empty(hidden_size))
+        self.init_weights()
+
+    def init_weights(self, std: float = 0.02) -> None:
+        """Initialize to nearly the plain sum: half of the gates are open by a little."""
+        init.ones_(self.bias)
+        init.normal_(self.gate, std=std)
+
+    def forward(self, *sources: Tensor) -> Tensor:
+        """The sum `[B, T, D]` of at most `n` sources `[B, T, D]`, the oldest first."""
+        gate = self.gate.to(torch.promote_types(self.gate.dtype, torch.float32))
+        gates = [torch.relu((source * gate).sum(dim=-1, keepdim=True)) for source in sources]
+        return weighted_sum((*sources, *sources), (*self.bias[: len(sources)].unbind(), *gates))
+
+
+# The sources after some layers: x_0, the sum of older layers where it is asked for, and the recent layers.
+
+
+def most_sources(config: DeepCrossAttentionConfig) -> int:
+    """How many sources there are at the most."""
+    layers = config.num_hidden_layers if config.num_recent is None else config.num_recent + config.sum_rest
+    return 1 + layers
+
+
+def with_layer(sources: tuple[Tensor, ...], delta: Tensor, most: int, sum_rest: bool) -> tuple[Tensor, ...]:
+    """Sources with what one more layer adds; where there are the most, the oldest recent layer leaves its place."""
+    if len(sources) < most:
+        return (*sources, delta)
+    embeddings, *layers = sources
+    if not sum_rest:
+        return (embeddings, *layers[1:], delta)
+    rest, oldest, *recent = layers
+    return (embeddings, rest.to(embeddings.dtype) + oldest, *recent, delta)  # under autocast as wide as the embedding
+
+
+class DeepCrossAttentionDecoderLayer(SeparateInputsLayer):
+    """Llama's layer with three gated sums of the sources as its inputs; it has no residual connection around it."""
+
+    def __init__(self, config: DeepCrossAttentionConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.most_sources, self.sum_rest = most_sources(config), config.sum_rest
+        num_sources = min(layer_idx + 1, self.most_sources)
+        self.adds_from = num_sources if num_sources < self.most_sources else 1
+        self.query_connection = GatedSum(num_sources, config.hidden_size)
+        self.key_connection = GatedSum(num_sources, config.hidden_size)
+        self.value_connection = GatedSum(num_sources, config.hidden_size)
+        self.hidden_state = HiddenState()
+
+    def forward(self, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
+        """Run the layer.
+
+        Args:
+            sources: what there is to read, `[B, T, D]` each, oldest first.
+
+        Returns:
+            The sources from number `adds_from` on: what the layer adds, after those that have moved for it.
+        """
+        query_states = self.query_connection(*sources)
+        if self.layer_idx > 0:  # the first hidden state is the embedding, which the model has recorded
+            query_states = self.hidden_state(query_states)
+        key_states, value_states = self.key_connection(*sources), self.value_connection(*sources)
+        output = self.attention_delta(query_states, key_states, value_states, **kwargs)
+        delta = output + self.mlp_delta(query_states + output)
+        return with_layer(sources, delta, self.most_sources, self.sum_rest)[self.adds_from :]
+
+
+class DeepCrossAttentionPreTrainedModel(StreamlessPreTrainedModel):
+    """Configuration of DeepCrossAttention models."""
+
+    config: DeepCrossAttentionConfig
+    config_class = DeepCrossAttentionConfig
+    _no_split_modules = ["DeepCrossAttentionDecoderLayer"]
+
+
+class DeepCrossAttentionModel(DeepCrossAttentionPreTrainedModel, StreamlessModel):
+    """The decoder without its head."""
+
+    layer_class = DeepCrossAttentionDecoderLayer
+
+    def __init__(self, config: DeepCrossAttentionConfig):
+        super().__init__(config)
+        self.output_connection = GatedSum(min(config.num_hidden_layers + 1, most_sources(config)), config.hidden_size)
+
+
+class DeepCrossAttentionForCausalLM(DeepCrossAttentionPreTrainedModel, CausalLM, GenerationMixin):
+    """DeepCrossAttention with a language-modeling head."""
+
+    decoder_class = DeepCrossAttentionModel
