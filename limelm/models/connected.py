@@ -32,9 +32,11 @@ class ConnectedLayer(GradientCheckpointingLayer):
     Attributes:
         reads: the numbers of the sources that the layer is given, oldest first; all that there are where it is None.
         adds_from: the number of the first source that it adds. What is there from this number on, it has taken in.
+        norms_its_input: whether the norm before attention is given the residual stream as the layer is.
     """
 
     reads: Sequence[int] | None = None
+    norms_its_input = False
     adds_from: int
 
     def __init__(self, config: LlamaConfig, layer_idx: int):

@@ -69,6 +69,8 @@ class DepthWeightedAverage(Connection):
 class DenseFormerDecoderLayer(ConnectedLayer):
     """Llama's layer and the average after it; it adds its own output to the sources."""
 
+    norms_its_input = True
+
     def __init__(self, config: DenseFormerConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         own = layer_idx + 1  # the number of its output

@@ -102,6 +102,11 @@ def check_input_norm(layer: nn.Module, config: PreTrainedConfig) -> None:
             f"{type(layer).__name__}: no norm before attention found; looked for {', '.join(NORMS)}; routing='kv' does "
             "not need it"
         )
+    if not getattr(layer, "norms_its_input", True):
+        raise UserError(
+            f"{type(layer).__name__}: the norm before attention is given something else than the layer, so "
+            "representations cannot be mixed; routing='kv' does not need it"
+        )
     (weight,) = own_weights(module, "weight")
     if weight is not None and weight.is_meta:
         return  # no values to try it with

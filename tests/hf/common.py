@@ -9,15 +9,10 @@ import unittest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from limelm import (
-    HyperConnectionConfig,
-    HyperConnectionForCausalLM,
-    HyperConnectionModel,
-    LimeConfig,
-    LimeForCausalLM,
-    LimeModel,
-)
+import limelm
+from limelm.registration import CLASSES
 from tests.hf.harness import fetch
+from tests.models.variants import OTHERS
 
 sys.path.insert(0, str(fetch()))
 
@@ -27,8 +22,8 @@ from transformers_tests.test_modeling_common import ModelTesterMixin
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 LLAMA = (LlamaConfig, LlamaModel, LlamaForCausalLM)
-LIME = (LimeConfig, LimeModel, LimeForCausalLM)
-HYPER_CONNECTION = (HyperConnectionConfig, HyperConnectionModel, HyperConnectionForCausalLM)
+OURS = {model_type: tuple(getattr(limelm, name) for name in names) for model_type, names in CLASSES.items()}
+LIME, HYPER_CONNECTION = OURS["lime"], OURS["hyper_connection"]
 #: Name, classes, and what the config has beside its sizes.
 MODELS = {
     "Llama": (LLAMA, {}),
@@ -39,6 +34,7 @@ MODELS = {
     "LimeKV": (LIME, {"routing": "kv"}),
     "HyperConnectionDynamic": (HYPER_CONNECTION, {"dynamic": True}),
     "HyperConnectionStatic": (HYPER_CONNECTION, {"dynamic": False}),
+    **{variant: (OURS[model_type], options) for variant, (model_type, options) in OTHERS.items()},
 }
 
 
@@ -65,10 +61,9 @@ class Tester:
             intermediate_size=37,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
             max_position_embeddings=512,
             pad_token_id=0,
-            **self.options,
+            **{"num_key_value_heads": self.num_key_value_heads, **self.options},
         )
 
     def prepare_config_and_inputs_for_common(self):

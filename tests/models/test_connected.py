@@ -5,12 +5,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from limelm import attach
+from limelm.adapters.parameters import router_parameters
+from limelm.errors import UserError
 from limelm.models.attention_residuals import DepthAttention
 from limelm.models.connected import first_of_layer, with_delta
 from limelm.models.deep_cross_attention import GatedSum
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
-from tests.models.variants import tiny_model, token_ids
+from tests.models.variants import OTHERS, tiny_model, token_ids
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 5, 8, 20])
@@ -70,3 +73,30 @@ def test_what_the_final_norm_reads_without_a_residual_stream():
         model.config.num_hidden_layers = layers
         model(token_ids())
     assert seen == [1 + 3, 1 + 2, 1 + 2, 1 + 1]
+
+
+@pytest.mark.parametrize("variant", OTHERS)
+@pytest.mark.parametrize("routing", ["kv", "static"])
+@torch.no_grad()
+def test_routers_are_attached_only_where_they_know_what_attention_reads(variant, routing):
+    """Routers that mix representations take a layer's first argument for what its norm is given."""
+    model = tiny_model(variant)
+    given: list[tuple[Tensor, Tensor]] = []
+    layer = model.model.layers[2]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: given.append((inputs[0],))),
+        layer.input_layernorm.register_forward_pre_hook(lambda _, inputs: given.append((*given.pop(), inputs[0]))),
+    ]
+    before = model(token_ids()).logits
+    for hook in hooks:
+        hook.remove()
+    ((of_layer, of_norm),) = given
+    if routing == "static" and not torch.equal(of_layer, of_norm):
+        with pytest.raises(UserError, match="the norm before attention is given something else than the layer"):
+            attach(model, routing)
+        return
+    attach(model, routing)
+    assert torch.equal(model(token_ids()).logits, before)
+    for parameter in router_parameters(model).values():
+        parameter.add_(0.3)
+    assert not torch.allclose(model(token_ids()).logits, before, atol=1e-3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limelm.routing import HeadwiseLinear, RoutingLinear, depth_mix, mix_heads
+from limelm.routing import HeadwiseLinear, RoutingLinear, depth_mix, mix_heads, weighted_sum
 
 B, T, G, D, E = 2, 5, 3, 8, 4
 
@@ -94,3 +94,23 @@ def test_a_routing_linear_is_a_linear_layer_but_in_type(bias):
     own.init_weights(0.5)
     assert own.weight.std().item() == pytest.approx(0.5, rel=0.3)
     assert not bias or not own.bias.any()
+
+
+@pytest.mark.parametrize("shape", [(1,), (B, T, 1), (B, T, D)])
+def test_weighted_sum(shape):
+    sources, weights = [double(B, T, D) for _ in range(4)], [double(*shape) for _ in range(4)]
+    expected = torch.einsum("nbtd,nbtd->btd", torch.stack([w.expand(B, T, D) for w in weights]), torch.stack(sources))
+    torch.testing.assert_close(weighted_sum(sources, weights), expected)
+    assert torch.autograd.gradcheck(lambda *both: weighted_sum(both[:4], both[4:]), (*sources, *weights))
+    with pytest.raises(ValueError):
+        weighted_sum(sources, weights[:3])
+
+
+def test_a_weighted_sum_adds_up_in_float32_and_is_as_wide_as_its_first_source():
+    """In bfloat16, 1 + 1/256 is 1."""
+    one, small = torch.ones(1, 1, D, dtype=torch.bfloat16), torch.full((1, 1, D), 2.0**-8, dtype=torch.bfloat16)
+    weights = [torch.ones(1, dtype=torch.bfloat16)] * 5
+    total = weighted_sum([one, *[small] * 4], weights)
+    assert torch.equal(total, (one.float() + 4 * small.float()).bfloat16()) and not torch.equal(total, one)
+    assert total.dtype == torch.bfloat16
+    assert weighted_sum([one.float(), *[small] * 4], weights).dtype == torch.float32

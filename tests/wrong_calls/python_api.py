@@ -30,6 +30,14 @@ OWN_VALUES = {
         "routing_backend": ("nope", 5),
     },
     "HyperConnectionConfig": {"expansion_rate": (0, -1, "x", 1.5), "dynamic": ("x", 5)},
+    "DenseFormerConfig": {"period": (0, -1, "x", 1.5), "dilation": (0, -1, "x", 1.5)},
+    "AttentionResidualsConfig": {
+        "block_size": (0, -1, "x", 1.5),
+        "num_heads": (0, -1, "x", 1.5, 5),
+        "softmax_temperature": (0, -1.0, "x", float("nan")),
+        "scale_by_sources": ("x", 5),
+    },
+    "DeltaAttentionResidualsConfig": {"block_size": (0, -1, "x", 1.5), "gated": ("x", 5)},
 }
 
 
