@@ -59,7 +59,7 @@ def main() -> int:
     is_good = True
     for model, results in {"Llama": llama, **by_model}.items():
         counts = Counter(results.values())
-        print(f"  {model:24}{counts['passed']:4} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+        print(f"  {model:26}{counts['passed']:4} passed, {counts['failed']} failed, {counts['skipped']} skipped")
         for difference in differences(llama, results) if model != "Llama" else ():
             is_good = False
             print(f"    {difference} (Llama passes)")
