@@ -106,11 +106,12 @@ CASES = {
         NativeCase("top-p", options={"routing": "static", "routing_top_p": 0.9}),
         NativeCase("hc", "hyper_connection"),
         *(NativeCase(model_type, model_type) for model_type in CONNECTED),
+        NativeCase("mhc", "hyper_connection", {"connection": "mhc"}),
     ]
 }
 #: What can be compared with LLaMA, and what is unless cases are named: not the models of later papers.
 COMPARED_CASES = [name for name in CASES if CASES[name].model_type != "llama"]
-LATER = ("value_residual", "depth_attention", *CONNECTED)
+LATER = ("value_residual", "depth_attention", "mhc", *CONNECTED)
 DEFAULT_CASES = [
     name for name in COMPARED_CASES if not name.startswith(LATER) and not name.endswith(("-triton", "-bounded"))
 ]

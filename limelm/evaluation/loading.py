@@ -35,6 +35,7 @@ class LoadedModel:
             "checkpoint": shown_path(self.checkpoint),
             "model_type": config.model_type,
             "routing": getattr(config, "routing", None),
+            "connection": getattr(config, "connection", None),
             "parameters": self.model.num_parameters(),
             "context": context_length(config),
             "begins_with_bos": self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id],

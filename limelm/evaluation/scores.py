@@ -176,7 +176,7 @@ def _paper(model: Record, metric: str, first: Record, task: SuiteTask | None) ->
     used = PREFERRED if PREFERRED in metrics else "acc"
     value = None
     if task is not None and metric == used:
-        value = task.printed.get(paper_kind(model["model_type"], model["routing"]) or "")
+        value = task.printed.get(paper_kind(model["model_type"], model["routing"], model.get("connection")) or "")
     return {"paper": None if value is None else value / 100, "paper_table": task.table if task and value else None}
 
 

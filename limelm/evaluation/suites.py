@@ -101,10 +101,10 @@ def expand(names: list[str], shots: int | None = None) -> list[SuiteTask]:
     return list(tasks.values())
 
 
-def paper_kind(model_type: str, routing: str | None) -> str | None:
+def paper_kind(model_type: str, routing: str | None, connection: str | None = None) -> str | None:
     """The model of the paper that a configuration corresponds to, a key of `SuiteTask.printed`; None for others."""
     if model_type == "hyper_connection":
-        return "hc"
+        return None if connection == "mhc" else "hc"
     if model_type == "lime":
         return {"none": "llama"}.get(routing or "none", routing)
     return "llama" if model_type == "llama" else None

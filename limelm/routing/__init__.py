@@ -13,18 +13,19 @@ In a model of your own, three lines give its attention heads the representations
 where `k_proj(norm(x))` and `v_proj(norm(x))` stood before; position embeddings come afterwards. `"static"` and
 `"dynamic"` mix normalized representations before they are projected, so their norm is an RMSNorm; `"kv"` mixes keys and
 values, and takes any norm, as do `"value_residual"` and `"depth_attention"`, which mix values alone.
-`examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors; `HyperConnection` is
-another connection, of several residual streams.
+`examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors; `HyperConnection` and
+`ManifoldConnection` are other connections, of several residual streams.
 
 To read on: `router.py` (what every router says of itself), `routers.py` (LIMe's kinds), `value_routers.py` (those of
 other papers), `history.py`, `sources.py`, `reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`,
-`hyper_connection.py`; `ops/` below makes it fast.
+`hyper_connection.py`, `manifold_connection.py`; `ops/` below makes it fast.
 """
 
 from limelm.routing.build import ROUTERS, RouterList, check_options, make_routers
 from limelm.routing.history import History
 from limelm.routing.hyper_connection import HyperConnection
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
+from limelm.routing.manifold_connection import ManifoldConnection, ManifoldReadout
 from limelm.routing.module import CONNECTIONS, DepthModule, Rule
 from limelm.routing.ops.backends import BACKENDS, resolve_backend
 from limelm.routing.ops.rms_norm import rms_normalize
@@ -56,6 +57,8 @@ __all__ = [
     "HyperConnection",
     "KeyValueRouter",
     "LayerRouter",
+    "ManifoldConnection",
+    "ManifoldReadout",
     "PlainRouter",
     "ReadPlan",
     "RepresentationRouter",

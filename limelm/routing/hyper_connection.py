@@ -18,6 +18,26 @@ def plain_norm(states: Tensor) -> Tensor:
     return layer_norm(states, states.shape[-1:], eps=LAYER_NORM_EPS)
 
 
+def check_sizes(hidden_size: int, num_streams: int) -> None:
+    """Refuse sizes of which no connection can be made.
+
+    Raises:
+        ValueError: for one below 1.
+    """
+    if hidden_size < 1 or num_streams < 1:
+        raise ValueError(f"hidden_size={hidden_size} and num_streams={num_streams} must be at least 1")
+
+
+def check_streams(streams: Tensor, num_streams: int) -> None:
+    """Refuse what are not the streams of a connection.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if streams.ndim != 4 or streams.shape[-2] != num_streams:
+        raise ValueError(f"streams must be [B, T, {num_streams}, D], not {tuple(streams.shape)}")
+
+
 class HyperConnection(DepthModule):
     """The connection around one sublayer: the mix of streams that it reads, and the streams it is added to.
 
@@ -38,8 +58,7 @@ class HyperConnection(DepthModule):
 
     def __init__(self, hidden_size: int, num_streams: int, layer_idx: int, dynamic: bool = True):
         super().__init__()
-        if hidden_size < 1 or num_streams < 1:
-            raise ValueError(f"hidden_size={hidden_size} and num_streams={num_streams} must be at least 1")
+        check_sizes(hidden_size, num_streams)
         n = num_streams
         self.layer_idx = layer_idx
         self.dynamic = dynamic
@@ -73,9 +92,7 @@ class HyperConnection(DepthModule):
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read S `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the carried streams, beta `[B, T, n]` or `[n]`."""
-        n = self.static_beta.numel()
-        if streams.ndim != 4 or streams.shape[-2] != n:
-            raise ValueError(f"streams must be [B, T, {n}, D], not {tuple(streams.shape)}")
+        check_streams(streams, self.static_beta.numel())
         alpha: Tensor = self.static_alpha
         beta: Tensor = self.static_beta
         if self.dynamic:

@@ -41,5 +41,7 @@ def test_which_of_the_paper_s_models_a_checkpoint_is_like():
         config = LimeConfig(routing=routing)
         assert paper_kind(config.model_type, config.routing) == routing
     assert paper_kind("lime", "none") == paper_kind("llama", None) == "llama"
-    assert paper_kind(HyperConnectionConfig().model_type, None) == "hc"
+    for connection, kind in (("hc", "hc"), ("mhc", None)):
+        config = HyperConnectionConfig(connection=connection)
+        assert paper_kind(config.model_type, None, config.connection) == kind
     assert paper_kind("gpt2", None) is None

@@ -35,6 +35,7 @@ MODELS = {
     "HyperConnectionDynamic": (HYPER_CONNECTION, {"dynamic": True}),
     "HyperConnectionStatic": (HYPER_CONNECTION, {"dynamic": False}),
     **{variant: (OURS[model_type], options) for variant, (model_type, options) in OTHERS.items()},
+    "HyperConnectionManifold": (HYPER_CONNECTION, {"connection": "mhc"}),
 }
 
 

@@ -1,9 +1,15 @@
 """The float64 version of any model here."""
 
 from tests.models.naive import NaiveDecoder, NaiveHyperConnection, NaiveLime
+from tests.models.naive_mhc import NaiveManifold
 from tests.models.naive_rivals import RIVALS
 
-NAIVE: dict[str, type[NaiveDecoder]] = {"lime": NaiveLime, "hyper_connection": NaiveHyperConnection, **RIVALS}
+NAIVE: dict[str, type[NaiveDecoder]] = {
+    "lime": NaiveLime,
+    "hyper_connection": NaiveHyperConnection,
+    "mhc": NaiveManifold,
+    **RIVALS,
+}
 
 
 def naive_copy(model) -> NaiveDecoder:
@@ -11,4 +17,5 @@ def naive_copy(model) -> NaiveDecoder:
     weights = {
         name: parameter.detach().double().clone().requires_grad_() for name, parameter in model.named_parameters()
     }
-    return NAIVE[model.config.model_type](model.config, weights)
+    kind = "mhc" if getattr(model.config, "connection", None) == "mhc" else model.config.model_type
+    return NAIVE[kind](model.config, weights)

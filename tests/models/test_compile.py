@@ -33,7 +33,7 @@ def step(model, module=None) -> dict[str, torch.Tensor]:
     return gradients(model)
 
 
-@pytest.mark.parametrize("variant", ["none", "static_top_p", "hc_dynamic"])
+@pytest.mark.parametrize("variant", ["none", "static_top_p", "hc_dynamic", "mhc_gqa"])
 @torch.no_grad()
 def test_one_graph_in_evaluation(variant):
     model = tiny_model(variant, num_hidden_layers=2)
@@ -60,7 +60,7 @@ def test_gradients_are_those_without_a_compiler(variant, way):
     assert (flat_actual - flat_expected).norm() < 0.03 * flat_expected.norm()
 
 
-@pytest.mark.parametrize("variant", ["static_top_p", "static_bias", "hc_dynamic"])
+@pytest.mark.parametrize("variant", ["static_top_p", "static_bias", "hc_dynamic", "mhc_gqa"])
 def test_others_have_the_same_gradients(variant):
     model = tiny_model(variant, num_hidden_layers=2).train()
     expected = step(model)

@@ -54,6 +54,8 @@ BAD_FIELDS = [
     ],
     (HyperConnectionConfig, {"expansion_rate": 0}, ["expansion_rate", "0"]),
     (HyperConnectionConfig, {"expansion_rate": -2}, ["expansion_rate", "-2"]),
+    (HyperConnectionConfig, {"connection": "mch"}, ["connection", "'mch'", "hc, mhc"]),
+    (HyperConnectionConfig, {"connection": "mhc", "dynamic": False}, ["dynamic=False", "connection='hc'", "'mhc'"]),
     (DenseFormerConfig, {"period": 0}, ["period", "0"]),
     (AttentionResidualsConfig, {"num_heads": 3}, ["num_heads=3", "hidden_size=32"]),
     *[
@@ -191,7 +193,7 @@ OPTIONS = {
         "routing_sources": None,
         "routing_backend": "auto",
     },
-    "hyper_connection": {"expansion_rate": 4, "dynamic": True},
+    "hyper_connection": {"expansion_rate": 4, "dynamic": True, "connection": "hc"},
     "residual_scalars": {},
     "dense_former": {"period": 1, "dilation": 1},
     "attention_residuals": {

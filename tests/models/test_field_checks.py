@@ -56,7 +56,7 @@ BAD_ROPE = [
 ]
 OWN = {
     LimeConfig: {"routing_top_p": (0, 1.5, "half", *NOT_FINITE)},
-    HyperConnectionConfig: {"expansion_rate": NO_SIZE, "dynamic": (2, "yes", None)},
+    HyperConnectionConfig: {"expansion_rate": NO_SIZE, "dynamic": (2, "yes", None), "connection": (3, "mch", None)},
     DenseFormerConfig: {"period": NO_SIZE, "dilation": NO_SIZE},
     AttentionResidualsConfig: {
         "block_size": NO_SIZE,
@@ -149,7 +149,7 @@ misspelled = [
     (HyperConnectionConfig, "expand_rate", "expansion_rate"),
     (HyperConnectionConfig, "routing", "LimeConfig"),
     (HyperConnectionConfig, "routing_init", "LimeConfig"),
-    (HyperConnectionConfig, "connection", "expansion_rate"),
+    (HyperConnectionConfig, "conection", "connection"),
     *[
         (cls, name, meant)
         for cls in ALL

@@ -108,7 +108,9 @@ def test_the_attention_is_found_in_the_source(variant):
     assert isinstance(module.scaling, float)
 
 
-@pytest.mark.parametrize("case", ["none", "static_gqa", "static_top_p", "dynamic_gqa_bounded", "kv_gqa", "hc_dynamic"])
+@pytest.mark.parametrize(
+    "case", ["none", "static_gqa", "static_top_p", "dynamic_gqa_bounded", "kv_gqa", "hc_dynamic", "mhc_gqa"]
+)
 @torch.no_grad()
 def test_one_graph_serves_any_number_of_tokens(case):
     """vLLM compiles once, with the number of tokens unknown, and drops the compiler's guards."""

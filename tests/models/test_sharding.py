@@ -21,6 +21,8 @@ CASES = {
     "attention_residuals": ("attention_residuals", {}, ""),
     "attention_residuals_recomputed": ("attention_residuals", {}, "recompute"),
     "delta_attention_residuals": ("delta_attention_residuals", {}, "bfloat16"),
+    "mhc_recomputed": ("mhc_gqa", {}, "recompute"),
+    "mhc_bfloat16": ("mhc_gqa", {}, "bfloat16"),
     "static": ("static_gqa", {}, ""),
     "static_top_p": ("static_top_p", {}, ""),
     "static_bounded": ("static_gqa", BOUNDED, ""),

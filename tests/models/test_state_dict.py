@@ -37,6 +37,7 @@ COUNTS = [
     (LIME, LARGE | {"routing": "value_residual"}, 1_176_735_744 + 2 * 15),
     (LIME, LARGE | {"routing": "depth_attention"}, 1_176_735_744),
     (HC, LARGE, 1_177_064_256),
+    (HC, LARGE | {"connection": "mhc"}, 1_176_735_744 + 2 * 16 * (96 * 2048 + 27) + 4 * 4 * 2048 + 5),
     (HF_LLAMA, LARGE | {"num_key_value_heads": 8}, 1_076_072_448),
     (LIME, LARGE | {"num_key_value_heads": 8, "routing": "none"}, 1_076_072_448),
     (LIME, LARGE | {"num_key_value_heads": 8, "routing": "kv"}, 1_076_081_088),
@@ -72,7 +73,14 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
     D, G = config.hidden_size, config.num_key_value_heads
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}"
-        if config.model_type == "hyper_connection":
+        if config.model_type == "hyper_connection" and config.connection == "mhc":
+            n = config.expansion_rate
+            for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
+                shapes |= {f"{connection}.weight": (n * n + 2 * n, n * D), f"{connection}.bias": (n * n + 2 * n,)}
+                shapes |= {f"{connection}.{name}_scale": (1,) for name in ("read", "write", "mix")}
+            readout = {"weight": (n, n * D), "bias": (n,), "scale": (1,)}
+            shapes |= {f"model.output_connection.{name}": shape for name, shape in readout.items()}
+        elif config.model_type == "hyper_connection":
             n = config.expansion_rate
             del shapes[f"{layer}.input_layernorm.weight"], shapes[f"{layer}.post_attention_layernorm.weight"]
             for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):

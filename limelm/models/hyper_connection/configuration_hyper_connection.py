@@ -5,6 +5,8 @@ from typing import ClassVar
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
 
+CONNECTIONS = ("hc", "mhc")
+
 
 @strict_in_one_line
 class HyperConnectionConfig(DecoderConfig):
@@ -13,6 +15,8 @@ class HyperConnectionConfig(DecoderConfig):
     Args:
         expansion_rate: n, the number of residual streams.
         dynamic: whether the connections depend on the token (DHC) or are learned constants (SHC).
+        connection: "hc", or "mhc", manifold-constrained (arXiv 2512.24880): streams are mixed by doubly stochastic
+            matrices, which always depend on the token.
 
     Raises:
         ValueError: for a value that no model can be built with, such as an `expansion_rate` below 1.
@@ -23,3 +27,11 @@ class HyperConnectionConfig(DecoderConfig):
 
     expansion_rate: int = 4
     dynamic: bool = True
+    connection: str = "hc"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.connection not in CONNECTIONS:
+            raise ValueError(f"connection={self.connection!r} is unknown; allowed: {', '.join(CONNECTIONS)}")
+        if self.connection == "mhc" and not self.dynamic:
+            raise ValueError("dynamic=False is for connection='hc' only: those of 'mhc' always depend on the token")

@@ -12,8 +12,10 @@ import functools
 import importlib.util
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from limelm.errors import UserError
 from limelm.routing.ops.chunked import ComputeBackend
@@ -77,6 +79,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return None
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Compute in the dtypes that are given, on `tensor`'s device."""
+    if autocast_dtype(tensor.device) is None:
+        return nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def compute_backend(backend: str) -> ComputeBackend:

@@ -6,14 +6,13 @@ into one buffer as they do without it, and copies none.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
 from limelm.routing.ops import chunked
-from limelm.routing.ops.backends import autocast_dtype, compute_backend
+from limelm.routing.ops.backends import compute_backend, without_autocast
 from limelm.routing.ops.chunked import GradientRows
 from limelm.routing.ops.source_matrix import runs
 
@@ -34,7 +33,7 @@ def mix_project(
 ) -> tuple[Tensor, Tensor]:
     """K and V `[G, N, d]`; arguments as in `autograd.mix_project`."""
     routing, projection, _ = _folded(sources, weights, gain, k_weight, v_weight, per_token)
-    with _without_autocast(gain):
+    with without_autocast(gain):
         return chunked.mix_project(compute_backend(backend), sources, routing, projection, per_token)
 
 
@@ -60,7 +59,7 @@ def mix_project_backward(
         source_ids: which of all sources were read.
     """
     routing, projection, W = _folded(sources, weights, gain, k_weight, v_weight, per_token)
-    with _without_autocast(gain):
+    with without_autocast(gain):
         gradients = _rows(buffer, add, source_ids, sources)
         grad_weights, grad_W = chunked.mix_project_backward(
             compute_backend(backend), grad_K, grad_V, sources, routing, projection, per_token, gradients
@@ -93,7 +92,7 @@ def _folded(
 
 def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """K and V `[G, N d]`; arguments as in `autograd.mix_heads`."""
-    with _without_autocast(weights):
+    with without_autocast(weights):
         return chunked.mix_heads(compute_backend(backend), sources, weights.to(sources[0].dtype))
 
 
@@ -108,7 +107,7 @@ def mix_heads_backward(
     backend: str,
 ) -> Tensor:
     """The gradient of the weights; arguments as for `mix_project_backward`."""
-    with _without_autocast(weights):
+    with without_autocast(weights):
         gradients = _rows(buffer, add, source_ids, sources)
         R = weights.to(sources[0].dtype)
         gradient = chunked.mix_heads_backward(compute_backend(backend), (grad_K, grad_V), sources, R, gradients)
@@ -120,13 +119,6 @@ def _rows(buffer: Tensor | None, add: bool, source_ids: list[int], sources: list
     if buffer is None:
         return None
     return GradientRows(buffer, runs(source_ids), sum(map(len, sources)) // len(source_ids), add)
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """Compute in the dtypes that are given."""
-    if autocast_dtype(tensor.device) is None:
-        return nullcontext()
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 _MUTATED: dict[Callable[..., object], tuple[str, ...]] = {
