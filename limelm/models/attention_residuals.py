@@ -67,7 +67,7 @@ class AttentionResidualsConfig(DecoderConfig):
 
 
 class SourceNorm(Connection):
-    """The gain of the norm that sources have in their product with a query, and that product.
+    """The gain of the norm that sources have in their products with a query, and these products.
 
     A normalized source is never made, so that none is kept for the backward: there, a place of the model needs the
     sources themselves, which all places share, and numbers per token.
@@ -83,13 +83,14 @@ class SourceNorm(Connection):
         """Initialize to a gain of one."""
         init.ones_(self.weight)
 
-    def forward(self, source: Tensor, query: Tensor, num_heads: int) -> Tensor:
-        """Logits `[B, T, M]` of a source `[B, T, D]`, in float32 at the least."""
-        wide = torch.promote_types(source.dtype, torch.float32)
-        products = source * (query.to(wide) * self.weight.to(wide))
-        norm = torch.linalg.vector_norm(source, dim=-1, keepdim=True, dtype=wide)
-        inverse_rms = torch.rsqrt(norm.square() / source.shape[-1] + self.eps)
-        return products.unflatten(-1, (num_heads, -1)).sum(-1) * inverse_rms
+    def forward(self, query: Tensor, num_heads: int, *sources: Tensor) -> Tensor:
+        """The logits `[B, T, M, n]` of n sources `[B, T, D]`, in float32 at the least."""
+        wide = torch.promote_types(sources[0].dtype, torch.float32)
+        direction = query.to(wide) * self.weight.to(wide)
+        products = [(source * direction).unflatten(-1, (num_heads, -1)).sum(-1) for source in sources]
+        lengths = [torch.linalg.vector_norm(source, dim=-1, keepdim=True, dtype=wide) for source in sources]
+        inverse_rms = torch.rsqrt(torch.stack(lengths, dim=-1).square() / len(query) + self.eps)
+        return torch.stack(products, dim=-1) * inverse_rms
 
 
 class DepthAttention(Connection):
@@ -125,7 +126,7 @@ class DepthAttention(Connection):
 
     def weights(self, *sources: Tensor) -> Tensor:
         """The weights alpha `[B, T, M, n]` of n sources `[B, T, D]`, oldest first, in float32 at the least."""
-        logits = torch.stack([self.norm(source, self.query, self.num_heads) for source in sources], dim=-1)
+        logits = self.norm(self.query, self.num_heads, *sources)
         return torch.softmax(logits / self.softmax_temperature, dim=-1)
 
     def forward(self, *sources: Tensor) -> Tensor:
