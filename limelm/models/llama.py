@@ -31,10 +31,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The gain times X / rms(X), over the last dimension, computed in float32."""
-        weight = self.weight
-        if not torch.is_grad_enabled() and hidden_states.dtype == weight.dtype == torch.float32:
-            return torch.rms_norm(hidden_states, weight.shape, weight, self.eps)  # in one, to the same bits
-        return weight * rms_normalize(hidden_states, self.eps)
+        return self.weight * rms_normalize(hidden_states, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
@@ -175,8 +172,10 @@ class Attention(nn.Module):
         """
         refuse_divided_heads(self, **options)
         batch, tokens = Q.shape[:2]
-        Q, K, V = (states.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2) for states in (Q, K, V))
-        Q, K = rotate(Q, *position_embeddings), rotate(K, *position_embeddings)
+        shape = (batch, tokens, -1, self.head_dim)
+        Q = rotate(Q.reshape(shape).transpose(1, 2), *position_embeddings)
+        K = rotate(K.reshape(shape).transpose(1, 2), *position_embeddings)
+        V = V.reshape(shape).transpose(1, 2)
         if past_key_values is not None:
             K, V = past_key_values.update(K, V, self.layer_idx, kwargs=options)
         return Q, K, V

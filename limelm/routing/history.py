@@ -89,8 +89,7 @@ class History:
             self._eps = eps  # Dynamo loses track of a dynamic float that goes through arguments only
             normalized, self.carrier = keep_representation(X, self.carrier, place, self._eps, index, compute)
         else:
-            normalized = rms_normalize(X, eps)
-            normalized = normalized if place is None else place.view(X.shape).copy_(normalized)
+            normalized = rms_normalize(X, eps, None if place is None else place.view(X.shape))
         if place is None:
             self.sources[index] = normalized.detach().view(1, -1).to(_source_dtype(X))
         return normalized

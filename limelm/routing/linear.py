@@ -1,6 +1,6 @@
 """Linear layers whose weights the routing reads itself instead of calling them, head by head."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,6 @@ class ModuleArgument:
         return self.module(inputs)
 
 
-def as_arguments(*projections: nn.Module, to: nn.Module) -> Iterator[Any]:
+def as_arguments(*projections: nn.Module, to: nn.Module) -> Sequence[Any]:
     """`projections` as they can be handed to the module `to`."""
-    return (ModuleArgument(module) if "_hf_hook" in to.__dict__ else module for module in projections)
+    return [ModuleArgument(module) for module in projections] if "_hf_hook" in to.__dict__ else projections

@@ -224,15 +224,14 @@ class RepresentationRouter(LayerRouter):
             K, V = (project_by_head(projection, Z, self.spec.size_of_heads) for projection in (k_proj, v_proj))
             return K, V, None, None
         read, weights = self.operands(sources)
-        projections = [read_here(projection) for projection in (k_proj, v_proj)]
-        k_weight, v_weight = (parameter_of(projection) for projection in projections)
+        k_proj, v_proj = read_here(k_proj), read_here(v_proj)
+        projections = parameter_of(k_proj), parameter_of(v_proj)
         K, V, carrier = autograd.mix_project(
-            carrier, read, self.reads, weights, gain, k_weight, v_weight, heads, self.depends_on_tokens, backend
+            carrier, read, self.reads, weights, gain, *projections, heads, self.depends_on_tokens, backend
         )
-        shape = (heads, *attention_input.shape[:2], -1)
-        K, V = (states.view(shape).permute(1, 2, 0, 3) for states in (K, V))
-        if projections[0].bias is not None:
-            biases = (parameter_of(projection, "bias") for projection in projections)
+        K, V = tokens_first(K, V, attention_input)
+        if k_proj.bias is not None:
+            biases = (parameter_of(projection, "bias") for projection in (k_proj, v_proj))
             K, V = (x + bias.to(x.dtype).unflatten(0, (heads, -1)) for x, bias in zip((K, V), biases, strict=True))
         return K, V, carrier, None
 
@@ -342,16 +341,14 @@ class KeyValueRouter(LayerRouter):
         return whole(self.weight).unflatten(1, (-1, self.spec.num_heads))
 
     def forward(self, attention_input, gain, k_proj, v_proj, carrier=None, sources=(), query=None) -> Routed:
-        batch, tokens = attention_input.shape[:2]
         heads, layer_idx = self.spec.num_heads, self.spec.layer_idx
         backend = resolve_backend(self.spec.backend, attention_input.device)
         K, V = self._own(attention_input, k_proj, v_proj)
-        mixed: Sequence[Tensor] = ()
         if backend == "reference":
             own = torch.stack((K, V))  # [2, B, T, G, d]
             own = own.permute(3, 0, 1, 2, 4).flatten(1)
             if layer_idx > 0:
-                mixed = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
+                K, V = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
         else:
             rows = sum(source.shape[0] for source in sources)
             has_place = rows == len(self.reads) * heads  # the last rows are for the own heads
@@ -359,10 +356,16 @@ class KeyValueRouter(LayerRouter):
             own, carrier = autograd.keep_heads(K, V, carrier, place, layer_idx)
             if layer_idx > 0:
                 read = sources if has_place else (*sources, own)
-                *mixed, carrier = autograd.mix_heads(carrier, read, self.reads, self.weight, backend)
+                K, V, carrier = autograd.mix_heads(carrier, read, self.reads, self.weight, backend)
         if layer_idx > 0:
-            K, V = (states.view(heads, batch, tokens, -1).permute(1, 2, 0, 3) for states in mixed)
+            K, V = tokens_first(K, V, attention_input)
         return K, V, carrier, own
+
+
+def tokens_first(K: Tensor, V: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values `[G, B T d]` as views `[B, T, G, d]`, for a layer's input `[B, T, D]`."""
+    shape = (len(K), *like.shape[:2], -1)
+    return K.view(shape).permute(1, 2, 0, 3), V.view(shape).permute(1, 2, 0, 3)
 
 
 def own_representation(call: tuple) -> Tensor:

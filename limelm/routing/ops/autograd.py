@@ -102,8 +102,7 @@ def _mix_project_few(
     S, hidden_size = as_one(sources), gain.shape[0]
     routing = operators.fold_into_routing(weights, gain, per_token, S.dtype)
     Z = chunked.mix(compute_backend(backend), S, routing, heads, hidden_size, per_token) * gain.to(S.dtype)
-    by_head = (weight.to(S.dtype).view(heads, -1, hidden_size) for weight in projections)
-    return [torch.bmm(Z, weight.transpose(1, 2)) for weight in by_head]
+    return [torch.bmm(Z, weight.to(S.dtype).view(heads, -1, hidden_size).mT) for weight in projections]
 
 
 def mix_heads(
@@ -280,11 +279,11 @@ def keep_heads(
 
 def _together(K: Tensor, V: Tensor, place: Tensor | None) -> Tensor:
     """`[B, T, G, d]` twice to `[G, 2 B T d]`."""
-    K, V = (states.flatten(0, 1).transpose(0, 1) for states in (K, V))  # [G, N, d]
+    K, V = K.flatten(0, 1).transpose(0, 1), V.flatten(0, 1).transpose(0, 1)  # [G, N, d]
     if place is None:
         return torch.stack((K, V), dim=1).flatten(1)
     # .data: making it again in a recomputation changes nothing
-    torch.stack((K, V), dim=1, out=place.data.view(len(K), 2, K.shape[1], -1))
+    torch.stack((K, V), dim=1, out=place.data.view(K.shape[0], 2, K.shape[1], -1))
     return place
 
 

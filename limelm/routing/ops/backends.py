@@ -40,9 +40,10 @@ def resolve_backend(name: str, device: torch.device, has_fast_path: bool = True)
     """
     if name not in BACKENDS:
         raise ValueError(f"routing_backend={name!r} is unknown; allowed: {', '.join(BACKENDS)}")
-    if _is_recorded():
-        return "reference"
-    reason = NOT_TRANSFORMED if is_transformed() and not torch.compiler.is_compiling() else None
+    is_compiling = torch.compiler.is_compiling()
+    if _is_exporting() if is_compiling else torch.jit.is_tracing():
+        return "reference"  # what is recorded runs without this library, which knows the other backends' operators
+    reason = NOT_TRANSFORMED if not is_compiling and is_transformed() else None
     if not has_fast_path:
         reason = "this routing has formulas only; take 'reference' or 'auto'"
     resolved = name
@@ -52,16 +53,13 @@ def resolve_backend(name: str, device: torch.device, has_fast_path: bool = True)
         reason = why_not_triton(device.type) or reason
     if reason and resolved != "reference":
         raise UserError(f"routing_backend={name!r} cannot run: {reason}")
-    if not torch.compiler.is_compiling():
+    if not is_compiling:
         _announce(name, resolved, device.type)
     return resolved
 
 
-def _is_recorded() -> bool:
-    """Whether operations are recorded to run without this library, which knows the other backends' operators."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
-    return torch.jit.is_tracing()
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
 @functools.cache

@@ -14,19 +14,24 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def rms_normalize(x: Tensor, eps: float) -> Tensor:
-    """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: on a CPU HF's RMSNorm to the bit."""
+def rms_normalize(x: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
+    """X / rms(X) over the last dimension, computed in float32, in `x`'s dtype: on a CPU HF's RMSNorm to the bit.
+
+    Args:
+        out: a place for it, where it needs no gradients.
+    """
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling() and not is_transformed():
         return _RMSNormalize.apply(x, eps)[0]
-    if x.dtype == torch.float64:  # PyTorch's own computes that in float64
-        return rms_normalize_forward(x, eps)[0]
-    return torch.rms_norm(x, x.shape[-1:], eps=eps)
+    if x.is_cuda and x.dtype != torch.float64:  # one kernel there; elsewhere PyTorch's is these operations, and slower
+        normalized = torch.rms_norm(x, x.shape[-1:], eps=eps)
+        return normalized if out is None else out.copy_(normalized)
+    return rms_normalize_forward(x, eps, out)[0]
 
 
 def rms_normalize_forward(x: Tensor, eps: float, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """X / rms(X) `[..., D]` in `x`'s dtype (or in `out`, and in its dtype), and 1 / rms(X) `[..., 1]` in float32."""
     wide = x.float()
-    inverse_rms = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    inverse_rms = wide.pow(2).mean(-1, keepdim=True).add_(eps).rsqrt_()
     if out is None:
         return (wide * inverse_rms).to(x.dtype), inverse_rms
     return torch.mul(wide, inverse_rms, out=out), inverse_rms
