@@ -153,7 +153,10 @@ def _check_numbers(name: str, value: Any, kind: Any) -> None:
 
 
 #: Fields of other Hugging Face configurations, and of older ones, that are near one here and yet none of it.
-_ELSEWHERE = ("original_max_position_embeddings", "attention_probs_dropout_prob")
+_ELSEWHERE = {
+    *("original_max_position_embeddings", "attention_probs_dropout_prob", "pruned_heads"),
+    *("add_cross_attention", "cross_attention_hidden_size"),
+}
 _SPECIAL_TOKENS = ("_token", "_token_id")
 
 
@@ -188,7 +191,8 @@ def _hint(cls: type[PreTrainedConfig], name: str, siblings: Collection[type]) ->
     for sibling in siblings:
         if near := get_close_matches(name, sorted(_field_names(sibling) - _field_names(LlamaConfig)), 1, 0.6):
             return f"{near[0]!r} is one of {sibling.__name__}"
-    if set(name.split("_")) & set(cls.model_type.split("_")):
+    common = {word for field in llamas for word in field.split("_")}  # as "attention", which anybody's fields have
+    if own and set(name.split("_")) & (set(cls.model_type.split("_")) - common):
         return f"its own are {', '.join(own)}"
     return None
 

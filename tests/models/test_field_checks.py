@@ -198,7 +198,7 @@ FOUND_IN_CHECKPOINTS = """
     pad_token peft_type prefix pruned_heads quantization_config qkv_bias resid_pdrop rope_interleaved sep_token_id
     sliding_window task_specific_params tf_legacy_loss tie_encoder_decoder tie_last_hidden_states tokenizer_class
     torchscript transformers_version trl_version unk_token_id unsloth_fixed unsloth_version use_bfloat16
-    use_sliding_window attention_probs_dropout_prob
+    use_sliding_window attention_probs_dropout_prob use_flash_attention residual_multiplier
 """.split()  # noqa: SIM905
 
 

@@ -23,6 +23,8 @@ CASES = {
     "delta_attention_residuals": ("delta_attention_residuals", {}, "bfloat16"),
     "mhc_recomputed": ("mhc_gqa", {}, "recompute"),
     "mhc_bfloat16": ("mhc_gqa", {}, "bfloat16"),
+    "mudd_former": ("mudd_former_norms", {}, "recompute"),
+    "deep_cross_attention": ("deep_cross_attention_recent", {}, "recompute"),
     "static": ("static_gqa", {}, ""),
     "static_top_p": ("static_top_p", {}, ""),
     "static_bounded": ("static_gqa", BOUNDED, ""),

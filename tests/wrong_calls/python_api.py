@@ -37,6 +37,8 @@ OWN_VALUES = {
         "softmax_temperature": (0, -1.0, "x", float("nan")),
         "scale_by_sources": ("x", 5),
     },
+    "MUDDFormerConfig": {"pre_post_norm": ("x", 5)},
+    "DeepCrossAttentionConfig": {"num_recent": (0, -1, "x", 1.5), "sum_rest": ("x", 5)},
     "DeltaAttentionResidualsConfig": {"block_size": (0, -1, "x", 1.5), "gated": ("x", 5)},
 }
 
