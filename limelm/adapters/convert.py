@@ -16,6 +16,7 @@ from limelm.adapters.routers import ATTACHED_ROUTERS, AttachedRouter, State
 from limelm.errors import UserError
 from limelm.models import LimeConfig, LimeForCausalLM
 from limelm.models.families import AttentionLayer, find_attention_layers
+from limelm.routing.build import DEFAULTS
 
 #: Families that are Llama but for biases, and for sliding windows, which may not be used.
 LLAMAS = ("llama", "mistral", "qwen2")
@@ -74,7 +75,8 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
         A Llama in the model's dtype and on its device; its routers are float32.
 
     Raises:
-        UserError: for a model that is not native, without routing, with top-p, with a gain of zero in an
+        UserError: for a model that is not native, without routing or with one that cannot be attached, with top-p or
+            another option that attached routers lack, with a gain of zero in an
             `input_layernorm`, or with a LoRA that cannot be merged.
     """
     model = _without_peft(model)
@@ -82,10 +84,15 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
     if not isinstance(model, LimeForCausalLM):
         raise UserError(f"model_type={config.model_type!r}: not a native LIMe model; allowed: {LimeConfig.model_type}")
     attached = next((name for name, kind in ATTACHED_ROUTERS.items() if kind.native == config.routing), None)
-    if attached is None or not ATTACHED_ROUTERS[attached].routes:
+    if attached is None:
+        raise UserError(f"routing={config.routing!r}: no attached router does the same")
+    if not ATTACHED_ROUTERS[attached].routes:
         raise UserError(f"routing={config.routing!r}: no routers to attach, it is a Llama already")
     if config.routing_top_p is not None:
         raise UserError(f"routing_top_p={config.routing_top_p}: attached routers read every source")
+    for name in ("routing_share_kv", "routing_share_heads", "routing_temperature", "routing_trainable"):
+        if getattr(config, name) != DEFAULTS[name]:
+            raise UserError(f"{name}={getattr(config, name)}: only {DEFAULTS[name]} is converted to attached routers")
     native = {name: value.detach() for name, value in model.state_dict().items()}
     state = {
         name: value for name, value in native.items() if ".router." not in name and "routing_layernorm" not in name

@@ -21,7 +21,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from limelm.errors import UserError
 from limelm.records import Fraction, PositiveFloat, Size, Unrestricted, at_least, at_most, build, less_than, more_than
-from limelm.routing.build import TOP_P
+from limelm.routing.build import TEMPERATURE, TOP_P
 
 ConfigClass = TypeVar("ConfigClass", bound=type[PreTrainedConfig])
 
@@ -52,6 +52,7 @@ NUMBERS: dict[str, Any] = {
     "rms_norm_eps": Annotated[float, more_than(0), at_most(1)],
     "attention_dropout": Annotated[float, at_least(0), less_than(1)],
     "routing_top_p": Annotated[float, Unrestricted, TOP_P],  # which refuses NaN too, and says what is allowed
+    "routing_temperature": Annotated[float, Unrestricted, TEMPERATURE],
 }
 #: The same for the entries of `rope_parameters`; all others need only be finite.
 ROPE_NUMBERS: dict[str, Any] = {

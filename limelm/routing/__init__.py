@@ -16,14 +16,15 @@ values, and takes any norm, as do `"value_residual"` and `"depth_attention"`, wh
 `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors; `HyperConnection` and
 `ManifoldConnection` are other connections, of several residual streams.
 
-To read on: `router.py` (what every router says of itself), `routers.py` (LIMe's kinds), `value_routers.py` (those of
-other papers), `history.py`, `sources.py`, `reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`,
-`hyper_connection.py`, `manifold_connection.py`; `ops/` below makes it fast.
+To read on: `router.py` (what every router says of itself), `layer_router.py` (how a layer calls it), `routers.py`
+(LIMe's kinds), `value_routers.py` (those of other papers), `history.py`, `sources.py`, `reference.py` (the formulas),
+`top_p.py`, `linear.py`, `build.py`, `hyper_connection.py`, `manifold_connection.py`; `ops/` below makes it fast.
 """
 
 from limelm.routing.build import ROUTERS, RouterList, check_options, make_routers
 from limelm.routing.history import History
 from limelm.routing.hyper_connection import HyperConnection
+from limelm.routing.layer_router import LayerRouter
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
 from limelm.routing.manifold_connection import ManifoldConnection, ManifoldReadout
 from limelm.routing.module import CONNECTIONS, DepthModule, Rule
@@ -34,7 +35,6 @@ from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, route
 from limelm.routing.routers import (
     DynamicRouter,
     KeyValueRouter,
-    LayerRouter,
     PlainRouter,
     RepresentationRouter,
     StaticRouter,

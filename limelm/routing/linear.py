@@ -18,12 +18,24 @@ class RoutingLinear(DepthModule):
 
     Serving engines and quantization put modules of their own in the place of every `nn.Linear`, to be called. The
     routing reads these weights without a call, and would have to refuse what is there instead: so they stay.
+
+    Args:
+        std: of the weights at the start; None is that of the model's other matrices.
+        trainable: whether the weights are trained.
     """
 
     bias: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        std: float | None = None,
+        trainable: bool = True,
+    ):
         super().__init__()
+        self.std, self.trainable = std, trainable
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
@@ -31,7 +43,7 @@ class RoutingLinear(DepthModule):
 
     def init_weights(self, std: float = 0.02) -> None:
         """N(0, std), and no bias, as HF initializes an `nn.Linear`."""
-        init.normal_(self.weight, mean=0.0, std=std)
+        init.normal_(self.weight, mean=0.0, std=std if self.std is None else self.std)
         if self.bias is not None:
             init.zeros_(self.bias)
 

@@ -31,6 +31,15 @@ CONNECTION_MATRICES = Rule("connection_matrices", is_fast=False, decays=True)
 class DepthModule(nn.Module):
     """A part of a depth connection: routers, the projections they read, Hyper-Connections."""
 
+    #: Whether its own parameters are trained; set before they are made.
+    trainable = True
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take a parameter in, frozen where this module is: loading puts new ones here, which need gradients."""
+        if param is not None and not self.trainable:
+            param.requires_grad_(False)
+        super().register_parameter(name, param)
+
     def init_weights(self, std: float = 0.02) -> None:
         """Initialize this module's own parameters, not those of its children.
 

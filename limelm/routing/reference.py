@@ -73,12 +73,12 @@ def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
 
     Args:
         sources: `n` tensors `[G, X]`, the oldest first; a row is one head of all tokens.
-        weights: the signed matrix `R`, `[G, n G]`.
+        weights: the signed matrix `R`, `[M, n G]`, for M new heads.
 
     Returns:
-        `Y`, `[G, X]`.
+        `Y`, `[M, X]`.
     """
-    blocks = weights.split(weights.shape[0], dim=1)
+    blocks = weights.split(sources[0].shape[0], dim=1)
     mixed = blocks[0] @ sources[0]
     for block, source in zip(blocks[1:], sources[1:], strict=True):
         mixed = torch.addmm(mixed, block, source)

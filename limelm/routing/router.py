@@ -29,9 +29,12 @@ class RouterSpec:
         head_dim: d; None is D / G.
         sources: which it reads: None (all that there are), `{"first": m, "last": n}` or `{"every": s, "last": n}`.
         top_p: the mass of static weights that is kept; None prunes nothing.
-        init: of kv routing and value residuals, "paper" or "identity".
+        init: what the weights start from, one of the kind's `inits`.
         backend: how the routing is computed (`limelm.routing.ops.backends`).
-        share_kv: one set of weights for keys and values; else one for each (attached routers only).
+        share_kv: one set of weights for keys and values; else one for each.
+        share_heads: of static and dynamic routing, one distribution for all heads of a set.
+        temperature: of static and dynamic routing, what logits are divided by before their softmax.
+        trainable: whether the weights are trained; else they stay as they start.
     """
 
     layer_idx: int
@@ -43,6 +46,9 @@ class RouterSpec:
     init: str = "paper"
     backend: str = "auto"
     share_kv: bool = True
+    share_heads: bool = False
+    temperature: float = 1.0
+    trainable: bool = True
 
     @property
     def source_ids(self) -> tuple[int, ...]:
@@ -64,6 +70,11 @@ class RouterSpec:
         """How many sets of weights there are: one for keys and values together, or one for each."""
         return 1 if self.share_kv else len(WEIGHT_SETS)
 
+    @property
+    def num_distributions(self) -> int:
+        """How many distributions over the sources are learned where heads have such."""
+        return self.num_sets if self.share_heads else self.num_sets * self.num_heads
+
 
 class Router(DepthModule):
     """One layer's choice among what all layers so far have left behind."""
@@ -76,10 +87,13 @@ class Router(DepthModule):
     depends_on_tokens: ClassVar[bool] = False
     #: Fields of a configuration that this kind understands, beyond `routing` and `routing_backend`.
     options: ClassVar[frozenset[str]] = frozenset({"routing_sources"})
+    #: What `routing_init` may be.
+    inits: ClassVar[tuple[str, ...]] = ("paper",)
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.spec = spec
+        self.trainable = spec.trainable
 
     @classmethod
     def default_sources(cls, num_layers: int) -> dict[str, int] | None:

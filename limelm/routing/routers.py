@@ -11,159 +11,19 @@ only hands its source on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from limelm.routing.history import History
-from limelm.routing.linear import (
-    ModuleArgument,
-    RoutingLinear,
-    parameter_of,
-    project_by_head,
-    read_here,
-    whole,
-)
-from limelm.routing.norms import check_rms_norm, parameters_of
+from limelm.routing.layer_router import LayerRouter, Routed, own_representation
+from limelm.routing.linear import RoutingLinear, parameter_of, project_by_head, read_here, whole
 from limelm.routing.ops import autograd
 from limelm.routing.ops.backends import resolve_backend
 from limelm.routing.reference import depth_mix, mix_heads
-from limelm.routing.router import Router, RouterSpec
+from limelm.routing.router import RouterSpec
 from limelm.routing.top_p import Pruning, can_decide, prune, top_p_mask
-
-Routed = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # K, V, the carrier, and the source for later layers
-
-
-class LayerRouter(Router):
-    """The router of one layer: keys and values in the place of those that the layer would make alone."""
-
-    #: Indices of the sources that the layer is given.
-    reads: tuple[int, ...] = ()
-    #: Whether it knows more than the reference, whose gradients travel through autograd's graph.
-    has_fast_path: ClassVar[bool] = False
-    _tried_norm: tuple[int, torch.dtype | None] | None = None
-
-    def forward(
-        self,
-        attention_input: Tensor,
-        gain: Tensor | None,
-        k_proj: nn.Module | ModuleArgument,
-        v_proj: nn.Module | ModuleArgument,
-        carrier: Tensor | None = None,
-        sources: Sequence[Tensor] = (),
-        query: Tensor | None = None,
-    ) -> Routed:
-        """Make this layer's keys and values, before RoPE.
-
-        Args:
-            attention_input: `[B, T, D]`, the layer's own normalized input: what Q is made from.
-            gain: `[D]`, the gain g_i of representations; None where the layer has none.
-            k_proj, v_proj: the layer's projections.
-            carrier, sources: what `History.open` gives for this layer: the sources that `reads` names.
-            query: `[B, T, H d]`, the layer's queries before RoPE, for weights that are made of them.
-
-        Returns:
-            K and V `[B, T, G, d]`, the carrier, and this layer's source for the later ones (None where that is its
-            normalized input, or where there is none).
-        """
-        K, V = self._own(attention_input, k_proj, v_proj)
-        return K, V, carrier, None
-
-    def _own(self, attention_input: Tensor, *projections: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Project the layer's own input, `[B, T, D]` to `[B, T, G, d]` each."""
-        return [projection(attention_input).unflatten(-1, (self.spec.num_heads, -1)) for projection in projections]
-
-    def keys_values(
-        self,
-        history: History,
-        X: Tensor,
-        norm: nn.Module,
-        k_proj: nn.Module,
-        v_proj: nn.Module,
-        query: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer in a model of one's own: the whole of what it has to do with routing.
-
-        With activation checkpointing or FSDP around the layer, call `history.open` and `history.close` outside of it
-        and this module inside, as `LimeModel.run_layers` does.
-
-        Args:
-            history: of this forward.
-            X: `[B, T, D]`, the residual stream that the layer is given.
-            norm: the RMSNorm whose output k_proj and v_proj are made for; any norm where representations are not mixed.
-            k_proj, v_proj: `nn.Linear(D, G d)`.
-            query: as for `forward`.
-
-        Returns:
-            K and V `[B, T, G, d]`, before RoPE.
-
-        Raises:
-            TypeError: without a history; or where representations are mixed, for a norm that is not RMSNorm, or a
-                projection that is more than an `nn.Linear`.
-            ValueError: for a projection to another number of heads or another size of them.
-        """
-        if not isinstance(history, History):
-            raise TypeError(f"history={type(history).__name__}: give this forward's History, made from the routers")
-        self._check_projections(k_proj, v_proj)
-        gain, eps = self._gain_and_eps(norm) if self.mixes_representations else (None, 0.0)
-        normalized, carrier, *sources = history.open(self.spec.layer_idx, X, eps)
-        attention_input = norm(X) if normalized is None or gain is None else gain * normalized
-        K, V, carrier, source = self(attention_input, gain, k_proj, v_proj, carrier, tuple(sources), query)
-        history.close(self.spec.layer_idx, carrier, source)
-        return K, V
-
-    def _check_projections(self, *projections: nn.Module) -> None:
-        heads, head_dim = self.spec.num_heads, self.spec.size_of_heads
-        for projection in projections:
-            features = getattr(projection, "out_features", heads * head_dim)
-            if features != heads * head_dim:
-                raise ValueError(
-                    f"k_proj and v_proj must make {heads * head_dim} features, for num_heads={heads} key/value heads "
-                    f"of head_dim={head_dim}, not {features}; make_routers takes both sizes"
-                )
-
-    def _gain_and_eps(self, norm: nn.Module) -> tuple[Tensor, float]:
-        """The parameters of an RMSNorm, which is tried out once."""
-        gain, eps = parameters_of(norm)
-        tried = (id(norm), gain.dtype)
-        if self._tried_norm != tried and not torch.compiler.is_compiling():
-            check_rms_norm(norm, gain, eps)
-            self._tried_norm = tried
-        return gain, eps
-
-    def check_place(self, index: int) -> None:
-        """Refuse a layer that was taken out of its place: a router knows how many sources it had there.
-
-        Raises:
-            ValueError: with the two places.
-        """
-        if self.spec.layer_idx != index and self.reads:
-            raise ValueError(
-                f"layer {index} was built as layer {self.spec.layer_idx} and routes over the {len(self.reads)} "
-                "sources that it had there; layers can be cut off at the end, but not taken out or moved"
-            )
-
-    def source_shape(self) -> tuple[int, int]:
-        """Rows of the source that this layer leaves, and columns per token, `[r, c]`; (0, 0) for other sources."""
-        return 0, 0
-
-    def values_of_call(self, call: tuple, output: Routed) -> tuple[Tensor, Tensor] | None:
-        attention_input, gain, _, v_proj = call[:4]
-        own = attention_input
-        if self.mixes_representations and self.has_choice:  # projected are mixes of representations with this gain
-            own = gain * own_representation(call)
-        values = output[1].reshape(*attention_input.shape[:2], -1)
-        return values, nn.functional.linear(own, v_proj.weight, v_proj.bias)
-
-    def elements_moved(self, tokens: int) -> int:
-        """How many numbers a forward reads and writes at the least, projections of keys and values included."""
-        heads, D, head_dim = self.spec.num_heads, self.spec.hidden_size, self.spec.size_of_heads
-        rows, columns = self.source_shape()
-        sources = len(self.reads) * rows * columns * tokens or D * tokens
-        return sources + 2 * heads * head_dim * D + 2 * tokens * heads * head_dim
 
 
 class PlainRouter(LayerRouter):
@@ -174,11 +34,20 @@ class PlainRouter(LayerRouter):
     has_fast_path = True
 
 
+#: What distributions over sources may be made with.
+DISTRIBUTIONS = frozenset(
+    {"routing_sources", "routing_share_kv", "routing_share_heads", "routing_temperature", "routing_trainable"}
+)
+
+
 class RepresentationRouter(LayerRouter):
     """Mix first, then project: each head's input is a convex combination of normalized representations.
 
     A subclass gives `routing_weights`. Where these are the same for all tokens, that is all; where they depend on
     tokens, it says so (`depends_on_tokens`) and runs by the formulas (`has_fast_path = False`).
+
+    With weights of their own for keys and for values (S = 2 sets instead of one) there are 2 G mixes: Z of the keys'
+    heads first, then of the values'.
     """
 
     mixes_representations = True
@@ -186,6 +55,8 @@ class RepresentationRouter(LayerRouter):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
+        if not spec.share_kv and spec.size_of_heads % 2:
+            raise ValueError(f"head_dim={spec.size_of_heads} is odd; share_kv=False needs heads that have two halves")
         if spec.layer_idx > 0:
             self.reads = spec.source_ids
 
@@ -193,12 +64,20 @@ class RepresentationRouter(LayerRouter):
         return 1, self.spec.hidden_size
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
-        """A, `[G, n]`; or, from the layer's own normalized input N_i `[B, T, D]`, `[B, T, G, n]`."""
+        """A, `[S G, n]`; or, from the layer's own normalized input N_i `[B, T, D]`, `[B, T, S G, n]`."""
         raise NotImplementedError
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """The fast operation's arguments: sources, and A `[G, n]` (or, per token, the projection P `[G n, D]`)."""
+        """The fast operation's arguments: sources, and A `[S G, n]` (or, per token, the projection P `[S G n, D]`)."""
         return sources, self.routing_weights()
+
+    def for_each_head(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Repeat the entries of distributions over the sources for each head that reads by them."""
+        return values.repeat_interleave(self.spec.num_heads, dim=dim) if self.spec.share_heads else values
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        """Divide logits, or the rows that make them, by the temperature of their softmax."""
+        return logits if self.spec.temperature == 1 else logits / self.spec.temperature
 
     def kept(self) -> list[list[int]] | None:
         """The sources that each head reads now; None: all."""
@@ -221,14 +100,20 @@ class RepresentationRouter(LayerRouter):
             # N_j = gain * normalized X_j; the gain is the same for all sources, so it is applied once, to their mix.
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
             Z = gain * depth_mix(sources, A, self.kept())
-            K, V = (project_by_head(projection, Z, self.spec.size_of_heads) for projection in (k_proj, v_proj))
+            sets = ((k_proj, Z[..., :heads, :]), (v_proj, Z[..., -heads:, :]))  # the same where they share weights
+            K, V = (project_by_head(projection, mixed, self.spec.size_of_heads) for projection, mixed in sets)
             return K, V, None, None
         read, weights = self.operands(sources)
         k_proj, v_proj = read_here(k_proj), read_here(v_proj)
         projections = parameter_of(k_proj), parameter_of(v_proj)
+        if not self.spec.share_kv:
+            projections = _as_halves(*projections, heads)
+        mixes = heads * self.spec.num_sets
         K, V, carrier = autograd.mix_project(
-            carrier, read, self.reads, weights, gain, *projections, heads, self.depends_on_tokens, backend
+            carrier, read, self.reads, weights, gain, *projections, mixes, self.depends_on_tokens, backend
         )
+        if not self.spec.share_kv:
+            K, V = torch.cat((K, V), dim=-1).chunk(2)
         K, V = tokens_first(K, V, attention_input)
         if k_proj.bias is not None:
             biases = (parameter_of(projection, "bias") for projection in (k_proj, v_proj))
@@ -243,27 +128,32 @@ class StaticRouter(RepresentationRouter):
     dropped source costs nothing.
     """
 
-    options = frozenset({"routing_sources", "routing_top_p"})
+    options = DISTRIBUTIONS | {"routing_top_p"}
+    inits = ("paper", "random")
     _pruning: Pruning | None = None  # made for the weights of the last forward in which they could decide what is read
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
-            self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources))
+            self.weight = nn.Parameter(torch.empty(spec.num_distributions, spec.num_sources))
 
     def init_weights(self, std: float = 0.02) -> None:
         if self.spec.layer_idx > 0:
-            init.normal_(self.weight, mean=0.0, std=0.1)
+            init.normal_(self.weight, mean=0.0, std=0.1 if self.spec.init == "paper" else 1.0)
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
-        return self._distributions(self.weight)
+        return self._distributions(self._logits(self.weight))
 
     @torch.no_grad()
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return self._distributions(whole(self.weight))
+        return self._distributions(self._logits(whole(self.weight)))
 
-    def _distributions(self, weight: Tensor) -> Tensor:
-        A = weight.float().softmax(dim=-1)
+    def _logits(self, weight: Tensor) -> Tensor:
+        """`[S G, n]`."""
+        return self.for_each_head(self.tempered(weight))
+
+    def _distributions(self, logits: Tensor) -> Tensor:
+        A = logits.float().softmax(dim=-1)
         return A if self.spec.top_p is None else prune(A, top_p_mask(A, self.spec.top_p))
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
@@ -281,9 +171,9 @@ class StaticRouter(RepresentationRouter):
         """
         if self.spec.top_p is None or self.training or torch.is_grad_enabled() or not can_decide(self.weight):
             return None
-        pruning = self._pruning  # of this forward: another thread may put its own
-        if pruning is None or not pruning.is_of(self.weight):
-            self._pruning = pruning = Pruning(self.weight, self.spec.top_p)
+        pruning, logits = self._pruning, self._logits(self.weight)  # of this forward: another thread may put its own
+        if pruning is None or not pruning.is_of(logits):
+            self._pruning = pruning = Pruning(logits, self.spec.top_p)
         return pruning
 
 
@@ -291,37 +181,50 @@ class DynamicRouter(RepresentationRouter):
     """LIMe dynamic (section 3): `A = softmax(N_i P_i^T)`, a distribution per token and head."""
 
     depends_on_tokens = True
+    options = DISTRIBUTIONS
+    inits = ("paper", "random")
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         if spec.layer_idx > 0:
-            self.proj = RoutingLinear(spec.hidden_size, spec.num_heads * spec.num_sources, bias=False)
+            # Its input has D coordinates of about one: so random logits are N(0, 1), as static routing's.
+            std = spec.hidden_size**-0.5 if spec.init == "random" else None
+            rows = spec.num_distributions * spec.num_sources
+            self.proj = RoutingLinear(spec.hidden_size, rows, std=std, trainable=spec.trainable)
 
     def routing_weights(self, current: Tensor | None = None) -> Tensor:
-        logits = self.proj(current).unflatten(-1, (self.spec.num_heads, self.spec.num_sources))
-        return logits.float().softmax(dim=-1)
+        logits = self.tempered(self.proj(current).unflatten(-1, (-1, self.spec.num_sources)))
+        return self.for_each_head(logits.float().softmax(dim=-1), dim=-2)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        return sources, parameter_of(read_here(self.proj))
+        return sources, self._rows(parameter_of(read_here(self.proj)))
 
     def directions(self, layer: nn.Module):
-        return layer.routing_layernorm, self.proj.weight.detach().float()
+        return layer.routing_layernorm, self._rows(self.proj.weight.detach().float())
+
+    def _rows(self, P: Tensor) -> Tensor:
+        """`[S G n, D]`, with which logits are `N_i P^T`."""
+        if self.spec.share_heads:
+            P = self.for_each_head(P.unflatten(0, (-1, self.spec.num_sources))).flatten(0, 1)
+        return self.tempered(P)
 
 
 class KeyValueRouter(LayerRouter):
     """LIMe KV (the paper's second version): project first, then mix the keys and values of all layers' heads.
 
-    `K~_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, the same signed R for V.
+    `K~_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, the same signed R for V, or G further rows of it.
     """
 
-    options = frozenset({"routing_sources", "routing_init"})
+    options = frozenset({"routing_sources", "routing_share_kv", "routing_trainable"})
+    inits = ("paper", "identity")
     has_fast_path = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         self.reads = spec.source_ids  # the last of them the layer makes itself
         if spec.layer_idx > 0:
-            self.weight = nn.Parameter(torch.empty(spec.num_heads, spec.num_sources * spec.num_heads))
+            rows = spec.num_sets * spec.num_heads
+            self.weight = nn.Parameter(torch.empty(rows, spec.num_sources * spec.num_heads))
 
     def init_weights(self, std: float = 0.02) -> None:
         if self.spec.layer_idx == 0:
@@ -330,7 +233,8 @@ class KeyValueRouter(LayerRouter):
         if self.spec.init == "paper":
             bound = (3 / R.shape[1]) ** 0.5
             R.uniform_(-bound, bound)
-        R[:, -self.spec.num_heads :] = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
+        own = torch.eye(self.spec.num_heads, dtype=R.dtype, device=R.device)
+        R[:, -self.spec.num_heads :] = own.repeat(self.spec.num_sets, 1)
         init.copy_(self.weight, R)
 
     def source_shape(self) -> tuple[int, int]:
@@ -358,6 +262,8 @@ class KeyValueRouter(LayerRouter):
                 read = sources if has_place else (*sources, own)
                 K, V, carrier = autograd.mix_heads(carrier, read, self.reads, self.weight, backend)
         if layer_idx > 0:
+            if not self.spec.share_kv:
+                K, V = K[:heads], V[heads:]  # each was made with both sets' weights
             K, V = tokens_first(K, V, attention_input)
         return K, V, carrier, own
 
@@ -368,8 +274,12 @@ def tokens_first(K: Tensor, V: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return K.view(shape).permute(1, 2, 0, 3), V.view(shape).permute(1, 2, 0, 3)
 
 
-def own_representation(call: tuple) -> Tensor:
-    """X_i / rms(X_i) `[B, T, D]`, the last source of a call of a router that mixes representations."""
-    attention_input, sources = call[0], call[5]
-    last = sources[-1]
-    return last if last.shape == attention_input.shape else last[-1].view_as(attention_input)
+def _as_halves(k_weight: Tensor, v_weight: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Projections of mixes that are apart for keys and values, for an operation that projects each mix twice.
+
+    The heads of both, `[G d, D]` each, become 2 G, the keys' first, which are projected to their first and their second
+    half: `[2 G d / 2, D]` each.
+    """
+    by_head = torch.cat([weight.unflatten(0, (heads, -1)) for weight in (k_weight, v_weight)])  # [2 G, d, D]
+    first, second = by_head.chunk(2, dim=1)
+    return first.flatten(0, 1), second.flatten(0, 1)

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from limelm.routing.layer_router import LayerRouter, Routed
 from limelm.routing.linear import whole
 from limelm.routing.reference import weighted_sum
 from limelm.routing.router import RouterSpec
-from limelm.routing.routers import LayerRouter, Routed
 from limelm.routing.sources import source_ids
 
 
@@ -42,7 +42,8 @@ class ValueResidualRouter(ValueRouter):
     ("identity": the model starts as Llama, exactly).
     """
 
-    options = frozenset({"routing_init"})
+    options = frozenset({"routing_trainable"})
+    inits = ("paper", "identity")
 
     def __init__(self, spec: RouterSpec):
         super().__init__(replace(spec, sources={"first": 1, "last": 1}))

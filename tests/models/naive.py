@@ -138,27 +138,30 @@ class NaiveLime(NaiveDecoder):
             return self.own_keys[i], [self.depth_attention(i, h, query_input) for h in range(self.G)]
         if self.config.routing == "kv":
             R = self.weight(i, "self_attn.router.weight")
-            return self.mixed_heads(R, self.own_keys), self.mixed_heads(R, self.own_values)
-        Z = [self.mixed_input(i, h, X) for h in range(self.G)]
+            return self.mixed_heads(R[: self.G], self.own_keys), self.mixed_heads(R[-self.G :], self.own_values)
+        value_rows = 0 if self.config.routing_share_kv else self.G  # with weights of their own, after those for keys
         return (
-            [self.head(i, "k_proj", h, Z[h]) for h in range(self.G)],
-            [self.head(i, "v_proj", h, Z[h]) for h in range(self.G)],
+            [self.head(i, "k_proj", h, self.mixed_input(i, h, X)) for h in range(self.G)],
+            [self.head(i, "v_proj", h, self.mixed_input(i, value_rows + h, X)) for h in range(self.G)],
         )
 
-    def mixed_input(self, i: int, h: int, X: list[Tensor]) -> Tensor:
-        """Z_h for static and dynamic routing."""
+    def mixed_input(self, i: int, row: int, X: list[Tensor]) -> Tensor:
+        """Z of static and dynamic routing, for a key head or, where values are routed apart, a value head."""
         N = [rms_norm(X_j, self.eps) * self.weight(i, "routing_layernorm.weight") for X_j in X]
         rows = []
         for t in range(len(X[0])):
-            A = self.routing_weights(i, h, N[i][t])
+            A = self.routing_weights(i, row, N[i][t])
             rows.append(sum(A[j] * N[j][t] for j in range(i + 1)))
         return torch.stack(rows)
 
-    def routing_weights(self, i: int, h: int, current: Tensor) -> list[Tensor]:
+    def routing_weights(self, i: int, row: int, current: Tensor) -> list[Tensor]:
+        if self.config.routing_share_heads:
+            row = row // self.G
+        temperature = self.config.routing_temperature
         if self.config.routing == "dynamic":
             P = self.weight(i, "self_attn.router.proj.weight")
-            return list(softmax(torch.stack([current @ P[h * (i + 1) + j] for j in range(i + 1)])))
-        A = list(softmax(self.weight(i, "self_attn.router.weight")[h]))
+            return list(softmax(torch.stack([current @ P[row * (i + 1) + j] / temperature for j in range(i + 1)])))
+        A = list(softmax(self.weight(i, "self_attn.router.weight")[row] / temperature))
         return A if self.config.routing_top_p is None else prune_top_p(A, self.config.routing_top_p)
 
     def mixed_heads(self, R: Tensor, own: list[list[Tensor]]) -> list[Tensor]:

@@ -34,11 +34,16 @@ CASES = {
     "dynamic": ("dynamic", {}, ""),
     "dynamic_recomputed": ("dynamic_gqa", {}, "recompute"),
     "dynamic_accumulated": ("dynamic_gqa", {}, "accumulate"),
+    "static_apart": ("static_apart_gqa", {}, ""),
+    "static_frozen": ("static_gqa", {"routing_trainable": False}, ""),
+    "dynamic_frozen": ("dynamic_gqa", {"routing_trainable": False}, "recompute"),
     "kv": ("kv", {}, ""),
     "kv_gqa": ("kv_gqa", {}, ""),
     "kv_bounded": ("kv_gqa", BOUNDED, ""),
     "kv_recomputed": ("kv_gqa", {}, "recompute"),
     "kv_bfloat16": ("kv_gqa", {}, "bfloat16"),
+    "value_residual": ("value_residual_gqa", {}, "recompute"),
+    "depth_attention": ("depth_attention_gqa", {}, "recompute"),
 }
 WORLD = 2
 BATCH = token_ids(batch=4, tokens=7)
@@ -82,7 +87,7 @@ def work(rank: int, rendezvous: str, folder: str) -> None:
                 model = shard(make(case), how)
                 assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
                 backward(model, BATCH.chunk(WORLD)[rank], how)
-                found = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+                found = {name: gradient.full_tensor() for name, gradient in gradients(model).items()}
                 with torch.no_grad():
                     found["logits"] = model.eval()(BATCH).logits
             except Exception as raised:  # the other cases still run, and the test names this one

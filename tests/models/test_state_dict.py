@@ -104,7 +104,8 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
                 shapes |= {f"{layer}.{name}.bias": (sources, D), f"{layer}.{name}.gate": (D,)}
             shapes |= {f"{layer}.{name}_layernorm.weight": (D,) for name in ("key", "value")}
         elif i > 0 and config.routing == "static":
-            shapes[f"{layer}.self_attn.router.weight"] = (G, i + 1)
+            rows = (1 if config.routing_share_heads else G) * (1 if config.routing_share_kv else 2)
+            shapes[f"{layer}.self_attn.router.weight"] = (rows, i + 1)
             shapes[f"{layer}.routing_layernorm.weight"] = (D,)
         elif i > 0 and config.routing == "dynamic":
             shapes[f"{layer}.self_attn.router.proj.weight"] = (G * (i + 1), D)

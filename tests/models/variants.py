@@ -36,6 +36,13 @@ LIME_VARIANTS = {
     "kv": {"routing": "kv"},
     "kv_gqa": {"routing": "kv", "num_key_value_heads": 2},
     "kv_identity": {"routing": "kv", "routing_init": "identity"},
+    "static_apart_gqa": {
+        "routing": "static",
+        "routing_share_kv": False,
+        "routing_share_heads": True,
+        "routing_temperature": 0.5,
+        "num_key_value_heads": 2,
+    },
     "value_residual_gqa": {"routing": "value_residual", "num_key_value_heads": 2},
     "depth_attention_gqa": {"routing": "depth_attention", "num_key_value_heads": 2},
 }
@@ -122,8 +129,8 @@ def token_ids(batch: int = 2, tokens: int = 9, seed: int = 1) -> Tensor:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Clones of all gradients by parameter name, which are then cleared."""
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    """Clones of all gradients by the name of the parameter, frozen ones left out, which are then cleared."""
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.zero_grad()
     return found
 

@@ -17,11 +17,18 @@ class LimeConfig(DecoderConfig):
         routing_top_p: with "static", keep of each head's weights the largest up to this mass, in (0, 1] (section 5.4).
         routing_init: with "kv", "paper" (the layer's own block the identity, the rest uniform) or "identity" (the rest
             zero: the model starts as Llama, exactly); with "value_residual", "paper" (half of the first layer's values
-            and half of the layer's own) or "identity" (its own alone: Llama again).
+            and half of the layer's own) or "identity" (its own alone: Llama again); with "static" and "dynamic",
+            "paper" (logits near zero, nearly a mean) or "random" (logits of N(0, 1), for routes that are not learned).
         routing_sources: None (a layer reads all earlier representations), or {"first": m, "last": n}: the first m and
             the latest n, its own input among them, so that a router costs the same at every depth; or
             {"every": s, "last": n}: layers 0, s, 2 s, ... and the latest n. With "depth_attention" None becomes the
             paper's {"every": L / 2, "last": 1}; "value_residual" has none.
+        routing_share_kv: with "static", "dynamic" and "kv", one set of weights for keys and values; False: one for
+            each, the keys' heads first.
+        routing_share_heads: with "static" and "dynamic", one distribution over the sources for all heads.
+        routing_temperature: with "static" and "dynamic", what logits are divided by before their softmax.
+        routing_trainable: False: what the routers have (not `routing_layernorm`) stays as it starts, random, at the
+            mean or at the identity; these parameters need no gradient, also after loading.
         routing_backend: "auto", "reference", "chunked" or "triton": how the routing is computed (limelm.routing);
             read when a model is built.
 
@@ -38,6 +45,10 @@ class LimeConfig(DecoderConfig):
     routing_init: str = "paper"
     routing_sources: Any = None  # Any: what is allowed is said below, better than by a type
     routing_backend: Any = "auto"
+    routing_share_kv: bool = True
+    routing_share_heads: bool = False
+    routing_temperature: float | int = 1.0
+    routing_trainable: bool = True
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -43,6 +43,10 @@ class LimeAttention(Attention):
                 top_p=config.routing_top_p,
                 init=config.routing_init,
                 backend=config.routing_backend,
+                share_kv=config.routing_share_kv,
+                share_heads=config.routing_share_heads,
+                temperature=config.routing_temperature,
+                trainable=config.routing_trainable,
             )
         )
 
