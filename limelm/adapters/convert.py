@@ -38,16 +38,19 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
         beside one is rounded away.
 
     Raises:
-        UserError: for a model without routers, of another family, quantized, with routers that are apart for keys and
-            values, with gates that no native layer can have, or with a LoRA that cannot be merged.
+        UserError: for a model without routers, of another family, quantized, with gates that no native layer can have,
+            or with a LoRA that cannot be merged.
     """
     config = required_attachment(model).config
     kind = ATTACHED_ROUTERS[config.routing]
-    if kind.routes and not config.share_kv:
-        raise UserError("share_kv=False: native layers have one router for keys and values")
     model = _without_peft(model)
     state: State = {name: parameter.detach() for name, parameter in base_parameters(model)}
-    native_config = LimeConfig(**_llama_fields(model), routing=kind.native, routing_sources=config.routing_sources)
+    native_config = LimeConfig(
+        **_llama_fields(model),
+        routing=kind.native,
+        routing_sources=config.routing_sources,
+        routing_share_kv=config.share_kv or not kind.routes,  # what does not route goes into the projections
+    )
     _add_missing_biases(state, native_config)
     for index, layer in enumerate(find_attention_layers(model)):
         prefix, router = f"model.layers.{index}", _router(layer)
@@ -76,8 +79,8 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
 
     Raises:
         UserError: for a model that is not native, without routing or with one that cannot be attached, with top-p or
-            another option that attached routers lack, with a gain of zero in an
-            `input_layernorm`, or with a LoRA that cannot be merged.
+            another option that attached routers lack, with a gain of zero in an `input_layernorm`, or with a LoRA that
+            cannot be merged.
     """
     model = _without_peft(model)
     config = model.config
@@ -90,7 +93,7 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
         raise UserError(f"routing={config.routing!r}: no routers to attach, it is a Llama already")
     if config.routing_top_p is not None:
         raise UserError(f"routing_top_p={config.routing_top_p}: attached routers read every source")
-    for name in ("routing_share_kv", "routing_share_heads", "routing_temperature", "routing_trainable"):
+    for name in ("routing_share_heads", "routing_temperature", "routing_trainable"):
         if getattr(config, name) != DEFAULTS[name]:
             raise UserError(f"{name}={getattr(config, name)}: only {DEFAULTS[name]} is converted to attached routers")
     native = {name: value.detach() for name, value in model.state_dict().items()}
@@ -104,7 +107,7 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
             name = f"model.layers.{index}.self_attn.{projection}.weight"
             state[name] = (state[name].float() * ratio).to(state[name].dtype)
     base = _filled(LlamaForCausalLM(LlamaConfig(**_llama_fields(model))), state, model)
-    attach(base, attached, routing_sources=config.routing_sources)
+    attach(base, attached, config.routing_share_kv, config.routing_sources)
     for index, layer in enumerate(find_attention_layers(base)):
         prefix = f"model.layers.{index}.self_attn."
         own = {name.removeprefix(prefix): value for name, value in native.items() if name.startswith(prefix)}

@@ -123,8 +123,8 @@ class AttachedKeyValueRouter(AttachedRouter):
 
     def load_native(self, state: State, gain: Tensor | None) -> None:
         heads = self.spec.num_heads
-        self.weight[0] = state["router.weight"].float()
-        self.weight[0, :, -heads:] -= torch.eye(heads, device=self.weight.device)
+        self.weight.copy_(state["router.weight"].view_as(self.weight))
+        self.weight[..., -heads:] -= torch.eye(heads, device=self.weight.device)
 
     def forward(self, request: Request) -> Tensor:
         own, states = request.own, request.history.heads[request.which]
@@ -201,20 +201,21 @@ class AttachedStaticRouter(AttachedRepresentationRouter):
         return self.weight[place].float().softmax(dim=-1)
 
     def native_state(self) -> State:
-        gate = self.gate[0].detach().double()
-        for head, value in enumerate(gate.tolist()):
+        gate = self.gate.detach().double()
+        for row, value in enumerate(gate.flatten().tolist()):
             if not 0 <= value <= 1:
+                head = row % self.spec.num_heads
                 raise UserError(
                     f"layer {self.spec.layer_idx}, head {head}: its gate of {value:.4g} is outside [0, 1]: no native "
                     "mix"
                 )
-        A = gate[:, None] * self.weight[0].detach().double().softmax(dim=-1)
-        A[:, -1] += 1 - gate
-        return {"router.weight": A.clamp_min(SMALLEST_WEIGHT).log().float()}
+        A = gate.unsqueeze(-1) * self.weight.detach().double().softmax(dim=-1)
+        A[..., -1] += 1 - gate
+        return {"router.weight": A.clamp_min(SMALLEST_WEIGHT).log().float().flatten(0, 1)}
 
     def load_native(self, state: State, gain: Tensor | None) -> None:
         self.gate.fill_(1)
-        self.weight[0] = state["router.weight"].float()
+        self.weight.copy_(state["router.weight"].view_as(self.weight))
 
 
 class AttachedDynamicRouter(AttachedRepresentationRouter):
@@ -247,12 +248,12 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
                 f"layer {self.spec.layer_idx}: its gates are not all one; a dynamic router mixed with the layer's own "
                 "input is no native one"
             )
-        return {"router.proj.weight": self.weight[0].detach().float()}
+        return {"router.proj.weight": self.weight.detach().float().flatten(0, 1)}
 
     def load_native(self, state: State, gain: Tensor | None) -> None:
         self.gate.fill_(1)
         assert gain is not None
-        self.weight[0] = state["router.proj.weight"].float() * gain
+        self.weight.copy_((state["router.proj.weight"].float() * gain).view_as(self.weight))
 
 
 class AttachedScale(AttachedRouter):

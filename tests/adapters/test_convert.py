@@ -21,7 +21,7 @@ BASES = {
     "mistral": MistralConfig(**GROUPED, sliding_window=None),
     "qwen2": Qwen2Config(**GROUPED, use_sliding_window=False),
 }
-OPTIONS = [{}, {"routing_sources": {"first": 1, "last": 1}}]
+BOUNDED = {"routing_sources": {"first": 1, "last": 1}}
 bases = pytest.mark.parametrize("base", BASES)
 
 
@@ -44,7 +44,7 @@ def attached(base: str, routing: str, gate: float = 0.3, dtype: torch.dtype = to
 @pytest.mark.parametrize(
     ("routing", "gate"), [("kv", 0), ("static", 0.3), ("static", 0), ("static", 1), ("dynamic", 1)]
 )
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", [{}, BOUNDED, {"share_kv": False}])
 def test_native_has_the_attached_logits(base, routing, gate, options):
     model = attached(base, routing, gate, **options)
     native = to_native(model)
@@ -73,7 +73,7 @@ def native_model(routing: str, **options) -> LimeForCausalLM:
 
 
 @pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", [{}, BOUNDED, {"routing_share_kv": False}])
 def test_there_and_back(routing, options):
     native = native_model(routing, **options)
     model = to_attached(native)
@@ -172,7 +172,6 @@ def without_gain():
     ("make", "message"),
     [
         (lambda: family_model("llama"), "has no attached routers"),
-        (lambda: attached("grouped", "kv", share_kv=False), "share_kv=False: native layers have one router"),
         (lambda: attached("grouped", "dynamic", gate=0.5), "layer 1: its gates are not all one"),
         (lambda: sharded_gate(1.25), r"layer 2, head 1: its gate of 1.25 is outside \[0, 1\]"),
         (lambda: sharded_gate(-0.1), r"layer 2, head 1: its gate of -0.1 is outside \[0, 1\]"),
