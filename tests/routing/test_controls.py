@@ -10,7 +10,7 @@ from limelm import LimeConfig, LimeForCausalLM
 from limelm.analysis import retrieval_weights
 from limelm.optimization import checkpoint_activations
 from limelm.routing import make_routers, routers_in
-from tests.models.naive import naive_copy
+from tests.models.naive_copy import naive_copy
 from tests.models.variants import TINY, assert_same_gradients, gradients, randomize, token_ids
 
 APART, SHARED = {"routing_share_kv": False}, {"routing_share_heads": True}

@@ -12,7 +12,7 @@ import limelm
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.analysis import ActivationReader, retrieval_weights
 from limelm.routing import DepthAttentionRouter, RouterSpec, ValueResidualRouter, make_routers, routers_in
-from tests.models.naive import naive_copy
+from tests.models.naive_copy import naive_copy
 from tests.models.variants import TINY, assert_same_gradients, gradients, tiny_config, tiny_model, token_ids
 
 #: Rows of the numbers that all of these are tried on: entry c of row j is sin(1 + 4 j + c).
