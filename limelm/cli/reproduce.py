@@ -13,7 +13,9 @@ from limelm.cli.types import integer, listed
 from limelm.errors import UserError
 
 if TYPE_CHECKING:
-    from limelm.records import Record
+    from transformers import PreTrainedTokenizerFast
+
+    from limelm.records import Record, Records
     from limelm.training import Recipe
 
 HELP = "train the models side by side and write a report"
@@ -157,8 +159,9 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
     if not trained and is_made_of(page, summary["fingerprint"]):
         state = f"{job.out}: complete, nothing to train. "
     else:
-        _, _, held_out = job.recipe.open_data(job.data or job.out / DATA)
-        write_run(job.out, summary, measure_retrieval(summary, held_out), answers)
+        tokenizer, _, held_out = job.recipe.open_data(job.data or job.out / DATA)
+        decoding = _decoding(job.recipe, summary, tokenizer) if "search" in summary else []
+        write_run(job.out, summary, measure_retrieval(summary, held_out), answers, decoding)
     return Output(
         f"{results_as_text(summary, answers)}\n{state}Report: {page}",
         {
@@ -171,6 +174,17 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
             "answers": answer_records([answers])["exact_match_summary"] if answers else [],
         },
     )
+
+
+def _decoding(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> "Records":
+    """Measure what decoding costs with the models that the page compares."""
+    from limelm.benchmark.decoding import decoding_costs
+    from limelm.evaluation.seeds import baseline_of, in_all_seeds
+
+    compared = in_all_seeds(summary)
+    names = {each["label"]: each["name"] for each in summary["trainings"] if each["label"] in compared}
+    models = {label: recipe.subjects[name].build(tokenizer, recipe.training) for label, name in names.items()}
+    return decoding_costs(models, baseline_of(summary), recipe.data.sequence_length // 2) if models else []
 
 
 def _note_missing_seeds(summary: dict[str, Any]) -> None:

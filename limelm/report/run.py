@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from limelm.evaluation.seeds import baseline_of
+from limelm.evaluation.statistics import NOT_DISTINGUISHABLE
 from limelm.records import Record, Records
 from limelm.report.captions import columns, paragraphs
 from limelm.report.columns import as_text, thousandths
@@ -12,6 +13,7 @@ from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.made import how_made
 from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_tiles, answer_words
 from limelm.report.sections.costs import COSTS, efficiency, paper_scale
+from limelm.report.sections.fairness import FAIRNESS, fairness_records
 from limelm.report.sections.results import (
     ENTROPY,
     LOSSES,
@@ -31,7 +33,11 @@ PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's
 
 
 def write_run(
-    out: Path, summary: dict[str, Any], retrieval: Mapping[str, Records], answers: Record | None = None
+    out: Path,
+    summary: dict[str, Any],
+    retrieval: Mapping[str, Records],
+    answers: Record | None = None,
+    decoding: Records | None = None,
 ) -> Path:
     """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
 
@@ -40,13 +46,14 @@ def write_run(
         retrieval: the routing models' records by figure, from `limelm.training.router_statistics.measure_retrieval`;
             empty where none routes.
         answers: of models that were asked problems, from `limelm.evaluation.exact_match.score_run`.
+        decoding: of models whose decoding was measured, from `limelm.benchmark.decoding.decoding_costs`.
 
     Returns:
         The page's path.
     """
     tasks = [] if answers is None else [answers]
     records = {**retrieval, **loss_records(summary), **answer_records(tasks), "efficiency": efficiency(summary)}
-    records["search"] = search_records(summary)
+    records |= {"search": search_records(summary), **fairness_records(summary), "decoding": decoding or []}
     if _is_from_scratch_on_text(summary):
         records["paper_scale"] = paper_scale()
     palette = with_weight_sets(palette_of_run(summary), retrieval)
@@ -61,7 +68,7 @@ def write_run(
     unmeasured = [label for label in routed_without_weights(summary) if label not in measured]
     return write_page(
         out,
-        [*ANSWERS, *LOSSES, SEARCH, *COSTS, *routing_sections(retrieval), ENTROPY],
+        [*ANSWERS, *LOSSES, SEARCH, *FAIRNESS, *COSTS, *routing_sections(retrieval), ENTROPY],
         records,
         palette,
         words,
@@ -110,6 +117,7 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),
+        "within_noise": ", ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
         "has_difference": any(row["difference"] is not None for row in records["results"]),
         "has_answers": bool(records["exact_match"]),
         "routing_seed": summary["seeds"][0] if has_routing and has_seeds else None,

@@ -1,6 +1,8 @@
 """The recipes that come with the package are the paper's, and their fields can be named from outside."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from limelm.errors import UserError
 from limelm.models.flops import model_cost
@@ -96,17 +98,24 @@ def test_small_is_for_one_gpu():
         assert 30e6 < model_cost(recipe.subjects[name].config(50_257), 8).parameters < 60e6
 
 
-def test_rivals_have_one_body_and_a_llama_as_large_as_the_largest():
-    recipe = load_recipe("rivals")
+@pytest.mark.parametrize("name", ["rivals", "rivals-16", "rivals-32", "rivals-64"])
+def test_rivals_have_one_body_and_a_llama_as_large_as_the_largest(name):
+    recipe = load_recipe(name)
+    assert recipe.architecture["num_hidden_layers"] == int(name.partition("-")[2] or 8)
     assert len(recipe.learning_rates) >= 4 and recipe.seeds == 3
     configs = {name: recipe.subjects[name].config(8192) for name in recipe.compare}
     bodies = {name: recipe.subjects[name].baseline(8192).to_diff_dict() for name in recipe.compare}
     wide = bodies.pop("llama-wide")
     assert all(body == bodies["llama"] for body in bodies.values())
     assert {key for key in wide if wide[key] != bodies["llama"][key]} == {"intermediate_size"}
-    parameters = {name: model_cost(config, 8).parameters for name, config in configs.items()}
-    assert 2.5e6 < parameters["llama"] < 2.9e6
-    assert parameters["llama-wide"] >= max(parameters.values())
+    with torch.device("meta"):
+        parameters = {
+            name: AutoModelForCausalLM.from_config(config).num_parameters() for name, config in configs.items()
+        }
+    assert 2.7e6 < parameters["llama"] < 2.8e6  # of every depth
+    wider = parameters.pop("llama-wide")
+    column = 3 * recipe.architecture["hidden_size"] * recipe.architecture["num_hidden_layers"]
+    assert wider - column < max(parameters.values()) <= wider  # by as few columns of the MLP as do
     assert 1e6 < recipe.training.steps * recipe.training.batch_size * recipe.data.sequence_length < 1.1e6
 
 

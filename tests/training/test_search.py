@@ -14,6 +14,7 @@ from limelm.recipes.files import override
 from limelm.training import load_recipe, read_summary, reproduce, train_model
 from limelm.training.places import Divergence, Place, best_learning_rates, missing_trainings
 from tests.recipes import prepared, small_recipe, write_recipe
+from tests.training.moments import Moments
 from tests.training.test_result import GOOD
 
 RATES = (1e-3, 4e-2)
@@ -121,6 +122,19 @@ def test_the_choice_waits_for_the_whole_search(copied):
     assert {each["name"] for each in summary["trainings"]} == {"static"}
     assert [row["is_best"] for row in summary["search"] if row["name"] == "llama"] == [False]
     assert reproduce(recipe, out, data=data) == [folder_of(RATES[0], 1, "llama"), folder_of(best, 2, "llama")]
+
+
+def test_killed_before_any_result_it_ends_the_same(run, tmp_path):
+    recipe, folder, _ = run
+    with Moments(tmp_path / "run", tmp_path / "moments", {"result.json"}) as moments:
+        reproduce(recipe, tmp_path / "run", ["llama"], folder / "tokens")
+    assert len(moments.copies) == 3
+    whole = read_summary(tmp_path / "run")
+    for _, copy in moments.copies[1:]:  # within the search, and after it
+        reproduce(recipe, copy, ["llama"], folder / "tokens")
+        again = read_summary(copy)
+        assert again["search"] == whole["search"] and again["seeds"] == whole["seeds"] == [1, 2]
+        assert [each["eval_loss"] for each in again["trainings"]] == [each["eval_loss"] for each in whole["trainings"]]
 
 
 def test_rates_can_be_added(copied):

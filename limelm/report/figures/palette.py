@@ -57,9 +57,13 @@ MODELS = (
     ("dense_former", Look("#ddcc77", "<").other(1), False, ["DenseFormer"]),
     ("value_residual", Look("#cc79a7", "v").other(3), True, ["Value Residual"]),
     ("depth_attention", Look("#0072b2", "^").other(2), True, ["Depth-Attention"]),
+    ("mhc", Look("#d55e00", "s").other(1), False, ["mHC"]),
     ("attention_residuals", Look("#e69f00", "X").other(1), False, ["Attention Residuals"]),
     ("attention-residuals-heads", Look("#e69f00", "X").other(2), False, ["Attention Residuals, 4 heads"]),
     ("attention-residuals-block", Look("#e69f00", "X").other(3), False, ["Attention Residuals, blocks of 2 layers"]),
+    ("deep_cross_attention", Look("#009e73", "D").other(1), False, ["DeepCrossAttention"]),
+    ("mudd_former", Look("#000000", ">").other(1), False, ["MUDDFormer"]),
+    ("mudd-former-norms", Look("#000000", ">").other(2), False, ["MUDDFormer, pre/post-norm"]),
     ("delta_attention_residuals", Look("#56b4e9", "P").other(1), False, ["Delta Attention Residuals"]),
 )
 KNOWN = {kind: look for kind, look, _, _ in MODELS}

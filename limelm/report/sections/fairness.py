@@ -1,0 +1,164 @@
+"""The sections on what a comparison of different models hides: other sizes, other speeds, and how they trained."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from limelm.evaluation.seeds import COMPARISON, baseline_of, compare_losses
+from limelm.records import Record, Records
+from limelm.report.sections.results import trainings_of
+from limelm.report.writer import Section
+from limelm.training.jsonl import METRICS, read_lines
+
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 32, 6  # steps before a spike, and how many of their standard deviations it stands out
+
+FAIRNESS = (
+    Section("equal_parameters"),
+    Section("equal_time"),
+    Section("decoding"),
+    Section("training_course"),
+    Section("movement"),
+)
+
+
+def fairness_records(summary: dict[str, Any]) -> dict[str, Records]:
+    """The records of `FAIRNESS` but for `decoding`, by name; empty for a run that does not search for learning rates.
+
+    Args:
+        summary: of the run, from `limelm.training.read_summary`.
+    """
+    models, baseline = trainings_of(summary), baseline_of(summary)
+    if "search" not in summary or not models:
+        return {}
+    logs = {
+        (label, entry["seed"]): read_lines(Path(entry["checkpoint"]) / METRICS)
+        for label, own in models.items()
+        for entry in own
+    }
+    return {
+        "equal_parameters": equal_parameters(models),
+        "equal_time": equal_time(logs, baseline),
+        "training_course": training_course(logs, baseline),
+        "movement": [row for label, own in models.items() for row in _movement(label, own)],
+    }
+
+
+def equal_parameters(models: dict[str, Records]) -> Records:
+    """Each model's loss beside that of a LLaMA with as many parameters, by the line between two LLaMAs of the run.
+
+    Args:
+        models: the trainings of each model, by its label; of every model the same seeds.
+
+    Returns:
+        Records of `model`, `parameters`, and the fields of `compare_losses`; none without two LLaMAs of other sizes.
+    """
+    sizes = {label: int(own[0]["parameters"]) for label, own in models.items()}
+    plain = sorted((label for label in models if models[label][0]["model_type"] == "llama"), key=sizes.__getitem__)
+    plain_sizes = [sizes[label] for label in plain]
+    if len({*plain_sizes}) < 2:
+        return []
+    rows = []
+    for label in (label for label in models if label not in plain):
+        for entry, *of_plain in zip(models[label], *(models[each] for each in plain), strict=True):
+            losses = [each["eval_loss"] for each in of_plain]
+            reference = float(np.interp(sizes[label], plain_sizes, losses))
+            rows.append(_difference(label, entry["seed"], entry["eval_loss"], reference))
+    return [{"model": row["model"], "parameters": sizes[row["model"]], **_compared(row)} for row in _compare(rows)]
+
+
+def equal_time(logs: dict[tuple[str, int], Records], baseline: str) -> Records:
+    """Each model's loss at the time at which the baseline has taken its last step, at each one's median step time.
+
+    Args:
+        logs: the lines of `metrics.jsonl`, by model and seed.
+
+    Returns:
+        Records of `model`, `step_time_ratio` to the baseline's, and the fields of `compare_losses`.
+    """
+    rows, ratios = [], dict[str, list[float]]()
+    for (label, seed), lines in logs.items():
+        reference = logs[baseline, seed]
+        ratio = _step_seconds(lines) / _step_seconds(reference)
+        ratios.setdefault(label, []).append(ratio)
+        measured = [line for line in lines if line.get("eval_loss") is not None]
+        steps, losses = ([line[key] for line in measured] for key in ("step", "eval_loss"))
+        loss = float(np.interp(reference[-1]["step"] / ratio, steps, losses, left=np.nan))
+        if label != baseline:
+            rows.append(_difference(label, seed, loss, reference[-1]["eval_loss"]))
+    return [
+        {"model": row["model"], "step_time_ratio": mean(ratios[row["model"]]), **_compared(row)}
+        for row in _compare(rows)
+    ]
+
+
+def training_course(logs: dict[tuple[str, int], Records], baseline: str) -> Records:
+    """How the trainings of each model went: the loss before the first update, spikes, and the largest gradient.
+
+    Returns:
+        Records of `model`, `first_loss` (on the first batch, mean over seeds), `first_difference` from the baseline's
+        on the same batch (the one of largest size), `spikes` (over all seeds), and `largest_grad_norm`.
+    """
+    records = []
+    for label in dict.fromkeys(label for label, _ in logs):
+        own = {seed: lines for (model, seed), lines in logs.items() if model == label}
+        differences = [lines[0]["loss"] - logs[baseline, seed][0]["loss"] for seed, lines in own.items()]
+        records.append(
+            {
+                "model": label,
+                "first_loss": mean(lines[0]["loss"] for lines in own.values()),
+                "first_difference": None if label == baseline else max(differences, key=abs),
+                "spikes": sum(count_spikes(line["loss"] for line in lines) for lines in own.values()),
+                "largest_grad_norm": max(line["grad_norm"] for lines in own.values() for line in lines),
+            }
+        )
+    return records
+
+
+def count_spikes(losses: Iterable[float]) -> int:
+    """The number of steps whose loss stands out above those of the steps right before; see `SPIKE_DEVIATIONS`."""
+    values = np.array(list(losses))
+    if len(values) <= SPIKE_WINDOW:
+        return 0
+    before = np.lib.stride_tricks.sliding_window_view(values[:-1], SPIKE_WINDOW)
+    return int((values[SPIKE_WINDOW:] > before.mean(axis=1) + SPIKE_DEVIATIONS * before.std(axis=1)).sum())
+
+
+def _movement(label: str, own: Records) -> Records:
+    """The distances of each kind of a model's mixing parameters, mean over seeds."""
+    kinds: dict[tuple[str, str], Records] = {}
+    for row in (row for entry in own for row in entry["movement"] or ()):
+        kinds.setdefault((row["parameters"], row["group"]), []).append(row)
+    return [
+        {
+            "model": label,
+            "kind": kind,
+            "group": group,
+            "numbers": rows[0]["numbers"],
+            "start": mean(row["start"] for row in rows),
+            "distance": mean(row["distance"] for row in rows),
+            "relative": mean(row["distance"] / row["start"] for row in rows)
+            if all(row["start"] for row in rows)
+            else None,
+        }
+        for (kind, group), rows in kinds.items()
+    ]
+
+
+def _step_seconds(lines: Records) -> float:
+    return median(later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)]))
+
+
+def _difference(label: str, seed: int, loss: float, reference: float) -> Record:
+    return {"model": label, "axis": "", "seed": seed, "loss": loss, "difference": float(loss - reference)}
+
+
+def _compare(rows: Records) -> Records:
+    return compare_losses(rows, baseline="")
+
+
+def _compared(row: Record) -> Record:
+    return {key: row[key] for key in ("seeds", "mean", "standard_deviation", *COMPARISON)}
