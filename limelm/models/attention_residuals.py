@@ -111,11 +111,9 @@ class DepthAttention(Connection):
         scale_by_sources: bool = False,
     ):
         super().__init__()
-        self.num_heads, self.softmax_temperature, self.scale_by_sources = (
-            num_heads,
-            softmax_temperature,
-            scale_by_sources,
-        )
+        self.num_heads = num_heads
+        self.softmax_temperature = softmax_temperature
+        self.scale_by_sources = scale_by_sources
         self.query = nn.Parameter(torch.empty(hidden_size))
         self.norm = SourceNorm(hidden_size, eps)
         self.init_weights()

@@ -163,10 +163,8 @@ def with_delta(sources: tuple[Tensor, ...], delta: Tensor, sublayer: int, block_
     """Sources with a sublayer's delta: a new one where it begins a block, else part of the newest, its block's sum."""
     if sublayer % block_size == 0:
         return (*sources, delta)
-    return (
-        *sources[:-1],
-        sources[-1].to(sources[0].dtype) + delta,
-    )  # a sum is as wide as the embedding, under autocast
+    running_sum = sources[-1].to(sources[0].dtype)  # as wide as the embedding, under autocast too
+    return (*sources[:-1], running_sum + delta)
 
 
 def first_of_layer(layer_idx: int, block_size: int) -> int:

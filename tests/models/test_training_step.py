@@ -33,7 +33,7 @@ def step(model, ids, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 @all_variants
 @pytest.mark.parametrize("use_reentrant", [False, True], ids=["plain", "reentrant"])
 def test_gradient_checkpointing_changes_nothing(variant, use_reentrant):
-    model = tiny_model(variant).train()
+    model = tiny_model(variant).double().train()  # sources' gradients may come in another order
     loss, expected = step(model, token_ids())
     layer_calls = []
     model.model.layers[2].mlp.register_forward_pre_hook(lambda *_: layer_calls.append(1))
@@ -41,7 +41,7 @@ def test_gradient_checkpointing_changes_nothing(variant, use_reentrant):
     checkpointed_loss, actual = step(model, token_ids())
     assert len(layer_calls) == 2  # it did recompute
     assert torch.equal(loss, checkpointed_loss)
-    assert_same_gradients(actual, expected, tolerance=3e-6)
+    assert_same_gradients(actual, expected, tolerance=1e-6)
 
 
 @all_variants

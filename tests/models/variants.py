@@ -109,7 +109,7 @@ def randomize(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name:
+        if "norm" in name and "residual_norm" not in name:
             parameter.copy_(1 + 0.3 * noise)
         elif "router.weight" in name:
             parameter.copy_(0.7 * noise)
