@@ -117,7 +117,7 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),
-        "within_noise": ", ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
+        "within_noise": "; ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
         "has_difference": any(row["difference"] is not None for row in records["results"]),
         "has_answers": bool(records["exact_match"]),
         "routing_seed": summary["seeds"][0] if has_routing and has_seeds else None,
