@@ -40,7 +40,6 @@ def made(tmp_path_factory) -> Path:
     for routing in ("kv", "static"):
         save_adapter(trained(folder / "float32", routing), folder / routing)
     save_adapter(trained(folder / "bfloat16"), folder / "brief")
-    save_adapter(trained(folder / "float32", share_kv=False), folder / "apart")
     model = trained(folder / "float32")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.mul_(1.5)  # a weight that was trained beside the routers
@@ -191,7 +190,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(made, tmp_path, capsys, monkey
         ("float32", tmp_path / "out", "neither an adapter nor a native LIMe checkpoint (model_type='llama')"),
         ("hc", tmp_path / "out", "neither an adapter nor a native LIMe checkpoint (model_type='hyper_connection')"),
         ("nowhere", tmp_path / "out", "nowhere: "),
-        ("apart", tmp_path / "out", "apart: cannot be converted: share_kv=False"),
         ("kv", tmp_path / "full", "already holds other files (file)"),
         ("kv", ".", "--out: . is the folder that you are in"),
         ("kv", made / "kv" / "converted", "which is read; name another folder"),
