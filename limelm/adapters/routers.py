@@ -72,7 +72,7 @@ class AttachedRouter(Router):
     def parameter_rules(self) -> dict[str, Rule]:
         return {name: ROUTING_WEIGHTS for name, _ in self.named_parameters()}
 
-    def place(self, which: str) -> int:
+    def set_index(self, which: str) -> int:
         """The set of weights for keys or values."""
         return 0 if self.spec.share_kv or which == "key" else 1
 
@@ -132,7 +132,7 @@ class AttachedKeyValueRouter(AttachedRouter):
         states.keep(self.spec.layer_idx, own.movedim(-2, 0))
         if self.spec.layer_idx == 0:
             return own
-        W = self.weight[self.place(request.which)]
+        W = self.weight[self.set_index(request.which)]
         return own + states.mix_heads(self.reads, W).movedim(0, -2)
 
 
@@ -173,7 +173,7 @@ class AttachedRepresentationRouter(AttachedRouter):
         assert own is not None
         if layer_idx == 0 or history.is_at_rest(layer_idx):
             return own
-        gate = self.gate[self.place(request.which)].to(own.dtype).unsqueeze(-1)
+        gate = self.gate[self.set_index(request.which)].to(own.dtype).unsqueeze(-1)
         return own + gate * (request.project(self._mixed(request, self.routing_weights)) - own)
 
     def _mixed(self, request: Request, weights: Callable[[int, Tensor], Tensor]) -> MixedInput:
@@ -181,7 +181,7 @@ class AttachedRepresentationRouter(AttachedRouter):
         layer_idx, which, history = self.spec.layer_idx, request.which, request.history
         made_for, Z = history.mixed.pop(layer_idx, (which, None))
         if Z is None or made_for == which or not self.spec.share_kv:
-            A = weights(self.place(which), request.inputs)
+            A = weights(self.set_index(which), request.inputs)
             Z = MixedInput(history.normalized.mix_depth(self.reads, A), history.norms[layer_idx])
             history.mixed[layer_idx] = which, Z
         return Z
@@ -270,10 +270,10 @@ class AttachedScale(AttachedRouter):
     def forward(self, request: Request) -> Tensor:
         own = request.own
         assert own is not None
-        return own + self.weight[self.place(request.which)].to(own.dtype).unsqueeze(-1) * own
+        return own + self.weight[self.set_index(request.which)].to(own.dtype).unsqueeze(-1) * own
 
     def row_scales(self, which: str) -> Tensor:
-        return 1 + self.weight[self.place(which)].detach().float()
+        return 1 + self.weight[self.set_index(which)].detach().float()
 
 
 #: The routers that can be attached, by the name that `attach` has for them.

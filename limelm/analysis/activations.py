@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.analysis.retrieval import routers_of, weights_of_call
+from limelm.analysis.retrieval import readers_of, routers_of, weights_of_call
 from limelm.errors import UserError
 from limelm.models.decoder import HiddenState
 from limelm.models.families import attention_layer, find_layers
-from limelm.routing import routers_in
+from limelm.routing import DepthReader, routers_in
 
 HIDDEN, VALUES, OWN_VALUES = "hidden states", "values", "values before routing"
 
@@ -33,15 +33,22 @@ class Activations:
         values: of each layer `[B, T, G d]`, after routing; empty where they cannot be had.
         own_values: the values before routing: the layer's value projection applied to its own input alone; empty for a
             model that does not route.
-        routing: of each dynamically routing layer its weights `[B, T, G, i + 1]`; see `RetrievalWeights` for those of
-            attached routers.
+        weights: of each reader whose weights depend on tokens what `weights_of_call` makes of them.
     """
 
     input_ids: Tensor
     hidden: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     own_values: list[Tensor] = field(default_factory=list)
-    routing: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[DepthReader, Tensor] = field(default_factory=dict)
+
+    @property
+    def routing(self) -> dict[int, Tensor]:
+        """The weights of each layer that routes dynamically, `[B, T, G, i + 1]`; see `RetrievalWeights` for others."""
+        places: dict[int, list[Tensor]] = {}
+        for reader, weights in self.weights.items():
+            places.setdefault(reader.place, []).append(weights)
+        return {place: torch.cat(rows, dim=-2) for place, rows in places.items()}
 
     def states(self) -> dict[str, list[Tensor]]:
         """The lists that are not empty, by name."""
@@ -93,6 +100,9 @@ class ActivationReader:
                 hooks.callback(module.register_forward_hook(_keep_output(seen)).remove)
             for router in filter(None, self.routers):
                 hooks.callback(router.register_forward_hook(_keep_routed(seen)).remove)
+            for reader in readers_of(self.model):
+                if reader.depends_on_tokens:
+                    hooks.callback(reader.register_forward_hook(_keep_weights(seen)).remove)
             for projection, part in self._value_parts:
                 hooks.callback(projection.register_forward_hook(_keep_values(seen, part)).remove)
             options = {"output_hidden_states": True} if self._handed_over else {}
@@ -156,7 +166,12 @@ def _keep_routed(seen: Activations):
         routed, own = values
         seen.values.append(routed.float())
         seen.own_values.append(own.float())
-        if router.has_choice and router.depends_on_tokens:
-            seen.routing[router.spec.layer_idx] = weights_of_call(router, args)
+
+    return hook
+
+
+def _keep_weights(seen: Activations):
+    def hook(reader, args, output):
+        seen.weights[reader] = weights_of_call(reader, args)  # of keys and of values, where both call, the same
 
     return hook

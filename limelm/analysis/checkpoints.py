@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import limelm
 from limelm.adapters.routers import ATTACHED_ROUTERS
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
@@ -16,8 +17,10 @@ from limelm.environment import environment
 from limelm.errors import UserError
 from limelm.extras import import_extra
 from limelm.loading import FoundCheckpoint, find_checkpoints, load_adapter_config, load_config, load_on, model_labels
+from limelm.models.connected import ConnectedModel
 from limelm.provenance import shown_path
 from limelm.records import Records
+from limelm.registration import CLASSES
 from limelm.routing import ROUTERS, Router
 
 LONGEST_DEFAULT = 512
@@ -117,10 +120,19 @@ def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
     """Refuse analyses that were requested by name that no checkpoint supports, and checkpoints that do not exist."""
     kinds = [kind for kind in map(_router_kind, checkpoints) if kind is not None and kind.routes]
     named = ", ".join(checkpoints)
-    if "retrieval" in (settings.analyses or ()) and not kinds:
-        raise UserError(f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe")
+    if "retrieval" in (settings.analyses or ()) and not kinds and not any(map(_weighs_sources, checkpoints)):
+        raise UserError(
+            f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe and of other models whose "
+            "layers weigh what earlier ones left"
+        )
     if "circuits" in (settings.analyses or ()) and not any(kind.depends_on_tokens for kind in kinds):
         raise UserError(f'--only circuits: {named} has no dynamic routers (routing="dynamic"), whose tokens choose')
+
+
+def _weighs_sources(checkpoint: str) -> bool:
+    """Whether a checkpoint is of a model, without routers, whose connections weigh what earlier places left."""
+    classes = CLASSES.get(load_config(checkpoint).model_type)
+    return classes is not None and issubclass(getattr(limelm, classes[1]), ConnectedModel)
 
 
 def _router_kind(checkpoint: str) -> type[Router] | None:

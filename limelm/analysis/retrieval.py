@@ -1,8 +1,8 @@
-"""Retrieval weights of a model: what its routers retrieve, as they are now.
+"""Retrieval weights of a model: what its routers, or its other connections over depth, retrieve, as they are now.
 
 Layers and sources count from zero: layer r reads the representations 0 (the token embedding) to r (its own input). The
 paper counts layers from one, so what it calls the layers after m, r > m, are all that read representation m: here
-r >= m.
+r >= m. Other connections have places like layers (`limelm.routing.reader`), the last of which is before the final norm.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.routing import Router, routers_in
+from limelm.routing import SUBLAYERS, DepthReader, Router, readers_in, routers_in
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,15 @@ class RetrievalWeights:
         layers: for each routing layer r its weights `[G, r + 1]`; every row sums to 1. For static routing the softmax
             weights (pruned ones zero), for dynamic routing their mean over tokens (the "prior"), for kv routing each
             layer's share of a head's absolute weights, as their signs are arbitrary. Of attached routers it is the
-            share, in absolute terms, in what a head reads, its own way past the router included.
+            share, in absolute terms, in what a head reads, its own way past the router included. Of other connections
+            it is the share of absolute weight, and its mean over tokens where it depends on them; a row of zeros alone
+            stays so.
         sources: for each routing layer the representations that it reads; its weights on others are zero.
         top_p: the mass that pruning keeps; None where nothing is pruned.
         head_mixes: of kv routing R of each layer, `[G, r + 1, G]` (head, source, its head), signed, zero where it does
             not read; empty for the others.
-        sets: WEIGHT_SETS where keys and values have routers of their own; then the first half of every layer's rows, 2G
-            in all, is for keys, the second for values. Else empty.
+        sets_of: for each layer what parts of its rows, equally large, are for: WEIGHT_SETS where keys and values have
+            routers of their own. Empty for a layer where all rows are for the same.
     """
 
     model: str
@@ -40,57 +42,79 @@ class RetrievalWeights:
     sources: dict[int, tuple[int, ...]]
     top_p: float | None = None
     head_mixes: dict[int, np.ndarray] = field(default_factory=dict)
-    sets: tuple[str, ...] = ()
+    sets_of: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """What the sets of weights are for, those of all layers; empty where there is one for all."""
+        return tuple(dict.fromkeys(name for sets in self.sets_of.values() for name in sets))
 
     @property
     def num_heads(self) -> int:
-        """G, the key/value heads; 2G where keys and values have routers of their own."""
+        """G, the key/value heads or other rows of a layer; of all sets together where there are several."""
         return len(next(iter(self.layers.values())))
 
     @property
     def num_layers(self) -> int:
-        """L of the decoder, layer 0, which does not route, included."""
+        """L of the decoder, layer 0, which does not route, included; of other connections their places."""
         return max(self.layers) + 1
 
     def split(self) -> "list[RetrievalWeights]":
-        """Split into weights for keys and for values, labeled so, where they differ; else return these alone."""
-        if not self.sets:
-            return [self]
-        parts = []
-        for place, name in enumerate(self.sets):
-            layers, mixes = (
-                {layer: np.split(rows, len(self.sets))[place] for layer, rows in arrays.items()}
-                for arrays in (self.layers, self.head_mixes)
-            )
-            parts.append(RetrievalWeights(set_label(self.model, name), layers, self.sources, self.top_p, mixes))
-        return parts
+        """Split into weights for keys, for values and so on, labeled so, where they differ; else return these alone."""
+        return [self._part(name) for name in self.sets] or [self]
+
+    def _part(self, name: str) -> "RetrievalWeights":
+        layers, mixes = (
+            {layer: self._rows(layer, rows, name) for layer, rows in arrays.items() if name in self.sets_of[layer]}
+            for arrays in (self.layers, self.head_mixes)
+        )
+        sources = {layer: self.sources[layer] for layer in layers}
+        return RetrievalWeights(set_label(self.model, name), layers, sources, self.top_p, mixes)
+
+    def _rows(self, layer: int, rows: np.ndarray, name: str) -> np.ndarray:
+        sets = self.sets_of[layer]
+        return np.split(rows, len(sets))[sets.index(name)]
 
 
 def set_label(model: str, name: str) -> str:
-    """The label of a model where only its routers for keys, or for values, are meant."""
+    """The label of a model where only one set of its weights is meant, such as its routers for keys."""
     return f"{model} ({name})"
 
 
+def is_by_sublayer(label: str) -> bool:
+    """Whether the layers of retrieval weights with this label are sublayers, and the sources what these added."""
+    return label.endswith(set_label("", SUBLAYERS))
+
+
 def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Tensor] = ()) -> RetrievalWeights | None:
-    """Collect the retrieval weights of a model, a native one or one with attached routers.
+    """Collect the retrieval weights of a model: of its routers, native or attached, or of its other connection.
 
     The model, in training or evaluation mode, is left as it was, and no random number is drawn. Where its parameters
     are sharded, every rank calls this, with the same sequences, and gets the same weights.
 
     Args:
-        sequences: batches of token ids `[B, T]`, over which a dynamic router's weights are averaged.
+        sequences: batches of token ids `[B, T]`, over which weights that depend on tokens are averaged.
 
     Returns:
-        None for a model that does not route.
+        None for a model that has no weights over depth.
 
     Raises:
-        ValueError: for a dynamic router without `sequences`.
+        ValueError: for weights that depend on tokens without `sequences`.
     """
-    routers = routers_of(model)
-    if not routers:
+    readers = readers_of(model)
+    if not readers:
         return None
-    dynamic = {layer: router for layer, router in routers.items() if router.depends_on_tokens}
-    return weights_of_routers(routers, label, _priors_of(model, dynamic, sequences) if dynamic else None)
+    depends_on_tokens = any(reader.depends_on_tokens for reader in readers)
+    return weights_of_readers(readers, label, _priors_of(model, readers, sequences) if depends_on_tokens else None)
+
+
+def readers_of(model: nn.Module) -> list[DepthReader]:
+    """All parts of a model that choose among what earlier places left, in order: its routers, or else its connections.
+
+    Routers that are attached to a model with another connection are what is looked at.
+    """
+    routers: list[DepthReader] = list(routers_of(model).values())
+    return routers or [reader for reader in readers_in(model) if reader.has_choice]
 
 
 def routers_of(model: nn.Module) -> dict[int, Router]:
@@ -98,28 +122,42 @@ def routers_of(model: nn.Module) -> dict[int, Router]:
     return {router.spec.layer_idx: router for router in routers_in(model) if router.has_choice}
 
 
-def weights_of_routers(
-    routers: dict[int, Router], label: str, priors: dict[int, np.ndarray] | None = None
+def weights_of_readers(
+    readers: list[DepthReader], label: str, priors: dict[int, np.ndarray] | None = None
 ) -> RetrievalWeights:
-    """The retrieval weights of a model's routers.
+    """The retrieval weights of a model's readers.
 
     Args:
-        priors: of routers that depend on tokens `[G, r + 1]` per layer, the mean of their weights (`TokenPriors`).
+        priors: of readers that depend on tokens `[G, r + 1]` per place, the mean of their weights (`TokenPriors`).
     """
-    layers, mixes = dict(priors or {}), {}
-    for layer, router in routers.items() if priors is None else ():
-        weights = _over_all(router.effective_weights(), router)
-        if weights.ndim == 3:  # heads are mixed with others: by the sources' heads too
-            mixes[layer], weights = weights, np.abs(weights).sum(axis=-1)
-        weights = np.abs(weights)
-        layers[layer] = weights / weights.sum(axis=-1, keepdims=True)
-    first = next(iter(routers.values()))
-    sources = {layer: router.spec.source_ids for layer, router in routers.items()}
-    return RetrievalWeights(label, layers, sources, first.spec.top_p, mixes, first.weight_sets)
+    mixes: dict[int, np.ndarray] = {}
+    if priors is None:
+        rows = []
+        for reader in readers:
+            weights = reader.effective_weights().detach().double()
+            if weights.ndim == 3:  # heads are mixed with others: by the sources' heads too
+                mixes[reader.place] = _spread(weights, reader, dim=1).cpu().numpy()
+                weights = weights.abs().sum(dim=-1)
+            rows.append(_spread(_shares(weights), reader, dim=-1).cpu().numpy())
+        priors = _by_place(readers, rows)
+    readers = [reader for reader in readers if reader.place in priors]  # not those that an early exit leaves out
+    sources = {reader.place: reader.source_ids for reader in readers}
+    sets: dict[int, tuple[str, ...]] = {}
+    for reader in readers:
+        sets[reader.place] = (*sets.get(reader.place, ()), *reader.weight_sets)
+    return RetrievalWeights(label, priors, sources, readers[0].top_p, mixes, sets)
+
+
+def _by_place(readers: Iterable[DepthReader], rows: Iterable[np.ndarray]) -> dict[int, np.ndarray]:
+    """The rows `[G, r + 1]` of readers, those of one place together."""
+    places: dict[int, list[np.ndarray]] = {}
+    for reader, own in zip(readers, rows, strict=True):
+        places.setdefault(reader.place, []).append(own)
+    return {place: np.concatenate(own) for place, own in places.items()}
 
 
 class TokenPriors:
-    """The mean over tokens of the weights of routers that depend on them."""
+    """The mean over tokens of weights that depend on them."""
 
     def __init__(self) -> None:
         self._totals: dict[int, Tensor] = {}
@@ -136,46 +174,46 @@ class TokenPriors:
         return {layer: (total / self._tokens[layer]).numpy() for layer, total in self._totals.items()}
 
 
-def weights_of_call(router: Router, call: tuple) -> Tensor:
-    """The weights `[B, T, G, r + 1]` of one call of a router that depends on tokens, zero where it does not read.
+def weights_of_call(reader: DepthReader, call: tuple) -> Tensor:
+    """The weights `[B, T, G, r + 1]` of one call of a reader that depends on tokens, zero where it does not read.
 
     Args:
-        call: what the router's forward was called with, as its hooks see it.
+        call: what the reader's forward was called with, as its hooks see it.
     """
-    A = router.effective_weights(call).abs()
-    return _spread(A / A.sum(dim=-1, keepdim=True), router, dim=-1)
+    return _spread(_shares(reader.effective_weights(call)), reader, dim=-1)
 
 
-def _over_all(weights: Tensor, router: Router) -> np.ndarray:
-    """Weights `[G, n, ...]` of the n sources that the layer reads, as `[G, r + 1, ...]`, zero at the others."""
-    return _spread(weights.detach().double(), router, dim=1).cpu().numpy()
+def _shares(weights: Tensor) -> Tensor:
+    """Each entry's part of the absolute values along the last dimension; zeros where all are zero."""
+    weights = weights.abs()
+    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def _spread(weights: Tensor, router: Router, dim: int) -> Tensor:
+def _spread(weights: Tensor, reader: DepthReader, dim: int) -> Tensor:
     """Put the n entries along a dimension to the r + 1 places of the representations, zero at those not read."""
-    count = router.spec.layer_idx + 1
+    count = reader.place + 1
     if weights.shape[dim] == count:
         return weights
     shape = list(weights.shape)
     shape[dim] = count
-    places = torch.tensor(router.spec.source_ids, device=weights.device)
+    places = torch.tensor(reader.source_ids, device=weights.device)
     return weights.new_zeros(shape).index_copy(dim, places, weights)
 
 
 @torch.no_grad()
 def _priors_of(
-    model: PreTrainedModel, routers: dict[int, Router], sequences: Iterable[Tensor]
+    model: PreTrainedModel, readers: list[DepthReader], sequences: Iterable[Tensor]
 ) -> dict[int, np.ndarray]:
     priors = TokenPriors()
 
-    def observe(layer: int):
-        def hook(router, inputs):
+    def observe(number: int):
+        def hook(reader, inputs):
             # An attached router is called for keys and for values: twice with the same weights, as a mean forgives.
-            priors.add(layer, weights_of_call(router, inputs))
+            priors.add(number, weights_of_call(reader, inputs))
 
         return hook
 
-    hooks = [router.register_forward_pre_hook(observe(layer)) for layer, router in routers.items()]
+    hooks = [reader.register_forward_pre_hook(observe(number)) for number, reader in enumerate(readers)]
     is_hugging_face = isinstance(model, PreTrainedModel)  # else a model of somebody's own, which takes token ids
     no_logits = {"logits_to_keep": 1} if is_hugging_face and model.get_output_embeddings() is not None else {}
     try:
@@ -189,9 +227,10 @@ def _priors_of(
     finally:
         for hook in hooks:
             hook.remove()
-    if not priors.means():
+    means = priors.means()
+    if not means:
         raise ValueError("dynamic routing depends on the tokens: give sequences to average over")
-    return priors.means()
+    return _by_place([readers[number] for number in means], means.values())
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import (
     RetrievalWeights,
     TokenPriors,
-    routers_of,
-    weights_of_routers,
+    readers_of,
+    weights_of_readers,
 )
 from limelm.analysis.retrieval_statistics import retrieval_records
 from limelm.analysis.separability import clouds, separability_records
@@ -95,7 +95,7 @@ class Measure(Protocol):
 
 
 class Routing:
-    """Retrieval weights and circuits, which share the mean weights of dynamic routers over the sample.
+    """Retrieval weights and circuits, which share the mean over the sample of weights that depend on tokens.
 
     Attributes:
         circuits_missing: why there are no circuits; None where there are.
@@ -103,8 +103,8 @@ class Routing:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.routers = routers_of(model)
-        self.depends_on_tokens = any(router.depends_on_tokens for router in self.routers.values())
+        self.readers = readers_of(model)
+        self.depends_on_tokens = any(reader.depends_on_tokens for reader in self.readers)
         self._priors, self._routes = TokenPriors(), OpenRoutes()
         self.circuits_missing: str | None = None
         try:
@@ -113,7 +113,7 @@ class Routing:
             self.circuits_missing = str(error)
 
     def update(self, seen: Activations) -> None:
-        """Take in a batch; only dynamic routers depend on it."""
+        """Take in a batch; only weights that depend on tokens need it."""
         for layer, A in seen.routing.items():
             self._priors.add(layer, A)
         if self._wants_circuits():
@@ -124,7 +124,7 @@ class Routing:
         records: dict[str, Records] = {}
         priors = self._priors.means() if self.depends_on_tokens else None
         if self.settings.wants("retrieval"):
-            weights = weights_of_routers(self.routers, model, priors)
+            weights = weights_of_readers(self.readers, model, priors)
             _check_finite(weights)
             records |= retrieval_records(weights)
         if priors and self._wants_circuits():
@@ -136,7 +136,7 @@ class Routing:
 
 
 def _check_finite(weights: RetrievalWeights) -> None:
-    """Refuse broken routers, which show without running the model where nothing else is measured."""
+    """Refuse broken weights, which show without running the model where nothing else is measured."""
     for layer, A in weights.layers.items():
         if not np.isfinite(A).all():
             raise UserError(
@@ -171,7 +171,7 @@ class ModelStudy:
         """Facts about the model, for the report."""
         config = self.model.config.get_text_config()
         attachment = attachment_of(self.model)
-        routing = config.routing if attachment is None and self.routing.routers else None
+        routing = getattr(config, "routing", None) if attachment is None and self.routing.readers else None
         return {
             "model_type": config.model_type,
             "routing": routing if attachment is None else attachment.config.routing,
@@ -191,7 +191,7 @@ class ModelStudy:
         statistics = FeatureStatistics()
         wants_spectra = self.settings.wants("entropy", "collapse")
         records = self._pass("activations", [*self._measures(), *([statistics] if wants_spectra else [])])
-        if self.routing.routers and not self.routing.depends_on_tokens:
+        if self.routing.readers and not self.routing.depends_on_tokens:
             records |= self.routing.records(self.label)  # they are the same whatever the data
         if wants_spectra:
             spectra = self._pass("spectra", [Spectra(statistics, self.settings.alpha)])
@@ -263,7 +263,7 @@ class ModelStudy:
 
     def _note_missing(self) -> None:
         """Note the analyses that this model does not allow."""
-        if self.settings.wants("retrieval") and not self.routing.routers:
+        if self.settings.wants("retrieval") and not self.routing.readers:
             self._note("retrieval", "it has no routers")
         if self.settings.wants("circuits") and self.routing.circuits_missing is not None:
             self._note("circuits", self.routing.circuits_missing)

@@ -15,8 +15,9 @@ NEEDS = "lab"
 KEYS = ("out", "report", "models", "measured", "circuits", "notes")
 SAVES_MEMORY = "--tokens, --sequence-length or --occurrences"
 DESCRIPTION = """\
-Measure what becomes of a model's representations with depth, and what LIMe's routers retrieve; several models are drawn
-over each other. Writes OUT/report.html, and every figure as PNG, SVG and CSV under OUT/figures.
+Measure what becomes of a model's representations with depth, and what LIMe's routers, or the weights of other
+connections over depth, retrieve; several models are drawn over each other. Writes OUT/report.html, and every figure as
+PNG, SVG and CSV under OUT/figures.
 
 CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model: LIMe, Hyper-Connections, Llama,
 GPT-2, Qwen, GPT-NeoX, ..., or of an adapter upon one. What a model does not have is left out, and the report says why.
@@ -25,7 +26,7 @@ docs/analysis.md defines every measure and says how to misread it.
 
 EPILOG = """\
 analyses:
-  retrieval      what LIMe's routers retrieve (Figures 2, 3, 4, 9, 10, 13, 14, Table 5)
+  retrieval      what LIMe's routers, or other weights over depth, retrieve (Figures 2, 3, 4, 9, 10, 13, 14, Table 5)
   circuits       which tokens open which route of a dynamic router (Table 2)
   entropy        matrix entropy of values and hidden states (Figures 5, 11)
   separability   linear probes on close tokens (Figures 7, 12)

@@ -33,7 +33,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import weighted_sum
+from limelm.routing import SUBLAYERS, weighted_sum
 
 
 @strict_in_one_line
@@ -102,6 +102,8 @@ class DepthAttention(Connection):
         num_heads, softmax_temperature, scale_by_sources: as in `AttentionResidualsConfig`.
     """
 
+    depends_on_tokens = True
+
     def __init__(
         self,
         hidden_size: int,
@@ -127,6 +129,11 @@ class DepthAttention(Connection):
         logits = self.norm(self.query, self.num_heads, *sources)
         return torch.softmax(logits / self.softmax_temperature, dim=-1)
 
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """The weights alpha `[B, T, M, n]` of a call."""
+        assert call is not None
+        return self.weights(*call)
+
     def forward(self, *sources: Tensor) -> Tensor:
         """The mix h `[B, T, D]` of the sources."""
         weights = self.weights(*sources)
@@ -136,15 +143,17 @@ class DepthAttention(Connection):
         return weighted_sum(pieces, weights.split(1, dim=-1)).flatten(-2)
 
 
-def make_connection(config: AttentionResidualsConfig) -> DepthAttention:
-    """Make the connection of one place."""
-    return DepthAttention(
+def make_connection(config: AttentionResidualsConfig, sublayer: int) -> DepthAttention:
+    """Make the connection before a sublayer, or before the final norm, which counts as sublayer 2L."""
+    connection = DepthAttention(
         config.hidden_size,
         config.rms_norm_eps,
         config.num_heads,
         config.softmax_temperature,
         config.scale_by_sources,
     )
+    blocks = range(0, sublayer, config.block_size)  # the embedding and the blocks before, by their last deltas
+    return connection.at(sublayer, (*blocks, sublayer), SUBLAYERS)
 
 
 class AttentionResidualsDecoderLayer(ConnectedLayer):
@@ -154,8 +163,8 @@ class AttentionResidualsDecoderLayer(ConnectedLayer):
         super().__init__(config, layer_idx)
         self.block_size = config.block_size
         self.adds_from = first_of_layer(layer_idx, config.block_size)
-        self.attn_connection = make_connection(config)
-        self.mlp_connection = make_connection(config)
+        self.attn_connection = make_connection(config, 2 * layer_idx)
+        self.mlp_connection = make_connection(config, 2 * layer_idx + 1)
         self.hidden_state = HiddenState()
 
     def forward(self, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -192,7 +201,7 @@ class AttentionResidualsModel(AttentionResidualsPreTrainedModel, StreamlessModel
 
     def __init__(self, config: AttentionResidualsConfig):
         super().__init__(config)
-        self.output_connection = make_connection(config)
+        self.output_connection = make_connection(config, 2 * config.num_hidden_layers)
 
 
 class AttentionResidualsForCausalLM(AttentionResidualsPreTrainedModel, CausalLM, GenerationMixin):

@@ -6,8 +6,8 @@ it changes nothing that it is given. So it can be recomputed (activation checkpo
 forwards can be under way at once.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import LlamaConfig
@@ -15,11 +15,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from limelm.models.decoder import HIDDEN_STATES, Decoder, DecoderPreTrainedModel, HiddenState
 from limelm.models.llama import MLP, RMSNorm, SelfAttention
-from limelm.routing import CONNECTIONS, DepthModule, Rule
+from limelm.routing import CONNECTIONS, DepthReader, Rule
 
 
-class Connection(DepthModule):
+class Connection(DepthReader):
     """The parameters by which one place of a model mixes its sources; none of them decays."""
+
+    def at(self, place: int, source_ids: Iterable[int], *weight_sets: str) -> Self:
+        """Say where in the model it stands, for those who show its `effective_weights`; its formulas do not ask.
+
+        Args:
+            place, source_ids, weight_sets: as in `DepthReader`. A sum of sources has the number of the newest in it.
+        """
+        self.place, self.source_ids, self.weight_sets = place, tuple(source_ids), weight_sets
+        return self
 
     def parameter_rules(self) -> dict[str, Rule]:
         """The rule of all parameters: they learn at the rate of the rest, and do not decay."""

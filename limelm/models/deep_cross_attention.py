@@ -19,7 +19,7 @@ they are dropped (then a fresh model is not Llama).
 A model some of whose last layers do not run (early exit) reads out with the first rows of its last b.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,22 +61,38 @@ class GatedSum(Connection):
         hidden_size: D.
     """
 
+    depends_on_tokens = True
+
     def __init__(self, num_sources: int, hidden_size: int):
         super().__init__()
         self.bias = nn.Parameter(torch.empty(num_sources, hidden_size))
         self.gate = nn.Parameter(torch.empty(hidden_size))
         self.init_weights()
 
+    def at_layer(self, layer_idx: int, weight_set: str) -> Self:
+        """Say before which layer it stands (L: before the final norm), and for what; see `Connection.at`."""
+        newest = range(layer_idx + 2 - len(self.bias), layer_idx + 1)  # the first may be the sum of what is older
+        return self.at(layer_idx, (0, *newest), weight_set)
+
     def init_weights(self, std: float = 0.02) -> None:
         """Initialize to nearly the plain sum: half of the gates are open by a little."""
         init.ones_(self.bias)
         init.normal_(self.gate, std=std)
 
+    def gates(self, *sources: Tensor) -> list[Tensor]:
+        """The gates of sources `[B, T, D]`, `[B, T, 1]` each, in float32 at the least."""
+        gate = self.gate.to(torch.promote_types(self.gate.dtype, torch.float32))
+        return [torch.relu((source * gate).sum(dim=-1, keepdim=True)) for source in sources]
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """The mean over channels of `|b_j + gate|` in a call, `[B, T, 1, n]`."""
+        assert call is not None
+        rows = zip(self.bias, self.gates(*call), strict=True)
+        return torch.stack([(row + gate).abs().mean(dim=-1, keepdim=True) for row, gate in rows], dim=-1)
+
     def forward(self, *sources: Tensor) -> Tensor:
         """The sum `[B, T, D]` of at most `n` sources `[B, T, D]`, the oldest first."""
-        gate = self.gate.to(torch.promote_types(self.gate.dtype, torch.float32))
-        gates = [torch.relu((source * gate).sum(dim=-1, keepdim=True)) for source in sources]
-        return weighted_sum((*sources, *sources), (*self.bias[: len(sources)].unbind(), *gates))
+        return weighted_sum((*sources, *sources), (*self.bias[: len(sources)].unbind(), *self.gates(*sources)))
 
 
 # The sources after some layers: x_0, the sum of older layers where it is asked for, and the recent layers.
@@ -107,9 +123,9 @@ class DeepCrossAttentionDecoderLayer(SeparateInputsLayer):
         self.most_sources, self.sum_rest = most_sources(config), config.sum_rest
         num_sources = min(layer_idx + 1, self.most_sources)
         self.adds_from = num_sources if num_sources < self.most_sources else 1
-        self.query_connection = GatedSum(num_sources, config.hidden_size)
-        self.key_connection = GatedSum(num_sources, config.hidden_size)
-        self.value_connection = GatedSum(num_sources, config.hidden_size)
+        self.query_connection = GatedSum(num_sources, config.hidden_size).at_layer(layer_idx, "queries")
+        self.key_connection = GatedSum(num_sources, config.hidden_size).at_layer(layer_idx, "keys")
+        self.value_connection = GatedSum(num_sources, config.hidden_size).at_layer(layer_idx, "values")
         self.hidden_state = HiddenState()
 
     def forward(self, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -145,7 +161,9 @@ class DeepCrossAttentionModel(DeepCrossAttentionPreTrainedModel, StreamlessModel
 
     def __init__(self, config: DeepCrossAttentionConfig):
         super().__init__(config)
-        self.output_connection = GatedSum(min(config.num_hidden_layers + 1, most_sources(config)), config.hidden_size)
+        layers = config.num_hidden_layers
+        connection = GatedSum(min(layers + 1, most_sources(config)), config.hidden_size)
+        self.output_connection = connection.at_layer(layers, "queries")  # they read the residual stream, as it does
 
 
 class DeepCrossAttentionForCausalLM(DeepCrossAttentionPreTrainedModel, CausalLM, GenerationMixin):

@@ -30,6 +30,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
+from limelm.routing import SUBLAYERS
 
 
 @strict_in_one_line
@@ -78,6 +79,13 @@ class DeltaAttention(DepthAttention):
         return self.gate * mix if hasattr(self, "gate") else mix
 
 
+def make_connection(config: DeltaAttentionResidualsConfig, sublayer: int) -> DeltaAttention:
+    """Make the connection before a sublayer."""
+    finished = range(0, sublayer + 1, config.block_size)  # the embedding and the blocks before, by their last deltas
+    connection = DeltaAttention(config.hidden_size, config.rms_norm_eps, config.gated)
+    return connection.at(sublayer, finished, SUBLAYERS)
+
+
 class DeltaAttentionResidualsDecoderLayer(ConnectedLayer):
     """Two sublayers that read the residual stream and a mix of sources, and add to the stream."""
 
@@ -85,9 +93,8 @@ class DeltaAttentionResidualsDecoderLayer(ConnectedLayer):
         super().__init__(config, layer_idx)
         self.block_size = config.block_size
         self.adds_from = first_of_layer(layer_idx, config.block_size)
-        sizes = (config.hidden_size, config.rms_norm_eps, config.gated)
-        self.attn_connection = DeltaAttention(*sizes)
-        self.mlp_connection = DeltaAttention(*sizes)
+        self.attn_connection = make_connection(config, 2 * layer_idx)
+        self.mlp_connection = make_connection(config, 2 * layer_idx + 1)
 
     def forward(self, hidden_states: Tensor, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
         """Run the layer.

@@ -20,7 +20,7 @@ from limelm.models.configuration import DecoderConfig
 from limelm.models.connected import ConnectedLayer, ConnectedModel, ConnectedPreTrainedModel, Connection
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import weighted_sum
+from limelm.routing import weighted_sum, whole
 
 
 @strict_in_one_line
@@ -61,6 +61,11 @@ class DepthWeightedAverage(Connection):
         newest[-1] = 1
         init.copy_(self.weight, newest)
 
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """The weights a, `[1, n]`."""
+        return whole(self.weight)[None]
+
     def forward(self, *sources: Tensor) -> Tensor:
         """The average `[B, T, D]` of the outputs `[B, T, D]`."""
         return weighted_sum(sources, self.weight.split(1))
@@ -77,7 +82,7 @@ class DenseFormerDecoderLayer(ConnectedLayer):
         self.averages = own % config.period == 0
         self.reads = range(own % config.dilation, own, config.dilation) if self.averages else ()
         if self.averages:
-            self.connection = DepthWeightedAverage(len(self.reads) + 1)
+            self.connection = DepthWeightedAverage(len(self.reads) + 1).at(own, (*self.reads, own))
 
     def forward(self, hidden_states: Tensor, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Run the layer.

@@ -35,6 +35,9 @@ from limelm.models.field_checks import strict_in_one_line
 from limelm.models.llama import RMSNorm
 from limelm.routing import rms_normalize, weighted_sum
 
+#: What the ways of a mix are for, in their order; after the last layer there is the last way alone.
+WAYS = ("queries", "keys", "values", "residual stream")
+
 
 @strict_in_one_line
 class MUDDFormerConfig(DecoderConfig):
@@ -65,6 +68,8 @@ class MultiwayDynamicDense(Connection):
         eps: of the norms.
         pre_post_norm: add the newest output to each mix, whose last way is normalized.
     """
+
+    depends_on_tokens = True
 
     def __init__(
         self, hidden_size: int, num_sources: int, num_ways: int, expansion: int, eps: float, pre_post_norm: bool
@@ -98,6 +103,11 @@ class MultiwayDynamicDense(Connection):
         w = self.output(gelu(self.hidden(normalized))).unflatten(-1, self.bias.shape)
         return w.to(torch.promote_types(w.dtype, torch.float32)) + self.bias
 
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """The weights w `[B, T, C, n]` of a call; with `pre_post_norm` beside the newest output, which has none."""
+        assert call is not None
+        return self.weights(call[0])
+
     def forward(self, output: Tensor, *sources: Tensor) -> list[Tensor]:
         """Mix.
 
@@ -123,9 +133,10 @@ class MUDDFormerDecoderLayer(SeparateInputsLayer):
         is_last = layer_idx == config.num_hidden_layers - 1
         num_ways, expansion = (1, 4) if is_last else (4, 1)
         eps = config.rms_norm_eps
+        num_sources = layer_idx + 2
         self.connection = MultiwayDynamicDense(
-            config.hidden_size, layer_idx + 2, num_ways, expansion, eps, config.pre_post_norm
-        )
+            config.hidden_size, num_sources, num_ways, expansion, eps, config.pre_post_norm
+        ).at(layer_idx + 1, range(num_sources), *WAYS[-num_ways:])
         self.source_norm = RMSNorm(config.hidden_size, eps) if config.pre_post_norm else None
 
     def forward(self, hidden_states: Tensor, *sources: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:

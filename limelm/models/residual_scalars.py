@@ -18,7 +18,7 @@ from limelm.models.configuration import DecoderConfig
 from limelm.models.connected import ConnectedLayer, ConnectedModel, ConnectedPreTrainedModel, Connection
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import weighted_sum
+from limelm.routing import weighted_sum, whole
 
 
 @strict_in_one_line
@@ -48,6 +48,11 @@ class ResidualScalars(Connection):
         init.ones_(self.residual_scale)
         init.zeros_(self.embedding_scale)
 
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """The weights `[1, 2]` of the embeddings and of the residual stream."""
+        return torch.cat([whole(self.embedding_scale), whole(self.residual_scale)])[None]
+
     def forward(self, hidden_states: Tensor, embeddings: Tensor) -> Tensor:
         """The layer's input `[B, T, D]`."""
         return weighted_sum((hidden_states, embeddings), (self.residual_scale, self.embedding_scale))
@@ -60,7 +65,7 @@ class ResidualScalarsDecoderLayer(ConnectedLayer):
 
     def __init__(self, config: ResidualScalarsConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.connection = ResidualScalars()
+        self.connection = ResidualScalars().at(layer_idx, (0, layer_idx) if layer_idx > 0 else (0,))
 
     def forward(self, hidden_states: Tensor, embeddings: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
         """Run the layer: the residual stream and the embeddings `[B, T, D]` in, the residual stream out."""

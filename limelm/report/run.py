@@ -23,7 +23,7 @@ from limelm.report.sections.results import (
     results,
     trainings_of,
 )
-from limelm.report.sections.routing import routing_sections, routing_words, with_weight_sets
+from limelm.report.sections.routing import is_set_of, models_in, routing_sections, routing_words, with_weight_sets
 from limelm.report.sections.search import SEARCH, search_records, search_words
 from limelm.report.writer import write_page
 from limelm.text import counted
@@ -64,8 +64,12 @@ def write_run(
         **search_words(summary),
     }
     facts = how_made(summary)
-    measured = {row["model"] for row in retrieval.get("mean_retrieval", ())}
-    unmeasured = [label for label in routed_without_weights(summary) if label not in measured]
+    measured = models_in(retrieval)
+    unmeasured = [
+        label
+        for label in routed_without_weights(summary)
+        if not any(name == label or is_set_of(label, name) for name in measured)
+    ]
     return write_page(
         out,
         [*ANSWERS, *LOSSES, SEARCH, *FAIRNESS, *COSTS, *routing_sections(retrieval), ENTROPY],

@@ -16,9 +16,10 @@ values, and takes any norm, as do `"value_residual"` and `"depth_attention"`, wh
 `examples/nanolime.py` is a whole model. `depth_mix` is the mix alone, on a list of tensors; `HyperConnection` and
 `ManifoldConnection` are other connections, of several residual streams.
 
-To read on: `router.py` (what every router says of itself), `layer_router.py` (how a layer calls it), `routers.py`
-(LIMe's kinds), `value_routers.py` (those of other papers), `history.py`, `sources.py`, `reference.py` (the formulas),
-`top_p.py`, `linear.py`, `build.py`, `hyper_connection.py`, `manifold_connection.py`; `ops/` below makes it fast.
+To read on: `reader.py` (what all that weighs sources says of itself), `router.py` (and every router), `layer_router.py`
+(how a layer calls it), `routers.py` (LIMe's kinds), `value_routers.py` (those of other papers), `history.py`,
+`sources.py`, `reference.py` (the formulas), `top_p.py`, `linear.py`, `build.py`, `hyper_connection.py`,
+`manifold_connection.py`; `ops/` below makes it fast.
 """
 
 from limelm.routing.build import ROUTERS, RouterList, check_options, make_routers
@@ -30,6 +31,7 @@ from limelm.routing.manifold_connection import ManifoldConnection, ManifoldReado
 from limelm.routing.module import CONNECTIONS, DepthModule, Rule
 from limelm.routing.ops.backends import BACKENDS, resolve_backend
 from limelm.routing.ops.rms_norm import rms_normalize
+from limelm.routing.reader import SUBLAYERS, DepthReader, readers_in
 from limelm.routing.reference import depth_mix, mix_heads, weighted_sum
 from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, routers_in
 from limelm.routing.routers import (
@@ -48,9 +50,11 @@ __all__ = [
     "CONNECTIONS",
     "ROUTER",
     "ROUTERS",
+    "SUBLAYERS",
     "WEIGHT_SETS",
     "DepthAttentionRouter",
     "DepthModule",
+    "DepthReader",
     "DynamicRouter",
     "HeadwiseLinear",
     "History",
@@ -77,6 +81,7 @@ __all__ = [
     "mix_heads",
     "parameter_of",
     "prune",
+    "readers_in",
     "resolve_backend",
     "rms_normalize",
     "routers_in",

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from limelm.routing.module import ROUTING_PROJECTIONS, ROUTING_WEIGHTS, DepthModule, Rule
+from limelm.routing.module import ROUTING_PROJECTIONS, ROUTING_WEIGHTS, Rule
+from limelm.routing.reader import DepthReader, outermost
 from limelm.routing.sources import source_ids
 
 #: What attention modules call their router.
@@ -76,15 +77,13 @@ class RouterSpec:
         return self.num_sets if self.share_heads else self.num_sets * self.num_heads
 
 
-class Router(DepthModule):
+class Router(DepthReader):
     """One layer's choice among what all layers so far have left behind."""
 
     #: Whether earlier layers are read at all.
     routes: ClassVar[bool] = True
     #: Whether it mixes normalized representations, one input Z_h per head, before they are projected.
     mixes_representations: ClassVar[bool] = False
-    #: Whether the weights are made for each token.
-    depends_on_tokens: ClassVar[bool] = False
     #: Fields of a configuration that this kind understands, beyond `routing` and `routing_backend`.
     options: ClassVar[frozenset[str]] = frozenset({"routing_sources"})
     #: What `routing_init` may be.
@@ -93,6 +92,9 @@ class Router(DepthModule):
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.spec = spec
+        self.place, self.source_ids = spec.layer_idx, spec.source_ids
+        self.weight_sets = () if spec.share_kv else WEIGHT_SETS  # the keys' heads come first
+        self.top_p = spec.top_p
         self.trainable = spec.trainable
 
     @classmethod
@@ -104,11 +106,6 @@ class Router(DepthModule):
     def has_choice(self) -> bool:
         """Whether there is more than one source: not in layer 0."""
         return self.routes and self.spec.layer_idx > 0
-
-    @property
-    def weight_sets(self) -> tuple[str, ...]:
-        """WEIGHT_SETS where keys and values have weights of their own; else nothing."""
-        return () if self.spec.share_kv else WEIGHT_SETS
 
     def extra_repr(self) -> str:
         return f"layer_idx={self.spec.layer_idx}, num_heads={self.spec.num_heads}, num_sources={self.spec.num_sources}"
@@ -160,18 +157,4 @@ class Router(DepthModule):
 
 def routers_in(module: nn.Module) -> Iterator[Router]:
     """The routers of a model or of a layer; where PEFT has put copies of them in, those that it runs."""
-    active = _active(module)
-    if isinstance(active, Router):
-        yield active
-        return
-    for child in active.children():
-        yield from routers_in(child)
-
-
-def _active(module: nn.Module) -> nn.Module:
-    """The module itself, or what PEFT's ModulesToSaveWrapper calls instead."""
-    if not isinstance(getattr(module, "modules_to_save", None), nn.ModuleDict):
-        return module
-    if module.disable_adapters or not module.active_adapters:
-        return module.original_module  # type: ignore[return-value]
-    return module.modules_to_save[module.active_adapters[0]]  # type: ignore[index, return-value]
+    return outermost(module, Router)

@@ -1,4 +1,7 @@
-"""Statistics of routers during training: entropy, self-weight and pruned weights per layer (Table 5, Figure 9)."""
+"""Statistics of weights over depth during training: entropy, self-weight, pruned weights (Table 5, Figure 9).
+
+They are of routers, layer by layer, or of other connections, whose places (`limelm.routing.reader`) stand for layers.
+"""
 
 from pathlib import Path
 from typing import Any

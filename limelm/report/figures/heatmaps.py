@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from limelm.analysis.retrieval import is_by_sublayer
 from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import PAGE_WIDTH, by_model, label_edges, new_panels, numbers, shown
@@ -24,6 +25,10 @@ CELL = 0.034  # inches below which a cell of a deep model is not seen
 ROOMY, WIDEST = 3.4, 5.2  # inches of a panel: where there is room, and where cells need it
 IN_ONE_ROW = 4
 ROOT = 1 / 3  # deep models' weights are small
+#: The labels of columns and rows where layers read representations, where sublayers read deltas, and of both together.
+LAYERS = ("representation m", "layer r")
+BY_SUBLAYER = ("0: embedding, m: delta of sublayer m - 1", "sublayer r")
+BOTH = ("source m", "layer or sublayer r")
 ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
@@ -33,13 +38,14 @@ def weights(records: Records, _: Palette | None = None) -> Figure:
     for row in records:
         heads[row["head"]].append(row)
     panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in heads.items()]
-    return _triangles(panels, PowerNorm(ROOT, 0, 1), "retrieval weight (cube-root scale)", ROOT_TICKS)
+    label = "retrieval weight (cube-root scale)"
+    return _triangles(panels, PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
 
 
 def layer_mass(records: Records, _: Palette | None = None) -> Figure:
     """Draw the share that each layer takes from each representation, mean over heads, a panel per model."""
     label = "share, mean over heads (cube-root scale)"
-    return _triangles(_by_model(records, "share"), PowerNorm(ROOT, 0, 1), label, ROOT_TICKS)
+    return _triangles(_by_model(records, "share"), PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
 
 
 def absolute_mass(records: Records, _: Palette | None = None) -> Figure:
@@ -82,6 +88,12 @@ class _Triangle:
         return axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
 
 
+def _edges(records: Records) -> tuple[str, str]:
+    """The labels of columns and rows of retrieval weights."""
+    kinds = {is_by_sublayer(row["model"]) for row in records}
+    return BOTH if len(kinds) > 1 else BY_SUBLAYER if True in kinds else LAYERS
+
+
 def _by_model(records: Records, key: str) -> list[tuple[str, _Triangle]]:
     return [(shown(model, 24), _Triangle(rows, key)) for model, rows in by_model(records)]
 
@@ -92,7 +104,7 @@ def _triangles(
     label: str,
     ticks: Sequence[float] = (),
     form: str = "g",
-    edges: tuple[str, str] = ("representation m", "layer r"),
+    edges: tuple[str, str] = LAYERS,
 ) -> Figure:
     """Draw a panel for each title and triangle; rows are layers and columns are sources."""
     titles, triangles = zip(*panels, strict=True)

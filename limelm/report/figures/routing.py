@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from limelm.analysis.retrieval import is_by_sublayer
 from limelm.records import Records
 from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
@@ -18,7 +19,7 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
     with style.wide_panel("representation m (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
         for model, rows in by_model(records):
             style.draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
-        deepest = max((rows for _, rows in by_model(records)), key=len)
+        deepest = max(by_model(records), key=lambda model: (not is_by_sublayer(model[0]), len(model[1])))[1]
         axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=style.REFERENCE, label=UNIFORM)
         axes.set_ylim(bottom=0)
     return figure

@@ -1,16 +1,17 @@
-"""The sections on what routers retrieve: Figures 2, 3, 4, 9, 10, 13 and 14, and Table 5."""
+"""The sections on what routers and other connections retrieve: Figures 2, 3, 4, 9, 10, 13 and 14, and Table 5."""
 
 from collections.abc import Mapping
 
-from limelm.analysis.retrieval import set_label
+from limelm.analysis.retrieval import is_by_sublayer, set_label
 from limelm.records import Record, Records
 from limelm.report.captions import Words
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
 from limelm.report.writer import Section, file_names
-from limelm.routing import WEIGHT_SETS
 
+#: The known models (see `limelm.report.figures.palette`) whose weights over depth are not those of routers.
+CONNECTIONS = {"residual_scalars", "dense_former", "mudd_former", "mudd-former-norms", "deep_cross_attention"}
 DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
 
 
@@ -60,16 +61,30 @@ def _weights_of(model: str, name: str) -> Section:
 
 
 def with_weight_sets(palette: Palette, records: Mapping[str, Records]) -> Palette:
-    """The palette with keys and values that have routers of their own, which stand in the records as two models."""
-    kinds = {set_label(model, part): kind for model, kind in palette.kinds.items() for part in WEIGHT_SETS}
-    named = dict.fromkeys(row["model"] for row in records.get("mean_retrieval", []))
-    return Palette([*palette.kinds, *named], palette.kinds | kinds)
+    """The palette with sets of weights, such as those for keys and for values, which records have as models."""
+    named = models_in(records)
+    whole = {name: model for model in sorted(palette.kinds, key=len) for name in named if is_set_of(model, name)}
+    kinds = {name: palette.kinds[model] for name, model in whole.items()}  # the longest label that fits
+    return Palette([*palette.kinds, *named], kinds | palette.kinds)
+
+
+def models_in(records: Mapping[str, Records]) -> list[str]:
+    """The labels in retrieval records, sets of weights by themselves."""
+    return list(dict.fromkeys(row["model"] for row in records.get("mean_retrieval", [])))
+
+
+def is_set_of(model: str, name: str) -> bool:
+    """Whether a label in retrieval records may be a set of a model's weights."""
+    return name.startswith(set_label(model, "")[:-1])
 
 
 def routing_words(records: Mapping[str, Records], palette: Palette, has_attached: bool) -> Words:
     """Facts for the texts: the kinds of routers in the records; `has_attached` says whether any was attached."""
-    kinds = {palette.kinds[row["model"]] for row in records.get("mean_retrieval", [])}
+    named = models_in(records)
+    kinds = {palette.kinds[name] for name in named}
     return {
+        "has_sublayers": any(map(is_by_sublayer, named)),
+        "has_connections": bool(CONNECTIONS & kinds),
         "has_dynamic": bool({None, "dynamic"} & kinds),
         "has_kv": any(map(_is_kv, records.get("layer_mass", []))),
         "has_attached": has_attached,

@@ -1,0 +1,80 @@
+"""The interface of every part of a model that weighs what earlier places left: routers, and other connections.
+
+A *place* is a row in a triangle of weights: place r may read the sources 0 (the embeddings) to r (the newest there is).
+In most models it is a layer; where sublayers read what sublayers added, it is a sublayer. Whoever measures or reports
+weights over depth asks readers; nobody else knows which kinds there are.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from limelm.routing.module import DepthModule
+
+#: What the only set of weights is called where places are sublayers, attention and MLP in turn, and sources what each
+#: added: source m > 0 is the delta of sublayer m - 1, or the sum of a block of them up to it.
+SUBLAYERS = "sublayers"
+
+
+class DepthReader(DepthModule):
+    """A part of a model that reads a mix of what earlier places of it have left.
+
+    Attributes:
+        place: r, its row.
+        source_ids: the sources that it reads, at most r, in the order of its weights; none where it stands nowhere.
+        weight_sets: what each set of its weights is for, in their order; nothing where there is one for all. Several
+            readers of one place have sets of their own.
+        top_p: the mass of weights that is kept; None where nothing is pruned.
+    """
+
+    #: Whether the weights are made for each token.
+    depends_on_tokens: ClassVar[bool] = False
+    place: int = 0
+    source_ids: tuple[int, ...] = ()
+    weight_sets: tuple[str, ...] = ()
+    top_p: float | None = None
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is more than one source to read."""
+        return len(self.source_ids) > 1
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        """How much of each of the n sources there is in what is read here.
+
+        Args:
+            call: the arguments of a call of this module; needed where the weights depend on tokens.
+
+        Returns:
+            `[S G, n]`, for S sets of weights of G rows each; `[B, T, S G, n]` where they depend on tokens; or, where
+            heads are mixed with others, `[S G, n, G]`, by the sources' heads.
+        """
+        raise NotImplementedError
+
+
+def readers_in(module: nn.Module) -> Iterator[DepthReader]:
+    """The readers of a model or of a layer; where PEFT has put copies of them in, those that it runs."""
+    return outermost(module, DepthReader)
+
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def outermost(module: nn.Module, kind: type[Part]) -> Iterator[Part]:
+    """The modules of a kind, not those inside another of them; where PEFT has put copies in, those that it runs."""
+    active = _active(module)
+    if isinstance(active, kind):
+        yield active
+        return
+    for child in active.children():
+        yield from outermost(child, kind)
+
+
+def _active(module: nn.Module) -> nn.Module:
+    """The module itself, or what PEFT's ModulesToSaveWrapper calls instead."""
+    if not isinstance(getattr(module, "modules_to_save", None), nn.ModuleDict):
+        return module
+    if module.disable_adapters or not module.active_adapters:
+        return module.original_module  # type: ignore[return-value]
+    return module.modules_to_save[module.active_adapters[0]]  # type: ignore[index, return-value]
