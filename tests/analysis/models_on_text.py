@@ -15,6 +15,8 @@ CHECKPOINTS = {
     "top-p": "static_top_p",
     "dynamic": "dynamic_gqa",
     "kv": "kv_gqa",
+    "dense": "dense_former",
+    "blocks": "attention_residuals",
 }
 SENTENCES = ("the cat is here", "the dogs are there", "one day it was late", "all of them were gone", "so it goes on")
 

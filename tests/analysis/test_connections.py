@@ -36,6 +36,7 @@ SOURCES = {
     # The embedding, the sum of what older layers added, and the last.
     "deep_cross_attention_recent": {1: (0, 1), 2: (0, 1, 2), 3: (0, 2, 3), 4: (0, 3, 4)},
 }
+TOKENS = token_ids(2, 4)
 WAYS = ("queries", "keys", "values")
 #: What the rows of the first place and of the last one are for.
 SETS = {
@@ -88,7 +89,7 @@ def depth_weights(seen):
 def expected_rows(model, monkeypatch) -> dict[int, np.ndarray]:
     """The shares `[rows, n]` of each place's sources, those of tokens averaged."""
     sequences = []
-    for ids in token_ids():
+    for ids in TOKENS:
         seen: list[torch.Tensor] = []
         with monkeypatch.context() as patched:
             for name, formula in depth_weights(seen).items():
@@ -120,7 +121,7 @@ def static_rows(model) -> dict[int, np.ndarray]:
 
 def weights_of(variant, **changes) -> tuple[torch.nn.Module, RetrievalWeights]:
     model = tiny_model(variant, **changes)
-    weights = retrieval_weights(model, "m", [ids[None] for ids in token_ids()])
+    weights = retrieval_weights(model, "m", [ids[None] for ids in TOKENS])
     assert weights is not None
     return model, weights
 
@@ -180,10 +181,10 @@ def test_weights_that_are_all_zero_stay_so():
 @pytest.mark.parametrize("variant", ["deep_cross_attention", "attention_residuals"])
 def test_a_reader_of_activations_sees_them_token_by_token(variant):
     model, weights = weights_of(variant)
-    routing = ActivationReader(model, "m")(token_ids()).routing
+    routing = ActivationReader(model, "m")(TOKENS).routing
     assert list(routing) == list(weights.layers)
     for place, A in routing.items():
-        assert A.shape == (2, 9, *weights.layers[place].shape)
+        assert A.shape == (*TOKENS.shape, *weights.layers[place].shape)
         np.testing.assert_allclose(A.mean(dim=(0, 1)), weights.layers[place], atol=1e-6)
 
 

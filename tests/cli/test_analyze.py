@@ -1,8 +1,10 @@
+import csv
 import json
 
 import pytest
 
 from limelm.cli import main
+from limelm.loading import load_model
 from tests.analysis.models_on_text import write_study
 from tests.cli.test_cli import fails
 
@@ -28,6 +30,24 @@ def test_one_report_for_several_models(folder, capsys):
     figures = {path.suffix for path in (folder / "out" / "figures").iterdir()}
     assert figures == {".png", ".svg", ".csv"}
     assert len(json.loads((folder / "out" / "analysis.json").read_text())["models"]) == 3
+
+
+def test_other_connections_show_their_weights(folder, capsys):
+    """Of AttnRes, whose weights depend on tokens, they are those of its sublayers."""
+    assert main([*analyze(folder, "dense", "blocks", "llama-like", out="others"), "--only", "retrieval"]) == 0
+    assert "llama-like: no retrieval: it has no routers" in capsys.readouterr().err
+    with (folder / "others" / "figures" / "weights.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    weight = load_model(folder / "dense").model.layers[3].connection.weight.detach().abs()  # of outputs 0, 2 and 4
+    found = {int(row["source"]): float(row["weight"]) for row in rows if (row["model"], row["layer"]) == ("dense", "4")}
+    assert found == pytest.approx(dict(zip((0, 2, 4), (weight / weight.sum()).tolist(), strict=True)))
+    sublayers = [row for row in rows if row["model"] == "blocks (sublayers)"]
+    assert {(int(row["layer"]), int(row["head"])) for row in sublayers} == {(r, h) for r in range(1, 9) for h in (0, 1)}
+    assert sum(float(row["weight"]) for row in sublayers) == pytest.approx(16)  # rows
+    page = (folder / "others" / "report.html").read_text()
+    assert "blocks (sublayers)" in page and "Of a model marked (sublayers)" in page and "Semantic circuits" not in page
+    named = {path.stem for path in (folder / "others" / "figures").glob("*.png")}
+    assert {"weights-dense", "weights-blocks-sublayers", "layer_mass", "mean_retrieval"} <= named
 
 
 def test_an_analysis_may_be_made_again_in_its_folder_and_leaves_nothing_of_the_earlier(folder):

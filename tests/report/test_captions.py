@@ -7,8 +7,10 @@ from html import unescape
 
 import pytest
 
+from limelm.analysis.retrieval import set_label
 from limelm.report.analysis import write_analysis
 from limelm.report.captions import TEMPLATES, columns
+from limelm.report.figures import heatmaps
 from limelm.report.overview import RUNS, runs_fingerprint, write_overview
 from limelm.report.run import write_run
 from limelm.report.sections.answers import ANSWERS
@@ -60,6 +62,25 @@ def text_of(page):
 def test_captions_explain_what_is_there_and_nothing_else(tmp_path, models, attached, said):
     page = analysis_page(tmp_path, models, attached)
     assert {kind for kind, words in ONLY_WITH.items() if words in page} == said
+
+
+@pytest.mark.parametrize(
+    ("model_type", "part", "said"),
+    [
+        ("attention_residuals", "sublayers", {"Of a model marked (sublayers), r is a sublayer"}),
+        ("mudd_former", "queries", {"Of other connections over depth"}),
+        ("mudd_former", None, {"Of other connections over depth"}),
+    ],
+)
+def test_captions_say_what_the_rows_of_other_connections_are(tmp_path, model_type, part, said):
+    label = "m" if part is None else set_label("m", part)
+    analysis = Study({label: "static"}, layers=4).analysis()
+    analysis["models"][0] |= {"label": "m", "model_type": model_type, "routing": None}
+    page = text_of(write_analysis(tmp_path, analysis))
+    words = ("Of a model marked (sublayers), r is a sublayer", "Of other connections over depth")
+    assert {each for each in words if each in page} == said
+    drawn = heatmaps.weights(analysis["records"]["weights"]).axes[0].get_ylabel()
+    assert drawn == ("sublayer r" if part == "sublayers" else "layer r")
 
 
 def test_each_figure_of_the_paper_stands_in_one_title(tmp_path):

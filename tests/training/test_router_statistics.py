@@ -10,7 +10,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
 from limelm.analysis.retrieval_statistics import layer_statistics, pruning_totals
+from limelm.records import build
 from limelm.training.jsonl import append_line
+from limelm.training.result import Routing
 from limelm.training.router_statistics import RouterStatistics, routing_summary
 from tests.models.variants import tiny_model, token_ids
 
@@ -114,6 +116,20 @@ def test_the_summary_has_the_curves_of_figure_9(variant):
     assert (summary["pruned"] > 0) == (variant == "static_top_p_gqa")
     assert [record["layer"] for record in summary["layers"]] == [1, 2, 3]
     assert summary["weights"] == heads * (2 + 3 + 4)
+
+
+@pytest.mark.parametrize("variant", ["dense_former", "mudd_former", "attention_residuals"])
+def test_other_connections_have_the_same_summary(variant):
+    """One that `result.json` takes; a MUDDFormer has four rows in a place, and one in the last."""
+    model = tiny_model(variant)
+    summary = json.loads(json.dumps(routing_summary(model, token_ids())))
+    build(Routing, summary, "routing")
+    layers = retrieval_weights(model, "m", [token_ids()]).layers
+    assert [row["layer"] for row in summary["layers"]] == list(layers)
+    assert summary["self_retrieval"]["weight"] == pytest.approx([rows[:, -1].mean() for rows in layers.values()])
+    assert summary["top_p"] is None and summary["pruned"] == 0
+    entropies = [(rows * -np.log(np.where(rows > 0, rows, 1))).sum(axis=1).mean() for rows in layers.values()]
+    assert [row["entropy"] for row in summary["layers"]] == pytest.approx(entropies)
 
 
 @pytest.mark.parametrize("variant", ["none", "hc_dynamic"])
