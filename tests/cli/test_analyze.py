@@ -36,8 +36,10 @@ def test_other_connections_show_their_weights(folder, capsys):
     """Of AttnRes, whose weights depend on tokens, they are those of its sublayers."""
     assert main([*analyze(folder, "dense", "blocks", "llama-like", out="others"), "--only", "retrieval"]) == 0
     assert "llama-like: no retrieval: it has no routers" in capsys.readouterr().err
-    with (folder / "others" / "figures" / "weights.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = []
+    for path in (folder / "others" / "figures").glob("weights-*.csv"):
+        with path.open() as stream:
+            rows += csv.DictReader(stream)
     weight = load_model(folder / "dense").model.layers[3].connection.weight.detach().abs()  # of outputs 0, 2 and 4
     found = {int(row["source"]): float(row["weight"]) for row in rows if (row["model"], row["layer"]) == ("dense", "4")}
     assert found == pytest.approx(dict(zip((0, 2, 4), (weight / weight.sum()).tolist(), strict=True)))
