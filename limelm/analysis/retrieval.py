@@ -46,7 +46,7 @@ class RetrievalWeights:
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """What the sets of weights are for, those of all layers; empty where there is one for all."""
+        """The names of the sets of weights, of all layers; empty where there is one set for all."""
         return tuple(dict.fromkeys(name for sets in self.sets_of.values() for name in sets))
 
     @property
