@@ -48,8 +48,8 @@ def test_every_measure_of_every_model(everything):
     for name in PER_LAYER:
         assert list(dict.fromkeys(row["model"] for row in everything.records[name])) == list(CHECKPOINTS), name
     for name in RETRIEVAL:
-        routing = {row["model"] for row in everything.records[name]}
-        assert routing == {"static", "top-p", "dynamic", "kv"}, name
+        weighing = {row["model"] for row in everything.records[name]}
+        assert weighing == {"static", "top-p", "dynamic", "kv", "dense", "blocks (sublayers)"}, name
     assert {row["model"] for row in everything.records["circuits"]} == {"dynamic"}
     assert {row["model"] for row in everything.records["pruned_weights"]} == {"top-p"}
     own = {row["model"] for row in everything.records["entropy"] if row["states"] == "values before routing"}
@@ -58,13 +58,14 @@ def test_every_measure_of_every_model(everything):
     assert {(note["model"], note["analysis"]) for note in everything.notes} == {
         *(("llama-like", name) for name in ("retrieval", "circuits")),
         *(("hc", name) for name in ("retrieval", "circuits")),
-        *((name, "circuits") for name in ("static", "top-p", "kv")),
+        *((name, "circuits") for name in ("static", "top-p", "kv", "dense", "blocks")),
     }
 
 
 def test_facts(everything):
     assert everything.facts["sequences"] == 20 and everything.facts["tokens"] == 320
-    assert [model["routing"] for model in everything.models] == [None, None, "static", "static", "dynamic", "kv"]
+    routings = [None, None, "static", "static", "dynamic", "kv", None, None]
+    assert [model["routing"] for model in everything.models] == routings
     assert all(model["num_layers"] == 4 and model["hidden_size"] == 32 for model in everything.models)
     assert not any("tokenizers" in caution for caution in everything.cautions)
 
