@@ -33,7 +33,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import SUBLAYERS, weighted_sum
+from limelm.routing import SUBLAYERS, DepthModule, weighted_sum
 
 
 @strict_in_one_line
@@ -66,7 +66,7 @@ class AttentionResidualsConfig(DecoderConfig):
             raise ValueError(f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}")
 
 
-class SourceNorm(Connection):
+class SourceNorm(DepthModule):
     """The gain of the norm that sources have in their products with a query, and these products.
 
     A normalized source is never made, so that none is kept for the backward: there, a place of the model needs the

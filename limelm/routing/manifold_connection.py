@@ -83,7 +83,13 @@ def first_shares(num_streams: int, site: int) -> Tensor:
     return torch.logit(shares)
 
 
-class ManifoldConnection(DepthModule):
+class _Undecayed(DepthModule):
+    def parameter_rules(self) -> dict[str, Rule]:
+        """The rule of all parameters: none of them decays."""
+        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
+
+
+class ManifoldConnection(_Undecayed):
     """The connection around one sublayer in mHC: the mix of streams that it reads, and how they go on.
 
     It is used as `HyperConnection`, but for the norm, which is the sublayer's own, and for the end:
@@ -120,10 +126,6 @@ class ManifoldConnection(DepthModule):
         for scale in (self.read_scale, self.write_scale, self.mix_scale):
             init.constant_(scale, SCALE)
 
-    def parameter_rules(self) -> dict[str, Rule]:
-        """The rule of all parameters: none of them decays."""
-        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
-
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read X `[B, T, n, D]`: the sublayer's input `[B, T, D]`, the mixed streams, and post `[B, T, n]`."""
         n = self.num_streams
@@ -142,7 +144,7 @@ class ManifoldConnection(DepthModule):
         return (post.unsqueeze(-1) * output.unsqueeze(-2) + carried).to(carried.dtype)
 
 
-class ManifoldReadout(DepthModule):
+class ManifoldReadout(_Undecayed):
     """The end of mHC's streams: a mix of them, whose weights depend on all of them.
 
     Args:
@@ -165,10 +167,6 @@ class ManifoldReadout(DepthModule):
         init.zeros_(self.weight)
         init.copy_(self.bias, first_shares(self.bias.numel(), self.site).to(self.bias))
         init.constant_(self.scale, SCALE)
-
-    def parameter_rules(self) -> dict[str, Rule]:
-        """The rule of all parameters: none of them decays."""
-        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
 
     def forward(self, streams: Tensor) -> Tensor:
         """Read X `[B, T, n, D]` out: `[B, T, D]`."""

@@ -35,14 +35,6 @@ def run(tmp_path_factory):
     return recipe, folder, trained
 
 
-@pytest.fixture
-def copied(run, tmp_path):
-    """A copy of the run that a test may change."""
-    recipe, folder, _ = run
-    shutil.copytree(folder / "run", tmp_path / "copy")
-    return recipe, tmp_path / "copy", folder / "tokens"
-
-
 def folder_of(rate: float, seed: int, name: str) -> str:
     return f"learning-rate-{rate}/seed-{seed}/{name}"
 

@@ -1,6 +1,5 @@
 import csv
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -25,14 +24,6 @@ def run(tmp_path_factory):
     recipe = small_recipe(folder, EVERY_STEP, ('"dynamic"]', '"dynamic"]\nseeds = 3'))
     trained = reproduce(recipe, folder / "run", ["llama", "dynamic"], data)
     return recipe, folder, trained
-
-
-@pytest.fixture
-def copied(run, tmp_path):
-    """A copy of the run that a test may change."""
-    recipe, folder, _ = run
-    shutil.copytree(folder / "run", tmp_path / "copy")
-    return recipe, tmp_path / "copy", folder / "tokens"
 
 
 def metrics(folder, seed, model):
