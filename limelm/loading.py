@@ -14,8 +14,8 @@ from limelm import tokenizers
 from limelm.adapters.attachment import attach
 from limelm.adapters.description import DESCRIPTION, read_description
 from limelm.adapters.files import LORA, find_adapter, load_adapter
+from limelm.adapters.kinds import AdapterConfig
 from limelm.adapters.parameters import router_parameters
-from limelm.adapters.routers import AdapterConfig
 from limelm.adapters.saving import FIELD, forget_saved_routing, saved_routing
 from limelm.errors import UserError
 from limelm.extras import import_peft

@@ -111,10 +111,13 @@ def _rules(model: nn.Module, decay: Mapping[str, bool]) -> list[tuple[nn.Paramet
 
 
 def connection_rules(model: nn.Module) -> dict[int, Rule]:
-    """The rule of each parameter of a model's connections over depth, by the parameter's id."""
+    """The rule of each parameter of a model's connections over depth, by the parameter's id.
+
+    Where one is made of others, what the outer one says holds.
+    """
     return {
         id(module.get_parameter(name)): rule
-        for module in model.modules()
+        for module in reversed(list(model.modules()))
         if isinstance(module, DepthModule)
         for name, rule in module.parameter_rules().items()
     }

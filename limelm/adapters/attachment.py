@@ -1,4 +1,4 @@
-"""`attach` and `detach`: routers in a decoder by hooks alone, so that none of the model's code or names change."""
+"""`attach` and `detach`: routers and connections in a decoder by hooks alone; none of its code or names change."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -8,15 +8,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from limelm.adapters.connections import AttachedConnection
 from limelm.adapters.history import ForwardHistory
 from limelm.adapters.hooks import (
     RoutedProjection,
     hook_attention,
+    hook_connection,
     hook_decoder,
     hook_layer,
     let_compilers_see_hooks,
     remove_hooks,
 )
+from limelm.adapters.kinds import AdapterConfig
 from limelm.adapters.parameters import (
     BaseIdentity,
     Fingerprints,
@@ -26,7 +29,7 @@ from limelm.adapters.parameters import (
     vocabulary_rows,
 )
 from limelm.adapters.probe import hands_keywords_on
-from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig, AttachedRouter
+from limelm.adapters.routers import AttachedRepresentationRouter, AttachedRouter
 from limelm.adapters.saving import (
     LOADER,
     forget_saved_routing,
@@ -76,16 +79,17 @@ def attach(
     share_kv: bool = True,
     routing_sources: dict[str, int] | None = None,
 ) -> PreTrainedModel:
-    """Put a router into every attention module of a decoder, in place.
+    """Put a router into every attention module of a decoder, or a connection behind every layer, in place.
 
-    The model computes what it did until the routers are trained: "kv" starts as the identity, "static" and "dynamic"
-    behind a closed gate. Their parameters, float32, are called `...ATTENTION.router.*`.
+    The model computes what it did until they are trained: "kv" starts as the identity, "static" and "dynamic" behind a
+    closed gate. Their parameters, float32, are called `...ATTENTION.router.*`.
 
     Args:
         model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused projection of a family that is known.
         routing: "kv" (project first, then mix the keys and values of all layers' heads), or "static" or "dynamic" (mix
-            the representations of all layers, then project); or "scale", which routes nothing and scales each head's
-            keys and values, for comparison.
+            the representations of all layers, then project); "value-residual"; a connection around whole layers:
+            "residual-scalars", "dense" (DenseFormer), "attnres", "delta-attnres" (Attention Residuals) or "mhc"; or
+            "scale", which routes nothing and scales each head's keys and values, for comparison.
         share_kv: one router for keys and values of a layer, as in the native models; else one for each.
         routing_sources: None (a layer reads all earlier ones), `{"first": m, "last": n}` or `{"every": s, "last": n}`.
 
@@ -93,8 +97,8 @@ def attach(
         The model.
 
     Raises:
-        UserError: for an unknown routing, a model that has routers, or a family in which keys and values, or the norm
-            before attention, are not found, or whose layers do not hand keywords on.
+        UserError: for an unknown routing or an option that it does not have, a model that has routers, or a family in
+            which keys and values, or the norm before attention, are not found, or whose layers do not hand keywords on.
         ValueError: for `routing_sources` that are not understood.
     """
     return attach_to_base(model, AdapterConfig(routing, share_kv, routing_sources), None)
@@ -115,7 +119,7 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
         raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
     layers, decoder = find_attention_layers(model), find_decoder(model)
     text_config = model.config.get_text_config()
-    if ATTACHED_ROUTERS[config.routing].mixes_representations:
+    if issubclass(config.kind, AttachedRepresentationRouter):
         for layer in layers:
             check_input_norm(layer.layer, text_config)
     if not hands_keywords_on(decoder, layers[0].module):
@@ -135,7 +139,10 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
             sources=config.routing_sources,
             share_kv=config.share_kv,
         )
-        _attach_layer(layer, ATTACHED_ROUTERS[config.routing](spec), attachment)
+        if issubclass(config.kind, AttachedRouter):
+            _attach_router(layer, config.kind(spec), attachment)
+        else:
+            _attach_connection(layer, config.kind(spec, is_last=layer is layers[-1]))
     decoder.__dict__[_ATTACHMENT] = attachment
     keep_routers_when_saved(plain_model(model), config)
     if forget_saved_routing(plain_model(model)):
@@ -159,7 +166,13 @@ def _describe(
     return Attachment(config, found, base, vocabulary, name, layers)
 
 
-def _attach_layer(layer: AttentionLayer, router: AttachedRouter, attachment: Attachment) -> None:
+def _attach_connection(layer: AttentionLayer, connection: AttachedConnection) -> None:
+    layer.module.add_module(ROUTER, connection.to(device_of(layer.module)))
+    hook_connection(layer.layer, layer.module)
+    hook_attention(layer.module)
+
+
+def _attach_router(layer: AttentionLayer, router: AttachedRouter, attachment: Attachment) -> None:
     layer.module.add_module(ROUTER, router.to(device_of(layer.module)))
     if router.mixes_representations:
         hook_layer(layer.layer, router.spec.layer_idx)
@@ -232,7 +245,7 @@ def _open_gates(attachment: Attachment) -> list[bool] | None:
     Returns:
         None where that is not known, or there are no gates.
     """
-    if not ATTACHED_ROUTERS[attachment.config.routing].is_gated:
+    if not issubclass(attachment.config.kind, AttachedRepresentationRouter):
         return None
     if torch.compiler.is_compiling():
         return [False] + [True] * (len(attachment.layers) - 1)  # whose result is not the model's own to the bit anyway

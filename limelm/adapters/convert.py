@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from limelm.adapters.attachment import attach, required_attachment
+from limelm.adapters.kinds import ATTACHED_ROUTERS
 from limelm.adapters.parameters import base_parameters, plain_model
-from limelm.adapters.routers import ATTACHED_ROUTERS, AttachedRouter, State
+from limelm.adapters.routers import AttachedRouter, State
 from limelm.errors import UserError
 from limelm.models import LimeConfig, LimeForCausalLM
 from limelm.models.families import AttentionLayer, find_attention_layers
@@ -28,7 +29,7 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
 
     kv: `R = I + W`. static: `w' = log((1 - gate) e_i + gate softmax(w))`, with the gain of the layer's own norm.
     dynamic: only where every gate is one, as a distribution per token mixed with the layer's own input is none of that
-    kind. scale: goes into the projections, and leaves nothing to route. A LoRA is merged.
+    kind. value-residual: as it is. scale: goes into the projections, and leaves nothing to route. A LoRA is merged.
 
     Args:
         model: a Llama, Mistral or Qwen2 without sliding windows; or PEFT's model around one.
@@ -38,11 +39,13 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
         beside one is rounded away.
 
     Raises:
-        UserError: for a model without routers, of another family, quantized, with gates that no native layer can have,
-            or with a LoRA that cannot be merged.
+        UserError: for a model without routers or with connections around its layers, of another family, quantized, with
+            gates that no native layer can have, or with a LoRA that cannot be merged.
     """
     config = required_attachment(model).config
-    kind = ATTACHED_ROUTERS[config.routing]
+    kind = ATTACHED_ROUTERS.get(config.routing)
+    if kind is None:
+        raise UserError(f"routing={config.routing!r}: connections around whole layers, which no native model has")
     model = _without_peft(model)
     state: State = {name: parameter.detach() for name, parameter in base_parameters(model)}
     native_config = LimeConfig(

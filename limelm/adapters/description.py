@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from limelm.adapters.kinds import AdapterConfig
 from limelm.adapters.parameters import BaseIdentity
-from limelm.adapters.routers import AdapterConfig
 from limelm.records import Positive, read_json
 
 DESCRIPTION = "lime_adapter.json"

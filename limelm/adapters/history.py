@@ -7,6 +7,7 @@ leave tensors of their own, and the formulas mix them.
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,6 +148,7 @@ class ForwardHistory:
         normalized: their normalized representations, `[1, ..., D]`.
         norms: by layer, the norm before its attention.
         mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
+        left: what layers left that is neither, by number: values of Value Residual, what connections keep.
         acting: by layer, whether the gate of its router is open; None where that is not known, or there are no gates.
     """
 
@@ -159,6 +161,7 @@ class ForwardHistory:
         self.normalized = next(kinds)
         self.norms: dict[int, InputNorm] = {}
         self.mixed: dict[int, tuple[str, MixedInput | None]] = {}
+        self.left: dict[int, Any] = {}
         self.acting = acting
 
     def replaces(self, layer: int) -> bool:

@@ -92,6 +92,11 @@ def hook_layer(layer: nn.Module, index: int) -> None:
     layer.register_forward_pre_hook(partial(_keep_representation, index), with_kwargs=True)
 
 
+def hook_connection(layer: nn.Module, attention: nn.Module) -> None:
+    """Let the connection that lies in a layer's attention change what the layer hands on."""
+    layer.register_forward_hook(partial(_connect, attention), with_kwargs=True)
+
+
 def hook_attention(attention: nn.Module) -> None:
     """Let an attention's projections find its router and the forward's history."""
     attention.register_forward_pre_hook(_begin_attention, with_kwargs=True)
@@ -124,10 +129,17 @@ def _begin_forward(
 
 
 def _keep_representation(index: int, layer: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
-    X = arguments[0] if arguments else keywords["hidden_states"]
-    history = _history(keywords)
+    X, history = _given(arguments, keywords), _history(keywords)
     norm = history.norms[index] = input_norm(layer)
     history.normalized.keep_normalized(index, X, norm)
+
+
+def _connect(attention: nn.Module, layer: nn.Module, arguments: tuple, keywords: dict[str, Any], output: Any) -> Any:
+    """Change the hidden states that a layer returns, alone or first of a tuple."""
+    X, others = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+    history = _history(keywords)
+    changed = attention.router(_given(arguments, keywords), X, history.left)  # type: ignore[operator]
+    return changed if others is None else (changed, *others)
 
 
 def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -140,6 +152,11 @@ def _begin_attention(attention: nn.Module, arguments: tuple, keywords: dict[str,
         )
     _running.turn = attention.router, history  # type: ignore[assignment]
     return arguments, keywords
+
+
+def _given(arguments: tuple, keywords: dict[str, Any]) -> Tensor:
+    """The hidden states that a layer is given."""
+    return arguments[0] if arguments else keywords["hidden_states"]
 
 
 def _history(keywords: dict[str, Any]) -> ForwardHistory:
@@ -184,4 +201,4 @@ def _route(projection: Projection, module: nn.Module, arguments: tuple, output: 
     return projection.join(output, routed)
 
 
-_OURS = (_begin_forward, _keep_representation, _begin_attention, _end_attention, _spare, _route)
+_OURS = (_begin_forward, _keep_representation, _connect, _begin_attention, _end_attention, _spare, _route)

@@ -4,7 +4,7 @@ A router starts as the identity: at attach time a model computes what it did. Le
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from limelm.adapters.history import ForwardHistory
 from limelm.errors import UserError
 from limelm.models.families import Projection, project_heads
 from limelm.models.input_norms import MixedInput, input_norm
-from limelm.routing import Router, RouterSpec, Rule, check_sources, whole
+from limelm.routing import Router, RouterSpec, Rule, weighted_sum, whole
 from limelm.routing.module import ROUTING_WEIGHTS
 
 #: Parameters of a native attention module by their names in it.
@@ -54,6 +54,8 @@ class AttachedRouter(Router):
 
     #: The routing of the native model that computes the same.
     native: ClassVar[str]
+    #: The arguments of `attach` that this kind understands, beyond the routing.
+    options = frozenset({"routing_sources", "share_kv"})
     #: Whether it has a `gate`, which is zero as long as it changes nothing.
     is_gated: ClassVar[bool] = False
 
@@ -256,12 +258,44 @@ class AttachedDynamicRouter(AttachedRepresentationRouter):
         self.weight.copy_((state["router.proj.weight"].float() * gain).view_as(self.weight))
 
 
+class AttachedValueResidualRouter(AttachedRouter):
+    """Value Residual in a trained model: `V~_i = w_0 V_0 + w_1 V_i`, of values alone (arXiv 2410.17897)."""
+
+    native = "value_residual"
+    options = frozenset()
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(replace(spec, sources={"first": 1, "last": 1}))
+        if spec.layer_idx > 0:
+            self.weight = nn.Parameter(torch.tensor([0.0, 1.0]))
+
+    @torch.no_grad()
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        return whole(self.weight).expand(self.spec.num_heads, -1)
+
+    def forward(self, request: Request) -> Tensor:
+        own, left = request.own, request.history.left
+        assert own is not None
+        if request.which == "key":
+            return own
+        if self.spec.layer_idx == 0:
+            left[0] = own
+            return own
+        return weighted_sum((left[0].to(own.device), own), self.weight.split(1))
+
+    def native_state(self) -> State:
+        return {"router.weight": self.weight.detach()}
+
+    def load_native(self, state: State, gain: Tensor | None) -> None:
+        self.weight.copy_(state["router.weight"])
+
+
 class AttachedScale(AttachedRouter):
     """`K~_h = (1 + s_h) K_h`, V likewise: no routing, but what a router has to be better than."""
 
     native = "none"
     routes = False
-    options = frozenset()
+    options = frozenset({"share_kv"})
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -274,35 +308,3 @@ class AttachedScale(AttachedRouter):
 
     def row_scales(self, which: str) -> Tensor:
         return 1 + self.weight[self.set_index(which)].detach().float()
-
-
-#: The routers that can be attached, by the name that `attach` has for them.
-ATTACHED_ROUTERS: dict[str, type[AttachedRouter]] = {
-    "kv": AttachedKeyValueRouter,
-    "static": AttachedStaticRouter,
-    "dynamic": AttachedDynamicRouter,
-    "scale": AttachedScale,
-}
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """How a model's routers are attached: the arguments of `attach`.
-
-    Raises:
-        UserError: for an unknown routing, or another value of the wrong kind.
-        ValueError: for `routing_sources` that are not understood.
-    """
-
-    routing: str = "kv"
-    share_kv: bool = True
-    routing_sources: dict[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.routing not in ATTACHED_ROUTERS:
-            raise UserError(f"routing={self.routing!r} is unknown; allowed: {', '.join(ATTACHED_ROUTERS)}")
-        if not isinstance(self.share_kv, bool):
-            raise UserError(f"share_kv={self.share_kv!r} must be true or false")
-        check_sources(self.routing_sources)
-        if self.routing_sources is not None and "routing_sources" not in ATTACHED_ROUTERS[self.routing].options:
-            raise UserError(f"routing_sources={self.routing_sources}: routing={self.routing!r} reads no other layer")

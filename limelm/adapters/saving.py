@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
-from limelm.adapters.routers import AdapterConfig
+from limelm.adapters.kinds import AdapterConfig
 from limelm.errors import UserError
 from limelm.records import build, load_json
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import limelm
-from limelm.adapters.routers import ATTACHED_ROUTERS
+from limelm.adapters.connections import AttachedConnection
 from limelm.analysis.sequences import Sequences
 from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS, token_of_word
@@ -130,15 +130,20 @@ def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
 
 
 def _weighs_sources(checkpoint: str) -> bool:
-    """Whether a checkpoint is of a model, without routers, whose connections weigh what earlier places left."""
+    """Whether a checkpoint has connections, not routers, which weigh what earlier places left: native or attached."""
+    adapter = load_adapter_config(checkpoint)
+    if adapter is not None:
+        return issubclass(adapter.kind, AttachedConnection) and adapter.kind.weighs_sources
     classes = CLASSES.get(load_config(checkpoint).model_type)
     return classes is not None and issubclass(getattr(limelm, classes[1]), ConnectedModel)
 
 
 def _router_kind(checkpoint: str) -> type[Router] | None:
     """The kind of a checkpoint's routers; None where it has none."""
-    config, adapter = load_config(checkpoint), load_adapter_config(checkpoint)
-    return ROUTERS.get(getattr(config, "routing", "")) if adapter is None else ATTACHED_ROUTERS[adapter.routing]
+    adapter = load_adapter_config(checkpoint)
+    if adapter is None:
+        return ROUTERS.get(getattr(load_config(checkpoint), "routing", ""))
+    return adapter.kind if issubclass(adapter.kind, Router) else None
 
 
 def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:

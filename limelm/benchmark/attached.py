@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.adapters import attach, detach
+from limelm.adapters.kinds import ATTACHED, AdapterConfig, kind_of
 from limelm.adapters.parameters import router_parameters
-from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.benchmark.cases import BOUNDED
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.workloads import context_of
@@ -23,10 +23,10 @@ WAYS: dict[str, dict[str, Any]] = {"": {}, "-separate": {"share_kv": False}, "-b
 ATTACHED_CASES = {
     f"{name}{suffix}": AdapterConfig(name, **options)
     for suffix, options in WAYS.items()
-    for name, kind in ATTACHED_ROUTERS.items()
-    if kind.routes or not options
+    for name in ATTACHED
+    if options.keys() <= kind_of(name).options
 }
-DEFAULT_ATTACHED_CASES = [name for name, kind in ATTACHED_ROUTERS.items() if kind.routes]
+DEFAULT_ATTACHED_CASES = ["kv", "static", "dynamic"]
 HARDLY_TRAINED = 1e-6  # away from where they begin
 
 

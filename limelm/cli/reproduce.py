@@ -41,8 +41,9 @@ EPILOG = """\
 models of the recipes from scratch: llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
 The recipe attach starts from a pretrained model, --from MODEL: base (nothing is trained), scale and lora (baselines
-as small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained). It needs
---data, prepared with that model's tokenizer.
+as small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained), and
+connections of other papers: value-residual, residual-scalars, dense, attnres, delta-attnres, mhc. It needs --data,
+prepared with that model's tokenizer.
 
 The recipes arithmetic-3 to arithmetic-6 and prosqa are reasoning; each is trained with several seeds, and asked
 problems that it has not seen. --worked-steps false leaves the steps before the answer out, --test-file FILE tests

@@ -76,7 +76,7 @@ class DeltaAttention(DepthAttention):
     def forward(self, *sources: Tensor) -> Tensor:
         """The share `[B, T, D]` of the sources in the sublayer's input."""
         mix = super().forward(*sources)
-        return self.gate * mix if hasattr(self, "gate") else mix
+        return (self.gate * mix).to(mix.dtype) if hasattr(self, "gate") else mix
 
 
 def make_connection(config: DeltaAttentionResidualsConfig, sublayer: int) -> DeltaAttention:

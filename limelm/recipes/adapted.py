@@ -17,8 +17,8 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
+from limelm.adapters.kinds import ATTACHED, AdapterConfig
 from limelm.adapters.parameters import lora_parameters
-from limelm.adapters.routers import ATTACHED_ROUTERS, AdapterConfig
 from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
@@ -55,8 +55,8 @@ class AdaptedModel:
     lora_layers: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.attach not in (NO_ROUTERS, *ATTACHED_ROUTERS):
-            raise UserError(f"attach={self.attach!r} is unknown; allowed: {NO_ROUTERS}, {', '.join(ATTACHED_ROUTERS)}")
+        if self.attach not in (NO_ROUTERS, *ATTACHED):
+            raise UserError(f"attach={self.attach!r} is unknown; allowed: {NO_ROUTERS}, {', '.join(ATTACHED)}")
         if self.is_attached:
             AdapterConfig(self.attach, self.share_kv, self.routing_sources)
         elif self.trains in ("routers", "kv"):

@@ -139,7 +139,8 @@ class ManifoldConnection(_Undecayed):
             mixed = torch.cat((pre.unsqueeze(-1), M), dim=-1).transpose(-1, -2) @ X  # one pass over the streams
             return mixed[..., 0, :].to(streams.dtype), mixed[..., 1:, :].to(streams.dtype), 2 * torch.sigmoid(write)
 
-    def write(self, output: Tensor, carried: Tensor, post: Tensor) -> Tensor:
+    @staticmethod
+    def write(output: Tensor, carried: Tensor, post: Tensor) -> Tensor:
         """The new streams `[B, T, n, D]` from the sublayer's output `[B, T, D]`."""
         return (post.unsqueeze(-1) * output.unsqueeze(-2) + carried).to(carried.dtype)
 

@@ -203,7 +203,7 @@ def test_what_no_native_model_can_do_is_refused(make, message):
         (lambda: native_model("static", routing_top_p=0.9), "routing_top_p=0.9: attached routers read every source"),
         (lambda: native_model("static", routing_temperature=2.0), r"routing_temperature=2.0: only 1\.0 is converted"),
         (lambda: native_model("dynamic", routing_share_heads=True), "routing_share_heads=True: only False"),
-        (lambda: native_model("value_residual"), "routing='value_residual': no attached router does the same"),
+        (lambda: native_model("depth_attention"), "routing='depth_attention': no attached router does the same"),
         (without_gain, "layer 1: a gain of zero in input_layernorm"),
         (lambda: family_model("llama"), "model_type='llama': not a native LIMe model; allowed: lime"),
         (

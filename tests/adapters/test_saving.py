@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from limelm import attach, detach, load_adapter, save_adapter
-from limelm.adapters.routers import AdapterConfig
+from limelm.adapters.kinds import AdapterConfig
 from limelm.errors import UserError
 from limelm.loading import load_adapter_config, load_model
 from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers

@@ -50,10 +50,10 @@ def checkpoint(base, tmp_path):
 @pytest.mark.parametrize("name", ATTACHED_CASES)
 def test_a_case_is_the_base_with_the_routers_of_its_name(name, base):
     model = one_case(base, name).model(CPU, torch.float32)
-    routing, _, variant = name.partition("-")
     config = limelm.adapters.attachment_of(model).config
-    assert (config.routing, config.share_kv) == (routing, variant != "separate")
-    assert (config.routing_sources is not None) == (variant == "bounded")
+    assert config.routing == name.removesuffix("-separate").removesuffix("-bounded")
+    assert config.share_kv == (not name.endswith("-separate"))
+    assert (config.routing_sources is not None) == name.endswith("-bounded")
     with torch.no_grad():
         torch.testing.assert_close(model(tokens()).logits, base(tokens()).logits, rtol=0, atol=1e-5)
     for work_of, tokens_of in WORKLOADS.values():

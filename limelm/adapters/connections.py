@@ -1,0 +1,174 @@
+"""Connections over depth between the layers of a model that was trained without them.
+
+A connection stands behind a layer i, with h the layer's input and X what came out of it: it changes what the layer
+hands on, by what the layers before have left. Where a native model has a connection around every sublayer, here it is
+around whole layers, whose inside differs from family to family. Each starts as the identity: at attach time a model
+computes what it did. Sources are numbered as in `limelm.models.connected`: 0 is the embedding x_0.
+"""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from limelm.models.attention_residuals import DepthAttention
+from limelm.models.delta_attention_residuals import DeltaAttention
+from limelm.models.dense_former import DepthWeightedAverage
+from limelm.models.residual_scalars import ResidualScalars
+from limelm.routing import DepthReader, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_sum
+from limelm.routing.module import ROUTING_WEIGHTS
+
+NORM_EPS = 1e-6  # of the sources, in their products with a query
+STREAMS = 4
+
+#: What the layers of one forward have left so far, by the numbers of sources: 0 by the first, i + 1 by layer i. A layer
+#: that runs again for its backward writes the same again.
+Left = dict[int, Any]
+
+
+class AttachedConnection(DepthReader):
+    """The connection behind a layer of a model of another family.
+
+    Args:
+        spec: of the layer.
+        is_last: whether no layer follows.
+    """
+
+    #: The arguments of `attach` that this kind understands, beyond the routing.
+    options: ClassVar[frozenset[str]] = frozenset()
+    #: Whether there are weights over depth to look at.
+    weighs_sources: ClassVar[bool] = True
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__()
+        self.layer_idx = spec.layer_idx
+        if self.weighs_sources:
+            self.place = spec.layer_idx + 1
+            self.source_ids = tuple(range(self.place + 1))
+
+    def parameter_rules(self) -> dict[str, Rule]:
+        """The rule of all parameters: they learn at the routers' rate, and do not decay."""
+        return {name: ROUTING_WEIGHTS for name, _ in self.named_parameters()}
+
+    def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
+        """Change what the layer hands on, `[..., D]`.
+
+        Args:
+            layer_input, output: h and X.
+            left: what earlier layers left; takes in what this one leaves.
+        """
+        raise NotImplementedError
+
+
+class AttachedResidualScalars(AttachedConnection):
+    """`r X + s x_0`, two numbers per layer; r starts at 1, s at 0."""
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__(spec, is_last)
+        self.source_ids = (0, self.place)
+        self.scalars = ResidualScalars()
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        return self.scalars.effective_weights()
+
+    def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
+        if self.layer_idx == 0:
+            left[0] = layer_input
+        return self.scalars(output, left[0].to(output.device))
+
+
+class AttachedDepthWeightedAverage(AttachedConnection):
+    """DenseFormer's `sum_j a_j X_j` over the outputs so far, the embedding's included; at first the newest."""
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__(spec, is_last)
+        self.average = DepthWeightedAverage(len(self.source_ids))
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        return self.average.effective_weights()
+
+    def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
+        if self.layer_idx == 0:
+            left[0] = layer_input
+        left[self.place] = output
+        return self.average(*(left[j].to(output.device) for j in self.source_ids))
+
+
+class AttachedDepthAttention(AttachedConnection):
+    """A connection whose sources are what layers add to the residual stream, weighed by a query's attention to them.
+
+    A source is `v_{i+1} = X - h`, and v_0 the embedding. Their sum, kept as `X + (S_i - h)`, is the residual stream
+    that there would be without connections, to the bit as long as they change nothing.
+    """
+
+    depends_on_tokens = True
+    attention: DepthAttention  # returns what is added to their sum
+
+    def effective_weights(self, call: tuple | None = None) -> Tensor:
+        if call is None:
+            raise ValueError("the weights depend on the tokens: give the arguments of a call")
+        return self.attention.weights(*self._read(*call)[0])
+
+    def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
+        sources, stream = self._read(layer_input, output, left)
+        if self.layer_idx == 0:
+            left[0] = layer_input, layer_input
+        left[self.place] = sources[-1], stream
+        return stream + self.attention(*sources)
+
+    def _read(self, layer_input: Tensor, output: Tensor, left: Left) -> tuple[list[Tensor], Tensor]:
+        """The sources with the layer's own, and their sum."""
+        if self.layer_idx == 0:
+            return [layer_input, output - layer_input], output
+        earlier = [left[j][0].to(output.device) for j in self.source_ids[:-1]]
+        before = left[self.layer_idx][1].to(output.device)
+        return [*earlier, output - layer_input], output + (before - layer_input)
+
+
+class ScaledDepthAttention(DepthAttention):
+    """The attention of a query to n sources, times n, without their sum: `sum_j (n alpha_j - 1) v_j`."""
+
+    def forward(self, *sources: Tensor) -> Tensor:
+        n = len(sources)
+        weights = n * (self.weights(*sources) - 1 / n)  # zero, to the bit, of a query that is zero
+        return weighted_sum(sources, weights.squeeze(-2).split(1, dim=-1))  # of one head
+
+
+class AttachedAttentionResiduals(AttachedDepthAttention):
+    """Attention Residuals, times the number n of sources: `n sum_j alpha_j v_j`, their sum while the query is zero."""
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__(spec, is_last)
+        self.attention = ScaledDepthAttention(spec.hidden_size, NORM_EPS)
+
+
+class AttachedDeltaAttentionResiduals(AttachedDepthAttention):
+    """Delta Attention Residuals: the residual stream and `c sum_j alpha_j v_j`; c starts at 0."""
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__(spec, is_last)
+        self.attention = DeltaAttention(spec.hidden_size, NORM_EPS, gated=True)
+
+
+class AttachedManifoldConnection(AttachedConnection):
+    """mHC: four streams that start as one; what the next layer reads, or the final norm, is a mix of them.
+
+    The identity up to 1e-6 per layer, as the coefficients of streams that are equal still add up to one.
+    """
+
+    weighs_sources = False
+
+    def __init__(self, spec: RouterSpec, is_last: bool):
+        super().__init__(spec, is_last)
+        kind = ManifoldReadout if is_last else ManifoldConnection
+        self.connection = kind(spec.hidden_size, STREAMS, spec.layer_idx)
+
+    def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
+        if self.layer_idx == 0:
+            streams = output.unsqueeze(-2).expand(*output.shape[:-1], STREAMS, output.shape[-1])
+        else:
+            carried, post = (each.to(output.device) for each in left[self.layer_idx])
+            streams = ManifoldConnection.write(output - layer_input, carried, post)
+        if isinstance(self.connection, ManifoldReadout):
+            return self.connection(streams)
+        mixed, *left[self.layer_idx + 1] = self.connection(streams)
+        return mixed
