@@ -125,6 +125,11 @@ def test_compare_reports_time_memory_and_bandwidth():
     times, memory = steps[-1]["times"], steps[-1]["memory"]
     assert [row["task"] for row in times] == tasks * 3
     assert all(row["ratio_lower_quartile"] <= row["ratio"] <= row["ratio_upper_quartile"] for row in times)
+    head_dim = TINY.hidden_size // TINY.num_attention_heads
+    for row in times:  # keys and values of every layer; routers leave none of their own
+        heads = TINY.key_value_heads(row["case"] == "kv-grouped")
+        cached = (2 * TINY.num_hidden_layers * heads * head_dim * 4, 1) if row["task"] == "decode" else (None, None)
+        assert (row.get("cache_bytes"), row.get("cache_ratio")) == cached
     by_case = {row["case"]: row for row in memory}
     assert list(by_case) == ["llama", "static", "llama-grouped", "kv-grouped", "static-reference"]
     assert (
