@@ -85,10 +85,11 @@ class GatedSum(Connection):
         return [torch.relu((source * gate).sum(dim=-1, keepdim=True)) for source in sources]
 
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        """The mean over channels of `|b_j + gate|` in a call, `[B, T, 1, n]`."""
+        """The mean over channels of `|b_j + gate|` in a call, `[B, T, 1, n]`; of sources that there are not, zero."""
         assert call is not None
-        rows = zip(self.bias, self.gates(*call), strict=True)
-        return torch.stack([(row + gate).abs().mean(dim=-1, keepdim=True) for row, gate in rows], dim=-1)
+        rows = zip(self.bias[: len(call)], self.gates(*call), strict=True)
+        weights = torch.stack([(row + gate).abs().mean(dim=-1, keepdim=True) for row, gate in rows], dim=-1)
+        return torch.nn.functional.pad(weights, (0, len(self.bias) - len(call)))
 
     def forward(self, *sources: Tensor) -> Tensor:
         """The sum `[B, T, D]` of at most `n` sources `[B, T, D]`, the oldest first."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import limelm
+from limelm.analysis.retrieval import retrieval_weights
 from limelm.models.attention_residuals import DepthAttention
 from limelm.models.deep_cross_attention import GatedSum
 from limelm.models.delta_attention_residuals import DeltaAttention
@@ -319,6 +320,8 @@ def test_an_early_exit_equals_the_float64_version(variant):
     model.config.num_hidden_layers = 2
     logits, expected = model(token_ids(2, 5)).logits, naive_copy(model).logits(token_ids(2, 5))
     torch.testing.assert_close(logits.double(), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+    weights = retrieval_weights(model, variant, [token_ids(2, 5)])
+    assert weights is None or all(rows.shape[1] == place + 1 for place, rows in weights.layers.items())
 
 
 @torch.no_grad()

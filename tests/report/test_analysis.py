@@ -183,7 +183,7 @@ def test_heatmaps_show_each_weight_where_it_belongs():
 def test_a_bounded_router_shows_what_it_does_not_read():
     records = study({"m": "static"}, layers=8, heads=1, read_first_and_last=2)["records"]["weights"]
     figure = heatmaps.weights(records)
-    axes = next(axes for axes in figure.axes if axes.get_title() == "head 0")
+    axes = next(axes for axes in figure.axes if axes.get_title() == "all heads")
     unread, weights = (np.ma.filled(image.get_array().astype(float), np.nan) for image in axes.images)
     assert np.isnan(weights[6, 3]) and unread[6, 3] == 0 and np.isnan(unread[6, 0]) and np.isnan(unread[0, 5])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not read"]

@@ -37,7 +37,8 @@ def weights(records: Records, _: Palette | None = None) -> Figure:
     heads: dict[int, Records] = {head: [] for head in sorted({row["head"] for row in records})}
     for row in records:
         heads[row["head"]].append(row)
-    panels = [(f"head {head}", _Triangle(rows, "weight")) for head, rows in heads.items()]
+    titles = [f"head {head}" for head in heads] if len(heads) > 1 else ["all heads"]
+    panels = [(title, _Triangle(rows, "weight")) for title, rows in zip(titles, heads.values(), strict=True)]
     label = "retrieval weight (cube-root scale)"
     return _triangles(panels, PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
 
