@@ -53,7 +53,7 @@ def of_limelm(calls):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
 def test_a_script_stops_at_mistakes_and_is_parsed(script):
-    assert script.stem in PARTS and os.access(script, os.X_OK)
+    assert script.stem in {*PARTS, "studies"} and os.access(script, os.X_OK)
     assert "set -euo pipefail" in script.read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", script], check=True)
 
@@ -131,3 +131,44 @@ def test_tables_and_figures_alone_become_results(start, tmp_path):
     start("gpu", "small")
     found = [path.relative_to(tmp_path / "results") for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert [str(path) for path in found] == ["small/figures/loss.png"]
+
+
+def kept_study(start, tmp_path, text="a.txt b.txt", **settings):
+    return start("studies", "rivals", TEXT=text, KEPT=str(tmp_path / "kept"), **settings)
+
+
+def test_a_study_prepares_its_text_and_trains(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for text in texts:
+        text.touch()
+    done, calls = kept_study(start, tmp_path, f"{tmp_path}/*.txt", MODELS="llama,kv")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "tokens").mkdir()
+    prepare, reproduce = map(parse, of_limelm(calls))
+    assert (prepare.command, sorted(map(Path, prepare.sources))) == ("data", texts)
+    assert (str(reproduce.recipes[0]), reproduce.models) == ("rivals", ["llama", "kv"])
+    assert str(reproduce.data) == str(prepare.out) and reproduce.out == tmp_path / "runs" / "rivals"
+    done, _ = start("studies", "rivals")
+    assert (done.returncode, done.stderr) == (2, 'runs/studies.sh: TEXT names no files, as in TEXT="wiki/*.jsonl.gz"\n')
+
+
+@pytest.mark.skipif(not shutil.which("xz"), reason="needs xz")
+def test_a_study_goes_on_from_results_and_logs_of_what_was_finished(start, tmp_path):
+    folder = tmp_path / "runs" / "rivals" / "learning-rate-0.001" / "seed-42"
+    finished = {"run.json": "r", "result.json": "{}", "metrics.jsonl": "m", "model.safetensors": "w"}
+    for name, content in finished.items():
+        (folder / "kv").mkdir(parents=True, exist_ok=True)
+        (folder / "kv" / name).write_text(content)
+    (folder / "hc").mkdir()
+    (folder / "hc" / "diverged.json").write_text("{}")
+    (folder / "static").mkdir()
+    (folder / "static" / "run.json").write_text("not finished")
+    done, _ = start("studies", "keep", KEPT=str(tmp_path / "kept"))
+    assert done.returncode == 0, done.stderr
+    names = [f"learning-rate-0.001-seed-42-{model}.tar.xz" for model in ("hc", "kv")]
+    assert sorted(path.name for path in (tmp_path / "kept" / "rivals").iterdir()) == names
+    shutil.rmtree(tmp_path / "runs")
+    assert kept_study(start, tmp_path)[0].returncode == 0
+    files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"hc/diverged.json": "{}"} | {f"kv/{name}": finished[name] for name in list(finished)[:3]}

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Studies that take many hours on two CPU cores, in as many sittings as are wanted:
+#
+#   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 9 to 25 minutes each
+#   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
+#
+# What a study has trained is kept in studies/, a small archive of results and logs for each training, without weights.
+# A study goes on from these, here or in a fresh clone with the same TEXT. Several may run side by side, each with MODELS
+# of its own (MODELS=llama,static runs/studies.sh rivals) and with OMP_NUM_THREADS=1.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+RUNS=${RUNS:-runs/studies}
+KEPT=${KEPT:-studies}
+LIMELM=${LIMELM:-.venv/bin/limelm}
+
+rivals() {
+    [ -n "${TEXT:-}" ] || { echo 'runs/studies.sh: TEXT names no files, as in TEXT="wiki/*.jsonl.gz"' >&2; exit 2; }
+    fetch rivals
+    # shellcheck disable=SC2086 # TEXT may be several files
+    [ -e "$RUNS/tokens/manifest.json" ] ||
+        "$LIMELM" data prepare $TEXT --vocab-size 8192 --validation-fraction 0.002 --out "$RUNS/tokens"
+    "$LIMELM" reproduce rivals --data "$RUNS/tokens" --out "$RUNS/rivals" ${MODELS:+--models "$MODELS"}
+    keep
+}
+
+# Unpack the trainings of a study that are kept.
+fetch() {
+    local archive
+    for archive in "$KEPT/$1"/*.tar.xz; do
+        [ -e "$archive" ] || continue
+        mkdir -p "$RUNS/$1"
+        tar -xJf "$archive" -C "$RUNS/$1" --skip-old-files
+    done
+}
+
+# Pack every finished training of every study: run.json, its result or divergence, and its logs.
+keep() {
+    local run study folder
+    mkdir -p "$RUNS"
+    find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json \) | sort | while read -r run; do
+        folder=$(dirname "${run#"$RUNS"/}")
+        study=${folder%%/*} folder=${folder#*/}
+        pack "$RUNS/$study" "$folder" "$KEPT/$study/${folder//\//-}.tar.xz"
+    done
+}
+
+pack() {
+    [ ! -e "$3" ] || return 0
+    mkdir -p "$(dirname "$3")"
+    (cd "$1" && find "$2" -maxdepth 1 \( -name run.json -o -name result.json -o -name diverged.json -o -name '*.jsonl' \)) |
+        tar -C "$1" --files-from=- --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cJf "$3.part"
+    mv "$3.part" "$3"
+}
+
+[ $# -gt 0 ] || set -- rivals
+for part in "$@"; do
+    case $part in
+        rivals | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, keep" >&2; exit 2 ;;
+    esac
+done
+command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }
+for part in "$@"; do "$part"; done
