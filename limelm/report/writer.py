@@ -192,9 +192,9 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_csv(path: Path, records: Records) -> None:
-    """Write a CSV, one line per record; the first record names the columns, lists are written as JSON."""
+    """Write a CSV, one line per record, empty where it has not what others have; lists are written as JSON."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(records[0]))
+    writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in records for key in row)))
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in records)
     write_text(path, stream.getvalue())

@@ -16,6 +16,7 @@ from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import NATIVE_WORKLOADS, WORKLOADS
 from limelm.cli import main
 from limelm.report.bench import ratio_against_depth, ratio_of_cases
+from limelm.report.writer import write_csv
 from limelm.routing.ops import backends
 from tests.benchmark import TINY
 
@@ -116,7 +117,7 @@ def test_decoding_starts_each_round_from_the_same_cache():
     assert lengths[1:33] == lengths[33:] == list(range(8, 40))
 
 
-def test_compare_reports_time_memory_and_bandwidth():
+def test_compare_reports_time_memory_and_bandwidth(tmp_path):
     cases, tasks = ["static", "kv-grouped", "static-reference"], ["train", "decode"]
     steps = list(compare(tiny_cases(*cases), tasks, Conditions(2, CPU, torch.float32)))
     assert [[row["case"] for row in step["times"]] for step in steps] == [
@@ -138,6 +139,9 @@ def test_compare_reports_time_memory_and_bandwidth():
     assert by_case["static"]["saved_for_backward_bytes"] < by_case["static-reference"]["saved_for_backward_bytes"]
     assert by_case["static"]["routing_bytes_per_second"] > 0
     assert by_case["static-reference"]["routing_bytes_per_second"] is None
+    write_csv(tmp_path / "times.csv", times)
+    with (tmp_path / "times.csv").open(newline="") as stream:
+        assert [bool(row["cache_bytes"]) for row in csv.DictReader(stream)] == [False, True] * 3
     (axes,) = ratio_of_cases(times, "LLaMA").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == cases
     assert [bar.get_width() for bars in axes.containers if hasattr(bars, "patches") for bar in bars] == [
