@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Studies that take many hours on two CPU cores, in as many sittings as are wanted:
 #
-#   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 9 to 25 minutes each
+#   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
+#   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
+#   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, an hour each
 #   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
 #
 # What a study has trained is kept in studies/, a small archive of results and logs for each training, without weights.
@@ -14,13 +16,20 @@ RUNS=${RUNS:-runs/studies}
 KEPT=${KEPT:-studies}
 LIMELM=${LIMELM:-.venv/bin/limelm}
 
-rivals() {
+rivals() { study rivals rivals; }
+depth() { study depth depth-32 depth-64 depth-128; }
+english() { study english english; }
+
+# Go on with a study of the given recipes.
+study() {
+    local name=$1
+    shift
     [ -n "${TEXT:-}" ] || { echo 'runs/studies.sh: TEXT names no files, as in TEXT="wiki/*.jsonl.gz"' >&2; exit 2; }
-    fetch rivals
+    fetch "$name"
     # shellcheck disable=SC2086 # TEXT may be several files
     [ -e "$RUNS/tokens/manifest.json" ] ||
         "$LIMELM" data prepare $TEXT --vocab-size 8192 --validation-fraction 0.002 --out "$RUNS/tokens"
-    "$LIMELM" reproduce rivals --data "$RUNS/tokens" --out "$RUNS/rivals" ${MODELS:+--models "$MODELS"}
+    "$LIMELM" reproduce "$@" --data "$RUNS/tokens" --out "$RUNS/$name" ${MODELS:+--models "$MODELS"}
     keep
 }
 
@@ -53,11 +62,11 @@ pack() {
     mv "$3.part" "$3"
 }
 
-[ $# -gt 0 ] || set -- rivals
+[ $# -gt 0 ] || set -- rivals depth english
 for part in "$@"; do
     case $part in
-        rivals | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, keep" >&2; exit 2 ;;
+        rivals | depth | english | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, depth, english, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

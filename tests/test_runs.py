@@ -133,22 +133,24 @@ def test_tables_and_figures_alone_become_results(start, tmp_path):
     assert [str(path) for path in found] == ["small/figures/loss.png"]
 
 
-def kept_study(start, tmp_path, text="a.txt b.txt", **settings):
-    return start("studies", "rivals", TEXT=text, KEPT=str(tmp_path / "kept"), **settings)
+def kept_study(start, tmp_path, text="a.txt b.txt", study="rivals", **settings):
+    return start("studies", study, TEXT=text, KEPT=str(tmp_path / "kept"), **settings)
 
 
-def test_a_study_prepares_its_text_and_trains(start, tmp_path, monkeypatch):
+@pytest.mark.parametrize("study", ["rivals", "depth", "english"])
+def test_a_study_prepares_its_text_and_trains(study, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = [tmp_path / name for name in ("a.txt", "b.txt")]
     for text in texts:
         text.touch()
-    done, calls = kept_study(start, tmp_path, f"{tmp_path}/*.txt", MODELS="llama,kv")
+    done, calls = kept_study(start, tmp_path, f"{tmp_path}/*.txt", study, MODELS="llama,static")
     assert done.returncode == 0, done.stderr
     (tmp_path / "runs" / "tokens").mkdir()
     prepare, reproduce = map(parse, of_limelm(calls))
     assert (prepare.command, sorted(map(Path, prepare.sources))) == ("data", texts)
-    assert (str(reproduce.recipes[0]), reproduce.models) == ("rivals", ["llama", "kv"])
-    assert str(reproduce.data) == str(prepare.out) and reproduce.out == tmp_path / "runs" / "rivals"
+    assert all(str(recipe).startswith(study) for recipe in reproduce.recipes)
+    assert reproduce.models == ["llama", "static"]
+    assert str(reproduce.data) == str(prepare.out) and reproduce.out == tmp_path / "runs" / study
     done, _ = start("studies", "rivals")
     assert (done.returncode, done.stderr) == (2, 'runs/studies.sh: TEXT names no files, as in TEXT="wiki/*.jsonl.gz"\n')
 

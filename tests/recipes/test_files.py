@@ -119,6 +119,23 @@ def test_rivals_have_one_body_and_a_llama_as_large_as_the_largest(name):
     assert 1e6 < recipe.training.steps * recipe.training.batch_size * recipe.data.sequence_length < 1.1e6
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "tokens"),
+    [
+        ("english", 12, 128, 4_096_000),
+        ("depth-32", 32, 64, 1_638_400),
+        ("depth-64", 64, 64, 1_638_400),
+        ("depth-128", 128, 64, 1_638_400),
+    ],
+)
+def test_studies_of_the_paper_on_a_text_of_ones_own(name, layers, width, tokens):
+    recipe = load_recipe(name)
+    assert (recipe.architecture["num_hidden_layers"], recipe.architecture["hidden_size"]) == (layers, width)
+    assert recipe.training.steps * recipe.training.batch_size * recipe.data.sequence_length == tokens
+    assert tuple(recipe.compare[:2]) == ("llama", "static")
+    assert recipe.seeds == (1 if layers == 128 else 3)
+
+
 def test_the_baseline_has_the_models_own_shape(tmp_path):
     assert load_recipe("paper-1.2b-grouped").subjects["kv"].baseline(50_257).num_key_value_heads == 8
     path = tmp_path / "own.toml"
