@@ -81,8 +81,8 @@ def attach(
 ) -> PreTrainedModel:
     """Put a router into every attention module of a decoder, or a connection behind every layer, in place.
 
-    The model computes what it did until they are trained: "kv" starts as the identity, "static" and "dynamic" behind a
-    closed gate. Their parameters, float32, are called `...ATTENTION.router.*`.
+    The model computes what it did until they are trained, to the bit but for "mhc" (1e-6): "static" and "dynamic" start
+    behind a closed gate, the others as the identity. Their parameters, float32, are called `...ATTENTION.router.*`.
 
     Args:
         model: any Hugging Face decoder with `k_proj` and `v_proj`, or a fused projection of a family that is known.
@@ -138,11 +138,9 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
             head_dim=layer.head_dim,
             sources=config.routing_sources,
             share_kv=config.share_kv,
+            is_last=layer is layers[-1],
         )
-        if issubclass(config.kind, AttachedRouter):
-            _attach_router(layer, config.kind(spec), attachment)
-        else:
-            _attach_connection(layer, config.kind(spec, is_last=layer is layers[-1]))
+        _attach_to_layer(layer, config.kind(spec), attachment)
     decoder.__dict__[_ATTACHMENT] = attachment
     keep_routers_when_saved(plain_model(model), config)
     if forget_saved_routing(plain_model(model)):
@@ -166,17 +164,16 @@ def _describe(
     return Attachment(config, found, base, vocabulary, name, layers)
 
 
-def _attach_connection(layer: AttentionLayer, connection: AttachedConnection) -> None:
-    layer.module.add_module(ROUTER, connection.to(device_of(layer.module)))
-    hook_connection(layer.layer, layer.module)
-    hook_attention(layer.module)
-
-
-def _attach_router(layer: AttentionLayer, router: AttachedRouter, attachment: Attachment) -> None:
+def _attach_to_layer(
+    layer: AttentionLayer, router: AttachedRouter | AttachedConnection, attachment: Attachment
+) -> None:
     layer.module.add_module(ROUTER, router.to(device_of(layer.module)))
+    hook_attention(layer.module)
+    if isinstance(router, AttachedConnection):
+        hook_connection(layer.layer, layer.module)
+        return
     if router.mixes_representations:
         hook_layer(layer.layer, router.spec.layer_idx)
-    hook_attention(layer.module)
     for projection in layer.projections:
         attachment.projections.append(RoutedProjection(router, layer.module, projection))
         attachment.projections[-1].follow()

@@ -30,7 +30,6 @@ class AttachedConnection(DepthReader):
 
     Args:
         spec: of the layer.
-        is_last: whether no layer follows.
     """
 
     #: The arguments of `attach` that this kind understands, beyond the routing.
@@ -38,7 +37,7 @@ class AttachedConnection(DepthReader):
     #: Whether there are weights over depth to look at.
     weighs_sources: ClassVar[bool] = True
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
+    def __init__(self, spec: RouterSpec):
         super().__init__()
         self.layer_idx = spec.layer_idx
         if self.weighs_sources:
@@ -62,8 +61,8 @@ class AttachedConnection(DepthReader):
 class AttachedResidualScalars(AttachedConnection):
     """`r X + s x_0`, two numbers per layer; r starts at 1, s at 0."""
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
-        super().__init__(spec, is_last)
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
         self.source_ids = (0, self.place)
         self.scalars = ResidualScalars()
 
@@ -79,8 +78,8 @@ class AttachedResidualScalars(AttachedConnection):
 class AttachedDepthWeightedAverage(AttachedConnection):
     """DenseFormer's `sum_j a_j X_j` over the outputs so far, the embedding's included; at first the newest."""
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
-        super().__init__(spec, is_last)
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
         self.average = DepthWeightedAverage(len(self.source_ids))
 
     def effective_weights(self, call: tuple | None = None) -> Tensor:
@@ -136,16 +135,16 @@ class ScaledDepthAttention(DepthAttention):
 class AttachedAttentionResiduals(AttachedDepthAttention):
     """Attention Residuals, times the number n of sources: `n sum_j alpha_j v_j`, their sum while the query is zero."""
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
-        super().__init__(spec, is_last)
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
         self.attention = ScaledDepthAttention(spec.hidden_size, NORM_EPS)
 
 
 class AttachedDeltaAttentionResiduals(AttachedDepthAttention):
     """Delta Attention Residuals: the residual stream and `c sum_j alpha_j v_j`; c starts at 0."""
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
-        super().__init__(spec, is_last)
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
         self.attention = DeltaAttention(spec.hidden_size, NORM_EPS, gated=True)
 
 
@@ -157,9 +156,9 @@ class AttachedManifoldConnection(AttachedConnection):
 
     weighs_sources = False
 
-    def __init__(self, spec: RouterSpec, is_last: bool):
-        super().__init__(spec, is_last)
-        kind = ManifoldReadout if is_last else ManifoldConnection
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        kind = ManifoldReadout if spec.is_last else ManifoldConnection
         self.connection = kind(spec.hidden_size, STREAMS, spec.layer_idx)
 
     def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:

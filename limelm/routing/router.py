@@ -36,6 +36,7 @@ class RouterSpec:
         share_heads: of static and dynamic routing, one distribution for all heads of a set.
         temperature: of static and dynamic routing, what logits are divided by before their softmax.
         trainable: whether the weights are trained; else they stay as they start.
+        is_last: whether no layer follows, for connections behind layers.
     """
 
     layer_idx: int
@@ -50,6 +51,7 @@ class RouterSpec:
     share_heads: bool = False
     temperature: float = 1.0
     trainable: bool = True
+    is_last: bool = False
 
     @property
     def source_ids(self) -> tuple[int, ...]:
