@@ -41,7 +41,7 @@ from limelm.errors import UserError
 from limelm.models.families import AttentionLayer, find_attention_layers, find_decoder, find_layers
 from limelm.models.input_norms import check_input_norm
 from limelm.models.offload import device_of
-from limelm.routing import ROUTER, RouterSpec, routers_in
+from limelm.routing import ROUTER, DepthModule, RouterSpec, routers_in
 from limelm.routing.top_p import can_decide
 
 _ATTACHMENT = "_routing_attachment"
@@ -116,7 +116,9 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
     if attachment_of(model) is not None:
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     if any(routers_in(model)):
-        raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
+        raise UserError(f"{type(model).__name__}: a native LIMe model, whose attention has routers of its own")
+    if issubclass(config.kind, AttachedConnection) and any(isinstance(part, DepthModule) for part in model.modules()):
+        raise UserError(f"{type(model).__name__}: has connections of its own between its layers")
     layers, decoder = find_attention_layers(model), find_decoder(model)
     text_config = model.config.get_text_config()
     if issubclass(config.kind, AttachedRepresentationRouter):

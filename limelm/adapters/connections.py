@@ -151,7 +151,9 @@ class AttachedDeltaAttentionResiduals(AttachedDepthAttention):
 class AttachedManifoldConnection(AttachedConnection):
     """mHC: four streams that start as one; what the next layer reads, or the final norm, is a mix of them.
 
-    The identity up to 1e-6 per layer, as the coefficients of streams that are equal still add up to one.
+    Streams that are equal are read as one, up to 1e-6, as their coefficients add up to one: a float32 model computes
+    what it did up to some 1e-6 for each layer. A stream `X'_k = post_k y + sum_j M[j, k] X_j` is written as what it is
+    more than the output, `sum_j M[j, k] X_j - h + (post_k - 1) y`, so that nothing is lost where that is nothing.
     """
 
     weighs_sources = False
@@ -166,7 +168,9 @@ class AttachedManifoldConnection(AttachedConnection):
             streams = output.unsqueeze(-2).expand(*output.shape[:-1], STREAMS, output.shape[-1])
         else:
             carried, post = (each.to(output.device) for each in left[self.layer_idx])
-            streams = ManifoldConnection.write(output - layer_input, carried, post)
+            y = (output - layer_input).unsqueeze(-2)
+            beyond_output = (carried - layer_input.unsqueeze(-2)) + (post - 1).unsqueeze(-1) * y
+            streams = (output.unsqueeze(-2) + beyond_output).to(carried.dtype)
         if isinstance(self.connection, ManifoldReadout):
             return self.connection(streams)
         mixed, *left[self.layer_idx + 1] = self.connection(streams)

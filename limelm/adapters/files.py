@@ -26,6 +26,7 @@ from limelm.adapters.attachment import (
     required_attachment,
 )
 from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
+from limelm.adapters.kinds import OTHERS
 from limelm.adapters.parameters import (
     BaseIdentity,
     base_parameters,
@@ -57,7 +58,7 @@ library_name: limelm
 
 # {name}
 
-Layer-Integrated Memory routers (`routing="{routing}"`) for `{base}`, made with limelm {limelm}{beside}.
+{kind} (`routing="{routing}"`) for `{base}`, made with limelm {limelm}{beside}.
 
 ```python
 import limelm
@@ -283,6 +284,7 @@ def _card(description: Description, name: str) -> str:
         name=name,
         base=base,
         front=f"base_model: {base}\n" if on_hub else "",
+        kind="Connections over depth" if description.routing in OTHERS else "Layer-Integrated Memory routers",
         routing=description.routing,
         limelm=description.limelm,
         beside=f"; trained beside them: {', '.join(beside)}" if beside else "",

@@ -38,6 +38,8 @@ ATTACHED_CONNECTIONS: dict[str, type[AttachedConnection]] = {
     "mhc": AttachedManifoldConnection,
 }
 ATTACHED = (*ATTACHED_ROUTERS, *ATTACHED_CONNECTIONS)
+#: Those that are not LIMe's.
+OTHERS = ("value-residual", *ATTACHED_CONNECTIONS)
 
 
 def kind_of(routing: str) -> type[AttachedRouter] | type[AttachedConnection]:

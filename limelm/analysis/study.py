@@ -264,7 +264,7 @@ class ModelStudy:
     def _note_missing(self) -> None:
         """Note the analyses that this model does not allow."""
         if self.settings.wants("retrieval") and not self.routing.readers:
-            self._note("retrieval", "it has no routers")
+            self._note("retrieval", "it has no routers, and nothing else that weighs earlier layers")
         if self.settings.wants("circuits") and self.routing.circuits_missing is not None:
             self._note("circuits", self.routing.circuits_missing)
         if self.settings.wants("entropy", "separability", "tsne", "collapse") and self.reader.values_missing:

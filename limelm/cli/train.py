@@ -21,9 +21,10 @@ DESCRIPTION = f"""\
 Train one model of a recipe: RECIPE is a recipe's name, such as tiny or paper-1.2b, or the path of a .toml file.
 {EXPLANATION}
 
-With the recipe attach, --from names a pretrained model, and --model says what is put into it: kv, static, dynamic
-(routers alone are trained, or with --trains kv, lora or all more of it; OUT then holds an adapter), or full, which goes
-on training all of a model, native or of another family. --data has to be prepared with the model's own tokenizer.
+With the recipe attach, --from names a pretrained model, and --model says what is put into it: kv, static, dynamic, or a
+connection of another paper such as dense (what is put in alone is trained, or with --trains kv, lora or all more; OUT
+then holds an adapter), or full, which goes on training all of a model, native or of another family. --data has to be
+prepared with the model's own tokenizer.
 
 Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
 was never broken off. Ctrl-C and SIGTERM save a checkpoint first.

@@ -133,14 +133,14 @@ class ManifoldConnection(_Undecayed):
         with without_autocast(streams):
             X = _wide(streams)
             scales = torch.cat((self.read_scale.expand(n), self.write_scale.expand(n), self.mix_scale.expand(n**2)))
-            read, write, mix = (_wide(scales) * _project(X, self.weight) + _wide(self.bias)).split((n, n, n**2), dim=-1)
+            logits = scales.to(X.dtype) * _project(X, self.weight) + self.bias.to(X.dtype)
+            read, write, mix = logits.split((n, n, n**2), dim=-1)
             pre = torch.sigmoid(read) + EPS
             M = sinkhorn(mix.unflatten(-1, (n, n)))
             mixed = torch.cat((pre.unsqueeze(-1), M), dim=-1).transpose(-1, -2) @ X  # one pass over the streams
             return mixed[..., 0, :].to(streams.dtype), mixed[..., 1:, :].to(streams.dtype), 2 * torch.sigmoid(write)
 
-    @staticmethod
-    def write(output: Tensor, carried: Tensor, post: Tensor) -> Tensor:
+    def write(self, output: Tensor, carried: Tensor, post: Tensor) -> Tensor:
         """The new streams `[B, T, n, D]` from the sublayer's output `[B, T, D]`."""
         return (post.unsqueeze(-1) * output.unsqueeze(-2) + carried).to(carried.dtype)
 
@@ -174,7 +174,8 @@ class ManifoldReadout(_Undecayed):
         check_streams(streams, self.bias.numel())
         with without_autocast(streams):
             X = _wide(streams)
-            weights = torch.sigmoid(_wide(self.scale) * _project(X, self.weight) + _wide(self.bias)) + EPS
+            logits = self.scale.to(X.dtype) * _project(X, self.weight) + self.bias.to(X.dtype)
+            weights = torch.sigmoid(logits) + EPS
             return (weights.unsqueeze(-2) @ X).squeeze(-2).to(streams.dtype)
 
 
@@ -186,4 +187,4 @@ def _wide(values: Tensor) -> Tensor:
 def _project(X: Tensor, weight: Tensor) -> Tensor:
     """r Phi^T of streams `[B, T, n, D]`: what is the same for all features, 1 / rms, comes after the product."""
     flat = X.flatten(-2)
-    return linear(flat, _wide(weight)) * torch.rsqrt(flat.pow(2).mean(-1, keepdim=True) + EPS)
+    return linear(flat, weight.to(X.dtype)) * torch.rsqrt(flat.pow(2).mean(-1, keepdim=True) + EPS)

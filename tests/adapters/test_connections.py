@@ -4,9 +4,19 @@ import copy
 
 import pytest
 import torch
-from transformers import StaticCache
+from transformers import AutoModelForCausalLM, LlamaConfig, StaticCache
 
-from limelm import LimeForCausalLM, attach, detach, load_adapter, parameter_groups, save_adapter, set_trainable
+from limelm import (
+    DenseFormerConfig,
+    HyperConnectionConfig,
+    LimeForCausalLM,
+    attach,
+    detach,
+    load_adapter,
+    parameter_groups,
+    save_adapter,
+    set_trainable,
+)
 from limelm.adapters.convert import to_attached, to_native
 from limelm.adapters.kinds import ATTACHED_CONNECTIONS
 from limelm.analysis.retrieval import retrieval_weights
@@ -16,6 +26,7 @@ from tests.adapters.naive_connections import NAIVE
 from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers
 
 KINDS = ["value-residual", *ATTACHED_CONNECTIONS]
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 WITH_WEIGHTS = [kind for kind in KINDS if kind != "mhc"]
 families = pytest.mark.parametrize("family", ATTACHABLE)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -43,6 +54,34 @@ def test_a_model_computes_what_it_did(family, kind, dtype):
     train_routers(model)
     assert not torch.equal(model(tokens()).logits, before)
     assert torch.equal(detach(model)(tokens()).logits, before)
+
+
+@kinds
+def test_a_model_in_float64(kind):
+    model = family_model("llama").double()
+    before = model(tokens()).logits
+    logits = attach(model, kind)(tokens()).logits
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits, before, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mhc_loses_nothing_to_rounding(dtype):
+    """What a layer adds is not what is left of it after the subtraction in a short format."""
+    model = family_model("llama", num_hidden_layers=12, layer_types=None).to(dtype)
+    before = model(tokens()).logits
+    difference = (attach(model, "mhc")(tokens()).logits - before).abs().max()
+    assert difference <= 4 * torch.finfo(dtype).eps * before.abs().max()
+
+
+def test_connections_do_not_go_into_models_that_have_some():
+    config = LlamaConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    for kind in (HyperConnectionConfig, DenseFormerConfig):
+        model = AutoModelForCausalLM.from_config(kind(**{name: getattr(config, name) for name in SIZES}))
+        with pytest.raises(UserError, match="has connections of its own between its layers"):
+            attach(model, "mhc")
 
 
 @pytest.mark.parametrize("layers", range(2, 40, 6))
@@ -155,6 +194,7 @@ def test_saved_and_loaded(family, kind, tmp_path):
     save_adapter(model, tmp_path)
     loaded = load_adapter(family_model(family), tmp_path)
     assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    assert "Connections over depth" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", WITH_WEIGHTS)
