@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, StaticCache
+from transformers import AutoModelForCausalLM, StaticCache
 
 from limelm import (
     DenseFormerConfig,
@@ -23,10 +23,9 @@ from limelm.analysis.retrieval import retrieval_weights
 from limelm.errors import UserError
 from limelm.optimization import checkpoint_activations
 from tests.adapters.naive_connections import NAIVE
-from tests.families import ATTACHABLE, family_model, router_parameters, tokens, train_routers
+from tests.families import ATTACHABLE, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
 KINDS = ["value-residual", *ATTACHED_CONNECTIONS]
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 WITH_WEIGHTS = [kind for kind in KINDS if kind != "mhc"]
 families = pytest.mark.parametrize("family", ATTACHABLE)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -75,11 +74,8 @@ def test_mhc_loses_nothing_to_rounding(dtype):
 
 
 def test_connections_do_not_go_into_models_that_have_some():
-    config = LlamaConfig(
-        vocab_size=61, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4
-    )
     for kind in (HyperConnectionConfig, DenseFormerConfig):
-        model = AutoModelForCausalLM.from_config(kind(**{name: getattr(config, name) for name in SIZES}))
+        model = AutoModelForCausalLM.from_config(kind(**MULTI_HEAD))
         with pytest.raises(UserError, match="has connections of its own between its layers"):
             attach(model, "mhc")
 
