@@ -174,7 +174,10 @@ def test_bad_input_is_refused_before_any_work(setting, model, changes, message):
     [
         ({"trains": "heads"}, "models.kv.trains='heads' must be 'routers' or 'kv' or 'lora' or 'all' or 'nothing'"),
         ({"attach": "none"}, "models.kv: trains='routers' needs routers, not attach='none'"),
-        ({"attach": "hc"}, "attach='hc' is unknown; allowed: none, kv, static, dynamic, scale"),
+        (
+            {"attach": "hc"},
+            "attach='hc' is unknown; allowed: none, kv, static, dynamic, value-residual",
+        ),
         ({"adapter_learning_rate": "0"}, "adapter_learning_rate=0 must be more than 0"),
         ({"adapter_learning_rate": "inf"}, "adapter_learning_rate=inf must be a finite number"),
         ({"routing_sources": "{first = 1}"}, "routing_sources"),
