@@ -14,7 +14,7 @@ from limelm.models.attention_residuals import DepthAttention
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
 from limelm.models.residual_scalars import ResidualScalars
-from limelm.routing import DepthReader, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_sum
+from limelm.routing import DepthModule, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_sum
 from limelm.routing.module import ROUTING_WEIGHTS
 
 NORM_EPS = 1e-6  # of the sources, in their products with a query
@@ -25,24 +25,25 @@ STREAMS = 4
 Left = dict[int, Any]
 
 
-class AttachedConnection(DepthReader):
-    """The connection behind a layer of a model of another family.
+class AttachedConnection(DepthModule):
+    """The connection behind a layer of a model of another family, made of a native model's.
 
     Args:
         spec: of the layer.
+
+    Attributes:
+        own_source: the number of the source that this layer leaves.
     """
 
     #: The arguments of `attach` that this kind understands, beyond the routing.
     options: ClassVar[frozenset[str]] = frozenset()
-    #: Whether there are weights over depth to look at.
+    #: Whether the native part has weights over depth to look at.
     weighs_sources: ClassVar[bool] = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.layer_idx = spec.layer_idx
-        if self.weighs_sources:
-            self.place = spec.layer_idx + 1
-            self.source_ids = tuple(range(self.place + 1))
+        self.own_source = spec.layer_idx + 1
 
     def parameter_rules(self) -> dict[str, Rule]:
         """The rule of all parameters: they learn at the routers' rate, and do not decay."""
@@ -63,11 +64,7 @@ class AttachedResidualScalars(AttachedConnection):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.source_ids = (0, self.place)
-        self.scalars = ResidualScalars()
-
-    def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return self.scalars.effective_weights()
+        self.scalars = ResidualScalars().at(self.own_source, (0, self.own_source))
 
     def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
         if self.layer_idx == 0:
@@ -80,16 +77,13 @@ class AttachedDepthWeightedAverage(AttachedConnection):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.average = DepthWeightedAverage(len(self.source_ids))
-
-    def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return self.average.effective_weights()
+        self.average = DepthWeightedAverage(self.own_source + 1).at(self.own_source, range(self.own_source + 1))
 
     def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
         if self.layer_idx == 0:
             left[0] = layer_input
-        left[self.place] = output
-        return self.average(*(left[j].to(output.device) for j in self.source_ids))
+        left[self.own_source] = output
+        return self.average(*(left[j].to(output.device) for j in range(self.own_source + 1)))
 
 
 class AttachedDepthAttention(AttachedConnection):
@@ -99,28 +93,23 @@ class AttachedDepthAttention(AttachedConnection):
     that there would be without connections, to the bit as long as they change nothing.
     """
 
-    depends_on_tokens = True
     attention: DepthAttention  # returns what is added to their sum
 
-    def effective_weights(self, call: tuple | None = None) -> Tensor:
-        if call is None:
-            raise ValueError("the weights depend on the tokens: give the arguments of a call")
-        return self.attention.weights(*self._read(*call)[0])
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        self.attention = self.make_attention(spec.hidden_size).at(self.own_source, range(self.own_source + 1))
+
+    def make_attention(self, hidden_size: int) -> DepthAttention:
+        """Make the attention to the sources."""
+        raise NotImplementedError
 
     def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
-        sources, stream = self._read(layer_input, output, left)
         if self.layer_idx == 0:
             left[0] = layer_input, layer_input
-        left[self.place] = sources[-1], stream
-        return stream + self.attention(*sources)
-
-    def _read(self, layer_input: Tensor, output: Tensor, left: Left) -> tuple[list[Tensor], Tensor]:
-        """The sources with the layer's own, and their sum."""
-        if self.layer_idx == 0:
-            return [layer_input, output - layer_input], output
-        earlier = [left[j][0].to(output.device) for j in self.source_ids[:-1]]
         before = left[self.layer_idx][1].to(output.device)
-        return [*earlier, output - layer_input], output + (before - layer_input)
+        stream = output + (before - layer_input)
+        left[self.own_source] = output - layer_input, stream
+        return stream + self.attention(*(left[j][0].to(output.device) for j in range(self.own_source + 1)))
 
 
 class ScaledDepthAttention(DepthAttention):
@@ -135,17 +124,15 @@ class ScaledDepthAttention(DepthAttention):
 class AttachedAttentionResiduals(AttachedDepthAttention):
     """Attention Residuals, times the number n of sources: `n sum_j alpha_j v_j`, their sum while the query is zero."""
 
-    def __init__(self, spec: RouterSpec):
-        super().__init__(spec)
-        self.attention = ScaledDepthAttention(spec.hidden_size, NORM_EPS)
+    def make_attention(self, hidden_size: int) -> DepthAttention:
+        return ScaledDepthAttention(hidden_size, NORM_EPS)
 
 
 class AttachedDeltaAttentionResiduals(AttachedDepthAttention):
     """Delta Attention Residuals: the residual stream and `c sum_j alpha_j v_j`; c starts at 0."""
 
-    def __init__(self, spec: RouterSpec):
-        super().__init__(spec)
-        self.attention = DeltaAttention(spec.hidden_size, NORM_EPS, gated=True)
+    def make_attention(self, hidden_size: int) -> DepthAttention:
+        return DeltaAttention(hidden_size, NORM_EPS, gated=True)
 
 
 class AttachedManifoldConnection(AttachedConnection):
@@ -173,5 +160,5 @@ class AttachedManifoldConnection(AttachedConnection):
             streams = (output.unsqueeze(-2) + beyond_output).to(carried.dtype)
         if isinstance(self.connection, ManifoldReadout):
             return self.connection(streams)
-        mixed, *left[self.layer_idx + 1] = self.connection(streams)
+        mixed, *left[self.own_source] = self.connection(streams)
         return mixed

@@ -15,7 +15,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from limelm.adapters.history import ForwardHistory
-from limelm.adapters.routers import AttachedRouter, Request
+from limelm.adapters.routers import AttachedRepresentationRouter, AttachedRouter, Request
 from limelm.models.families import Projection, is_matrix
 from limelm.models.input_norms import input_norm
 
@@ -48,7 +48,8 @@ class RoutedProjection:
         self.attention, self.projection = attention, projection
         self.module: nn.Module | None = None
         self.route = partial(_route, projection)
-        spares = router.is_gated and router.has_choice and projection.makes is not None
+        is_gated = isinstance(router, AttachedRepresentationRouter)
+        spares = is_gated and router.has_choice and projection.makes is not None
         self.spare = partial(_spare, router.spec.layer_idx) if spares else None
 
     def follow(self) -> None:

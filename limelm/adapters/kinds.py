@@ -37,14 +37,9 @@ ATTACHED_CONNECTIONS: dict[str, type[AttachedConnection]] = {
     "delta-attnres": AttachedDeltaAttentionResiduals,
     "mhc": AttachedManifoldConnection,
 }
-ATTACHED = (*ATTACHED_ROUTERS, *ATTACHED_CONNECTIONS)
+ATTACHED: dict[str, type[AttachedRouter] | type[AttachedConnection]] = {**ATTACHED_ROUTERS, **ATTACHED_CONNECTIONS}
 #: Those that are not LIMe's.
 OTHERS = ("value-residual", *ATTACHED_CONNECTIONS)
-
-
-def kind_of(routing: str) -> type[AttachedRouter] | type[AttachedConnection]:
-    """The class of what is attached to each layer."""
-    return ATTACHED_ROUTERS.get(routing) or ATTACHED_CONNECTIONS[routing]
 
 
 @dataclass(frozen=True)
@@ -74,4 +69,4 @@ class AdapterConfig:
     @property
     def kind(self) -> type[AttachedRouter] | type[AttachedConnection]:
         """The class of what is attached to each layer."""
-        return kind_of(self.routing)
+        return ATTACHED[self.routing]

@@ -56,8 +56,6 @@ class AttachedRouter(Router):
     native: ClassVar[str]
     #: The arguments of `attach` that this kind understands, beyond the routing.
     options = frozenset({"routing_sources", "share_kv"})
-    #: Whether it has a `gate`, which is zero as long as it changes nothing.
-    is_gated: ClassVar[bool] = False
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -145,7 +143,6 @@ class AttachedRepresentationRouter(AttachedRouter):
     """
 
     mixes_representations = True
-    is_gated = True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)

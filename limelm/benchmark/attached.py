@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from limelm.adapters import attach, detach
-from limelm.adapters.kinds import ATTACHED, AdapterConfig, kind_of
+from limelm.adapters.kinds import ATTACHED, AdapterConfig
 from limelm.adapters.parameters import router_parameters
 from limelm.benchmark.cases import BOUNDED
 from limelm.benchmark.shape import Inputs
@@ -23,8 +23,8 @@ WAYS: dict[str, dict[str, Any]] = {"": {}, "-separate": {"share_kv": False}, "-b
 ATTACHED_CASES = {
     f"{name}{suffix}": AdapterConfig(name, **options)
     for suffix, options in WAYS.items()
-    for name in ATTACHED
-    if options.keys() <= kind_of(name).options
+    for name, kind in ATTACHED.items()
+    if options.keys() <= kind.options
 }
 DEFAULT_ATTACHED_CASES = ["kv", "static", "dynamic"]
 HARDLY_TRAINED = 1e-6  # away from where they begin

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.compilation import allocated_in_training, compiled_work
-from limelm.benchmark.decoding import cache_facts
+from limelm.benchmark.decoding import cache_bytes_per_token
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import COMPILE, TRAINS, WORKLOADS, Work, begin_training
@@ -43,8 +43,9 @@ def compare(cases: Sequence[Case], tasks: Sequence[str], conditions: Conditions)
 
     Yields:
         After each case all so far: "times", a record per case and task with the fields of `Timing.beside` and
-        `tokens_per_second`, of decoding also `cache_facts`; and, where a task trains, "memory", a record per case and
-        such task, and one per baseline, with their memory and the bandwidth that the case's routing reaches.
+        `tokens_per_second`, of decoding also `cache_bytes` per token and `cache_ratio`; and, where a task trains,
+        "memory", a record per case and such task, and one per baseline, with their memory and the bandwidth that the
+        case's routing reaches.
     """
     training = [task for task in tasks if task in TRAINS]
     times: Records = []
@@ -103,8 +104,10 @@ def time_case(case: Case, task: str, conditions: Conditions) -> Record:
 def _works(cases: Sequence[Case], task: str, conditions: Conditions) -> tuple[list[Work], Record]:
     """The work of a baseline and a case, and what a record says of their caches and of how they were compiled."""
     models = [(case.model(conditions.device, conditions.dtype), case.inputs) for case in cases]
-    (baseline_model, inputs), (own_model, _) = models
-    facts = cache_facts(baseline_model, own_model, inputs.decode_from) if task == "decode" else {}
+    facts: Record = {}
+    if task == "decode":
+        baseline_bytes, own_bytes = (cache_bytes_per_token(model, inputs.decode_from) for model, inputs in models)
+        facts = {"cache_bytes": own_bytes, "cache_ratio": own_bytes / baseline_bytes}
     if not conditions.is_compiled:
         return [WORKLOADS[task][0](model, inputs) for model, inputs in models], facts
     torch._dynamo.reset()  # a compiler keeps few versions of the same code, and the ones before are not used again

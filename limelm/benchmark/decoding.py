@@ -9,7 +9,7 @@ from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import DECODED_TOKENS, decoding
 from limelm.models.decoder import CACHE
-from limelm.records import Record, Records
+from limelm.records import Records
 
 ROUNDS = 7
 
@@ -29,25 +29,20 @@ def decoding_costs(models: Mapping[str, PreTrainedModel], baseline: str, decode_
     inputs = Inputs(batch_size=1, decode_from=decode_from)
     works = [decoding(model, inputs) for model in models.values()]
     timings = dict(zip(models, interleave(works, ROUNDS, torch.device("cpu")), strict=True))
+    sizes = {label: cache_bytes_per_token(model, decode_from) for label, model in models.items()}
     records: Records = []
     for label, timing in timings.items():
         beside = timing.beside(timings[baseline]) if label != baseline else {}
-        cache = cache_facts(models[baseline], models[label], decode_from)
         records.append(
             {
                 "model": label,
                 "milliseconds": 1e3 * timing.median / DECODED_TOKENS,
-                **(cache if beside else {**cache, "cache_ratio": None}),
+                "cache_bytes": sizes[label],
+                "cache_ratio": sizes[label] / sizes[baseline] if beside else None,
                 **{key: beside.get(key) for key in ("ratio", "ratio_lower_quartile", "ratio_upper_quartile")},
             }
         )
     return records
-
-
-def cache_facts(baseline: PreTrainedModel, model: PreTrainedModel, tokens: int) -> Record:
-    """`cache_bytes`, kept for each of so many tokens, and `cache_ratio`, those beside the baseline's."""
-    own, others = (cache_bytes_per_token(each, tokens) for each in (model, baseline))
-    return {"cache_bytes": own, "cache_ratio": own / others}
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from limelm import LimeConfig, LimeForCausalLM
 from limelm.adapters import attach, detach
 from limelm.adapters.parameters import router_parameters as adapter_parameters
 from limelm.errors import UserError
-from limelm.optimization import checkpoint_activations
+from tests.adapters.checks import assert_recomputation_changes_no_gradient, assert_token_by_token_is_all_at_once
 from tests.families import ATTACHABLE, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
 families = pytest.mark.parametrize("family", ATTACHABLE)
@@ -95,25 +95,14 @@ def count_hooks(model):
 @routings
 def test_token_by_token_is_all_at_once(family, routing):
     model = train_routers(attach(family_model(family), routing))
-    everything = model(tokens()).logits
-    cache = None
-    for position in range(tokens().shape[1]):
-        output = model(tokens()[:, position : position + 1], past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        torch.testing.assert_close(output.logits[:, 0], everything[:, position], atol=2e-6, rtol=1e-5)
+    assert_token_by_token_is_all_at_once(model, atol=2e-6, rtol=1e-5)
 
 
 @families
 @routings
 def test_recomputed_layers_find_their_history(family, routing):
     model = train_routers(attach(family_model(family).train(), routing))
-    model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    wanted = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    checkpoint_activations(model)
-    model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
+    assert_recomputation_changes_no_gradient(model)
 
 
 @pytest.mark.parametrize("heads", [4, 2])

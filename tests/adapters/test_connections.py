@@ -21,7 +21,7 @@ from limelm.adapters.convert import to_attached, to_native
 from limelm.adapters.kinds import ATTACHED_CONNECTIONS
 from limelm.analysis.retrieval import retrieval_weights
 from limelm.errors import UserError
-from limelm.optimization import checkpoint_activations
+from tests.adapters.checks import assert_recomputation_changes_no_gradient, assert_token_by_token_is_all_at_once
 from tests.adapters.naive_connections import NAIVE
 from tests.families import ATTACHABLE, MULTI_HEAD, family_model, router_parameters, tokens, train_routers
 
@@ -116,25 +116,14 @@ def test_parameters_learn(family, kind):
 @kinds
 def test_token_by_token_is_all_at_once(family, kind):
     model = trained(kind, family)
-    everything = model(tokens()).logits
-    cache = None
-    for position in range(tokens().shape[1]):
-        output = model(tokens()[:, position : position + 1], past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        torch.testing.assert_close(output.logits[:, 0], everything[:, position], atol=1e-5, rtol=1e-4)
+    assert_token_by_token_is_all_at_once(model, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 @kinds
 def test_recomputed_layers_find_what_was_left(family, kind):
     model = trained(kind, family).train()
-    model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    wanted = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    checkpoint_activations(model)
-    model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
+    assert_recomputation_changes_no_gradient(model)
 
 
 @kinds
