@@ -43,14 +43,20 @@ fetch() {
     done
 }
 
-# Pack every finished training of every study: run.json, its result or divergence, and its logs.
+# Pack every finished training of every study: run.json, its result or divergence, and its logs; and what tells the
+# study's folder from others, the run.json of each recipe ("format" stands in no training's).
 keep() {
-    local run study folder
+    local run study folder name
     mkdir -p "$RUNS"
-    find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json \) | sort | while read -r run; do
-        folder=$(dirname "${run#"$RUNS"/}")
+    {
+        find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json \)
+        find "$RUNS" -mindepth 2 -name run.json -exec grep -l '"format"' {} +
+    } | sort | while read -r run; do
+        folder=$(dirname "${run#"$RUNS"/}")/
         study=${folder%%/*} folder=${folder#*/}
-        pack "$RUNS/$study" "$folder" "$KEPT/$study/${folder//\//-}.tar.xz"
+        folder=${folder%/}
+        name=${folder//\//-}
+        pack "$RUNS/$study" "${folder:-.}" "$KEPT/$study/${name:-run}.tar.xz"
     done
 }
 

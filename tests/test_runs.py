@@ -166,11 +166,13 @@ def test_a_study_goes_on_from_results_and_logs_of_what_was_finished(start, tmp_p
     (folder / "hc" / "diverged.json").write_text("{}")
     (folder / "static").mkdir()
     (folder / "static" / "run.json").write_text("not finished")
+    (tmp_path / "runs" / "rivals" / "run.json").write_text('{"format": 2}')
     done, _ = start("studies", "keep", KEPT=str(tmp_path / "kept"))
     assert done.returncode == 0, done.stderr
-    names = [f"learning-rate-0.001-seed-42-{model}.tar.xz" for model in ("hc", "kv")]
+    names = [*(f"learning-rate-0.001-seed-42-{model}.tar.xz" for model in ("hc", "kv")), "run.tar.xz"]
     assert sorted(path.name for path in (tmp_path / "kept" / "rivals").iterdir()) == names
     shutil.rmtree(tmp_path / "runs")
     assert kept_study(start, tmp_path)[0].returncode == 0
+    assert (folder.parents[1] / "run.json").read_text() == '{"format": 2}'  # without it limelm refuses the folder
     files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert files == {"hc/diverged.json": "{}"} | {f"kv/{name}": finished[name] for name in list(finished)[:3]}
