@@ -13,6 +13,7 @@ from limelm.registration import register as _register
 
 if TYPE_CHECKING:
     from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
+    from limelm.analysis import routes
     from limelm.loading import load_model
     from limelm.models import HyperConnectionConfig as HyperConnectionConfig
     from limelm.models import HyperConnectionForCausalLM as HyperConnectionForCausalLM
@@ -32,11 +33,12 @@ __all__ = [
     "load_adapter",
     "load_model",
     "parameter_groups",
+    "routes",
     "save_adapter",
     "set_trainable",
 ]
 
-_ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization"}
+_ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization", "routes": "analysis"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 
 _register()

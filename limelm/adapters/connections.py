@@ -14,7 +14,7 @@ from limelm.models.attention_residuals import DepthAttention
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
 from limelm.models.residual_scalars import ResidualScalars
-from limelm.routing import DepthModule, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_sum
+from limelm.routing import DepthModule, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_mix
 from limelm.routing.module import ROUTING_WEIGHTS
 
 NORM_EPS = 1e-6  # of the sources, in their products with a query
@@ -116,9 +116,11 @@ class ScaledDepthAttention(DepthAttention):
     """The attention of a query to n sources, times n, without their sum: `sum_j (n alpha_j - 1) v_j`."""
 
     def forward(self, *sources: Tensor) -> Tensor:
-        n = len(sources)
-        weights = n * (self.weights(*sources) - 1 / n)  # zero, to the bit, of a query that is zero
-        return weighted_sum(sources, weights.squeeze(-2).split(1, dim=-1))  # of one head
+        n, alpha = len(sources), self.weights(*sources)
+        if self.change is not None:
+            heads = [source.unsqueeze(-2) for source in sources]  # one
+            return self.mixed(weighted_mix, heads, n * alpha).squeeze(-2) - sum(sources)
+        return weighted_mix(sources, n * (alpha.squeeze(-2) - 1 / n))  # zero, to the bit, of a query that is zero
 
 
 class AttachedAttentionResiduals(AttachedDepthAttention):

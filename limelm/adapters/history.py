@@ -2,8 +2,8 @@
 
 As in this package's own models, what the layers leave lies in the rows of one matrix, which one product mixes, and its
 gradients in those of one buffer, to which every reader adds: the *carrier* brings it from the last reader to the first
-(`limelm.routing.ops.autograd`). Where a compiler or a transform of `torch.func` is to find the gradients itself, layers
-leave tensors of their own, and the formulas mix them.
+(`limelm.routing.ops.autograd`). Where a compiler or a transform of `torch.func` is to find the gradients itself, or
+routes are changed, layers leave tensors of their own, and the formulas mix them.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limelm.adapters.mixing import COMPUTE, keep_rows, mix
 from limelm.models.input_norms import InputNorm, MixedInput
-from limelm.routing import depth_mix, mix_heads
+from limelm.routing import depth_mix, mix_heads, runs_by_formulas
 from limelm.routing.ops.autograd import keep_representation, new_carrier
 from limelm.routing.ops.backends import autocast_dtype
 from limelm.routing.ops.rms_norm import is_transformed
@@ -37,7 +37,7 @@ class ApartSources:
 
     def mix_heads(self, layers: tuple[int, ...], weights: Tensor) -> Tensor:
         """Mix the rows of `n` layers: weights `[G, n G]`; returns `[G, ...]`."""
-        sources = [self._each[layer].to(weights.device) for layer in layers]
+        sources = self.each(layers, weights.device)
         weights = weights.to(sources[0].dtype)
         return mix_heads([source.flatten(1) for source in sources], weights).view(sources[0].shape)
 
@@ -47,8 +47,12 @@ class ApartSources:
         Returns:
             Z `[..., G, D]`.
         """
-        sources = [self._each[layer][0].to(weights.device) for layer in layers]
+        sources = [source[0] for source in self.each(layers, weights.device)]
         return depth_mix(sources, weights.to(sources[0].dtype))
+
+    def each(self, layers: tuple[int, ...], device: torch.device) -> list[Tensor]:
+        """The rows `[r, ...]` of `n` layers."""
+        return [self._each[layer].to(device) for layer in layers]
 
 
 class Sources:
@@ -155,7 +159,7 @@ class ForwardHistory:
     def __init__(self, layers: int, acting: list[bool] | None):
         self.has_gradients = torch.is_grad_enabled()
         is_followed = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
-        apart = self.has_gradients and is_followed
+        apart = runs_by_formulas() or (self.has_gradients and is_followed)
         kinds = (ApartSources() if apart else Sources(layers, self.has_gradients) for _ in range(3))
         self.heads = dict(zip(("key", "value"), kinds, strict=False))
         self.normalized = next(kinds)

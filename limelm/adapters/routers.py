@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from limelm.adapters.history import ForwardHistory
+from limelm.adapters.history import ApartSources, ForwardHistory
 from limelm.errors import UserError
 from limelm.models.families import Projection, project_heads
 from limelm.models.input_norms import MixedInput, input_norm
-from limelm.routing import Router, RouterSpec, Rule, weighted_sum, whole
+from limelm.routing import Router, RouterSpec, Rule, depth_mix, mix_heads_by_token, weighted_mix, whole
 from limelm.routing.module import ROUTING_WEIGHTS
 
 #: Parameters of a native attention module by their names in it.
@@ -132,8 +132,13 @@ class AttachedKeyValueRouter(AttachedRouter):
         states.keep(self.spec.layer_idx, own.movedim(-2, 0))
         if self.spec.layer_idx == 0:
             return own
-        W = self.weight[self.set_index(request.which)]
-        return own + states.mix_heads(self.reads, W).movedim(0, -2)
+        place = self.set_index(request.which)
+        if self.change is not None:
+            assert isinstance(states, ApartSources)
+            sources = [source.movedim(0, -2) for source in states.each(self.reads, own.device)]
+            R = self.effective_weights().unflatten(0, (self.spec.num_sets, -1))[place]
+            return self.mixed(mix_heads_by_token, sources, R.to(own.dtype), place * self.spec.num_heads, request.which)
+        return own + states.mix_heads(self.reads, self.weight[place]).movedim(0, -2)
 
 
 class AttachedRepresentationRouter(AttachedRouter):
@@ -167,6 +172,8 @@ class AttachedRepresentationRouter(AttachedRouter):
 
     def forward(self, request: Request) -> Tensor:
         own, layer_idx, history = request.own, self.spec.layer_idx, request.history
+        if layer_idx > 0 and self.change is not None:
+            return request.project(self._changed(request))
         if layer_idx > 0 and history.replaces(layer_idx):
             return request.project(self._mixed(request, self.gated_weights))
         assert own is not None
@@ -174,6 +181,16 @@ class AttachedRepresentationRouter(AttachedRouter):
             return own
         gate = self.gate[self.set_index(request.which)].to(own.dtype).unsqueeze(-1)
         return own + gate * (request.project(self._mixed(request, self.routing_weights)) - own)
+
+    def _changed(self, request: Request) -> MixedInput:
+        """Mix what heads read, their own way past the router included, as the change has it."""
+        layer_idx, place = self.spec.layer_idx, self.set_index(request.which)
+        states = request.history.normalized
+        assert isinstance(states, ApartSources)
+        sources = [source[0] for source in states.each(self.reads, request.inputs.device)]
+        weights = self.gated_weights(place, request.inputs).to(sources[0].dtype)
+        Z = self.mixed(depth_mix, sources, weights, place * self.spec.num_heads, request.which)
+        return MixedInput(Z, request.history.norms[layer_idx])
 
     def _mixed(self, request: Request, weights: Callable[[int, Tensor], Tensor]) -> MixedInput:
         """Z `[..., G, D]`; made once where keys and values share their weights."""
@@ -278,7 +295,7 @@ class AttachedValueResidualRouter(AttachedRouter):
         if self.spec.layer_idx == 0:
             left[0] = own
             return own
-        return weighted_sum((left[0].to(own.device), own), self.weight.split(1))
+        return self.mixed(weighted_mix, (left[0].to(own.device), own), self.weight)
 
     def native_state(self) -> State:
         return {"router.weight": self.weight.detach()}

@@ -3,6 +3,8 @@
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.checkpoints import Analysis, analyze
 from limelm.analysis.circuits import circuit_records, tokens_of_routes, vocabulary_directions
+from limelm.analysis.effect_records import effect_records
+from limelm.analysis.interventions import Routes, routes, source_means
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
 from limelm.analysis.retrieval_statistics import (
@@ -18,6 +20,7 @@ from limelm.analysis.retrieval_statistics import (
     self_retrieval_by_layer,
     weight_records,
 )
+from limelm.analysis.route_effects import RouteEffects, route_effects
 from limelm.analysis.separability import Separability, clouds, separability
 from limelm.analysis.similarity import any_pair_cosine, cka, neighbor_cosine
 from limelm.analysis.spectrum import effective_rank, gram_spectrum, matrix_entropy
@@ -30,6 +33,8 @@ __all__ = [
     "Analysis",
     "LogitLens",
     "RetrievalWeights",
+    "RouteEffects",
+    "Routes",
     "Separability",
     "Settings",
     "analyze",
@@ -37,6 +42,7 @@ __all__ = [
     "circuit_records",
     "cka",
     "clouds",
+    "effect_records",
     "effective_rank",
     "expected_source",
     "gram_spectrum",
@@ -50,9 +56,12 @@ __all__ = [
     "retrieval_records",
     "retrieval_under_top_p",
     "retrieval_weights",
+    "route_effects",
+    "routes",
     "self_retrieval",
     "self_retrieval_by_layer",
     "separability",
+    "source_means",
     "tokens_of_routes",
     "vocabulary_directions",
     "weight_records",

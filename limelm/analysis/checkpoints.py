@@ -11,7 +11,7 @@ import torch
 import limelm
 from limelm.adapters.connections import AttachedConnection
 from limelm.analysis.sequences import Sequences
-from limelm.analysis.study import ANALYSES, ON_WORDS, ModelStudy, Settings
+from limelm.analysis.study import ANALYSES, ON_ROUTES, ON_WORDS, ModelStudy, Settings
 from limelm.analysis.words import DEFAULT_WORDS, token_of_word
 from limelm.environment import environment
 from limelm.errors import UserError
@@ -120,11 +120,12 @@ def _refuse_impossible(checkpoints: list[str], settings: Settings) -> None:
     """Refuse analyses that were requested by name that no checkpoint supports, and checkpoints that do not exist."""
     kinds = [kind for kind in map(_router_kind, checkpoints) if kind is not None and kind.routes]
     named = ", ".join(checkpoints)
-    if "retrieval" in (settings.analyses or ()) and not kinds and not any(map(_weighs_sources, checkpoints)):
-        raise UserError(
-            f"--only retrieval: no routers in {named}; retrieval weights are those of LIMe and of other models whose "
-            "layers weigh what earlier ones left"
-        )
+    for name in ON_ROUTES:
+        if name in (settings.analyses or ()) and not kinds and not any(map(_weighs_sources, checkpoints)):
+            raise UserError(
+                f"--only {name}: no routers in {named}; retrieval weights are those of LIMe and of other models whose "
+                "layers weigh what earlier ones left"
+            )
     if "circuits" in (settings.analyses or ()) and not any(kind.depends_on_tokens for kind in kinds):
         raise UserError(f'--only circuits: {named} has no dynamic routers (routing="dynamic"), whose tokens choose')
 

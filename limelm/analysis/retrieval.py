@@ -214,16 +214,11 @@ def _priors_of(
         return hook
 
     hooks = [reader.register_forward_pre_hook(observe(number)) for number, reader in enumerate(readers)]
-    is_hugging_face = isinstance(model, PreTrainedModel)  # else a model of somebody's own, which takes token ids
-    no_logits = {"logits_to_keep": 1} if is_hugging_face and model.get_output_embeddings() is not None else {}
     try:
         # A compiled model would pass over hooks that are new to it.
-        with _without_dropout(model), torch.compiler.set_stance("force_eager"):
+        with without_dropout(model), torch.compiler.set_stance("force_eager"):
             for batch in sequences:
-                if is_hugging_face:
-                    model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
-                else:
-                    model(batch)
+                run_decoder(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -233,8 +228,17 @@ def _priors_of(
     return _by_place([readers[number] for number in means], means.values())
 
 
+def run_decoder(model: nn.Module, batch: Tensor) -> None:
+    """Run a model on token ids `[B, T]` for what is seen on the way: hardly any logits, and no cache."""
+    if not isinstance(model, PreTrainedModel):  # a model of somebody's own
+        model(batch)
+        return
+    no_logits = {"logits_to_keep": 1} if model.get_output_embeddings() is not None else {}
+    model(input_ids=batch.to(model.device), use_cache=False, **no_logits)
+
+
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, and each back in its own afterwards."""
     training = [module for module in model.modules() if module.training]
     for module in training:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from limelm.adapters.attachment import attachment_of
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
+from limelm.analysis.effect_records import effect_records
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import (
     RetrievalWeights,
@@ -26,6 +27,7 @@ from limelm.analysis.retrieval import (
     weights_of_readers,
 )
 from limelm.analysis.retrieval_statistics import retrieval_records
+from limelm.analysis.route_effects import route_effects
 from limelm.analysis.separability import clouds, separability_records
 from limelm.analysis.sequences import Sequences, batches
 from limelm.analysis.similarity import LayerAlignment, NeighborCosine
@@ -35,9 +37,11 @@ from limelm.errors import UserError
 from limelm.progress import progress_bar
 from limelm.records import Records
 
-ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "collapse", "cka", "logit-lens")
+ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "effects", "collapse", "cka", "logit-lens")
+ON_ROUTES = ("retrieval", "effects")  # these look at weights over depth
 ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn
 BATCH_TOKENS = 2048
+EFFECT_TOKENS = 1024  # of the sample, on which routes are cut one by one
 SHORTEST = 8  # tokens of a sequence
 
 
@@ -193,6 +197,8 @@ class ModelStudy:
         records = self._pass("activations", [*self._measures(), *([statistics] if wants_spectra else [])])
         if self.routing.readers and not self.routing.depends_on_tokens:
             records |= self.routing.records(self.label)  # they are the same whatever the data
+        if self.routing.readers and self.settings.wants("effects"):
+            records |= self._effects()
         if wants_spectra:
             spectra = self._pass("spectra", [Spectra(statistics, self.settings.alpha)])
             analysis_of = {"entropy": "entropy", "effective_rank": "collapse"}
@@ -231,6 +237,13 @@ class ModelStudy:
             records |= measure.records(self.label)
         return records
 
+    def _effects(self) -> dict[str, Records]:
+        """Measure on some of the sample what cutting routes does."""
+        count = max(1, min(EFFECT_TOKENS, self.settings.tokens) // self.sequences.length)
+        sample = list(batches(islice(self.sequences.sample(), count), BATCH_TOKENS))
+        effects = route_effects(self.model, sample, label=self.label)
+        return effect_records(self.label, effects, sample, self.tokenizer)
+
     def _find_words(self) -> tuple[list[Occurrence], list[Tensor]] | None:
         """The words' occurrences and their sequences; None where not wanted, or too few of the default words."""
         if not self.settings.wants(*ON_WORDS):
@@ -263,8 +276,9 @@ class ModelStudy:
 
     def _note_missing(self) -> None:
         """Note the analyses that this model does not allow."""
-        if self.settings.wants("retrieval") and not self.routing.readers:
-            self._note("retrieval", "it has no routers, and nothing else that weighs earlier layers")
+        missing = [name for name in ON_ROUTES if self.settings.wants(name)]
+        if missing and not self.routing.readers:
+            self._note(", ".join(missing), "it has no routers, and nothing else that weighs earlier layers")
         if self.settings.wants("circuits") and self.routing.circuits_missing is not None:
             self._note("circuits", self.routing.circuits_missing)
         if self.settings.wants("entropy", "separability", "tsne", "collapse") and self.reader.values_missing:

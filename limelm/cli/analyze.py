@@ -27,6 +27,7 @@ docs/analysis.md defines every measure and says how to misread it.
 EPILOG = """\
 analyses:
   retrieval      what LIMe's routers, or other weights over depth, retrieve (Figures 2, 3, 4, 9, 10, 13, 14, Table 5)
+  effects        what the loss rises by when a route is cut, and whether weights tell it
   circuits       which tokens open which route of a dynamic router (Table 2)
   entropy        matrix entropy of values and hidden states (Figures 5, 11)
   separability   linear probes on close tokens (Figures 7, 12)

@@ -33,7 +33,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import SUBLAYERS, DepthModule, weighted_sum
+from limelm.routing import SUBLAYERS, DepthModule, weighted_mix
 
 
 @strict_in_one_line
@@ -113,7 +113,7 @@ class DepthAttention(Connection):
         scale_by_sources: bool = False,
     ):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads = self.num_rows = num_heads
         self.softmax_temperature = softmax_temperature
         self.scale_by_sources = scale_by_sources
         self.query = nn.Parameter(torch.empty(hidden_size))
@@ -140,7 +140,7 @@ class DepthAttention(Connection):
         if self.scale_by_sources:
             weights = len(sources) * weights
         pieces = [source.unflatten(-1, (self.num_heads, -1)) for source in sources]
-        return weighted_sum(pieces, weights.split(1, dim=-1)).flatten(-2)
+        return self.mixed(weighted_mix, pieces, weights).flatten(-2)
 
 
 def make_connection(config: AttentionResidualsConfig, sublayer: int) -> DepthAttention:

@@ -19,6 +19,8 @@ they are dropped (then a fresh model is not Llama).
 A model some of whose last layers do not run (early exit) reads out with the first rows of its last b.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -93,7 +95,13 @@ class GatedSum(Connection):
 
     def forward(self, *sources: Tensor) -> Tensor:
         """The sum `[B, T, D]` of at most `n` sources `[B, T, D]`, the oldest first."""
-        return weighted_sum((*sources, *sources), (*self.bias[: len(sources)].unbind(), *self.gates(*sources)))
+        return self.mixed(partial(self._sum, self.gates(*sources)), sources, None)
+
+    def _sum(self, gates: list[Tensor], sources: Sequence[Tensor], shares: Tensor | None) -> Tensor:
+        """The sum, of each source the share `[1, n]` that is asked for."""
+        if shares is not None:
+            sources = [source * share for source, share in zip(sources, shares.unbind(dim=-1), strict=True)]
+        return weighted_sum((*sources, *sources), (*self.bias[: len(sources)].unbind(), *gates))
 
 
 # The sources after some layers: x_0, the sum of older layers where it is asked for, and the recent layers.

@@ -20,7 +20,7 @@ from limelm.models.configuration import DecoderConfig
 from limelm.models.connected import ConnectedLayer, ConnectedModel, ConnectedPreTrainedModel, Connection
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing import weighted_sum, whole
+from limelm.routing import weighted_mix, whole
 
 
 @strict_in_one_line
@@ -68,7 +68,7 @@ class DepthWeightedAverage(Connection):
 
     def forward(self, *sources: Tensor) -> Tensor:
         """The average `[B, T, D]` of the outputs `[B, T, D]`."""
-        return weighted_sum(sources, self.weight.split(1))
+        return self.mixed(weighted_mix, sources, self.weight)
 
 
 class DenseFormerDecoderLayer(ConnectedLayer):

@@ -20,6 +20,7 @@ RMSNorm whose gain starts at 0.001.
 A model whose `num_hidden_layers` is lowered after it was built (early exit) reads out X^r of the last layer that runs.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +34,7 @@ from limelm.models.connected import ConnectedModel, ConnectedPreTrainedModel, Co
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
 from limelm.models.llama import RMSNorm
-from limelm.routing import rms_normalize, weighted_sum
+from limelm.routing import rms_normalize, weighted_mix
 
 #: What the ways of a mix are for, in their order; after the last layer there is the last way alone.
 WAYS = ("queries", "keys", "values", "residual stream")
@@ -77,7 +78,7 @@ class MultiwayDynamicDense(Connection):
         super().__init__()
         num_weights = num_ways * num_sources
         inner_size = (expansion * num_weights // 64 + 1) * 64
-        self.eps = eps
+        self.num_rows, self.eps = num_ways, eps
         self.hidden = nn.Linear(hidden_size, inner_size, bias=False)
         self.output = nn.Linear(inner_size, num_weights, bias=False)
         self.bias = nn.Parameter(torch.empty(num_ways, num_sources))
@@ -118,11 +119,16 @@ class MultiwayDynamicDense(Connection):
         Returns:
             X^c `[B, T, D]` of every way.
         """
-        mixes = [weighted_sum(sources, w.split(1, dim=-1)) for w in self.weights(output).unbind(dim=-2)]
+        mixes = self.mixed(mix_ways, sources, self.weights(output))
         if not self.pre_post_norm:
             return mixes
         mixes[-1] = self.residual_norm(mixes[-1])
         return [output + mix for mix in mixes]
+
+
+def mix_ways(sources: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+    """The mix `[B, T, D]` of every way, by weights `[B, T, C, n]`."""
+    return [weighted_mix(sources, w) for w in weights.unbind(dim=-2)]
 
 
 class MUDDFormerDecoderLayer(SeparateInputsLayer):

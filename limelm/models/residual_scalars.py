@@ -7,6 +7,7 @@ Before layer i, i = 0 ... L - 1, with the residual stream x and the embedding x_
 The first layers of many speed runs (nanochat among them) begin so; here r_i starts at 1 and s_i at 0, which is Llama.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -55,7 +56,15 @@ class ResidualScalars(Connection):
 
     def forward(self, hidden_states: Tensor, embeddings: Tensor) -> Tensor:
         """The layer's input `[B, T, D]`."""
-        return weighted_sum((hidden_states, embeddings), (self.residual_scale, self.embedding_scale))
+        return self.mixed(self._sum, (embeddings, hidden_states), None)
+
+    def _sum(self, sources: Sequence[Tensor], shares: Tensor | None) -> Tensor:
+        """`r x + s x_0`, of each term the share `[1, 2]` that is asked for."""
+        embeddings, hidden_states = sources
+        scales: list[Tensor] = [self.residual_scale, self.embedding_scale]
+        if shares is not None:
+            scales = [scale * share for scale, share in zip(scales, reversed(shares.unbind(dim=-1)), strict=True)]
+        return weighted_sum((hidden_states, embeddings), scales)
 
 
 class ResidualScalarsDecoderLayer(ConnectedLayer):

@@ -6,6 +6,7 @@ from typing import Any
 from limelm.report.figures.palette import palette_of, routes
 from limelm.report.made import made_now
 from limelm.report.sections.circuits import CIRCUITS
+from limelm.report.sections.effects import EFFECTS
 from limelm.report.sections.routing import routing_sections, routing_words, with_weight_sets
 from limelm.report.sections.states import STATES
 from limelm.report.writer import write_json, write_page
@@ -30,7 +31,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
     write_json(out / ANALYSIS, told)
     return write_page(
         out,
-        [*routing_sections(records), CIRCUITS, *STATES],
+        [*routing_sections(records), *EFFECTS, CIRCUITS, *STATES],
         records,
         palette,
         {"has_routers": routes(palette), **routing_words(records, palette, any(is_attached))},

@@ -29,10 +29,10 @@ from limelm.routing.layer_router import LayerRouter
 from limelm.routing.linear import HeadwiseLinear, RoutingLinear, as_arguments, parameter_of, whole
 from limelm.routing.manifold_connection import ManifoldConnection, ManifoldReadout
 from limelm.routing.module import CONNECTIONS, DepthModule, Rule
-from limelm.routing.ops.backends import BACKENDS, resolve_backend
+from limelm.routing.ops.backends import BACKENDS, formulas, resolve_backend, runs_by_formulas
 from limelm.routing.ops.rms_norm import rms_normalize
 from limelm.routing.reader import SUBLAYERS, DepthReader, readers_in
-from limelm.routing.reference import depth_mix, mix_heads, weighted_sum
+from limelm.routing.reference import depth_mix, mix_heads, mix_heads_by_token, weighted_mix, weighted_sum
 from limelm.routing.router import ROUTER, WEIGHT_SETS, Router, RouterSpec, routers_in
 from limelm.routing.routers import (
     DynamicRouter,
@@ -77,15 +77,19 @@ __all__ = [
     "check_options",
     "check_sources",
     "depth_mix",
+    "formulas",
     "make_routers",
     "mix_heads",
+    "mix_heads_by_token",
     "parameter_of",
     "prune",
     "readers_in",
     "resolve_backend",
     "rms_normalize",
     "routers_in",
+    "runs_by_formulas",
     "top_p_mask",
+    "weighted_mix",
     "weighted_sum",
     "whole",
 ]

@@ -5,8 +5,8 @@ In most models it is a layer; where sublayers read what sublayers added, it is a
 weights over depth asks readers; nobody else knows which kinds there are.
 """
 
-from collections.abc import Iterator
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,14 @@ from limelm.routing.module import DepthModule
 SUBLAYERS = "sublayers"
 
 
+#: `mix(sources, weights)`: n sources `[B, T, ...]` and weights as `DepthReader.effective_weights` gives them, or shares
+#: `[G, n]` of weights that the mix knows itself; linear in both. Returns `[B, T, G, ...]`, one row after the other in a
+#: list, or `[B, T, ...]` where there is one row.
+Mix = Callable[[Sequence[Tensor], Any], Any]
+#: What is done in the place of a mix: `change(mix, sources, weights, first_row, part)`.
+Change = Callable[[Mix, Sequence[Tensor], Any, int, str], Any]
+
+
 class DepthReader(DepthModule):
     """A part of a model that reads a mix of what earlier places of it have left.
 
@@ -25,7 +33,9 @@ class DepthReader(DepthModule):
         source_ids: the sources that it reads, at most r, in the order of its weights; none where it stands nowhere.
         weight_sets: what each set of its weights is for, in their order; nothing where there is one for all. Several
             readers of one place have sets of their own.
+        num_rows: S G, the rows of its weights.
         top_p: the mass of weights that is kept; None where nothing is pruned.
+        change: what is done to its routes while somebody looks into them (`limelm.routing.formulas`); else None.
     """
 
     #: Whether the weights are made for each token.
@@ -33,7 +43,20 @@ class DepthReader(DepthModule):
     place: int = 0
     source_ids: tuple[int, ...] = ()
     weight_sets: tuple[str, ...] = ()
+    num_rows: int = 1
     top_p: float | None = None
+    change: Change | None = None
+
+    def mixed(self, mix: Mix, sources: Sequence[Tensor], weights: Any, first_row: int = 0, part: str = "") -> Any:
+        """Mix sources by weights, or as the change that is under way has it.
+
+        Args:
+            mix: how, without a change.
+            sources: n, in the order of `source_ids`.
+            weights: of its rows from `first_row` on; None where the mix knows them itself.
+            part: what the mix is for, where there are several in one forward.
+        """
+        return mix(sources, weights) if self.change is None else self.change(mix, sources, weights, first_row, part)
 
     @property
     def has_choice(self) -> bool:

@@ -68,6 +68,11 @@ def weighted_sum(sources: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor
     return functools.reduce(torch.add, terms).to(sources[0].dtype)
 
 
+def weighted_mix(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The weighted sum of `n` representations, by weights `[..., n]` in one tensor."""
+    return weighted_sum(sources, weights.split(1, dim=-1))
+
+
 def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Mix the heads of `n` layers into new heads: `Y_h = sum_j sum_h' R[h, j G + h'] X_{j,h'}`.
 
@@ -83,3 +88,16 @@ def mix_heads(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
     for block, source in zip(blocks[1:], sources[1:], strict=True):
         mixed = torch.addmm(mixed, block, source)
     return mixed
+
+
+def mix_heads_by_token(sources: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """`mix_heads` where tokens come first.
+
+    Args:
+        sources: `n` tensors `[..., G, c]`, the oldest first.
+        weights: R, `[M, n, G]`.
+
+    Returns:
+        `[..., M, c]`.
+    """
+    return functools.reduce(torch.add, (R_j @ source for R_j, source in zip(weights.unbind(1), sources, strict=True)))

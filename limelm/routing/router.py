@@ -96,6 +96,7 @@ class Router(DepthReader):
         self.spec = spec
         self.place, self.source_ids = spec.layer_idx, spec.source_ids
         self.weight_sets = () if spec.share_kv else WEIGHT_SETS  # the keys' heads come first
+        self.num_rows = spec.num_sets * spec.num_heads
         self.top_p = spec.top_p
         self.trainable = spec.trainable
 

@@ -12,6 +12,7 @@ only hands its source on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from limelm.routing.layer_router import LayerRouter, Routed, own_representation
 from limelm.routing.linear import RoutingLinear, parameter_of, project_by_head, read_here, whole
 from limelm.routing.ops import autograd
 from limelm.routing.ops.backends import resolve_backend
-from limelm.routing.reference import depth_mix, mix_heads
+from limelm.routing.reference import depth_mix, mix_heads, mix_heads_by_token
 from limelm.routing.router import RouterSpec
 from limelm.routing.top_p import Pruning, can_decide, prune, top_p_mask
 
@@ -99,7 +100,7 @@ class RepresentationRouter(LayerRouter):
         if backend == "reference":
             # N_j = gain * normalized X_j; the gain is the same for all sources, so it is applied once, to their mix.
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
-            Z = gain * depth_mix(sources, A, self.kept())
+            Z = gain * self.mixed(partial(depth_mix, kept=self.kept()), sources, A)
             sets = ((k_proj, Z[..., :heads, :]), (v_proj, Z[..., -heads:, :]))  # the same where they share weights
             K, V = (project_by_head(projection, mixed, self.spec.size_of_heads) for projection, mixed in sets)
             return K, V, None, None
@@ -252,7 +253,7 @@ class KeyValueRouter(LayerRouter):
             own = torch.stack((K, V))  # [2, B, T, G, d]
             own = own.permute(3, 0, 1, 2, 4).flatten(1)
             if layer_idx > 0:
-                K, V = mix_heads((*sources, own), self.weight).chunk(2, dim=1)
+                K, V = self._mixed((*sources, own), attention_input.shape[:2]).chunk(2, dim=1)
         else:
             rows = sum(source.shape[0] for source in sources)
             has_place = rows == len(self.reads) * heads  # the last rows are for the own heads
@@ -266,6 +267,15 @@ class KeyValueRouter(LayerRouter):
                 K, V = K[:heads], V[heads:]  # each was made with both sets' weights
             K, V = tokens_first(K, V, attention_input)
         return K, V, carrier, own
+
+    def _mixed(self, sources: Sequence[Tensor], tokens: torch.Size) -> Tensor:
+        """The mixed heads `[S G, 2 B T d]` of sources `[G, 2 B T d]`, for `[B, T]` tokens; keys come first."""
+        if self.change is None:
+            return mix_heads(sources, self.weight)
+        by_token = [source.unflatten(1, (2, *tokens, -1)).permute(2, 3, 0, 1, 4).flatten(3) for source in sources]
+        R = self.weight.unflatten(1, (-1, self.spec.num_heads))
+        mixed = self.mixed(mix_heads_by_token, by_token, R).unflatten(3, (2, -1))
+        return mixed.permute(2, 3, 0, 1, 4).flatten(1)
 
 
 def tokens_first(K: Tensor, V: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

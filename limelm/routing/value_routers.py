@@ -22,7 +22,7 @@ from transformers import initialization as init
 
 from limelm.routing.layer_router import LayerRouter, Routed
 from limelm.routing.linear import whole
-from limelm.routing.reference import weighted_sum
+from limelm.routing.reference import weighted_mix
 from limelm.routing.router import RouterSpec
 from limelm.routing.sources import source_ids
 
@@ -33,6 +33,7 @@ class ValueRouter(LayerRouter):
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         self.reads = spec.source_ids[:-1]  # its own values the layer makes itself
+        self.num_rows = spec.num_heads
 
 
 class ValueResidualRouter(ValueRouter):
@@ -62,7 +63,7 @@ class ValueResidualRouter(ValueRouter):
         K, V = self._own(attention_input, k_proj, v_proj)
         if self.spec.layer_idx == 0:
             return K, V, carrier, V
-        return K, weighted_sum((*sources, V), self.weight.split(1)), carrier, None
+        return K, self.mixed(weighted_mix, (*sources, V), self.weight), carrier, None
 
 
 class DepthAttentionRouter(ValueRouter):
@@ -112,7 +113,7 @@ class DepthAttentionRouter(ValueRouter):
             if query is None:
                 raise TypeError("routing='depth_attention' weighs sources by the layer's queries: give query")
             keys, values = zip(*(source.chunk(2, dim=-1) for source in sources), (K, V), strict=True)
-            V = weighted_sum(values, self.routing_weights(query, keys).split(1, dim=-1))
+            V = self.mixed(weighted_mix, values, self.routing_weights(query, keys))
         return K, V, carrier, torch.cat((K, V), dim=-1) if self.is_source else None
 
     def directions(self, layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:

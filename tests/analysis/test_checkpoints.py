@@ -25,6 +25,7 @@ RETRIEVAL = {
     "layer_mass",
     "weights",
 }
+EFFECTS = {"route_effects", "weight_and_effect", "effect_estimates", "effects_by_token"}
 PER_LAYER = {"entropy", "effective_rank", "separability", "tsne", "cosine", "cka", "logit_lens"}
 
 
@@ -44,20 +45,24 @@ def everything(folder):
 
 
 def test_every_measure_of_every_model(everything):
-    assert set(everything.records) == RETRIEVAL | PER_LAYER | {"circuits", "pruned_weights", "retrieval_under_top_p"}
+    of_some = {"circuits", "pruned_weights", "retrieval_under_top_p"}
+    assert set(everything.records) == RETRIEVAL | EFFECTS | PER_LAYER | of_some
     for name in PER_LAYER:
         assert list(dict.fromkeys(row["model"] for row in everything.records[name])) == list(CHECKPOINTS), name
     for name in RETRIEVAL:
         weighing = {row["model"] for row in everything.records[name]}
         assert weighing == {"static", "top-p", "dynamic", "kv", "dense", "blocks (sublayers)"}, name
+    for name in EFFECTS:
+        weighing = {row["model"] for row in everything.records[name]}
+        assert weighing == {"static", "top-p", "dynamic", "kv", "dense", "blocks"}, name
     assert {row["model"] for row in everything.records["circuits"]} == {"dynamic"}
     assert {row["model"] for row in everything.records["pruned_weights"]} == {"top-p"}
     own = {row["model"] for row in everything.records["entropy"] if row["states"] == "values before routing"}
     assert own == {"static", "top-p", "dynamic", "kv"}
     assert json.dumps(everything.records["circuits"])  # numbers, not tensors
     assert {(note["model"], note["analysis"]) for note in everything.notes} == {
-        *(("llama-like", name) for name in ("retrieval", "circuits")),
-        *(("hc", name) for name in ("retrieval", "circuits")),
+        *(("llama-like", name) for name in ("retrieval, effects", "circuits")),
+        *(("hc", name) for name in ("retrieval, effects", "circuits")),
         *((name, "circuits") for name in ("static", "top-p", "kv", "dense", "blocks")),
     }
 
@@ -100,6 +105,7 @@ def test_one_model_alone_gives_the_same_and_one_analysis_only_itself(everything,
 @pytest.mark.parametrize("name", ANALYSES)
 def test_each_analysis_by_itself(folder, name):
     names = {"collapse": {"effective_rank", "cosine"}, "logit-lens": {"logit_lens"}, "retrieval": RETRIEVAL}
+    names["effects"] = EFFECTS
     analysis = last([str(folder / "dynamic")], [folder / "tokens"], analyses=(name,))
     assert set(analysis.records) == names.get(name, {name})
 

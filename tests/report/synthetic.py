@@ -41,6 +41,7 @@ class Study:
         records = self.retrieval() | self.states() | self.collapse()
         if any(routing == "dynamic" for routing in self.models.values()) and self.layers > 1:
             records["circuits"] = self.circuits()
+        records |= self.effects()
         kinds = {label: "lime" if routing else "llama" for label, routing in self.models.items()}
         notes = [
             {"model": label, "analysis": "retrieval", "reason": "it has no routers"}
@@ -102,6 +103,33 @@ class Study:
             "layer_mass": [row for model in self.weights for row in self._layer_mass(model)],
             "pruned_weights": [self._pruned(model) for model in top_p],
             "retrieval_under_top_p": [row for model in top_p for row in self._under_top_p(model, by_layer)],
+        }
+
+    def effects(self):
+        route_effects, weight_and_effect, effect_estimates, by_token = [], [], [], []
+        for model, layers in self.weights.items():
+            for layer, matrix in layers.items():
+                for head, source in itertools.product(range(self.heads), self._sources(layer)):
+                    estimate = float(self.random.normal(0, 0.002) * matrix[head, source])
+                    is_measured = self.random.uniform() < 0.2
+                    route = {"model": model, "layer": layer, "set": "", "head": head, "source": source}
+                    row = {**route, "weight": float(matrix[head, source]), "estimate": estimate}
+                    row |= {"effect": 1.1 * estimate if is_measured else None, "kl": 1e-4 if is_measured else None}
+                    row |= {"effect_to_mean": estimate / 2 if is_measured else None, "chosen": None}
+                    route_effects.append(row)
+                    if len(by_token) < 20:
+                        token = {"token": str(self.random.choice(VOCABULARY)), "occurrences": 3, "part": estimate / 4}
+                        by_token.append({**route, "estimate": estimate, **token})
+                correlation = float(self.random.uniform(-0.5, 1)) if layer > 1 else None
+                weight_and_effect.append({"model": model, "layer": layer, "rank_correlation": correlation})
+            numbers = {"mean_effect": 0.001, "largest_effect": -0.01, "mean_error": 1e-4, "correlation": 0.97}
+            for chosen in ("largest", "random"):
+                effect_estimates.append({"model": model, "chosen": chosen, "routes": 16, **numbers, "mean_kl": 1e-3})
+        return {
+            "route_effects": route_effects,
+            "weight_and_effect": weight_and_effect,
+            "effect_estimates": effect_estimates,
+            "effects_by_token": by_token,
         }
 
     def _sources(self, layer):

@@ -24,8 +24,9 @@ FIGURES = {
         for states in ("values", "hidden-states")
     ),
     *("cosine", "cka", "logit_lens"),
+    *("route_effects", "weight_against_effect", "weight_and_effect"),
 }
-TABLES = {"pruned_weights", "circuits"}
+TABLES = {"pruned_weights", "circuits", "effect_estimates", "effects_by_token"}
 
 
 def study(models=MODELS, only=None, **options):

@@ -16,6 +16,7 @@ from limelm.report.run import write_run
 from limelm.report.sections.answers import ANSWERS
 from limelm.report.sections.circuits import CIRCUITS
 from limelm.report.sections.costs import COSTS
+from limelm.report.sections.effects import EFFECTS
 from limelm.report.sections.fairness import FAIRNESS
 from limelm.report.sections.results import ENTROPY, LOSSES
 from limelm.report.sections.routing import ROUTING
@@ -204,7 +205,8 @@ def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):
 
 
 def test_every_caption_and_every_column_is_used():
-    sections = [*ANSWERS, *LOSSES, *COSTS, SEARCH, *FAIRNESS, ENTROPY, *ROUTING, CIRCUITS, *STATES, *SECTIONS, RUNS]
+    sections = [*ANSWERS, *LOSSES, *COSTS, SEARCH, *FAIRNESS, ENTROPY, *ROUTING, *EFFECTS, CIRCUITS, *STATES]
+    sections += [*SECTIONS, RUNS]
     captions = tomllib.loads(TEMPLATES.joinpath("captions.toml").read_text())
     pages, tables = {"run", "overview", "answers", "evaluation"}, {"times", "memory", "pruning"}
     of_sections = {section.caption or section.name for section in sections} | {"weights_of_model"}

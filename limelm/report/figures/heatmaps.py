@@ -1,7 +1,7 @@
 """Heatmaps: all retrieval weights (Figures 13 and 14), what layers take from each other, and their alignment."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def weights(records: Records, _: Palette | None = None) -> Figure:
     for row in records:
         heads[row["head"]].append(row)
     titles = [f"head {head}" for head in heads] if len(heads) > 1 else ["all heads"]
-    panels = [(title, _Triangle(rows, "weight")) for title, rows in zip(titles, heads.values(), strict=True)]
+    panels = [(title, Triangle(rows, "weight")) for title, rows in zip(titles, heads.values(), strict=True)]
     label = "retrieval weight (cube-root scale)"
     return _triangles(panels, PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
 
@@ -64,11 +64,11 @@ def same_head_share(records: Records, _: Palette | None = None) -> Figure:
 
 def cka(records: Records, _: Palette | None = None) -> Figure:
     """Draw the CKA of all representations of a model with each other, a panel per model."""
-    panels = [(shown(model, 24), _Triangle(rows, "cka", "other")) for model, rows in by_model(records)]
+    panels = [(shown(model, 24), Triangle(rows, "cka", "other")) for model, rows in by_model(records)]
     return _triangles(panels, Normalize(0, 1), "CKA", edges=("representation", "representation"))
 
 
-class _Triangle:
+class Triangle:
     """Values by layer and source, or another column; NaN where a layer does not read a source."""
 
     def __init__(self, rows: Records, key: str, column: str = "source"):
@@ -80,27 +80,32 @@ class _Triangle:
         layers = np.arange(self.first, self.last + 1)
         self.unread = np.isnan(self.values) & (np.arange(self.last + 1) <= layers[:, None])
 
-    def draw(self, axes: Axes, norm: Normalize) -> AxesImage:
+    def draw(self, axes: Axes, norm: Normalize, colors: str = COLORS) -> AxesImage:
         """Draw an image whose ticks are layers and sources."""
         extent = (-0.5, self.last + 0.5, self.last + 0.5, self.first - 0.5)
         place: dict[str, Any] = {"extent": extent, "aspect": "equal", "interpolation": "none"}
         if self.unread.any():
             axes.imshow(np.where(self.unread, 0, np.nan), cmap=ListedColormap([UNREAD]), **place)
-        return axes.imshow(self.values, cmap=COLORS, norm=norm, **place)
+        return axes.imshow(self.values, cmap=colors, norm=norm, **place)
 
 
 def _edges(records: Records) -> tuple[str, str]:
     """The labels of columns and rows of retrieval weights."""
-    kinds = {is_by_sublayer(row["model"]) for row in records}
+    return edges(is_by_sublayer(row["model"]) for row in records)
+
+
+def edges(by_sublayer: Iterable[bool]) -> tuple[str, str]:
+    """The labels of columns and rows of weights, which may be by sublayer or by layer."""
+    kinds = set(by_sublayer)
     return BOTH if len(kinds) > 1 else BY_SUBLAYER if True in kinds else LAYERS
 
 
-def _by_model(records: Records, key: str) -> list[tuple[str, _Triangle]]:
-    return [(shown(model, 24), _Triangle(rows, key)) for model, rows in by_model(records)]
+def _by_model(records: Records, key: str) -> list[tuple[str, Triangle]]:
+    return [(shown(model, 24), Triangle(rows, key)) for model, rows in by_model(records)]
 
 
 def _triangles(
-    panels: list[tuple[str, _Triangle]],
+    panels: list[tuple[str, Triangle]],
     norm: Normalize,
     label: str,
     ticks: Sequence[float] = (),
@@ -109,22 +114,27 @@ def _triangles(
 ) -> Figure:
     """Draw a panel for each title and triangle; rows are layers and columns are sources."""
     titles, triangles = zip(*panels, strict=True)
-    with _heatmaps(titles, max(triangle.last for triangle in triangles) + 1) as (figure, grid):
+    with new_heatmaps(titles, max(triangle.last for triangle in triangles) + 1) as (figure, grid):
         images = [triangle.draw(axes, norm) for axes, triangle in zip(grid, triangles, strict=True)]
         label_edges(grid, *edges)
         if any(triangle.unread.any() for triangle in triangles):
             figure.legend(handles=[Patch(color=UNREAD, label="not read")], loc="outside lower center")
-    bar = _bar(figure, images, label)
+    bar = draw_bar(figure, images, label)
     if ticks:
         bar.set_ticks(ticks, labels=[f"{tick:{form}}" for tick in ticks])
     return figure
 
 
 @contextmanager
-def _heatmaps(titles: Sequence[str], cells: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Make a figure with a square panel for each title, large enough for so many cells along a side."""
+def new_heatmaps(titles: Sequence[str], cells: int, columns: int | None = None) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Make a figure with a square panel for each title, large enough for so many cells along a side.
+
+    Args:
+        columns: panels in a row, where that many fit; None chooses.
+    """
     width = PAGE_WIDTH - 0.5
-    columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
+    if columns is None:
+        columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
     columns = max(1, min(columns, int(width / min(CELL * cells, WIDEST))))
     side = min(max(CELL * cells, ROOMY), width / columns)
     height = side + 0.18 * max(title.count("\n") for title in titles)
@@ -137,7 +147,7 @@ def _heatmaps(titles: Sequence[str], cells: int) -> Iterator[tuple[Figure, list[
         yield figure, panels
 
 
-def _bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
+def draw_bar(figure: Figure, images: list[AxesImage], label: str) -> Colorbar:
     """Draw one color bar above all panels."""
     axes = [image.axes for image in images]
     width = min(1, 5 / figure.get_figwidth())  # five inches

@@ -12,7 +12,9 @@ import functools
 import importlib.util
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -26,6 +28,23 @@ NOT_TRANSFORMED = (
     "torch.func and forward-mode AD cannot follow it; build the model with routing_backend='reference' or 'auto'"
 )
 logger = logging.getLogger(__name__)
+_by_formulas = ContextVar("by_formulas", default=False)
+
+
+@contextmanager
+def formulas() -> Iterator[None]:
+    """Run all routing by its formulas, eagerly, whatever its backend: where a `DepthReader` has a change to be made."""
+    token = _by_formulas.set(True)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _by_formulas.reset(token)
+
+
+def runs_by_formulas() -> bool:
+    """Tell whether routing runs by its formulas alone, within `formulas`; a compiler is told no."""
+    return not torch.compiler.is_compiling() and _by_formulas.get()
 
 
 def resolve_backend(name: str, device: torch.device, has_fast_path: bool = True) -> str:
@@ -43,6 +62,8 @@ def resolve_backend(name: str, device: torch.device, has_fast_path: bool = True)
     is_compiling = torch.compiler.is_compiling()
     if _is_exporting() if is_compiling else torch.jit.is_tracing():
         return "reference"  # what is recorded runs without this library, which knows the other backends' operators
+    if runs_by_formulas():
+        return "reference"
     reason = NOT_TRANSFORMED if not is_compiling and is_transformed() else None
     if not has_fast_path:
         reason = "this routing has formulas only; take 'reference' or 'auto'"

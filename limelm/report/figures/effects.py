@@ -1,0 +1,83 @@
+"""Weights of routes beside what cutting the routes does."""
+
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.colors import Normalize, PowerNorm, SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from limelm.records import Records
+from limelm.report.figures import style
+from limelm.report.figures.heatmaps import COLORS, ROOT, Triangle, draw_bar, edges, new_heatmaps
+from limelm.report.figures.palette import Palette
+from limelm.report.figures.style import by_model, numbers, shown
+from limelm.routing import SUBLAYERS
+
+SIGNED = "PuOr_r"  # orange above zero, purple below; told apart with any color vision
+LINEAR = 0.01  # part of the scale of effects below which it is linear
+
+
+def weights_and_effects(records: Records, _: Palette | None = None) -> Figure:
+    """Draw weights and estimated effects by layer and source, two panels per model: of all heads together."""
+    models = [(model, _together(rows)) for model, rows in by_model(records)]
+    panels = [(model, key, Triangle(rows, key)) for model, rows in models for key in ("weight", "estimate")]
+    titles = [f"{shown(model, 24)}\n{'weight' if key == 'weight' else 'effect of cutting'}" for model, key, _ in panels]
+    largest = max(float(np.nanmax(np.abs(numbers(rows, "estimate")))) for _, rows in models) or 1.0
+    norms: dict[str, Normalize] = {
+        "weight": PowerNorm(ROOT, 0, 1),
+        "estimate": SymLogNorm(LINEAR * largest, vmin=-largest, vmax=largest),
+    }
+    images: dict[str, list[AxesImage]] = {"weight": [], "estimate": []}
+    with new_heatmaps(titles, max(triangle.last for *_, triangle in panels) + 1, columns=2) as (figure, grid):
+        for axes, (_model, key, triangle) in zip(grid, panels, strict=True):
+            images[key].append(triangle.draw(axes, norms[key], COLORS if key == "weight" else SIGNED))
+        style.label_edges(grid, *edges(row["set"] == SUBLAYERS for row in records))
+    bar = draw_bar(figure, images["weight"], "weight, mean over heads (cube-root scale)")
+    bar.set_ticks([0, 0.01, 0.1, 0.4, 1], labels=["0", "0.01", "0.1", "0.4", "1"])
+    bar = draw_bar(figure, images["estimate"], "rise of the loss, nats, sum over heads (logarithmic)")
+    ticks = [-largest, -largest / 10, 0, largest / 10, largest]
+    bar.set_ticks(ticks, labels=[f"{tick:.1g}" for tick in ticks])
+    bar.minorticks_off()
+    return figure
+
+
+def weight_against_effect(records: Records, palette: Palette) -> Figure:
+    """Draw every route by its weight and the size of its estimated effect, a panel per model."""
+    models = list(by_model(records))
+    with style.new_panels(len(models), (None, 3), 3, sharey=True) as (figure, panels):
+        for axes, (model, rows) in zip(panels, models, strict=True):
+            sizes = np.abs(numbers(rows, "estimate"))
+            axes.scatter(numbers(rows, "weight"), np.maximum(sizes, 1e-8), s=8, alpha=0.5, color=palette[model])
+            axes.set_title(shown(model))
+            axes.set_yscale("log")
+        style.label_edges(panels, "weight", "size of the effect, nats")
+    return figure
+
+
+def rank_correlations(records: Records, palette: Palette) -> Figure:
+    """Draw the rank correlation of weights and sizes of effects in each layer, all models in one panel."""
+    with style.wide_panel("layer r", "rank correlation of weight and size of effect") as (figure, axes):
+        axes.axhline(0, color=style.REFERENCE, linestyle="--", linewidth=1, label="weights tell nothing")
+        for model, rows in by_model(records):
+            known = [row for row in rows if row["rank_correlation"] is not None]
+            if known:
+                style.draw_line(axes, known, "layer", "rank_correlation", palette.line(model, len(known)))
+        axes.set_ylim(-1.05, 1.05)
+    return figure
+
+
+def _together(rows: Records) -> Records:
+    """Take the mean weight of all rows, and the sum of their estimates, for each layer and source."""
+    found: dict[tuple[int, int], Records] = defaultdict(list)
+    for row in rows:
+        found[row["layer"], row["source"]].append(row)
+    return [
+        {
+            "layer": layer,
+            "source": source,
+            "weight": float(np.mean(numbers(own, "weight"))),
+            "estimate": float(np.sum(numbers(own, "estimate"))),
+        }
+        for (layer, source), own in found.items()
+    ]
