@@ -14,6 +14,7 @@ from limelm.registration import register as _register
 if TYPE_CHECKING:
     from limelm.adapters import attach, detach, load_adapter, save_adapter, set_trainable
     from limelm.analysis import routes
+    from limelm.explorer import explore
     from limelm.loading import load_model
     from limelm.models import HyperConnectionConfig as HyperConnectionConfig
     from limelm.models import HyperConnectionForCausalLM as HyperConnectionForCausalLM
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "attach",
     "detach",
+    "explore",
     "load_adapter",
     "load_model",
     "parameter_groups",
@@ -38,7 +40,7 @@ __all__ = [
     "set_trainable",
 ]
 
-_ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization", "routes": "analysis"}
+_ELSEWHERE = {"load_model": "loading", "parameter_groups": "optimization", "routes": "analysis", "explore": "explorer"}
 _PACKAGES = frozenset({"adapters", "models", "routing"})
 
 _register()

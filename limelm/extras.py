@@ -9,6 +9,7 @@ from limelm.errors import UserError
 #: What an extra brings for a whole command or package (as in pyproject.toml), looked for before that begins.
 REQUIREMENTS = {
     "lab": ("accelerate>=1.10", "jinja2>=3.1", "matplotlib>=3.9", "psutil>=5.9", "tomli-w>=1.1"),
+    "explore": ("starlette>=1.0", "uvicorn>=0.35"),
     "peers": ("x-transformers>=2.31", "hyper-connections>=0.4.11"),
 }
 #: Packages whose name is not their module's.

@@ -39,6 +39,8 @@ OF_EXTRAS = {
     "lm-eval",
     "peft",
     "triton",
+    "starlette",
+    "uvicorn",
 }
 
 
@@ -275,12 +277,13 @@ CALLS = {
     None: {
         "convert": "convert {made}/routers --out native",
         "data prepare": "data prepare {made}/text.txt --out tokens --vocab-size 280 --processes 2",
+        "explore": "explore {made}/routers --text one",
         "generate": "generate {made}/routers one --max-new-tokens 3",
     },
     "lab": {
         "analyze": "analyze {made}/llama --data {made}/text.txt --out analysis",
         "bench": "bench --out bench",
-        "eval": "eval {made}/llama --text {made}/text.txt --out scores",
+        "eval": "eval {made}/llama --domain {made}/text.txt --out scores",
         "plan": "plan tiny --model static",
         "recipes": "recipes",
         "reproduce": "reproduce tiny --out demo",
@@ -307,6 +310,13 @@ def test_help(tmp_path, command):
 
 def test_generate(made, tmp_path):
     assert succeeds("-m", "limelm", *words(CALLS[None]["generate"], made), folder=tmp_path).startswith("one")
+
+
+def test_explore_writes_a_page_and_serving_says_what_it_needs(made, tmp_path):
+    call = words(CALLS[None]["explore"], made)
+    assert succeeds("-m", "limelm", *call, folder=tmp_path) == "Page: explorer/explorer.html\n"
+    line = refused("-m", "limelm", *call, "--serve", folder=tmp_path)
+    assert "--serve: starlette>=1.0, uvicorn>=0.35 are not installed" in line and "limelm[explore]" in line
 
 
 def test_convert_there_and_back(made, tmp_path):

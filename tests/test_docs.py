@@ -61,7 +61,7 @@ def test_every_command_in_a_page_is_taken(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in commands_of(page):
         arguments = [word.replace("*", "each") for word in command]
-        read = [value for option, value in pairwise(arguments) if option in ("--data", "--text", "--local-data")]
+        read = [value for option, value in pairwise(arguments) if option in ("--data", "--domain", "--local-data")]
         for word in [*read, *(word for word in arguments if "/" in word)]:  # what it reads is there
             (tmp_path / word.strip("/")).mkdir(parents=True, exist_ok=True)
         parse(arguments)

@@ -20,7 +20,7 @@ TIERS = [
     {"recipes"},
     {"planning"},
     {"training"},
-    {"report", "benchmark"},
+    {"report", "benchmark", "explorer"},
     {"cli"},
     {"__main__"},
 ]

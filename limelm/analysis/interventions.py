@@ -228,7 +228,7 @@ class Routes:
         weight_set: str | None,
         edit: Callable[[RouteChange, Tensor], RouteChange],
     ) -> Self:
-        """These routes with an edit of those that are meant."""
+        """Make routes that differ from these by an edit of those that are meant."""
         changed = type(self).__new__(type(self))
         changed.readers, changed._entered = self.readers, []
         changed._changes = dict(self._changes)

@@ -25,7 +25,7 @@ class LogitLens:
         self._dtype = next(self._head.parameters()).dtype
         with torch.no_grad():
             own = reader.model(input_ids=sequence[None].to(reader.model.device), use_cache=False).logits.float()
-            read = self._logits(reader(sequence[None]).hidden[-1])
+            read = self.logits(reader(sequence[None]).hidden[-1])
         if own.shape != read.shape or not torch.allclose(own, read, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
             raise LookupError("its logits are not its head applied to its final norm (a cap or a scale between them?)")
         self._loss: dict[int, Mean] = {}
@@ -64,13 +64,14 @@ class LogitLens:
         ]
         return {"logit_lens": rows}
 
-    def _logits(self, states: Tensor) -> Tensor:
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits `[..., vocabulary]` that the head reads out of states `[..., D]`, in float32."""
         return self._head(self._norm(states.to(self._dtype))).float()
 
-    @torch.no_grad()
     def _log_probabilities(self, states: Tensor) -> Tensor:
         """Log-probabilities `[B P, vocabulary]` that the head reads out of states `[B, P, D]`."""
-        return self._logits(states).flatten(0, 1).log_softmax(dim=-1)
+        return self.logits(states).flatten(0, 1).log_softmax(dim=-1)
 
 
 def final_norm_and_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:

@@ -111,6 +111,7 @@ def route_effects(
     largest: int = LARGEST,
     random: int = RANDOM,
     label: str = "model",
+    with_means: bool = True,
 ) -> RouteEffects:
     """Estimate the effects of all routes of a model, and measure those of some.
 
@@ -121,6 +122,7 @@ def route_effects(
         largest, random: how many routes are cut one by one: so many that seem the largest, and so many of the rest by
             chance; all where there are no more.
         label: of the model, beside the progress bar.
+        with_means: measure also what setting routes to their means does, and cut the places' own inputs.
 
     Raises:
         ValueError: for a model that has no weights over depth, or no sequences.
@@ -131,20 +133,22 @@ def route_effects(
     of = routes(model)
     weights = retrieval_weights(model, "", batches)
     assert weights is not None
-    means = source_means(model, batches)
+    means = source_means(model, batches) if with_means else None
     estimates = estimate_effects(model, batches, means)
     found = _list_routes(weights, of.readers, estimates)
     with without_dropout(model):
         judge = _Judge(model, batches)
         effects = RouteEffects(found, _by_place(of.readers, estimates), judge.loss)
         effects.chosen = _choose(found, largest, random)
-        with_own_input = dict.fromkeys(route.place for route in found if route.is_own_input)
-        with progress_bar(f"{label}: effects", "cut", total=2 * len(effects.chosen) + len(with_own_input)) as bar:
+        own_inputs = {route.place for route in found if route.is_own_input} if with_means else set()
+        cuts = len(effects.chosen) * (1 + with_means) + len(own_inputs)
+        with progress_bar(f"{label}: effects", "cut", total=cuts) as bar:
             for number in effects.chosen:
                 effects.cut[number] = judge.measure(found[number].cut(of))
-                effects.to_mean[number] = judge.measure(found[number].set_to_mean(of, means))
-                bar.update(2)
-            for place in with_own_input:
+                if means is not None:
+                    effects.to_mean[number] = judge.measure(found[number].set_to_mean(of, means))
+                bar.update(1 + with_means)
+            for place in sorted(own_inputs):
                 effects.own_input[place] = judge.measure(of.cut(place, source=place))
                 bar.update(1)
     return effects

@@ -33,7 +33,7 @@ tasks:
 examples:
   limelm eval demo/seed-42/* --tasks key_value_retrieval,induction --out scores
   limelm eval my-llama my-lime --tasks paper --local-data benchmarks/ --out scores
-  limelm eval my-llama my-lime --text wiki=wiki/ --text held-out=tokens/ --window 512 --out perplexity
+  limelm eval my-llama my-lime --domain wiki=wiki/ --domain held-out=tokens/ --window 512 --out perplexity
   limelm eval HuggingFaceTB/SmolLM2-135M --tasks hellaswag,piqa --shots 0 --limit 500 --out scores
 """
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, "--out", ", new or of an earlier evaluation")
     parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
     parser.add_argument(
-        "--text",
+        "--domain",
         action="append",
         metavar="[NAME=]PATH",
         help="a domain: a file or folder of text, or the validation split of a folder of token shards; may be repeated",
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 #: Options, and the one that they need.
 NEEDED = {
     "tasks": ("local_data", "shots", "batch_size", "seed"),
-    "text": ("window", "stride"),
+    "domain": ("window", "stride"),
 }
 
 
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> Output:
     from limelm.loading import model_labels
     from limelm.report.evaluation import perplexities_as_text, scores_as_text, write_evaluation
 
-    if not (options.tasks or options.text):
-        raise UserError("nothing to score: give --tasks, --text or both")
+    if not (options.tasks or options.domain):
+        raise UserError("nothing to score: give --tasks, --domain or both")
     for needed, others in NEEDED.items():
         for option in others:
             if getattr(options, option) is not None and not getattr(options, needed):
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> Output:
     settings = TaskSettings(device=find_device(options.device), **known)
     labels = model_labels(options.checkpoints)
     wanted = expand(options.tasks or [], options.shots)
-    text = TextRequest(named_paths(options.text), options.window, options.stride) if options.text else None
+    text = TextRequest(named_paths(options.domain), options.window, options.stride) if options.domain else None
     evaluation = evaluate(options.checkpoints, labels, wanted, options.local_data, text, settings, options.out)
     reasons = [f"{missing['model']}: no {missing['task']}: {missing['reason']}" for missing in evaluation.notes]
     if not (evaluation.scores or evaluation.perplexity):

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from limelm._version import __version__
-from limelm.cli import analyze, bench, convert, data, eval, generate, plan, recipes, reproduce, train
+from limelm.cli import analyze, bench, convert, data, eval, explore, generate, plan, recipes, reproduce, train
 from limelm.cli.completion import SHELLS, PrintCompletion
 from limelm.cli.failures import explain
 from limelm.cli.output import Output, as_json, quiet_stdout
@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": generate,
     "eval": eval,
     "analyze": analyze,
+    "explore": explore,
     "bench": bench,
 }
 EPILOG = """\

@@ -76,11 +76,11 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
         if not separator:
             name, path = _stem(Path(argument)), argument
         if not name or not path:
-            raise UserError(f"--text: {argument!r} is not NAME=PATH or PATH")
+            raise UserError(f"--domain: {argument!r} is not NAME=PATH or PATH")
         if has_control_characters(name):
-            raise UserError(f"--text: the name {printable(name)} must be a text without control characters")
+            raise UserError(f"--domain: the name {printable(name)} must be a text without control characters")
         if name in paths:
-            raise UserError(f"--text: two domains are called {name!r}; name them apart, as NAME=PATH")
+            raise UserError(f"--domain: two domains are called {name!r}; name them apart, as NAME=PATH")
         paths[name] = Path(path)
     return paths
 

@@ -76,6 +76,9 @@ class GatedSum(Connection):
         newest = range(layer_idx + 2 - len(self.bias), layer_idx + 1)  # the first may be the sum of what is older
         return self.at(layer_idx, (0, *newest), weight_set)
 
+    def source_name(self, number: int) -> str:
+        return "embedding" if number == 0 else f"what layer {number - 1} added"
+
     def init_weights(self, std: float = 0.02) -> None:
         """Initialize to nearly the plain sum: half of the gates are open by a little."""
         init.ones_(self.bias)

@@ -58,6 +58,22 @@ class DepthReader(DepthModule):
         """
         return mix(sources, weights) if self.change is None else self.change(mix, sources, weights, first_row, part)
 
+    def source_name(self, number: int) -> str:
+        """Name what left a source, for people: 0 are the embeddings."""
+        if number == 0:
+            return "embedding"
+        return f"what {_sublayer(number - 1)} added" if self._is_by_sublayer else f"after layer {number - 1}"
+
+    def place_name(self, num_layers: int) -> str:
+        """Name the place for people, in a decoder of L layers."""
+        if self.place == num_layers * (2 if self._is_by_sublayer else 1):
+            return "final norm"
+        return _sublayer(self.place) if self._is_by_sublayer else f"layer {self.place}"
+
+    @property
+    def _is_by_sublayer(self) -> bool:
+        return self.weight_sets == (SUBLAYERS,)
+
     @property
     def has_choice(self) -> bool:
         """Whether there is more than one source to read."""
@@ -74,6 +90,11 @@ class DepthReader(DepthModule):
             heads are mixed with others, `[S G, n, G]`, by the sources' heads.
         """
         raise NotImplementedError
+
+
+def _sublayer(number: int) -> str:
+    """Name a sublayer, attention and MLP in turn."""
+    return f"{'MLP' if number % 2 else 'attention'} {number // 2}"
 
 
 def readers_in(module: nn.Module) -> Iterator[DepthReader]:

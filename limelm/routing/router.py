@@ -100,6 +100,10 @@ class Router(DepthReader):
         self.top_p = spec.top_p
         self.trainable = spec.trainable
 
+    def source_name(self, number: int) -> str:
+        """Name what left a source: the representation that a layer is given, or the heads that it makes of it."""
+        return super().source_name(number) if self.mixes_representations else f"layer {number}"
+
     @classmethod
     def default_sources(cls, num_layers: int) -> dict[str, int] | None:
         """The sources that are read in a model of L layers where nothing is asked for; None is all earlier ones."""

@@ -24,7 +24,10 @@ def analyze(folder, *names, data="tokens", out="out"):
 def test_one_report_for_several_models(folder, capsys):
     assert main(analyze(folder, "llama-like", "dynamic", "kv")) == 0
     out, err = capsys.readouterr()
-    assert "llama-like: no retrieval, effects: it has no routers" in err and f"Report: {folder / 'out' / 'report.html'}" in out
+    assert (
+        "llama-like: no retrieval, effects: it has no routers" in err
+        and f"Report: {folder / 'out' / 'report.html'}" in out
+    )
     page = (folder / "out" / "report.html").read_text()
     assert "llama-like" in page and "dynamic" in page and "http://" not in page.replace("http://www.w3.org", "")
     figures = {path.suffix for path in (folder / "out" / "figures").iterdir()}

@@ -34,7 +34,7 @@ def evaluate(folder, *names, out="out", tasks=TASKS, data="benchmarks"):
 
 def perplexity(folder, *names, text, out):
     checkpoints = [str(folder / name) for name in names]
-    domains = [argument for domain in text for argument in ("--text", domain)]
+    domains = [argument for domain in text for argument in ("--domain", domain)]
     return ["eval", *checkpoints, *domains, "--window", "32", "--out", str(folder / out)]
 
 
@@ -166,7 +166,7 @@ def test_text_alone_needs_no_tasks(folder, capsys, monkeypatch):
 
 
 def test_tasks_and_text_share_a_report(folder, capsys):
-    command = [*evaluate(folder, "static", "hc", out="both", tasks="copa,rte"), "--text", str(folder / "words.jsonl")]
+    command = [*evaluate(folder, "static", "hc", out="both", tasks="copa,rte"), "--domain", str(folder / "words.jsonl")]
     assert main(command) == 0
     scores, bits = capsys.readouterr().out.split("\n\n")
     assert [line.split()[0] for line in scores.splitlines()] == ["task", "copa,", "hc", "rte,", "hc", "average", "hc"]
@@ -206,17 +206,17 @@ def test_bad_text_is_one_line_and_leaves_nothing(folder, capsys):
     write_checkpoint(folder / "narrow", "none", max_position_embeddings=24)
     out = ["--out", str(folder / "bad")]
     for arguments, message in [
-        ([], "nothing to score: give --tasks, --text or both"),
-        (["--tasks", "induction", "--window", "8"], "--window: only with --text"),
-        (["--tasks", "induction", "--stride", "8"], "--stride: only with --text"),
-        (["--text", "words.jsonl", "--shots", "1"], "--shots: only with --tasks"),
-        (["--text", "words.jsonl", "--local-data", "benchmarks"], "--local-data: only with --tasks"),
-        (["--text", str(folder / "nowhere")], "nowhere: no such file or folder"),
-        (["--text", str(folder / "empty.txt")], "empty.txt: no text to score"),
-        (["--text", "a=x.txt", "--text", "a=y.txt"], "--text: two domains are called 'a'"),
-        (["--text", str(folder / "words.jsonl"), "--window", "1"], "--window: 1 must be at least 2"),
-        (["--text", str(folder / "words.jsonl"), "--window", "25"], "the context of"),
-        (["--text", str(folder / "words.jsonl"), "--stride", "24"], "--stride: 24 must be from 1 to 23"),
+        ([], "nothing to score: give --tasks, --domain or both"),
+        (["--tasks", "induction", "--window", "8"], "--window: only with --domain"),
+        (["--tasks", "induction", "--stride", "8"], "--stride: only with --domain"),
+        (["--domain", "words.jsonl", "--shots", "1"], "--shots: only with --tasks"),
+        (["--domain", "words.jsonl", "--local-data", "benchmarks"], "--local-data: only with --tasks"),
+        (["--domain", str(folder / "nowhere")], "nowhere: no such file or folder"),
+        (["--domain", str(folder / "empty.txt")], "empty.txt: no text to score"),
+        (["--domain", "a=x.txt", "--domain", "a=y.txt"], "--domain: two domains are called 'a'"),
+        (["--domain", str(folder / "words.jsonl"), "--window", "1"], "--window: 1 must be at least 2"),
+        (["--domain", str(folder / "words.jsonl"), "--window", "25"], "the context of"),
+        (["--domain", str(folder / "words.jsonl"), "--stride", "24"], "--stride: 24 must be from 1 to 23"),
     ]:
         line = fails(capsys, "eval", str(folder / "static"), str(folder / "narrow"), *arguments, *out)
         assert message in line and not (folder / "bad").exists()

@@ -64,7 +64,7 @@ def test_every_command_prints_its_document(made, capsys, monkeypatch):
     prepare = document(capsys, "data prepare", "text.jsonl", "--out", "again", "--vocab-size", "270")
     assert prepare["vocab_size"] == 270 and sum(split["documents"] for split in prepare["splits"].values()) == 40
 
-    scores = document(capsys, "eval", "run/seed-1/llama", "--out", "scores", "--text", "tokens", "--window", "16")
+    scores = document(capsys, "eval", "run/seed-1/llama", "--out", "scores", "--domain", "tokens", "--window", "16")
     assert [row["model"] for row in scores["perplexity"]] == ["LLaMA"] and scores["scores"] == []
 
     models = ["run/seed-1/llama", "run/seed-1/static"]
@@ -73,6 +73,9 @@ def test_every_command_prints_its_document(made, capsys, monkeypatch):
     )
     assert seen["models"] == ["LLaMA", "LIMe static"] and [note["analysis"] for note in seen["notes"]] == ["retrieval"]
 
+    explored = document(capsys, "explore", *models, "--text", "the", "--out", "explored")
+    assert explored["models"] == ["LLaMA", "LIMe static"] and Path(explored["page"]).exists()
+
     sizes = "--num-hidden-layers 2 --hidden-size 32 --num-attention-heads 2 --intermediate-size 32 --vocab-size 99"
     inputs = "--num-key-value-heads 1 --sequence-length 8 --batch-size 1 --decode-from 4 --rounds 1 --device cpu"
     few = ["--cases", "static", "--workloads", "forward", *sizes.split(), *inputs.split()]
@@ -80,7 +83,7 @@ def test_every_command_prints_its_document(made, capsys, monkeypatch):
     assert [row["case"] for row in bench["times"]] == ["static"] and bench["depths"] == [] == bench["memory"]
 
     assert "tiny" in [recipe["name"] for recipe in document(capsys, "recipes")["recipes"]]
-    done |= {"reproduce", "train", "plan", "data prepare", "eval", "analyze", "bench", "recipes"}
+    done |= {"reproduce", "train", "plan", "data prepare", "eval", "analyze", "explore", "bench", "recipes"}
     assert done | {"convert"} == COMMANDS.keys()  # it has a test in test_convert.py
 
 

@@ -22,7 +22,7 @@ from tests.wrong_calls.case import (
 GENERATE = "generate M x --max-new-tokens 2"
 READERS = (
     GENERATE,
-    "eval M --text held=T --out o",
+    "eval M --domain held=T --out o",
     "analyze M --data T --only collapse --tokens 64 --out o",
     "convert M --out o",
     "bench --from M --cases kv --workloads forward --rounds 1 --out o",
@@ -192,7 +192,11 @@ def _adapters() -> Iterator[Case]:
         "no base": remove("L"),
     }.items():
         yield command("adapters", A, "A|L", change=change, what=what)
-    for reader in ("convert A --out o", "eval A --text held=T --out o", "analyze A --data T --only retrieval --out o"):
+    for reader in (
+        "convert A --out o",
+        "eval A --domain held=T --out o",
+        "analyze A --data T --only retrieval --out o",
+    ):
         yield command("adapters", reader, "A", change=cut(weights), what="weights cut off")
         yield command("adapters", reader, "A", change=edit(ADAPTER, "routing", 5), what="routing = 5")
         yield command("adapters", reader, "A", change=write(ADAPTER, "[]"), what="a list")
@@ -234,7 +238,7 @@ def _peft() -> Iterator[Case]:
 
 def _labels() -> Iterator[Case]:
     """The label of a checkpoint is in `result.json`, where there is one. (Any text is one: test_item_files.py)"""
-    for reader in ("eval M --text held=T --out o", "analyze M --data T --only collapse --tokens 64 --out o"):
+    for reader in ("eval M --domain held=T --out o", "analyze M --data T --only collapse --tokens 64 --out o"):
         for value in (
             5,
             None,

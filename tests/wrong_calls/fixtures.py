@@ -64,7 +64,7 @@ def _make_runs() -> None:
     prepare_problems(Path("S"), "arithmetic-3", True, 20, 10)
     commands = [
         "reproduce small.toml --data T --out R --models llama,static",
-        "eval M --text held=T --out E",
+        "eval M --domain held=T --out E",
         "bench --num-hidden-layers 1 --hidden-size 32 --num-attention-heads 2 --num-key-value-heads 1 "
         "--intermediate-size 32 --vocab-size 100 --sequence-length 8 --batch-size 1 --decode-from 4 --rounds 1 "
         "--cases static --workloads forward --out B",

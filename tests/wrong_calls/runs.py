@@ -154,11 +154,13 @@ def _each(pattern: str, content: bytes) -> Change:
 
 def _outputs() -> Iterator[Case]:
     """Folders of earlier evaluations, analyses and benchmarks that hold something else by now."""
-    yield command("outputs", "eval M --text held=T --out E", "E", change=_folder_of("E/items"), what="items is a file")
+    yield command(
+        "outputs", "eval M --domain held=T --out E", "E", change=_folder_of("E/items"), what="items is a file"
+    )
     yield command(
         "outputs", "bench --cases static --out B --from L", "--workloads|--cases|--out", what="another measurement"
     )
-    for text in ("eval M --text held=T --out N", "analyze M --data T --out E", "bench --out E", "convert A --out E"):
+    for text in ("eval M --domain held=T --out N", "analyze M --data T --out E", "bench --out E", "convert A --out E"):
         yield command("outputs", text, "N|E", what="the folder of another command")
 
 

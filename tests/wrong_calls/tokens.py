@@ -27,7 +27,7 @@ READERS = (
     TRAIN,
     "reproduce small.toml --data T --out o",
     "analyze M --data T --only collapse --tokens 64 --out o",
-    "eval M --text held=T --out o",
+    "eval M --domain held=T --out o",
 )
 MANIFEST, SHARD = "T/manifest.json", "T/train-00000.bin"
 MANIFEST_FIELDS = {
@@ -68,7 +68,7 @@ def cases() -> Iterator[Case]:
             yield command("tokenizers", reader, "tokenizer", change=change, what=what)
     for arguments, what, change, *names in TEXTS:
         yield command("texts", arguments, *names, change=change, what=what)
-    for reader in ("eval M --text x=bad --out o", "analyze M --data bad --only collapse --out o"):
+    for reader in ("eval M --domain x=bad --out o", "analyze M --data bad --only collapse --out o"):
         for arguments, what, change, *names in TEXTS:
             if arguments == PREPARE and not what.startswith("journal"):
                 yield command("texts", reader, *names, change=change, what=what)

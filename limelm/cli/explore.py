@@ -1,0 +1,81 @@
+"""`limelm explore`: a page on what models do with a sentence, as a file or live."""
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+
+from limelm.cli.options import add_shared
+from limelm.cli.output import Output, note
+from limelm.cli.resources import check_out, find_device
+from limelm.cli.types import any_text, integer
+from limelm.errors import UserError
+
+HELP = "type a sentence and see what every layer reads, and what it matters"
+NEEDS = None
+KEYS = ("out", "page", "models", "tokens")
+SAVES_MEMORY = "the length of --text"
+PAGE = "explorer.html"
+DEFAULT_OUT, DEFAULT_PORT = Path("explorer"), 8377
+DESCRIPTION = """\
+Show what models do with one text, layer by layer: what each head reads of the layers before, what becomes of the
+prediction when it does not, and what each representation would predict. Writes OUT/explorer.html, one file that opens
+in any browser, without a network. With --serve the page is live on this machine: other sentences, and routes cut by a
+click.
+
+Several CHECKPOINTs stand side by side, with their differences; several checkpoint-N folders of one training make a
+slider over its steps. docs/explore.md goes through the page.
+"""
+
+EPILOG = """\
+examples:
+  limelm explore demo/seed-42/dynamic --text "def main(argv):"
+  limelm explore demo/seed-42/static demo/seed-42/dynamic --text "import os" --out both
+  limelm explore demo/seed-42/kv --text "import os" --serve
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_shared(parser, "CHECKPOINT", nargs="+")
+    add_shared(parser, "--out", ", new or of an earlier page (explorer)", required=False, default=None)
+    parser.add_argument("--text", type=any_text, required=True, metavar="TEXT", help="what the models read")
+    parser.add_argument("--serve", action="store_true", help="serve a live page on this machine, until Ctrl-C")
+    parser.add_argument(
+        "--port", type=integer(1024, 65535), metavar="N", help=f"where a live page is served ({DEFAULT_PORT})"
+    )
+    add_shared(parser, "--device")
+
+
+def run(options: argparse.Namespace) -> Output | None:
+    """Measure the models, and write or serve the page."""
+    if options.serve:
+        _serve(options)
+        return None
+    if options.port is not None:
+        raise UserError("--port: only with --serve")
+    out = options.out or DEFAULT_OUT
+    check_out(out, marker=PAGE)
+    from limelm.explorer import explore_subjects
+    from limelm.explorer.checkpoints import load_subjects
+
+    subjects = load_subjects(options.checkpoints, find_device(options.device))
+    exploration = explore_subjects(subjects, options.text)
+    path = exploration.save(out / PAGE)
+    models = exploration.data["models"]
+    tokens = {model["label"]: len(model["tokens"]) for model in models}
+    return Output(f"Page: {path}", {"out": out, "page": path, "models": list(tokens), "tokens": tokens})
+
+
+def _serve(options: argparse.Namespace) -> None:
+    if options.out is not None:
+        raise UserError("--out: not with --serve, which writes no file; the live page saves what it shows")
+    from limelm.explorer.checkpoints import load_subjects
+    from limelm.explorer.server import Explorer, check_port, require_server, serve
+
+    require_server()
+    port = options.port or DEFAULT_PORT
+    check_port(port)
+    explorer = Explorer(load_subjects(options.checkpoints, find_device(options.device)), options.text)
+    with suppress(KeyboardInterrupt):  # that is how it ends
+        note(f"The page is at http://localhost:{port}/ until you press Ctrl-C here. Only this machine can open it.")
+        serve(explorer, port)

@@ -1,0 +1,117 @@
+"""An exploration: what models do with one text, as a page that opens anywhere, or inside of a notebook."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.errors import UserError
+from limelm.explorer.measure import as_blocks, measure
+from limelm.explorer.page import page
+from limelm.files import write_text
+from limelm.loading import context_length
+
+NOTEBOOK_HEIGHT = 900  # pixels
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to explore.
+
+    Attributes:
+        label: its name on the page.
+        step: of its training; None for one that is no step of a training.
+    """
+
+    label: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Models on one text; notebooks display it as its page.
+
+    Attributes:
+        data: what the page shows, with every array as a numpy array: `text`, and for each of `models` its `tokens`,
+            `places` (their `weights` and `effects`), `loss`, `predictions` and `lens`.
+    """
+
+    data: dict[str, Any]
+
+    def page(self) -> str:
+        """Assemble the HTML, which needs no other file and no network."""
+        return page(as_blocks(self.data))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to a file, in the place of an earlier one; returns its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.page())
+        return path
+
+    def _repr_html_(self) -> str:
+        """Display the page in a frame of its own, so that its style and scripts stay apart from the notebook's."""
+        source = html.escape(self.page(), quote=True)
+        allowed = 'sandbox="allow-scripts allow-downloads"'
+        look = f'style="width:100%;height:{NOTEBOOK_HEIGHT}px;border:0"'
+        return f'<iframe title="limelm explorer" {allowed} {look} srcdoc="{source}"></iframe>'
+
+
+def explore(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, label: str = "model") -> Exploration:
+    """Look into what a model does with a text: weights over depth, effects of routes, and predictions by depth.
+
+    Args:
+        model: any Hugging Face decoder; one with weights over depth shows most. It is left as it was.
+        text: at least one token; a BOS token, where there is one, is put before it, as in training.
+        label: the model's name on the page.
+
+    Returns:
+        An object that notebooks display, and that `save` writes as one HTML file.
+
+    Raises:
+        UserError: for a text without tokens, or with more than the model's context.
+    """
+    return explore_subjects([Subject(label, model, tokenizer)], text)
+
+
+def explore_subjects(
+    subjects: Sequence[Subject], text: str, is_live: bool = False, with_cuts: bool = True
+) -> Exploration:
+    """Explore several models on one text; arguments and errors as in `explore`.
+
+    Args:
+        is_live: whether the page is served, and may ask for more.
+        with_cuts: whether some routes are cut one by one, beside the estimates.
+    """
+    is_steps = len(subjects) > 1 and all(subject.step is not None for subject in subjects)
+    models = [
+        measure(each.model, each.tokenizer, encode(text, each), each.label, each.step if is_steps else None, with_cuts)
+        for each in subjects
+    ]
+    kind = "steps" if is_steps else "checkpoints"
+    return Exploration({"format": 1, "text": text, "kind": kind, "live": is_live, "models": models})
+
+
+def encode(text: str, subject: Subject) -> Tensor:
+    """Make token ids `[T]` of a text, BOS first.
+
+    Raises:
+        UserError: where there are none, or more than the model's context.
+    """
+    tokenizer = subject.tokenizer
+    bos = tokenizer.bos_token or tokenizer.eos_token or ""
+    text = text if bos and text.startswith(bos) else bos + text
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+    context = context_length(subject.model.config)
+    if not len(ids):
+        raise UserError("--text: no tokens; give some text")
+    if context is not None and len(ids) > context:
+        raise UserError(f"--text: {len(ids)} tokens; {subject.label} reads at most {context}")
+    return ids

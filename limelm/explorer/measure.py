@@ -1,0 +1,306 @@
+"""Everything that the explorer shows of one model on one text, as plain data.
+
+Weights, effects and lenses are those of `limelm.analysis`: what a page shows equals what these functions return.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limelm.adapters.attachment import attachment_of
+from limelm.analysis.activations import ActivationReader
+from limelm.analysis.circuits import TokenNames
+from limelm.analysis.effect_records import correlation
+from limelm.analysis.interventions import Routes, routes
+from limelm.analysis.logit_lens import LogitLens
+from limelm.analysis.retrieval import readers_of, run_decoder, without_dropout
+from limelm.analysis.route_effects import RouteEffects, route_effects
+from limelm.errors import UserError
+from limelm.explorer.page import block
+from limelm.routing import DepthReader, Router
+
+TOP = 5  # predictions of each token
+#: Routes that are cut one by one; fewer of long texts, so that no more than so many tokens are read for it.
+LARGEST, RANDOM, TOKENS_READ = 16, 8, 16_384
+CHUNK = 256  # tokens whose logits are there at once
+WIDE = 4_000_000  # numbers of one kind, from which on they are kept in half precision
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Tensor,
+    label: str,
+    step: int | None = None,
+    with_cuts: bool = True,
+) -> dict[str, Any]:
+    """Measure a model on one text.
+
+    Args:
+        input_ids: `[T]`.
+        label: the model's name on the page.
+        step: of its training, for a slider over steps.
+        with_cuts: whether some routes are cut one by one, beside the estimates.
+
+    Returns:
+        What the page's scripts call a model.
+    """
+    ids = input_ids[None]
+    readers = readers_of(model)
+    with without_dropout(model):
+        logits = _Logits(model, ids)
+        names = TokenNames(tokenizer)
+        weights, sources = _look(model, readers, ids)
+        effects = _effects(model, ids, label, with_cuts) if readers and len(input_ids) > 1 else None
+        lens, source_lens, missing = _lenses(model, ids, label, readers, sources)
+    special = set(tokenizer.all_special_ids)
+    shown = [{"id": token, "text": names.name(token), "special": token in special} for token in input_ids.tolist()]
+    found: dict[str, Any] = {
+        "label": label,
+        "step": step,
+        "description": _describe(model),
+        "tokens": shown,
+        "sourceNames": _source_names(readers),
+        "places": _places(readers, weights, effects, len(ActivationReader(model, label).layers)),
+        "loss": [None, *logits.losses],
+        "predictions": logits.predictions,
+        "measured": [] if effects is None else _measured(effects),
+        "effectError": None if effects is None else _effect_error(effects),
+        "lens": lens,
+        "lensMissing": missing,
+        "sourceLens": source_lens,
+    }
+    named = {token["id"] for token in shown} | {each["id"] for own in logits.predictions for each in own}
+    for each in (lens, source_lens):
+        if each is not None:
+            named |= set(np.unique(each["ids"]).tolist())
+    found["vocabulary"] = {str(token): names.name(token) for token in sorted(named)}
+    return found
+
+
+def as_blocks(value: Any) -> Any:
+    """Write all arrays of what was measured as the page takes them."""
+    if isinstance(value, dict):
+        return {key: as_blocks(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_blocks(each) for each in value]
+    return block(value) if isinstance(value, np.ndarray) else value
+
+
+class _Logits:
+    """The predictions of a model after each token.
+
+    Attributes:
+        losses: of each token but the first, in nats.
+        predictions: for each token the TOP most probable to follow.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, ids: Tensor):
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0].float()
+        if not logits.isfinite().all():
+            raise UserError("NaN or infinity in the model's predictions; nothing to explore")
+        self.losses: list[float] = []
+        self.predictions: list[list[dict[str, Any]]] = []
+        following = ids[0, 1:].to(logits.device)
+        for start in range(0, len(logits), CHUNK):
+            logs = logits[start : start + CHUNK].log_softmax(dim=-1)
+            targets = following[start : start + CHUNK]
+            self.losses += (-logs[: len(targets)].gather(1, targets[:, None])[:, 0]).tolist()
+            values, tokens = logs.exp().topk(min(TOP, logs.shape[-1]), dim=-1)
+            for own, numbers in zip(tokens.tolist(), values.tolist(), strict=True):
+                pairs = zip(own, numbers, strict=True)
+                self.predictions.append([{"id": token, "probability": value} for token, value in pairs])
+
+
+def _look(
+    model: PreTrainedModel, readers: list[DepthReader], ids: Tensor
+) -> tuple[dict[DepthReader, Tensor], dict[int, Tensor]]:
+    """Run a model, and keep what its readers weigh with, and the sources `[T, D]` of connections by number.
+
+    Weights are `[R, n, columns]`, or `[T, R, n, columns]` where they depend on tokens.
+    """
+    weights: dict[DepthReader, Tensor] = {}
+    found: dict[int, Tensor] = {}
+
+    def keep(reader: DepthReader, inputs: tuple) -> None:
+        of_call = reader.effective_weights(inputs)[0]
+        missing = len(reader.source_ids) - of_call.shape[-1]  # sources that an early exit leaves out
+        weights[reader] = torch.nn.functional.pad(of_call, (0, missing)).unsqueeze(-1)
+
+    def observe(reader, sources, term, output, part, first_row) -> None:
+        if not isinstance(reader, Router):
+            for number, source in zip(reader.source_ids, sources, strict=False):
+                found.setdefault(number, source[0].flatten(1))
+
+    hooks = [reader.register_forward_pre_hook(keep) for reader in readers if reader.depends_on_tokens]
+    try:
+        if readers:
+            with torch.no_grad(), routes(model).observed_by(observe):
+                run_decoder(model, ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for reader in readers:
+        if not reader.depends_on_tokens:
+            own = reader.effective_weights().detach()
+            weights[reader] = own if own.ndim == 3 else own.unsqueeze(-1)
+    return weights, found
+
+
+def _effects(model: PreTrainedModel, ids: Tensor, label: str, with_cuts: bool) -> RouteEffects:
+    fit = max(1, TOKENS_READ // ids.shape[1]) if with_cuts else 0
+    return route_effects(model, [ids], min(LARGEST, fit), min(RANDOM, fit), label, with_means=False)
+
+
+def _places(
+    readers: Sequence[DepthReader],
+    weights: dict[DepthReader, Tensor],
+    effects: RouteEffects | None,
+    num_layers: int,
+) -> list[dict[str, Any]]:
+    """The places of a model, with the rows of all readers of each."""
+    by_place: dict[int, list[DepthReader]] = {}
+    for reader in readers:
+        if reader in weights:  # an early exit leaves others out
+            by_place.setdefault(reader.place, []).append(reader)
+    total = sum(each.numel() for each in weights.values())
+    places = []
+    for place, own in by_place.items():
+        rows = [{"set": name, "head": head} for reader in own for name, head in _rows(reader)]
+        by_token = None if effects is None else effects.by_token[place][0].numpy()
+        places.append(
+            {
+                "place": place,
+                "name": own[0].place_name(num_layers),
+                "sources": list(own[0].source_ids),
+                "rows": rows,
+                "dependsOnTokens": own[0].depends_on_tokens,
+                "columns": weights[own[0]].shape[-1],
+                "weights": _array(torch.cat([weights[reader] for reader in own], dim=-3), total),
+                "effects": None if by_token is None else by_token.sum(axis=0),
+                "effectsByToken": None if by_token is None else _array(by_token, total),
+            }
+        )
+    return places
+
+
+def _array(numbers: Any, total: int) -> np.ndarray:
+    """Numbers as they are kept: as float32, or, of many, as float16."""
+    array = numbers.float().cpu().numpy() if isinstance(numbers, Tensor) else numbers
+    return array.astype(np.float16 if total > WIDE else np.float32)
+
+
+def _measured(effects: RouteEffects) -> list[dict[str, Any]]:
+    rows = []
+    for number, cut in effects.cut.items():
+        route = effects.routes[number]
+        where = {"place": route.place, "row": route.row, "source": route.source}
+        rows.append({**where, "estimate": route.estimate, "loss": cut.loss, "kl": cut.kl})
+    return rows
+
+
+def _effect_error(effects: RouteEffects) -> dict[str, Any] | None:
+    """How far estimates are from what was measured."""
+    if not effects.cut:
+        return None
+    found = [cut.loss for cut in effects.cut.values()]
+    estimated = [effects.routes[number].estimate for number in effects.cut]
+    errors = np.abs(np.subtract(found, estimated))
+    return {
+        "routes": len(found),
+        "meanAbsolute": float(errors.mean()),
+        "correlation": correlation(found, estimated),
+    }
+
+
+def _lenses(
+    model: PreTrainedModel, ids: Tensor, label: str, readers: Sequence[DepthReader], sources: dict[int, Tensor]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, str | None]:
+    """The logit lens of representations, that of sources which are others, and why there is none."""
+    try:
+        reader = ActivationReader(model, label)
+        lens = LogitLens(reader, ids[0])
+    except (LookupError, UserError) as error:
+        return None, None, str(error)
+    hidden = [states[0] for states in reader(ids).hidden]
+    names = ["embedding", *(f"after layer {layer}" for layer in range(len(hidden) - 1))]
+    of_sources = None
+    if sources and not all(_is_same(states, hidden, number) for number, states in sources.items()):
+        named = {number: reader for reader in readers for number in reader.source_ids}
+        of_sources = _read_out(lens, list(sources.values()), ids[0])
+        of_sources["names"] = [named[number].source_name(number) for number in sources]
+    return {"names": names, **_read_out(lens, hidden, ids[0])}, of_sources, None
+
+
+def _is_same(states: Tensor, hidden: list[Tensor], number: int) -> bool:
+    """Whether a source is the representation of its number."""
+    return number < len(hidden) and states.shape == hidden[number].shape and torch.allclose(states, hidden[number])
+
+
+def _read_out(lens: LogitLens, representations: list[Tensor], ids: Tensor) -> dict[str, Any]:
+    """The best token, its probability and that of the token that follows, `[N, T]` each, NaN where none follows."""
+    shape = len(representations), len(ids)
+    best = np.zeros(shape, np.int32)
+    probabilities, following = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32)
+    for row, states in enumerate(representations):
+        for start in range(0, len(ids), CHUNK):
+            read = lens.logits(states[start : start + CHUNK]).softmax(dim=-1)
+            place = slice(start, start + len(read))
+            values, tokens = (each.cpu().numpy() for each in read.max(dim=-1))
+            best[row, place], probabilities[row, place] = tokens, values
+            targets = ids[start + 1 : start + 1 + len(read)].to(read.device)
+            own = read[: len(targets)].gather(1, targets[:, None])[:, 0]
+            following[row, start : start + len(targets)] = own.cpu().numpy()
+    return {"ids": best, "probabilities": probabilities, "nextProbabilities": following}
+
+
+def _source_names(readers: Sequence[DepthReader]) -> list[str]:
+    """The names of all sources, by number."""
+    names: dict[int, str] = {}
+    for reader in readers:
+        names |= {number: reader.source_name(number) for number in reader.source_ids}
+    return [names.get(number, "") for number in range(max(names, default=-1) + 1)]
+
+
+def _describe(model: PreTrainedModel) -> str:
+    """The kind of a model in a few words."""
+    config = model.config.get_text_config()
+    attachment = attachment_of(model)
+    routing = getattr(config, "routing", None) if attachment is None else f"attached {attachment.config.routing}"
+    kind = config.model_type if routing is None else f"{config.model_type}, {routing}"
+    return f"{kind}, {config.num_hidden_layers} layers of {config.hidden_size}"
+
+
+def cut_routes(model: PreTrainedModel, changes: Sequence[dict[str, Any]]) -> Routes:
+    """The routes of a model without those that somebody has cut.
+
+    Args:
+        changes: `place`, `row` (None for all) and `source` of each, with rows counted over all sets of the place.
+
+    Raises:
+        UserError: for a route that is not there.
+    """
+    of = routes(model)
+    for change in changes:
+        place, row, source = change["place"], change["row"], change["source"]
+        own = [reader for reader in of.readers if reader.place == place]
+        rows = [(name, head) for reader in own for name, head in _rows(reader)]
+        if row is not None and not 0 <= row < len(rows):
+            raise UserError(f"row {row}: place {place} has {len(rows)} rows")
+        name, head = (None, None) if row is None else rows[row]
+        try:
+            of = of.cut(place, head, source, name or None)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return of
+
+
+def _rows(reader: DepthReader) -> list[tuple[str, int]]:
+    """The set and the head of each row of a reader."""
+    sets = reader.weight_sets or ("",)
+    return [(name, head) for name in sets for head in range(reader.num_rows // len(sets))]

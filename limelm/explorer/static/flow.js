@@ -1,0 +1,172 @@
+// Flow: the places as a column of nodes, and arcs from what each reads at the selected token.
+
+const FLOW = { top: 14, tallest: 30, least: 9, height: 560, clear: 150, listed: 12 };
+const SVG = "http://www.w3.org/2000/svg";
+let flowKey = "";
+
+function svgElement(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+/** Whose effects the arcs have: the selected token's, or, at the last one, after which nothing is predicted, all (null). */
+function flowEffectsAt(model) {
+  return state.token < model.tokens.length - 1 ? state.token : null;
+}
+
+/** Every route at the selected token with its share of what its place reads and its effect, the largest share first. */
+function flowRoutes(model) {
+  const routes = model.places.flatMap((place) => {
+    const shares = sharesAt(place, state.token);
+    const effects = effectsOfRow(place, effectsAt(place, flowEffectsAt(model)), ALL_ROWS);
+    return place.sources.map((source, i) => ({
+      place: place.place, source, to: ownInput(place) + 1, share: shares[i], effect: effects ? effects[i] : null,
+    }));
+  });
+  return routes.sort((one, other) => other.share - one.share);
+}
+
+/** Of each place the strongest routes that together carry so many percent of what it reads, the largest share first. */
+function strongest(routes, percentOfEach) {
+  const carried = new Map();
+  return routes.filter(({ place, share }) => {
+    const before = carried.get(place) ?? 0;
+    carried.set(place, before + share);
+    return before < percentOfEach / 100 - 1e-6;
+  });
+}
+
+/** How many percent of what is read the arcs show: as chosen, else as much as fits in a clear picture. */
+function flowPercent(routes) {
+  let part = state.flow ?? 80;
+  while (state.flow === null && part > 10 && strongest(routes, part).length > FLOW.clear) part -= 5;
+  return part;
+}
+
+/** A hue for the sign of the effect, more of it the larger that is. */
+function arcStroke(effect, limit) {
+  if (effect === null) return { stroke: canvasColors().soft, "stroke-opacity": 0.6 };
+  const part = limit > 0 ? Math.sqrt((Math.abs(effect) || 0) / limit) : 0;
+  return { stroke: diverging(Math.sign(effect) * 0.4, 1).fill, "stroke-opacity": (0.22 + 0.78 * part).toFixed(3) };
+}
+
+function arcElement(route, { x, y, reach, limit }) {
+  const [from, to] = [y(route.source), y(route.to)];
+  const width = reach(route.to - route.source) * 4 / 3;
+  const arc = svgElement("path", {
+    d: `M${x} ${from} C${x + width} ${from} ${x + width} ${to} ${x} ${to}`,
+    "stroke-width": (0.7 + 8 * route.share).toFixed(2), "data-place": route.place, "data-source": route.source,
+    ...arcStroke(route.effect, limit),
+  });
+  arc.addEventListener("pointermove", (event) => {
+    hover(route);
+    showTip(event, routeTitle(currentModel(), route), [
+      ["at", tokenWords(currentModel(), state.token)],
+      ["share of what is read", percent(route.share)],
+      ["effect, estimated", route.effect === null ? null : `${signed(route.effect)} nats`],
+    ]);
+  });
+  arc.addEventListener("pointerleave", () => { hover(null); hideTip(); });
+  arc.addEventListener("click", () => chooseRoute(route));
+  return arc;
+}
+
+function nodeElements(number, name, x, y) {
+  const label = svgElement("text", { x: x - 9, y: y + 4, "text-anchor": "end", "data-node": number });
+  label.textContent = shortened(name, 18);
+  return [svgElement("circle", { cx: x, cy: y, r: 3.2 }), label];
+}
+
+function layOutFlow(model, width) {
+  const names = new Map();
+  for (const { name, sources, ...place } of model.places) {
+    sources.forEach((source) => names.set(source, sourceName(model, source)));
+    const output = ownInput({ sources, ...place }) + 1;
+    if (!names.has(output)) names.set(output, model.sourceNames[output] ?? name);
+  }
+  const numbers = [...names.keys()].sort((one, other) => one - other);
+  const step = inRange(FLOW.height / numbers.length, FLOW.least, FLOW.tallest);
+  const order = new Map(numbers.map((number, i) => [number, i]));
+  const x = gutterFor([...names.values()]) + 8;
+  const longest = Math.max(1, numbers.length - 1);
+  const room = Math.min(width - x - 20, longest * step * 1.1);
+  return {
+    names, numbers, step, x,
+    y: (number) => FLOW.top + order.get(number) * step,
+    reach: (distance) => Math.max(step * 0.8, room * (distance / longest) ** 0.85),
+    height: FLOW.top * 2 + (numbers.length - 1) * step,
+  };
+}
+
+/** The routes that matter most at the token, or where effects are not known the most read ones, as buttons. */
+function drawFlowTable(model, routes, known) {
+  const size = known ? ({ effect }) => Math.abs(effect) : ({ share }) => share;
+  const first = [...routes].sort((one, other) => size(other) - size(one)).slice(0, FLOW.listed);
+  const table = byId("flow-table");
+  const where = flowEffectsAt(model) === null ? "in the sentence" : "at this token";
+  say(table.caption, known ? `Routes that matter most ${where}` : "Routes that are read most at this token");
+  const names = known ? ["route", "share", "effect"] : ["route", "share"];
+  table.tHead.replaceChildren(element("tr", {}, ...names.map((name) => element("th", {}, name))));
+  table.tBodies[0].replaceChildren(...first.map((route) => {
+    const button = element("button", { type: "button", class: "link" }, routeTitle(model, route));
+    button.addEventListener("click", () => chooseRoute(route));
+    button.addEventListener("pointerenter", () => hover(route));
+    button.addEventListener("pointerleave", () => hover(null));
+    const cells = [percent(route.share), ...(known ? [signed(route.effect)] : [])];
+    return element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", {}, text)));
+  }));
+}
+
+function drawArcs(model, width) {
+  const svg = byId("flow-arcs");
+  const routes = flowRoutes(model);
+  const part = flowPercent(routes);
+  const shown = strongest(routes, part);
+  byId("flow-share").value = part;
+  say(byId("flow-name"), `${part}%`);
+  const limit = largest([routes.map(({ effect }) => effect ?? 0)]);
+  const layout = layOutFlow(model, width);
+  svg.setAttribute("width", width);
+  svg.setAttribute("height", layout.height);
+  const arcs = shown.toReversed().map((route) => arcElement(route, { ...layout, limit }));
+  const nodes = layout.numbers.flatMap((number) => {
+    const [circle, label] = nodeElements(number, layout.names.get(number), layout.x, layout.y(number));
+    return layout.numbers.indexOf(number) % labelStep(layout.step) ? [circle] : [circle, label];
+  });
+  svg.replaceChildren(...arcs, ...nodes);
+  const known = routes.some(({ effect }) => effect !== null);
+  drawFlowTable(model, routes, known);
+  const whole = flowEffectsAt(model) === null ? ", here of the whole sentence, as nothing follows this token" : "";
+  const color = ` Orange arcs help (cutting them would raise the loss${whole}), blue ones hurt; more color is more of it.`;
+  say(byId("flow-lead"), `What each layer reads at ${tokenName(model, state.token)}: ${shown.length} of ` +
+    `${routes.length} routes; width is the share of what the layer reads.${known ? color : ""}`);
+  svg.setAttribute("aria-label", byId("flow-lead").textContent);
+}
+
+function drawFlow() {
+  const model = currentModel();
+  if (!model.places.length) return;
+  const svg = byId("flow-arcs");
+  const width = svg.parentElement.clientWidth;
+  const key = [dataVersion, state.model, state.token, state.flow, width, schemeName()].join("|");
+  if (flowKey !== key) drawArcs(model, width);
+  flowKey = key;
+  const route = hovered ?? { place: state.place, source: state.source };
+  const place = placeOf(model, route.place);
+  for (const arc of svg.querySelectorAll("path")) {
+    const [to, from] = [Number(arc.dataset.place), Number(arc.dataset.source)];
+    arc.classList.toggle("near", to === route.place);
+    arc.classList.toggle("chosen", to === route.place && from === route.source);
+  }
+  for (const label of svg.querySelectorAll("text")) {
+    const number = Number(label.dataset.node);
+    label.classList.toggle("chosen", number === route.source || number === ownInput(place) + 1);
+  }
+  svg.classList.toggle("near", hovered !== null);
+}
+
+function startFlow() {
+  byId("flow-share").addEventListener("input", (event) => update({ flow: Number(event.target.value) }));
+  drawings.push(drawFlow);
+}

@@ -1,0 +1,28 @@
+// The start: read the data, take up what the address says, and draw.
+
+/** Take up an address; a served page then reads the text and cuts the routes that it names. */
+function takeAddress() {
+  const { text, cuts, ...rest } = fromAddress(location.hash);
+  const same = text === state.text && JSON.stringify(cuts) === JSON.stringify(state.cuts);
+  const asksServer = data.live && !same;
+  update(asksServer ? {} : rest);
+  revealToken();
+  if (asksServer) read(text, cuts, rest);
+}
+
+function start() {
+  data = withBlocks(JSON.parse(byId("data").textContent));
+  byId("data").remove();
+  untouched = data;
+  state.text = data.text;
+  state.token = data.models[0].tokens.length - 1;
+  byId("text").value = data.text;
+  for (const begin of [startHead, startSentence, startMaps, startPanel, startReading, startLens, startFlow, startLive,
+    startExports, startKeyboard]) begin();
+  drawings.push(revealIfAsked, markBusy);
+  takeAddress();
+  addEventListener("hashchange", takeAddress);
+  addEventListener("resize", schedule);
+}
+
+start();

@@ -1,0 +1,242 @@
+// The two maps of routes, weights and effects: places by sources, with the same order and the same highlighting.
+
+const MAP = { most: 44, least: 5, head: 74, right: 34, tallest: 30 };
+
+/** Sizes of both maps, from the width that one of them has. */
+function mapLayout(available) {
+  const model = currentModel();
+  const sources = sourceCount(model);
+  const gutter = gutterFor(model.places.map(({ name }) => name));
+  const width = inRange((available - gutter - MAP.right) / sources, MAP.least, MAP.most);
+  return { gutter, head: MAP.head, width, height: inRange(width, 6, MAP.tallest), sources, rows: model.places.length };
+}
+
+/** What the two maps show: the numbers of a place's cell and how large they get. */
+const MAPS = {
+  "router-map": {
+    values: (entry) => entry.weights,
+    columns: (place) => place.columns,
+    limit: () => currentNumbers().weightLimit,
+    unit: () => ({ factor: 1, unit: "" }),
+    what: "weights",
+  },
+  "effect-map": {
+    values: (entry) => entry.effects,
+    columns: () => 1,
+    limit: () => currentNumbers().effectLimit,
+    unit: () => unitOfEffects(currentNumbers().effectLimit),
+    what: "effects",
+  },
+};
+
+function drawCell(context, values, x, y, { width, height }, limit, factor) {
+  const gap = width > 9 ? 1 : 0;
+  const part = (width - gap) / values.length;
+  values.forEach((value, i) => {
+    const { fill, ink } = diverging(value, limit);
+    context.fillStyle = fill;
+    context.fillRect(x + i * part, y, part + (gap ? 0 : 0.5), height - gap + (gap ? 0 : 0.5));
+    if (part < 34 || height < 16) return;
+    context.fillStyle = ink;
+    context.font = CELL_FONT;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillText(inCell(value * factor), x + (i + 0.5) * part, y + height / 2);
+  });
+}
+
+/** A number in at most five characters. */
+function inCell(value) {
+  if (!Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  const text = value.toFixed(size >= 10 ? 0 : size >= 1 ? 1 : size >= 0.1 ? 2 : 3);
+  return Number(text) === 0 ? "0" : text.replace(/^(-?)0\./, "$1.").replace("-", "−");
+}
+
+function drawMeasuredDots(context, layout) {
+  const model = currentModel();
+  const numbers = new Map(model.places.map((place, r) => [place.place, r]));
+  for (const { place, row, source } of subtracted() ? [] : model.measured) {
+    const r = numbers.get(place);
+    if (r === undefined) continue;
+    if (state.row !== ALL_ROWS && rowKey(model.places[r].rows[row]) !== state.row) continue;
+    context.beginPath();
+    const size = inRange(layout.width / 8, 1.6, 3);
+    const right = layout.gutter + (source + 1) * layout.width - size - 3;
+    const top = layout.head + r * layout.height + size + 2;
+    context.arc(Math.max(right, layout.gutter + (source + 0.5) * layout.width), top, size, 0, 2 * Math.PI);
+    context.fillStyle = canvasColors().ink;
+    context.fill();
+    context.strokeStyle = canvasColors().card;
+    context.lineWidth = 1;
+    context.stroke();
+  }
+}
+
+/** A cross over each route that is cut, of the rows that are shown. */
+function drawCutCrosses(context, layout) {
+  const model = currentModel();
+  const { gutter, head, width, height } = layout;
+  const inset = Math.min(width, height) / 5;
+  context.strokeStyle = canvasColors().ink;
+  context.lineWidth = inRange(width / 12, 1.2, 2.2);
+  for (const { place, row, source } of state.cuts) {
+    const r = model.places.findIndex((each) => each.place === place);
+    if (r < 0 || (row !== null && state.row !== ALL_ROWS && rowOf(model.places[r], state.row) !== row)) continue;
+    const [left, top] = [gutter + source * width + inset, head + r * height + inset];
+    const [right, bottom] = [left + width - 2 * inset, top + height - 2 * inset];
+    context.beginPath();
+    context.moveTo(left, top);
+    context.lineTo(right, bottom);
+    context.moveTo(left, bottom);
+    context.lineTo(right, top);
+    context.stroke();
+  }
+}
+
+function drawMapLabels(context, layout, route) {
+  const model = currentModel();
+  const { ink, soft } = canvasColors();
+  const { gutter, head, width, height } = layout;
+  context.textBaseline = "middle";
+  const chosenRow = model.places.findIndex(({ place }) => place === route.place);
+  model.places.forEach(({ name }, r) => {
+    const chosen = r === chosenRow;
+    if (!labelIsShown(r, height, chosenRow)) return;
+    context.font = chosen ? `bold ${LABEL_FONT}` : LABEL_FONT;
+    context.fillStyle = chosen ? ink : soft;
+    context.textAlign = "right";
+    context.fillText(shortened(name, 18), gutter - 5, head + (r + 0.5) * height, gutter - 6);
+  });
+  for (let source = 0; source < layout.sources; source++) {
+    const chosen = source === route.source;
+    if (!labelIsShown(source, width, route.source)) continue;
+    context.font = chosen ? `bold ${LABEL_FONT}` : LABEL_FONT;
+    context.fillStyle = chosen ? ink : soft;
+    drawSlanted(context, shortened(sourceName(model, source), 15), gutter + (source + 0.5) * width, head - 6);
+  }
+}
+
+function drawMap(id, layout) {
+  const canvas = byId(id);
+  const map = MAPS[id];
+  const numbers = currentNumbers();
+  const limit = map.limit();
+  const context = fitted(canvas, layout.gutter + layout.sources * layout.width + MAP.right,
+    layout.head + layout.rows * layout.height + 3);
+  const { gutter, head, width, height } = layout;
+  Object.assign(canvas.dataset, { gutter, head, width, height });
+  numbers.places.forEach((entry, r) => {
+    const values = map.values(entry);
+    const columns = map.columns(entry.place);
+    if (!values) return;
+    entry.place.sources.forEach((source, i) => drawCell(
+      context, values.slice(i * columns, (i + 1) * columns), gutter + source * width, head + r * height, layout, limit,
+      map.unit().factor));
+  });
+  drawMeasuredDots(context, layout);
+  drawCutCrosses(context, layout);
+  const route = hovered ?? { place: state.place, source: state.source };
+  drawMapLabels(context, layout, route);
+  const { ink, accent } = canvasColors();
+  const mark = ({ place, source }, color) => {
+    const r = currentModel().places.findIndex((each) => each.place === place);
+    if (r >= 0) outline(context, gutter + source * width - 1, head + r * height - 1, width + 1, height + 1, color, 2);
+  };
+  mark({ place: state.place, source: state.source }, state.pinned ? accent : canvasColors().soft);
+  if (hovered) mark(hovered, ink);
+  canvas.setAttribute("aria-label", mapInWords(map, layout));
+  const scale = byId(id.replace("map", "scale"));
+  drawScale(fitted(scale, 340, 28), 4, 2, 260, limit, map.unit());
+}
+
+function mapInWords(map, layout) {
+  const limit = short(map.limit());
+  return `Map of ${map.what}: ${layout.rows} layers by ${layout.sources} sources, ${scopeWords()}, ` +
+    `${keyName(state.row)}; from −${limit} to ${limit}. Arrow keys move; the route panel tells the numbers.`;
+}
+
+/** What the map of weights shows: of which heads, and where. */
+function weightWords(model, t) {
+  const moving = model.places.some(({ dependsOnTokens }) => dependsOnTokens);
+  const heads = state.row === ALL_ROWS ? "mean size over the heads" : keyName(state.row);
+  const split = model.places.some(({ columns }) => columns > 1) ? "; a cell is split by the heads of its source" : "";
+  if (!moving) return `${heads}, the same at every token${split}`;
+  return `${heads}, ${t === null ? "mean over the sentence" : `while reading ${tokenName(model, t)}`}${split}`;
+}
+
+/** What the map of effects shows: of which heads, and where. */
+function effectWords(model, t) {
+  const byToken = model.places.some(({ effectsByToken }) => effectsByToken);
+  const heads = state.row === ALL_ROWS ? "sum over the heads" : keyName(state.row);
+  const share = byToken ? `share of ${tokenName(model, t ?? 0)}` : "whole sentence (not kept by token)";
+  return `rise of the mean loss, ${heads}, ${t === null ? "whole sentence" : share}`;
+}
+
+/** How far the effects can be trusted. */
+function trustWords({ effectError: error }, known) {
+  if (!known) return "Effects were not measured for this model.";
+  if (!error) return "Effects are estimates from the gradient. None was checked by really cutting a route.";
+  const correlation = error.correlation?.toFixed(2) ?? "–";
+  return `Effects are estimates from the gradient. Against ${error.routes} routes that were really cut (dots) they ` +
+    `are off by ${short(error.meanAbsolute)} nats on average, with correlation ${correlation}.`;
+}
+
+function drawMapCaptions() {
+  const [model, t] = [currentModel(), scopeToken()];
+  const known = model.places.some(({ effects }) => effects);
+  show(byId("effect-figure"), known);
+  say(byId("router-caption"), weightWords(model, t));
+  say(byId("effect-caption"), effectWords(model, t));
+  say(byId("trust"), trustWords(model, known));
+}
+
+/** Buttons for the heads of some rows, by set; hidden where there is nothing to choose. */
+function drawRowButtons(holder, keys) {
+  show(holder.parentElement, keys.length > 1);
+  const entries = [{ value: ALL_ROWS, label: "all", title: "All heads together" }];
+  let group = "";
+  for (const key of keys) {
+    const dot = key.lastIndexOf(".");
+    if (key.slice(0, dot) !== group) entries.push({ group: (group = key.slice(0, dot)) });
+    entries.push({ value: key, label: key.slice(dot + 1), title: keyName(key) });
+  }
+  choice(holder, entries, state.row, (row) => update({ row }));
+}
+
+function drawMaps() {
+  const model = currentModel();
+  for (const id of ["maps", "reading", "flow", "route-panel"]) show(byId(id), model.places.length > 0);
+  if (!model.places.length) return;
+  choice(byId("scope"), [{ value: "sentence", label: "whole sentence" }, { value: "token", label: "selected token" }],
+    state.scope, (scope) => update({ scope }));
+  drawRowButtons(byId("rows"), rowKeys(model));
+  const layout = mapLayout(byId("router-map").parentElement.clientWidth);
+  for (const id of Object.keys(MAPS)) drawMap(id, layout);
+  drawMapCaptions();
+}
+
+function routeBelow(event) {
+  const { left, top } = event.currentTarget.getBoundingClientRect();
+  const { gutter, head, width, height } = event.currentTarget.dataset;
+  const source = Math.floor((event.clientX - left - gutter) / width);
+  const place = currentModel().places[Math.floor((event.clientY - top - head) / height)];
+  return place?.sources.includes(source) ? { place: place.place, source } : null;
+}
+
+function startMaps() {
+  for (const canvas of [byId("router-map"), byId("effect-map")]) {
+    canvas.addEventListener("pointermove", (event) => {
+      const route = routeBelow(event);
+      hover(route);
+      if (route) showTip(event, routeTitle(currentModel(), route), routeFacts(route));
+      else hideTip();
+    });
+    canvas.addEventListener("pointerleave", () => { hover(null); hideTip(); });
+    canvas.addEventListener("click", (event) => {
+      const route = routeBelow(event);
+      if (route) chooseRoute(route);
+    });
+  }
+  drawings.push(drawMaps);
+}

@@ -1,0 +1,138 @@
+// State: what is chosen on the page. It stands in the address, so that a link or a reload brings it back.
+
+let data = null; // what is shown
+let untouched = null; // the same sentence with no route cut; `data` itself where none is
+const state = {
+  model: 0,
+  minus: null, // the number of the model that is subtracted, or "untouched"
+  token: 0,
+  place: null,
+  row: ALL_ROWS,
+  source: 0,
+  pinned: false,
+  scope: "sentence", // or "token"
+  lens: "lens", // or "sourceLens"
+  chance: "best", // or "next"
+  flow: null, // percent of what is read that the flow's arcs show; null: as much as stays clear
+  text: "",
+  cuts: [], // {place, row or null, source}
+};
+let hovered = null; // {place, source} below the pointer
+const drawings = []; // functions that bring a view up to date
+let scheduled = false;
+let addressTimer = 0;
+
+const currentModel = () => data.models[state.model];
+const currentPlace = () => placeOf(currentModel(), state.place);
+
+/** The model that is subtracted from the current one, if any. */
+function subtracted() {
+  if (state.minus === null) return null;
+  return state.minus === "untouched" ? untouched.models[state.model] : data.models[state.minus];
+}
+
+/** The token whose numbers the maps show, or null for the sentence. */
+const scopeToken = () => (state.scope === "token" ? state.token : null);
+
+/** The route that the panel tells of: the pinned one, else the one below the pointer, else the last one chosen. */
+function shownRoute() {
+  return !state.pinned && hovered ? hovered : { place: state.place, source: state.source };
+}
+
+function schedule() {
+  if (scheduled) return;
+  scheduled = true;
+  requestAnimationFrame(() => {
+    scheduled = false;
+    drawings.forEach((draw) => draw());
+  });
+}
+
+function update(changes) {
+  Object.assign(state, changes);
+  settle();
+  schedule();
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(() => history.replaceState(null, "", `#${address()}`), 120);
+}
+
+function hover(route) {
+  if (hovered?.place === route?.place && hovered?.source === route?.source) return;
+  hovered = route;
+  schedule();
+}
+
+const inRange = (value, low, high) => Math.min(Math.max(value, low), high);
+
+/** The route with the largest effect, to begin with one that matters. */
+function strongestRoute(model) {
+  let best = { place: model.places.at(-1).place, source: 0, size: -1 };
+  for (const place of model.places) {
+    effectsOfRow(place, effectsAt(place, null), ALL_ROWS)?.forEach((value, i) => {
+      if (Math.abs(value) > best.size) best = { place: place.place, source: place.sources[i], size: Math.abs(value) };
+    });
+  }
+  return best;
+}
+
+/** Bring the state into the bounds of what there is. */
+function settle() {
+  state.model = inRange(state.model, 0, data.models.length - 1);
+  const model = currentModel();
+  if (state.minus === state.model || (state.minus !== "untouched" && !data.models[state.minus])) state.minus = null;
+  if (state.minus === "untouched" && data === untouched) state.minus = null;
+  state.token = inRange(state.token, 0, model.tokens.length - 1);
+  if (hovered && !placeOf(model, hovered.place)?.sources.includes(hovered.source)) hovered = null;
+  if (!model[state.lens]) state.lens = "lens";
+  const keys = rowKeys(model);
+  if (keys.length === 1) [state.row] = keys; // all rows would hide its signs
+  else if (!keys.includes(state.row)) state.row = ALL_ROWS;
+  if (!model.places.length) return;
+  if (!currentPlace()) {
+    const { place, source } = strongestRoute(model);
+    Object.assign(state, { place, source });
+  }
+  if (!currentPlace().sources.includes(state.source)) state.source = ownInput(currentPlace());
+}
+
+const cutText = ({ place, row, source }) => `${place}-${row ?? "all"}-${source}`;
+
+function address() {
+  const parts = new URLSearchParams({
+    model: state.model, token: state.token, row: state.row, scope: state.scope, lens: state.lens, chance: state.chance,
+  });
+  if (state.place !== null) parts.set("route", `${state.place}-${state.source}`);
+  if (state.flow !== null) parts.set("flow", state.flow);
+  if (state.pinned) parts.set("pinned", 1);
+  if (state.minus !== null) parts.set("minus", state.minus);
+  if (data.live) parts.set("text", state.text);
+  if (state.cuts.length) parts.set("cuts", state.cuts.map(cutText).join(","));
+  return parts.toString();
+}
+
+const oneOf = (value, allowed, otherwise) => (allowed.includes(value) ? value : otherwise);
+const numberIn = (text, otherwise) => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : otherwise);
+
+/** What an address says; whatever it does not say, or says wrongly, stays as it is. */
+function fromAddress(hash) {
+  const parts = new URLSearchParams(hash.replace(/^#/, ""));
+  const route = /^(\d{1,6})-(\d{1,6})$/.exec(parts.get("route") ?? "");
+  const minusText = parts.get("minus");
+  const cuts = (parts.get("cuts") ?? "").split(",").map((cut) => /^(\d{1,6})-(\d{1,6}|all)-(\d{1,6})$/.exec(cut));
+  return {
+    model: numberIn(parts.get("model"), state.model),
+    minus: minusText === "untouched" ? minusText : numberIn(minusText, null),
+    token: numberIn(parts.get("token"), state.token),
+    place: route ? Number(route[1]) : state.place,
+    source: route ? Number(route[2]) : state.source,
+    row: parts.get("row") ?? state.row,
+    pinned: parts.get("pinned") === "1",
+    scope: oneOf(parts.get("scope"), ["sentence", "token"], state.scope),
+    lens: oneOf(parts.get("lens"), ["lens", "sourceLens"], state.lens),
+    chance: oneOf(parts.get("chance"), ["best", "next"], state.chance),
+    flow: parts.has("flow") ? inRange(numberIn(parts.get("flow"), 80), 10, 100) : state.flow,
+    text: parts.get("text") ?? state.text,
+    cuts: cuts.filter(Boolean).map(([, place, row, source]) => (
+      { place: Number(place), row: row === "all" ? null : Number(row), source: Number(source) })),
+  };
+}

@@ -1,0 +1,65 @@
+"""A browser that opens the explorer's pages."""
+
+import re
+import shutil
+
+import pytest
+
+from limelm.explorer.page import page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REFUSED = re.compile("status of 400|ERR_CONNECTION_REFUSED")  # the browser's own notes of a request that failed
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address and wait until all is drawn; afterwards nothing may have gone wrong or been fetched elsewhere."""
+    problems, requests, opened = [], [], []
+
+    def start(address, width=1280, script=None, **options):
+        tab = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        if script:
+            tab.add_init_script(script)
+        tab.goto(address)
+        tab.wait_for_selector("body[data-busy=false]")
+        opened.append(tab)
+        return tab
+
+    yield start
+    for tab in opened:
+        tab.close()
+    assert not [problem for problem in problems if not REFUSED.search(problem)]
+    assert all(url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")) for url in requests), requests
+
+
+@pytest.fixture
+def show(visit, tmp_path):
+    """Write data as a page and open it from the disk."""
+
+    def start(data, address="", **options):
+        path = tmp_path / "page.html"
+        path.write_text(page(data), encoding="utf-8")
+        return visit(path.as_uri() + address, **options)
+
+    return start
+
+
+def settled(tab):
+    """The page's address once it holds what is chosen."""
+    tab.wait_for_timeout(300)
+    return tab.url

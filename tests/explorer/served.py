@@ -1,0 +1,45 @@
+"""The explorer's own server, in a thread of this process."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from limelm.explorer import Subject
+from limelm.explorer import server as serving
+from limelm.loading import load_model
+from tests.analysis.models_on_text import write_study
+
+TEXT = "one day it was late"
+LABELS = ("static", "dynamic")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """Serve two tiny models; yields the port."""
+    import uvicorn
+
+    write_study(folder)
+    with socket.socket() as probe:
+        probe.bind((serving.LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    explorer = serving.Explorer([_subject(folder / name) for name in LABELS], TEXT)
+    application = serving.make_application(explorer, port)
+    server = uvicorn.Server(uvicorn.Config(application, host=serving.LOOPBACK, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _subject(folder: Path) -> Subject:
+    return Subject(folder.name, load_model(folder), AutoTokenizer.from_pretrained(folder))
