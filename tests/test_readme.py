@@ -34,7 +34,7 @@ def test_every_command_is_taken_and_reads_what_an_earlier_one_has_made(tmp_path,
         expanded = (sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in command[1:])
         arguments = [word for words in expanded for word in words]
         options = parse(arguments)
-        for place in filter(None, (getattr(options, name, None) for name in ("data", "text"))):
+        for place in filter(None, (getattr(options, name, None) for name in ("data", "domain"))):
             for path in place if isinstance(place, list) else [place]:
                 assert Path(path).is_dir(), command
         if getattr(options, "out", None):

@@ -33,6 +33,7 @@ COMPLETE = {
     "generate": "M x",
     "eval": "M --domain held=T --out o",
     "analyze": "M --data T --out o",
+    "explore": "M --text x --out o",
     "bench": "--out o",
 }
 
@@ -157,6 +158,15 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("data prepare a.jsonl --out o --dataset-split x", "--dataset-split"),
     ("data prepare --dataset ./nowhere --out o", "./nowhere"),
     ("data prepare --dataset T --out o --vocab-size 300", "T"),
+    ("explore M", "--text"),
+    ("explore ./nowhere --text x", "nowhere"),
+    ("explore file --text x", "file"),
+    ("explore T --text x", "T"),
+    ("explore M --text x --out T", "T"),
+    ("explore M --text x --port 8000", "--port"),
+    ("explore M --text x --serve --out o", "--out"),
+    ("explore M --text x --serve --port 1", "--port"),
+    ("explore M --text x --device tpu", "--device"),
     ("generate M", "PROMPT"),
     ("generate ./nowhere x", "nowhere"),
     ("generate file x", "file"),

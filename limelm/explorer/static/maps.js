@@ -169,7 +169,7 @@ function weightWords(model, t) {
 function effectWords(model, t) {
   const byToken = model.places.some(({ effectsByToken }) => effectsByToken);
   const heads = state.row === ALL_ROWS ? "sum over the heads" : keyName(state.row);
-  const share = byToken ? `share of ${tokenName(model, t ?? 0)}` : "whole sentence (not kept by token)";
+  const share = byToken ? `the part from reading at ${tokenName(model, t ?? 0)}` : "whole sentence (not kept by token)";
   return `rise of the mean loss, ${heads}, ${t === null ? "whole sentence" : share}`;
 }
 

@@ -90,7 +90,7 @@ const readingSource = {
     hover(cell ? { place: state.place, source: place.sources[cell.r] } : null);
     if (!cell) return hideTip();
     const values = Array.from({ length: reading.columns }, (_, column) => reading.at(cell.t, cell.r, column));
-    const what = place.dependsOnTokens ? "weight" : "share of the effect";
+    const what = place.dependsOnTokens ? "weight" : "part of the effect";
     showTip(event, tokenName(currentModel(), cell.t), [
       ["position, id", `${cell.t}, ${currentModel().tokens[cell.t].id}`],
       ["layer", place.name],
