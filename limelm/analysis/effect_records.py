@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limelm.analysis.route_effects import Measured, RouteEffects
-from limelm.records import Records
+from limelm.analysis.route_effects import Measured, Route, RouteEffects
+from limelm.records import Record, Records
 
 STRONGEST, TOKENS = 10, 5  # routes of whose effects the tokens are listed, and how many of these
 
@@ -55,11 +55,7 @@ def _every_route(model: str, effects: RouteEffects) -> Records:
         cut, to_mean = effects.cut.get(number), effects.to_mean.get(number)
         rows.append(
             {
-                "model": model,
-                "layer": route.place,
-                "set": route.weight_set,
-                "head": route.head,
-                "source": route.source,
+                **_of_route(model, route),
                 "weight": route.weight,
                 "estimate": route.estimate,
                 "effect": cut and cut.loss,
@@ -71,6 +67,17 @@ def _every_route(model: str, effects: RouteEffects) -> Records:
             }
         )
     return rows
+
+
+def _of_route(model: str, route: Route) -> Record:
+    """The fields that say which route a row is about."""
+    return {
+        "model": model,
+        "layer": route.place,
+        "set": route.weight_set,
+        "head": route.head,
+        "source": route.source,
+    }
 
 
 def _rank_correlations(model: str, effects: RouteEffects) -> Records:
@@ -132,11 +139,7 @@ def _by_token(model: str, effects: RouteEffects, input_ids: Tensor, tokenizer: P
         for place in totals.abs().argsort(descending=True)[:TOKENS].tolist():
             rows.append(
                 {
-                    "model": model,
-                    "layer": route.place,
-                    "set": route.weight_set,
-                    "head": route.head,
-                    "source": route.source,
+                    **_of_route(model, route),
                     "estimate": route.estimate,
                     "token": tokenizer.decode([int(ids[place])]),
                     "occurrences": int(counts[place]),

@@ -8,6 +8,7 @@ from limelm.analysis.interventions import routes, source_means
 from limelm.routing import StaticRouter
 from tests.analysis.routed import ROUTED, routed_model
 from tests.models.variants import tiny_model, token_ids
+from tests.routing.test_front_door import OPTIONS, B, D, Stack, T
 
 
 def logits_of(model):
@@ -169,3 +170,18 @@ def test_routes_that_are_not_there_are_refused(route, message):
 def test_models_without_routes_are_refused(variant):
     with pytest.raises(ValueError, match="no routers, and nothing else that weighs earlier layers"):
         routes(tiny_model(variant))
+
+
+ROUTING = [options for options in OPTIONS if options["routing"] != "none"]
+
+
+@pytest.mark.parametrize("options", ROUTING, ids=lambda each: "-".join(map(str, each.values())))
+def test_routes_of_a_model_of_ones_own_are_cut(options):
+    model, x = Stack(options, "chunked"), torch.randn(B, T, D)
+    with torch.no_grad():
+        own = model(x)
+        with routes(model).scale(1):
+            torch.testing.assert_close(model(x), own, rtol=1e-4, atol=1e-5)
+        with routes(model).cut(layer=2, source=-1):
+            assert not torch.allclose(model(x), own, atol=1e-4)
+        assert torch.equal(model(x), own)
