@@ -14,7 +14,18 @@ from limelm.adapters.history import ApartSources, ForwardHistory
 from limelm.errors import UserError
 from limelm.models.families import Projection, project_heads
 from limelm.models.input_norms import MixedInput, input_norm
-from limelm.routing import Router, RouterSpec, Rule, depth_mix, mix_heads_by_token, weighted_mix, whole
+from limelm.routing import (
+    KeyValueRouter,
+    RepresentationRouter,
+    Router,
+    RouterSpec,
+    Rule,
+    ValueResidualRouter,
+    depth_mix,
+    mix_heads_by_token,
+    weighted_mix,
+    whole,
+)
 from limelm.routing.module import ROUTING_WEIGHTS
 
 #: Parameters of a native attention module by their names in it.
@@ -104,6 +115,7 @@ class AttachedKeyValueRouter(AttachedRouter):
     """
 
     native = "kv"
+    reads_what, makes_own_source = KeyValueRouter.reads_what, True
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -147,6 +159,7 @@ class AttachedRepresentationRouter(AttachedRouter):
     The gate starts closed, at zero. Its own gradient is alive from the first step on, those of A from the second.
     """
 
+    reads_what = RepresentationRouter.reads_what
     mixes_representations = True
 
     def __init__(self, spec: RouterSpec):
@@ -276,6 +289,7 @@ class AttachedValueResidualRouter(AttachedRouter):
     """Value Residual in a trained model: `V~_i = w_0 V_0 + w_1 V_i`, of values alone (arXiv 2410.17897)."""
 
     native = "value_residual"
+    reads_what, makes_own_source = ValueResidualRouter.reads_what, True
     options = frozenset()
 
     def __init__(self, spec: RouterSpec):

@@ -89,8 +89,8 @@ def _rank_correlations(model: str, effects: RouteEffects) -> Records:
     rows = []
     for place in dict.fromkeys(route.place for route in effects.routes):
         own = [route for route in effects.routes if route.place == place]
-        others = [route.estimate for route in own if not route.is_own_input]
-        measured: Measured | None = effects.own_input.get(place)
+        others = [route.estimate for route in own if route.source != place]
+        measured: Measured | None = effects.cells.get((place, place))
         rows.append(
             {
                 "model": model,

@@ -53,11 +53,6 @@ class Route:
     estimate: float
     estimate_to_mean: float
 
-    @property
-    def is_own_input(self) -> bool:
-        """Whether its source is the newest that the place can read."""
-        return self.source == self.place
-
     def cut(self, of: Routes) -> Routes:
         """A model's routes without this one."""
         return of.cut(self.place, self.head, self.source, self.weight_set or None)
@@ -93,7 +88,7 @@ class RouteEffects:
         loss: of the model as it is, mean over tokens, in nats.
         cut, to_mean: what was measured, by number of the route.
         chosen: why a route was measured: "all", "largest" or "random".
-        own_input: by place, what cutting all routes to the place's own input does; where they can be cut.
+        cells: by place and source, what cutting the routes of all rows of the place to it does.
     """
 
     routes: list[Route]
@@ -102,7 +97,15 @@ class RouteEffects:
     cut: dict[int, Measured] = field(default_factory=dict)
     to_mean: dict[int, Measured] = field(default_factory=dict)
     chosen: dict[int, str] = field(default_factory=dict)
-    own_input: dict[int, Measured] = field(default_factory=dict)
+    cells: dict[tuple[int, int], Measured] = field(default_factory=dict)
+
+    def estimated_cells(self) -> dict[tuple[int, int], float]:
+        """The sum of the estimates of all rows, by place and source."""
+        sums: dict[tuple[int, int], float] = {}
+        for route in self.routes:
+            cell = route.place, route.source
+            sums[cell] = sums.get(cell, 0.0) + route.estimate
+        return sums
 
 
 def route_effects(
@@ -110,8 +113,9 @@ def route_effects(
     sequences: Iterable[Tensor],
     largest: int = LARGEST,
     random: int = RANDOM,
-    label: str = "model",
+    cells: int = 0,
     with_means: bool = True,
+    label: str | None = "model",
 ) -> RouteEffects:
     """Estimate the effects of all routes of a model, and measure those of some.
 
@@ -121,8 +125,9 @@ def route_effects(
         sequences: batches of token ids `[B, T]`, T at least 2, all of one T.
         largest, random: how many routes are cut one by one: so many that seem the largest, and so many of the rest by
             chance; all where there are no more.
-        label: of the model, beside the progress bar.
+        cells: how many pairs of place and source, with the largest sums of estimates, are cut for all rows at once.
         with_means: measure also what setting routes to their means does, and cut the places' own inputs.
+        label: of the model, beside the progress bar; None shows no bar.
 
     Raises:
         ValueError: for a model that has no weights over depth, or no sequences.
@@ -140,16 +145,16 @@ def route_effects(
         judge = _Judge(model, batches)
         effects = RouteEffects(found, _by_place(of.readers, estimates), judge.loss)
         effects.chosen = _choose(found, largest, random)
-        own_inputs = {route.place for route in found if route.is_own_input} if with_means else set()
-        cuts = len(effects.chosen) * (1 + with_means) + len(own_inputs)
-        with progress_bar(f"{label}: effects", "cut", total=cuts) as bar:
+        chosen_cells = _choose_cells(effects, cells, with_own_inputs=with_means)
+        total = len(effects.chosen) * (1 + with_means) + len(chosen_cells)
+        with progress_bar(f"{label}: effects", "cut", total=total, disable=label is None) as bar:
             for number in effects.chosen:
                 effects.cut[number] = judge.measure(found[number].cut(of))
                 if means is not None:
                     effects.to_mean[number] = judge.measure(found[number].set_to_mean(of, means))
                 bar.update(1 + with_means)
-            for place in sorted(own_inputs):
-                effects.own_input[place] = judge.measure(of.cut(place, source=place))
+            for place, source in chosen_cells:
+                effects.cells[place, source] = judge.measure(of.cut(place, source=source))
                 bar.update(1)
     return effects
 
@@ -341,3 +346,11 @@ def _choose(found: list[Route], largest: int, random: int) -> dict[int, str]:
     by_size = sorted(range(len(found)), key=lambda number: -abs(found[number].estimate))
     rest = np.random.default_rng(SEED).choice(by_size[largest:], random, replace=False)
     return dict.fromkeys(by_size[:largest], "largest") | dict.fromkeys(rest.tolist(), "random")
+
+
+def _choose_cells(effects: RouteEffects, count: int, with_own_inputs: bool) -> list[tuple[int, int]]:
+    """The pairs of place and source to be cut for all rows at once."""
+    estimates = effects.estimated_cells()
+    largest = sorted(estimates, key=lambda cell: -abs(estimates[cell]))[:count]
+    own_inputs = [cell for cell in estimates if cell[0] == cell[1]] if with_own_inputs else []
+    return list(dict.fromkeys([*largest, *own_inputs]))

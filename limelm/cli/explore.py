@@ -1,6 +1,7 @@
 """`limelm explore`: a page on what models do with a sentence, as a file or live."""
 
 import argparse
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from limelm.cli.options import add_shared
 from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import any_text, integer
-from limelm.errors import UserError
+from limelm.errors import Stopped, UserError
 
 HELP = "type a sentence and see what every layer reads, and what it matters"
 NEEDS = None
@@ -55,18 +56,35 @@ def run(options: argparse.Namespace) -> Output | None:
         raise UserError("--port: only with --serve")
     out = options.out or DEFAULT_OUT
     check_out(out, marker=PAGE)
+    _check_page(out / PAGE)
     from limelm.explorer import explore_subjects
     from limelm.explorer.checkpoints import load_subjects
 
-    subjects = load_subjects(options.checkpoints, find_device(options.device))
-    exploration = explore_subjects(subjects, options.text)
+    try:
+        subjects = load_subjects(options.checkpoints, find_device(options.device))
+        exploration = explore_subjects(subjects, options.text)
+    except KeyboardInterrupt:
+        raise Stopped("interrupted; nothing was written", signal.SIGINT) from None
     path = exploration.save(out / PAGE)
     models = exploration.data["models"]
     tokens = {model["label"]: len(model["tokens"]) for model in models}
     return Output(f"Page: {path}", {"out": out, "page": path, "models": list(tokens), "tokens": tokens})
 
 
+def _check_page(path: Path) -> None:
+    """Refuse to write over a file of that name which is no page of the explorer."""
+    from limelm.explorer.page import data_of
+
+    if path.exists():
+        try:
+            data_of(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out: {path} is another file of that name; name a new folder") from error
+
+
 def _serve(options: argparse.Namespace) -> None:
+    if options.json:
+        raise UserError("--json: not with --serve, which has no results to print")
     if options.out is not None:
         raise UserError("--out: not with --serve, which writes no file; the live page saves what it shows")
     from limelm.explorer.checkpoints import load_subjects

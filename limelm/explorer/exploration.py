@@ -92,7 +92,15 @@ def explore_subjects(
     """
     is_steps = len(subjects) > 1 and all(subject.step is not None for subject in subjects)
     models = [
-        measure(each.model, each.tokenizer, encode(text, each), each.label, each.step if is_steps else None, with_cuts)
+        measure(
+            each.model,
+            each.tokenizer,
+            encode(text, each),
+            each.label,
+            each.step if is_steps else None,
+            with_cuts=with_cuts,
+            has_bar=not is_live,
+        )
         for each in subjects
     ]
     kind = "steps" if is_steps else "checkpoints"
@@ -103,15 +111,17 @@ def encode(text: str, subject: Subject) -> Tensor:
     """Make token ids `[T]` of a text, BOS first.
 
     Raises:
-        UserError: where there are none, or more than the model's context.
+        UserError: for an empty text, or more tokens than the model's context.
     """
+    if not text:
+        raise UserError("the text is empty; give some")
     tokenizer = subject.tokenizer
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     text = text if bos and text.startswith(bos) else bos + text
     ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
     context = context_length(subject.model.config)
     if not len(ids):
-        raise UserError("--text: no tokens; give some text")
+        raise UserError(f"{subject.label} reads no token in the text; give another")
     if context is not None and len(ids) > context:
-        raise UserError(f"--text: {len(ids)} tokens; {subject.label} reads at most {context}")
+        raise UserError(f"the text has {len(ids)} tokens; {subject.label} reads at most {context}")
     return ids

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limelm.adapters.attachment import attachment_of
 from limelm.analysis.activations import ActivationReader
-from limelm.analysis.circuits import TokenNames
 from limelm.analysis.effect_records import correlation
 from limelm.analysis.interventions import Routes, routes
 from limelm.analysis.logit_lens import LogitLens
@@ -21,11 +20,13 @@ from limelm.analysis.retrieval import readers_of, run_decoder, without_dropout
 from limelm.analysis.route_effects import RouteEffects, route_effects
 from limelm.errors import UserError
 from limelm.explorer.page import block
+from limelm.explorer.token_text import token_text
 from limelm.routing import DepthReader, Router
 
 TOP = 5  # predictions of each token
-#: Routes that are cut one by one; fewer of long texts, so that no more than so many tokens are read for it.
-LARGEST, RANDOM, TOKENS_READ = 16, 8, 16_384
+#: What is cut really: whole cells, routes of single heads that seem the largest, and some by chance; fewer of long
+#: texts, so that for each of these no more than so many tokens are read.
+CELLS, LARGEST, RANDOM, TOKENS_READ = 40, 12, 6, 16_384
 CHUNK = 256  # tokens whose logits are there at once
 WIDE = 4_000_000  # numbers of one kind, from which on they are kept in half precision
 
@@ -37,6 +38,7 @@ def measure(
     label: str,
     step: int | None = None,
     with_cuts: bool = True,
+    has_bar: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on one text.
 
@@ -44,7 +46,8 @@ def measure(
         input_ids: `[T]`.
         label: the model's name on the page.
         step: of its training, for a slider over steps.
-        with_cuts: whether some routes are cut one by one, beside the estimates.
+        with_cuts: whether some routes are cut really, beside the estimates.
+        has_bar: whether a progress bar is shown.
 
     Returns:
         What the page's scripts call a model.
@@ -53,23 +56,30 @@ def measure(
     readers = readers_of(model)
     with without_dropout(model):
         logits = _Logits(model, ids)
-        names = TokenNames(tokenizer)
         weights, sources = _look(model, readers, ids)
-        effects = _effects(model, ids, label, with_cuts) if readers and len(input_ids) > 1 else None
+        effects = None
+        if readers and len(input_ids) > 1:
+            effects = _effects(model, ids, label if has_bar else None, with_cuts)
         lens, source_lens, missing = _lenses(model, ids, label, readers, sources)
+    measured = [] if effects is None else _measured(effects)
     special = set(tokenizer.all_special_ids)
-    shown = [{"id": token, "text": names.name(token), "special": token in special} for token in input_ids.tolist()]
+    shown = [
+        {"id": token, "text": token_text(tokenizer, token), "special": token in special} for token in input_ids.tolist()
+    ]
     found: dict[str, Any] = {
         "label": label,
         "step": step,
         "description": _describe(model),
         "tokens": shown,
         "sourceNames": _source_names(readers),
+        "sourcesAre": readers[0].reads_what if readers else None,
+        "ownSource": "made" if readers and readers[0].makes_own_source else "input",
         "places": _places(readers, weights, effects, len(ActivationReader(model, label).layers)),
         "loss": [None, *logits.losses],
         "predictions": logits.predictions,
-        "measured": [] if effects is None else _measured(effects),
-        "effectError": None if effects is None else _effect_error(effects),
+        "measured": measured,
+        "effectError": _effect_error(measured),
+        "effectsMissing": _why_no_effects(readers, len(input_ids)) if effects is None else None,
         "lens": lens,
         "lensMissing": missing,
         "sourceLens": source_lens,
@@ -78,7 +88,7 @@ def measure(
     for each in (lens, source_lens):
         if each is not None:
             named |= set(np.unique(each["ids"]).tolist())
-    found["vocabulary"] = {str(token): names.name(token) for token in sorted(named)}
+    found["vocabulary"] = {str(token): token_text(tokenizer, token) for token in sorted(named)}
     return found
 
 
@@ -152,9 +162,15 @@ def _look(
     return weights, found
 
 
-def _effects(model: PreTrainedModel, ids: Tensor, label: str, with_cuts: bool) -> RouteEffects:
+def _effects(model: PreTrainedModel, ids: Tensor, label: str | None, with_cuts: bool) -> RouteEffects:
     fit = max(1, TOKENS_READ // ids.shape[1]) if with_cuts else 0
-    return route_effects(model, [ids], min(LARGEST, fit), min(RANDOM, fit), label, with_means=False)
+    largest, random, cells = (min(most, fit) for most in (LARGEST, RANDOM, CELLS))
+    return route_effects(model, [ids], largest, random, cells, with_means=False, label=label)
+
+
+def _why_no_effects(readers: Sequence[DepthReader], tokens: int) -> str | None:
+    """Say why a model has no effects; None where it has no routes, which the page says itself."""
+    return f"{tokens} token predicts nothing, so nothing has an effect; give a longer text." if readers else None
 
 
 def _places(
@@ -196,20 +212,32 @@ def _array(numbers: Any, total: int) -> np.ndarray:
 
 
 def _measured(effects: RouteEffects) -> list[dict[str, Any]]:
-    rows = []
-    for number, cut in effects.cut.items():
-        route = effects.routes[number]
-        where = {"place": route.place, "row": route.row, "source": route.source}
-        rows.append({**where, "estimate": route.estimate, "loss": cut.loss, "kl": cut.kl})
-    return rows
+    """List what was cut really: routes, and cells, whose `row` is None, or the only one that there is."""
+    rows_of: dict[int, set[int]] = {}
+    for route in effects.routes:
+        rows_of.setdefault(route.place, set()).add(route.row)
+    found = {
+        (effects.routes[number].place, effects.routes[number].row, effects.routes[number].source): (
+            effects.routes[number].estimate,
+            cut,
+        )
+        for number, cut in effects.cut.items()
+    }
+    estimates = effects.estimated_cells()
+    for (place, source), cut in effects.cells.items():
+        row = None if len(rows_of[place]) > 1 else 0
+        found[place, row, source] = estimates[place, source], cut  # type: ignore[index]
+    return [
+        {"place": place, "row": row, "source": source, "estimate": estimate, "loss": cut.loss, "kl": cut.kl}
+        for (place, row, source), (estimate, cut) in found.items()
+    ]
 
 
-def _effect_error(effects: RouteEffects) -> dict[str, Any] | None:
+def _effect_error(measured: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """How far estimates are from what was measured."""
-    if not effects.cut:
+    if not measured:
         return None
-    found = [cut.loss for cut in effects.cut.values()]
-    estimated = [effects.routes[number].estimate for number in effects.cut]
+    found, estimated = ([each[key] for each in measured] for key in ("loss", "estimate"))
     errors = np.abs(np.subtract(found, estimated))
     return {
         "routes": len(found),
@@ -290,13 +318,14 @@ def cut_routes(model: PreTrainedModel, changes: Sequence[dict[str, Any]]) -> Rou
         place, row, source = change["place"], change["row"], change["source"]
         own = [reader for reader in of.readers if reader.place == place]
         rows = [(name, head) for reader in own for name, head in _rows(reader)]
+        if not own:
+            raise UserError(f"layer {place} reads nothing that can be cut")
+        if not any(source in reader.source_ids for reader in own):
+            raise UserError(f"layer {place} does not read source {source}")
         if row is not None and not 0 <= row < len(rows):
-            raise UserError(f"row {row}: place {place} has {len(rows)} rows")
+            raise UserError(f"layer {place} has no head {row}; its heads are 0 to {len(rows) - 1}")
         name, head = (None, None) if row is None else rows[row]
-        try:
-            of = of.cut(place, head, source, name or None)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        of = of.cut(place, head, source, name or None)
     return of
 
 

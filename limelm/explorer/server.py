@@ -138,6 +138,8 @@ def read_question(body: bytes) -> Question:
     except UnicodeDecodeError as error:
         raise UserError("the question is not UTF-8") from error
     question = build(Question, parse_json(text, "the question"), "the question")
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in question.text):
+        raise UserError("the question: the text has halves of characters, which no tokenizer reads")
     if len(question.changes) > MOST_CHANGES:
         raise UserError(f"the question: {len(question.changes)} changes are more than {MOST_CHANGES:,}")
     return question

@@ -76,6 +76,10 @@ class GatedSum(Connection):
         newest = range(layer_idx + 2 - len(self.bias), layer_idx + 1)  # the first may be the sum of what is older
         return self.at(layer_idx, (0, *newest), weight_set)
 
+    reads_what = (
+        "A source is what a layer adds, or the embeddings; queries, keys and values have a gated sum of them each."
+    )
+
     def source_name(self, number: int) -> str:
         return "embedding" if number == 0 else f"what layer {number - 1} added"
 

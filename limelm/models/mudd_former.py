@@ -70,6 +70,10 @@ class MultiwayDynamicDense(Connection):
         pre_post_norm: add the newest output to each mix, whose last way is normalized.
     """
 
+    reads_what = (
+        "A source is the output of a layer, or the embeddings; queries, keys, values and the residual stream of the "
+        "next layer have a mix of them each."
+    )
     depends_on_tokens = True
 
     def __init__(

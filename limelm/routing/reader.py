@@ -38,6 +38,12 @@ class DepthReader(DepthModule):
         change: what is done to its routes while somebody looks into them (`limelm.routing.formulas`); else None.
     """
 
+    #: What its sources are and what is mixed of them, in a sentence.
+    reads_what: ClassVar[str] = (
+        "A source is the residual stream after a layer, or the embeddings; the layer's input is a mix of them."
+    )
+    #: Whether the newest of its sources is made by its own place, not left by the one before.
+    makes_own_source: ClassVar[bool] = False
     #: Whether the weights are made for each token.
     depends_on_tokens: ClassVar[bool] = False
     place: int = 0

@@ -102,7 +102,7 @@ class Router(DepthReader):
 
     def source_name(self, number: int) -> str:
         """Name what left a source: the representation that a layer is given, or the heads that it makes of it."""
-        return super().source_name(number) if self.mixes_representations else f"layer {number}"
+        return f"layer {number}" if self.makes_own_source else super().source_name(number)
 
     @classmethod
     def default_sources(cls, num_layers: int) -> dict[str, int] | None:

@@ -51,6 +51,10 @@ class RepresentationRouter(LayerRouter):
     heads first, then of the values'.
     """
 
+    reads_what = (
+        "A source is the residual stream that a layer is given, normalized; each head's keys and values are made from "
+        "a mix of them."
+    )
     mixes_representations = True
     has_fast_path = True
 
@@ -216,6 +220,8 @@ class KeyValueRouter(LayerRouter):
     `K~_h = sum_j sum_h' R[h, j G + h'] K_{j,h'}`, the same signed R for V, or G further rows of it.
     """
 
+    reads_what = "A source is the keys and values that a layer makes; each head's are a mix of all heads' of them."
+    makes_own_source = True
     options = frozenset({"routing_sources", "routing_share_kv", "routing_trainable"})
     inits = ("paper", "identity")
     has_fast_path = True

@@ -30,6 +30,9 @@ from limelm.routing.sources import source_ids
 class ValueRouter(LayerRouter):
     """The layer's own keys, and its values mixed with those of the same token in earlier layers."""
 
+    reads_what = "A source is the values that a layer makes; each head's values are a mix of its own in earlier layers."
+    makes_own_source = True
+
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         self.reads = spec.source_ids[:-1]  # its own values the layer makes itself

@@ -68,7 +68,10 @@ def test_what_is_measured_is_the_change_of_the_loss(variant):
             with changed:
                 assert measured[number].loss == pytest.approx(loss_of(model) - found.loss, abs=2e-6)
             assert measured[number].losses.shape == (2, 7) and measured[number].kl >= 0
-    assert list(found.own_input) == sorted({route.place for route in found.routes if route.is_own_input})
+    assert set(found.cells) == {(route.place, route.place) for route in found.routes if route.source == route.place}
+    for (place, source), measured in found.cells.items():
+        with routes(model).cut(place, source=source):
+            assert measured.loss == pytest.approx(loss_of(model) - found.loss, abs=2e-6)
 
 
 def planted():
@@ -89,7 +92,7 @@ def test_a_planted_route_is_found_by_its_effect_not_by_its_weight():
     assert (carries.source, heavy.source) == (0, 1) and heavy.weight == pytest.approx(0.9)
     assert found.cut[0].loss != 0 and abs(carries.estimate) > 1e-3 and found.cut[0].kl > 1e-3
     assert heavy.estimate == 0 and found.cut[1].loss == 0 and found.cut[1].kl == pytest.approx(0, abs=1e-7)
-    assert found.own_input[1].loss == 0
+    assert found.cells[1, 1].loss == 0
 
 
 def test_random_routes_of_a_model_with_few_that_matter_do_nothing():
@@ -108,6 +111,14 @@ def test_random_routes_of_a_model_with_few_that_matter_do_nothing():
     largest = [number for number, why in found.chosen.items() if why == "largest"]
     assert {(found.routes[number].place, found.routes[number].row) for number in largest} == {(5, 0)}
     assert np.median(at_random) == 0 and max(abs(found.cut[number].loss) for number in largest) > 1e-3
+
+
+def test_whole_cells_are_those_with_the_largest_sums():
+    model = tiny_model("static_gqa")
+    found = route_effects(model, [IDS], largest=0, random=0, cells=3, with_means=False)
+    sums = found.estimated_cells()
+    assert sums[2, 1] == pytest.approx(sum(r.estimate for r in found.routes if (r.place, r.source) == (2, 1)))
+    assert list(found.cells) == sorted(sums, key=lambda cell: -abs(sums[cell]))[:3] and not found.cut
 
 
 def test_training_goes_on_as_before():

@@ -58,11 +58,22 @@ def test_steps_of_a_training_are_in_order_and_have_its_tokenizer(folder):
     assert shown(folder / "one" / "explorer.html")["kind"] == "checkpoints"
 
 
+def test_another_file_of_the_pages_name_is_left_alone(folder, capsys):
+    page = folder / "own" / "explorer.html"
+    page.parent.mkdir()
+    page.write_text("<html>my own page</html>")
+    assert main(["explore", str(folder / "static"), "--text", TEXT, "--out", str(page.parent)]) == 2
+    assert "is another file of that name" in capsys.readouterr().err
+    assert page.read_text() == "<html>my own page</html>"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["nowhere"], "nowhere"),
         (["static", "--port", "8000"], "--port: only with --serve"),
+        (["static", "--serve", "--json"], "--json: not with --serve"),
+        (["static", "--text", ""], "the text is empty"),
         (["static", "--serve", "--out", "o"], "--out: not with --serve"),
         (["static", "--text", "late " * 200], "reads at most 32"),
         (["static", "--device", "tpu"], "--device: 'tpu' is not cpu"),

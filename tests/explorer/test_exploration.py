@@ -15,6 +15,7 @@ from limelm.explorer import Subject, explore_subjects
 from limelm.explorer import measure as measuring
 from limelm.explorer.measure import cut_routes
 from limelm.explorer.page import data_of
+from limelm.explorer.token_text import token_text
 from tests.analysis.models_on_text import write_study
 from tests.analysis.routed import ROUTED, routed_model
 from tests.models.variants import tiny_model
@@ -35,6 +36,9 @@ class Letters:
     def __call__(self, text, add_special_tokens):
         return type("Encoded", (), {"input_ids": ["<abcdefghijklmnopqrstuvwxyz ".index(letter) for letter in text]})
 
+    def convert_ids_to_tokens(self, token):
+        return self.decode([token])
+
     def decode(self, ids):
         return "".join(chr(96 + token) if token else "<" for token in ids)
 
@@ -48,7 +52,7 @@ def test_weights_and_effects_are_those_of_the_functions(variant):
     model = routed_model(variant)
     found = explored(model)
     ids = torch.tensor([[token["id"] for token in found["tokens"]]])
-    effects = route_effects(model, [ids], 16, 8, with_means=False)
+    effects = route_effects(model, [ids], 12, 6, 40, with_means=False)
     of_place = {}
     for reader in readers_of(model):
         of_place.setdefault(reader.place, []).append(reader)
@@ -65,10 +69,15 @@ def test_weights_and_effects_are_those_of_the_functions(variant):
             expected = torch.cat([reader.effective_weights().detach().reshape(shape) for reader in readers])
             np.testing.assert_array_equal(place["weights"], expected)
     measured = {(each["place"], each["row"], each["source"]): each for each in found["measured"]}
-    assert len(measured) == len(effects.cut)
     for number, cut in effects.cut.items():
         route = effects.routes[number]
         assert measured[route.place, route.row, route.source]["loss"] == pytest.approx(cut.loss, abs=1e-6)
+    for (place, source), cut in effects.cells.items():
+        rows = sum(reader.num_rows for reader in of_place[place])
+        each = measured[place, None if rows > 1 else 0, source]
+        assert each["loss"] == pytest.approx(cut.loss, abs=1e-6) and each["kl"] == pytest.approx(cut.kl, abs=1e-6)
+        assert each["estimate"] == pytest.approx(effects.estimated_cells()[place, source], abs=1e-6)
+    assert found["effectError"]["routes"] == len(measured)
 
 
 def test_weights_of_tokens_are_those_of_the_call():
@@ -132,8 +141,9 @@ def test_places_and_sources_have_names(variant, sources, places):
 
 
 def test_one_token_has_no_effects():
-    found = explored(tiny_model("static_gqa"), "")
+    found = explored(tiny_model("static_gqa"), "<")
     assert len(found["tokens"]) == 1 and found["places"][0]["effects"] is None and found["loss"] == [None]
+    assert found["effectsMissing"].startswith("1 token predicts nothing")
 
 
 def test_a_page_holds_what_was_measured_and_notebooks_show_it(tmp_path, folder):
@@ -170,14 +180,10 @@ def test_models_are_left_as_they_were():
 
 def test_texts_that_cannot_be_read_are_refused():
     subject = Subject("tiny", tiny_model("static_gqa"), Letters())
-    with pytest.raises(UserError, match="--text: 65 tokens; tiny reads at most 64"):
+    with pytest.raises(UserError, match="the text has 65 tokens; tiny reads at most 64"):
         explore_subjects([subject], "a" * 64)
-    Letters.bos_token = None
-    try:
-        with pytest.raises(UserError, match="--text: no tokens; give some text"):
-            explore_subjects([subject], "")
-    finally:
-        Letters.bos_token = "<"
+    with pytest.raises(UserError, match="the text is empty; give some"):
+        explore_subjects([subject], "")
     broken = tiny_model("static_gqa")
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
@@ -185,10 +191,43 @@ def test_texts_that_cannot_be_read_are_refused():
         explore_subjects([Subject("tiny", broken, Letters())], "abc")
 
 
-@pytest.mark.parametrize("row, message", [(9, "row 9: place 2 has 8 rows"), (-1, "row -1")])
-def test_rows_that_are_not_there_are_refused(row, message):
+@pytest.mark.parametrize(
+    "place, row, source, message",
+    [
+        (2, 9, 0, "layer 2 has no head 9; its heads are 0 to 7"),
+        (2, -1, 0, "no head -1"),
+        (0, None, 0, "layer 0 reads nothing that can be cut"),
+        (99, None, 0, "layer 99 reads nothing"),
+        (1, None, 3, "layer 1 does not read source 3"),
+    ],
+)
+def test_routes_that_are_not_there_are_refused(place, row, source, message):
+    model = tiny_model("static_apart_gqa", num_key_value_heads=4)
     with pytest.raises(UserError, match=message):
-        cut_routes(tiny_model("static_apart_gqa", num_key_value_heads=4), [{"place": 2, "row": row, "source": 0}])
+        cut_routes(model, [{"place": place, "row": row, "source": source}])
+
+
+@pytest.mark.parametrize(
+    ("variant", "own", "words"),
+    [
+        ("static_gqa", "input", "residual stream that a layer is given"),
+        ("kv_gqa", "made", "keys and values that a layer makes"),
+        ("attached kv", "made", "keys and values that a layer makes"),
+        ("depth_attention_gqa", "made", "values that a layer makes"),
+        ("attention_residuals", "input", "what sublayers add"),
+        ("dense_former", "input", "residual stream after a layer"),
+    ],
+)
+def test_it_is_said_what_sources_are(variant, own, words):
+    found = explored(routed_model(variant))
+    assert found["ownSource"] == own and words in found["sourcesAre"]
+
+
+def test_parts_of_characters_are_shown_as_bytes(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "static")
+    ids = tokenizer("é\U0001f642 is", add_special_tokens=False).input_ids
+    shown = [token_text(tokenizer, token) for token in ids]
+    assert "".join(shown[:-1]).startswith("\\xC3\\xA9\\xF0\\x9F") and shown[-1] == " is"
 
 
 def test_rows_count_over_all_sets():
