@@ -1,6 +1,7 @@
 """Domains of text on which models are scored: checked before any model runs, resumable domain by domain."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,10 +11,19 @@ from limelm.data.dataset import TokenDataset, are_shards, check_shards
 from limelm.data.listing import SUFFIXES
 from limelm.data.shards import Manifest
 from limelm.errors import UserError
+from limelm.evaluation.breakdown import SHARE_NAMES, Breakdown, breakdown_rows, context_name
 from limelm.evaluation.items import FOLDER, file_name, fingerprint, read_record, write_record
 from limelm.evaluation.kept import KeptText
 from limelm.evaluation.loading import LoadedModel
-from limelm.evaluation.perplexity import TextScore, difference, read_texts, score_path, text_record
+from limelm.evaluation.perplexity import (
+    TextScore,
+    difference,
+    items_of_text,
+    read_texts,
+    score_path,
+    text_record,
+    text_score,
+)
 from limelm.evaluation.statistics import loss_verdict
 from limelm.loading import FoundCheckpoint
 from limelm.records import Record
@@ -21,7 +31,6 @@ from limelm.text import has_control_characters, printable
 
 LONGEST_DEFAULT = 1024
 UNIT = "bits per byte"
-_COUNTS = ("nats", "tokens", "bytes")  # of each document, as in TextScore
 _COMPARED = ("difference", "difference_low", "difference_high", "verdict")
 
 
@@ -154,11 +163,9 @@ def score_domains(loaded: LoadedModel, reading: Reading, out: Path) -> dict[str,
                 reading.limit,
                 description=f"{loaded.label}: {domain.name}",
             )
-            documents = zip(*(getattr(score, key) for key in _COUNTS), strict=True)
-            items = [dict(zip(_COUNTS, counts, strict=True)) for counts in documents]
-            record = {"identity": identity, "domain": domain.name, "items": items}
+            record = {"identity": identity, "domain": domain.name, "items": items_of_text(score)}
             write_record(path, record)
-        scores[domain.name] = TextScore(**{key: [item[key] for item in record["items"]] for key in _COUNTS})
+        scores[domain.name] = text_score(record["items"])
     return scores
 
 
@@ -179,6 +186,30 @@ def perplexity_rows(scores: dict[str, dict[str, TextScore]], reading: Reading) -
             row = text_record(label, domain.name, own[domain.name], reading.window, reading.stride)
             compared = own is not first
             rows.append(row | (_comparison(first[domain.name], own[domain.name]) if compared else _NOT_COMPARED))
+    return rows
+
+
+def context_rows(scores: dict[str, dict[str, TextScore]]) -> list[Record]:
+    """The losses by how many tokens stand before a token; argument as of `perplexity_rows`."""
+    return _class_rows(scores, lambda score: score.by_context, context_name)
+
+
+def share_rows(scores: dict[str, dict[str, TextScore]]) -> list[Record]:
+    """The losses by a token's part of the text; argument as of `perplexity_rows`."""
+    return _class_rows(scores, lambda score: score.by_share, SHARE_NAMES.__getitem__)
+
+
+def _class_rows(
+    scores: dict[str, dict[str, TextScore]], breakdown: Callable[[TextScore], Breakdown], name: Callable[[int], str]
+) -> list[Record]:
+    """Rows of each model and domain, compared with the first model where it has the same tokens."""
+    first = next(iter(scores.values()))
+    rows = []
+    for domain in first:
+        for label, own in scores.items():
+            is_compared = own is not first and own[domain].tokens == first[domain].tokens
+            other = breakdown(first[domain]) if is_compared else None
+            rows += breakdown_rows(label, domain, breakdown(own[domain]), other, name)
     return rows
 
 

@@ -18,6 +18,15 @@ class TextItem:
     nats: float
     tokens: Count
     bytes: Count
+    context_nats: tuple[float, ...]
+    context_tokens: tuple[Count, ...]
+    share_nats: tuple[float, ...]
+    share_tokens: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("context", "share"):
+            if len(getattr(self, f"{name}_nats")) != len(getattr(self, f"{name}_tokens")):
+                raise ValueError(f"its {name}_nats and {name}_tokens are of different classes")
 
 
 @dataclass(frozen=True)

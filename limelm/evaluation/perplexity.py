@@ -23,6 +23,7 @@ from limelm.data.listing import list_files
 from limelm.data.shards import Manifest
 from limelm.data.sources import LocalFiles
 from limelm.errors import UserError
+from limelm.evaluation.breakdown import Breakdown, context_classes, share_classes
 from limelm.evaluation.statistics import Interval, ratio_interval
 from limelm.progress import progress_bar
 from limelm.records import Record
@@ -41,11 +42,18 @@ class Document:
 
 @dataclass
 class TextScore:
-    """Per document: negative log-likelihood in nats, scored tokens, bytes."""
+    """Per document: negative log-likelihood in nats, scored tokens, bytes.
+
+    Attributes:
+        by_context: the first two by how many tokens stand before, in the window (`context_classes`).
+        by_share: by the token's part of the text (`share_classes`).
+    """
 
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
+    by_context: Breakdown = field(default_factory=Breakdown)
+    by_share: Breakdown = field(default_factory=Breakdown)
 
     @property
     def loss(self) -> float:
@@ -74,6 +82,7 @@ def score_text(
     window: int,
     stride: int,
     progress: Callable[[int], object] = lambda documents: None,
+    shares: np.ndarray | None = None,
 ) -> TextScore:
     """Score documents one after the other; memory holds a few numbers per document, whatever its length.
 
@@ -82,6 +91,7 @@ def score_text(
         window: tokens that the model reads at once, at least 2.
         stride: tokens by which the window moves, at most `window - 1`.
         progress: called with 1 for each document that is read.
+        shares: the class of each token id by its part of the text; None tells no classes apart.
 
     Raises:
         ValueError: for a window or stride outside of these bounds.
@@ -91,8 +101,11 @@ def score_text(
     score = TextScore()
     for batch in _batches(_pieces(documents, start_token, window, stride, score, progress)):
         for piece, nats in zip(batch, _nats(model, batch), strict=True):
-            score.nats[piece.document] += nats
-            score.tokens[piece.document] += len(piece.ids) - piece.first_scored
+            score.nats[piece.document] += float(nats.sum())
+            score.tokens[piece.document] += len(nats)
+            score.by_context.add(piece.document, context_classes(piece.first_scored, len(piece.ids)), nats)
+            if shares is not None:
+                score.by_share.add(piece.document, shares[piece.ids[piece.first_scored :]], nats)
     return score
 
 
@@ -138,9 +151,10 @@ def score_path(
         UserError: where there is no text to score, or the model's loss on it is no number.
     """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    shares = share_classes(document.ids for document in islice(read_documents(path, tokenizer), limit))
     documents = islice(read_documents(path, tokenizer), limit)
     with progress_bar(description, "document", total=limit, delay=1) as bar:
-        score = score_text(model, documents, start, window, stride, bar.update)
+        score = score_text(model, documents, start, window, stride, bar.update, shares)
     if not sum(score.tokens):
         raise UserError(f"{path}: no text to score")
     if not math.isfinite(score.loss):
@@ -172,6 +186,28 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
         "window": window,
         "stride": stride,
     }
+
+
+def items_of_text(score: TextScore) -> list[Record]:
+    """A score as plain values, one record for each document (`limelm.evaluation.kept.TextItem`)."""
+    columns = {
+        "nats": score.nats,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+        "context_nats": score.by_context.nats,
+        "context_tokens": score.by_context.tokens,
+        "share_nats": score.by_share.nats,
+        "share_tokens": score.by_share.tokens,
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def text_score(items: list[Record]) -> TextScore:
+    """The score that `items_of_text` made records of."""
+    columns = {key: [item[key] for item in items] for key in items[0]}
+    context = Breakdown(columns.pop("context_nats"), columns.pop("context_tokens"))
+    share = Breakdown(columns.pop("share_nats"), columns.pop("share_tokens"))
+    return TextScore(**columns, by_context=context, by_share=share)
 
 
 def difference(first: TextScore, second: TextScore) -> Interval:
@@ -219,6 +255,8 @@ def _pieces(
         score.nats.append(0.0)
         score.tokens.append(0)
         score.bytes.append(document.bytes)
+        score.by_context.begin_document()
+        score.by_share.begin_document()
         ids = document.ids if start_token is None else [start_token, *document.ids]
         scored = 1  # tokens of `ids` that need no score any more
         for begin in range(0, max(1, len(ids)), stride):
@@ -245,8 +283,8 @@ def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
 
 
 @torch.no_grad()
-def _nats(model: PreTrainedModel, batch: list[_Piece]) -> list[float]:
-    """The negative log-likelihood of each piece's scored tokens."""
+def _nats(model: PreTrainedModel, batch: list[_Piece]) -> list[np.ndarray]:
+    """The negative log-likelihood of each of a piece's scored tokens."""
     longest = max(len(piece.ids) for piece in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     attention_mask, targets = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -261,4 +299,5 @@ def _nats(model: PreTrainedModel, batch: list[_Piece]) -> list[float]:
     losses = cross_entropy(
         logits[:, :-1].float().flatten(0, 1), targets[:, 1:].flatten().to(logits.device), reduction="none"
     )
-    return losses.view(len(batch), -1).double().sum(dim=1).tolist()
+    rows = losses.view(len(batch), -1).double().cpu().numpy()
+    return [row[piece.first_scored - 1 : len(piece.ids) - 1] for row, piece in zip(rows, batch, strict=True)]

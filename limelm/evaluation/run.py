@@ -7,7 +7,16 @@ from pathlib import Path
 
 from limelm.data.dataset import are_shards
 from limelm.environment import environment
-from limelm.evaluation.domains import Reading, TextRequest, check_text, choose_window, perplexity_rows, score_domains
+from limelm.evaluation.domains import (
+    Reading,
+    TextRequest,
+    check_text,
+    choose_window,
+    context_rows,
+    perplexity_rows,
+    score_domains,
+    share_rows,
+)
 from limelm.evaluation.generated import GENERATED
 from limelm.evaluation.harness import TaskSettings, run_tasks
 from limelm.evaluation.loading import load_for_evaluation
@@ -36,6 +45,8 @@ class Evaluation:
         scores: a row per task, metric and model (`score_rows`).
         averages: over tasks, a row per model (`average_rows`).
         perplexity: a row per domain and model (`perplexity_rows`).
+        by_context, by_share: rows by how much text stands before a token, and by its part of the text
+            (`limelm.evaluation.breakdown`).
     """
 
     models: list[Record] = field(default_factory=list)
@@ -45,6 +56,8 @@ class Evaluation:
     scores: list[Record] = field(default_factory=list)
     averages: list[Record] = field(default_factory=list)
     perplexity: list[Record] = field(default_factory=list)
+    by_context: list[Record] = field(default_factory=list)
+    by_share: list[Record] = field(default_factory=list)
 
 
 def evaluate(
@@ -88,7 +101,9 @@ def evaluate(
         del loaded  # before the next one is read
     evaluation.scores = score_rows(evaluation.models, records, wanted, settings.seed)
     evaluation.averages = average_rows(evaluation.models, records, evaluation.scores, settings.seed)
-    evaluation.perplexity = perplexity_rows(texts, reading) if reading else []
+    if reading:
+        evaluation.perplexity = perplexity_rows(texts, reading)
+        evaluation.by_context, evaluation.by_share = context_rows(texts), share_rows(texts)
     evaluation.facts = _facts(wanted, data, reading, settings)
     evaluation.cautions = _cautions(evaluation, [record for own in records.values() for record in own])
     return evaluation

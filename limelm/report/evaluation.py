@@ -36,7 +36,14 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
     return write_page(
         out,
         SECTIONS,
-        {"accuracy": headline(scores), "scores": scores, "average": averages, "perplexity": perplexity},
+        {
+            "accuracy": headline(scores),
+            "scores": scores,
+            "average": averages,
+            "perplexity": perplexity,
+            "loss_by_context": evaluation["by_context"],
+            "loss_by_share": evaluation["by_share"],
+        },
         palette_of(models),
         words,
         title=f"{' and '.join(kinds).capitalize()}: {', '.join(model['label'] for model in models)}",

@@ -158,7 +158,9 @@ def test_text_alone_needs_no_tasks(folder, capsys, monkeypatch):
     assert "windows of 32 tokens that begin 16 tokens apart" in page and "BOS and EOS are not scored" in page
     assert "words (4), held-out (4): so few documents" in page and "Accuracy" not in page
     assert {path.name for path in (out / "figures").iterdir()} == {
-        f"perplexity.{kind}" for kind in ("csv", "png", "svg")
+        f"{name}.{kind}"
+        for name in ("perplexity", "loss_by_context", "loss_by_share")
+        for kind in ("csv", "png", "svg")
     }
     assert len((out / "table.md").read_text().splitlines()) == len(rows) + 2
     first = (out / "evaluation.json").read_bytes()

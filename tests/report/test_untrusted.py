@@ -62,6 +62,7 @@ def analysis_report(out, labels, name, text):
 def evaluation_report(out, labels, name, text):
     numbers = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high", "verdict"))
     sizes = {"documents": 3, "tokens": 9, "bytes": 30, "window": 8, "stride": 4}
+    of_class = {"tokens_are": "1", "number": 0, "tokens": 9, "loss": 2.0, "low": 1.0, "high": 3.0}
     bits = {"bits_per_byte": 1.0, "loss": 2.0, "perplexity": 7.4, **numbers, **sizes}
     return write_evaluation(
         out,
@@ -73,6 +74,8 @@ def evaluation_report(out, labels, name, text):
             "scores": [],
             "averages": [],
             "perplexity": [{"domain": name, "model": label, **bits} for label in labels],
+            "by_context": [{"domain": name, "model": label, **of_class} for label in labels],
+            "by_share": [{"domain": name, "model": label, **of_class} for label in labels],
         },
     )
 

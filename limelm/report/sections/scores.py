@@ -9,7 +9,7 @@ from limelm.records import Records
 from limelm.report.captions import Words
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.points import grouped_points
-from limelm.report.figures.style import REFERENCE
+from limelm.report.figures.style import REFERENCE, by_model, draw_line, new_panels, numbers, shown
 from limelm.report.writer import Section
 
 
@@ -41,6 +41,23 @@ def bits_by_domain(rows: Records, palette: Palette) -> Figure:
     return figure
 
 
+def losses_by_class(rows: Records, palette: Palette) -> Figure:
+    """Draw the models' losses on classes of tokens, with intervals, a panel per domain."""
+    domains = list(dict.fromkeys(row["domain"] for row in rows))
+    with new_panels(len(domains), (None, 3.2), 3, sharey=True, margin=(0, 0.9)) as (figure, panels):
+        for axes, domain in zip(panels, domains, strict=True):
+            names: dict[int, str] = {}
+            for model, own in by_model([row for row in rows if row["domain"] == domain]):
+                names |= {row["number"]: row["tokens_are"] for row in own}
+                bounds = numbers(own, "low"), numbers(own, "high")
+                draw_line(axes, own, "number", "loss", palette.line(model, len(own)), bounds)
+            axes.set_xticks(sorted(names), [names[number] for number in sorted(names)], rotation=30, ha="right")
+            axes.set_title(shown(domain))
+        panels[0].set_ylabel("loss, nats per token")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
 def _words(rows: Records) -> Words:
     first = rows[0]
     return {
@@ -56,4 +73,6 @@ SECTIONS = (
     Section("scores", words=_words),
     Section("average", words=_words),
     Section("perplexity", bits_by_domain, words=_words),
+    Section("loss_by_context", losses_by_class, words=_words),
+    Section("loss_by_share", losses_by_class, words=_words),
 )
