@@ -15,6 +15,7 @@ SCRIPTS = (
     "block.js",
     "words.js",
     "model.js",
+    "effects.js",
     "difference.js",
     "state.js",
     "palette.js",

@@ -3,8 +3,10 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -18,6 +20,11 @@ TEXT = "one day it was late"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_study(tmp_path_factory.mktemp("explore"))
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def shown(path):
@@ -98,5 +105,7 @@ def test_a_live_page_is_served_until_it_is_interrupted(folder):
         lines.append(process.stderr.readline())
         assert lines[-1], lines
     assert "http://localhost:8391/" in lines[-1] and "Ctrl-C" in lines[-1]
+    while not answers(8391):
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0

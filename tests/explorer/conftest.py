@@ -63,3 +63,22 @@ def settled(tab):
     """The page's address once it holds what is chosen."""
     tab.wait_for_timeout(300)
     return tab.url
+
+
+def cell(tab, grid, column, row):
+    """The middle of a cell of a canvas, in the canvas's pixels."""
+    at = {name: float(value) for name, value in tab.locator(grid).evaluate("canvas => ({...canvas.dataset})").items()}
+    return {"x": at["gutter"] + (column + 0.5) * at["width"], "y": at["head"] + (row + 0.5) * at["height"]}
+
+
+def point_at(tab, grid, column, row):
+    """The text of the tooltip over a cell."""
+    tab.locator(grid).scroll_into_view_if_needed()
+    tab.hover(grid, position=cell(tab, grid, column, row))
+    tab.wait_for_selector("#tooltip:not([hidden])")
+    return tab.inner_text("#tooltip")
+
+
+def after(label, text):
+    """The number that stands in the line after a label."""
+    return float(re.search(rf"^{label}\n\s*\+?([−\d.e-]+)", text, re.MULTILINE)[1].replace("−", "-"))

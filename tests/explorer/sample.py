@@ -53,6 +53,9 @@ def model(
         "predictions": [_predictions(random, ids) for _ in range(count)],
         "measured": measured,
         "effectError": error,
+        "effectsMissing": None if effects else "The sentence is too long for effects.",
+        "sourcesAre": "A source is what a layer left, as it was made up.",
+        "ownSource": "input",
         "lens": _lens(random, names, read, ids),
         "lensMissing": None,
         "sourceLens": _lens(random, names[:-1], read, ids),
@@ -97,6 +100,10 @@ def _measured(random, places):
         loss = estimate * float(random.normal(1.1, 0.1))
         route = {"place": place["place"], "row": int(row), "source": int(source), "estimate": estimate, "loss": loss}
         routes.append({**route, "kl": abs(loss) * 2})
+    for place in places[1::3]:  # all heads together of one cell
+        estimate = float(place["plain"][:, 0].sum())
+        whole = {"place": place["place"], "row": None, "source": 0, "estimate": estimate, "loss": estimate + 0.02}
+        routes.append({**whole, "kl": 0.05})
     return routes, {"routes": len(routes), "meanAbsolute": 0.011, "correlation": 0.97}
 
 

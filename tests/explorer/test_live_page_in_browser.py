@@ -1,8 +1,11 @@
 """The explorer's page in a real browser, served by a program that answers."""
 
+import csv
+import re
+
 import pytest
 
-from tests.explorer.conftest import settled
+from tests.explorer.conftest import point_at, settled
 from tests.explorer.stub_server import served
 
 
@@ -29,7 +32,7 @@ def test_routes_are_cut_and_restored(visit, server):
     tab.click("#cut")
     tab.wait_for_selector("#cut-list li")
     assert asked[-1][2]["changes"] == [{"place": 3, "row": 1, "source": 1}]
-    assert "(+0.25)" in tab.inner_text("#cuts-loss")
+    assert "nats (+0.2500)" in tab.inner_text("#cuts-loss")
     assert tab.locator("#predictions th").all_inner_texts() == ["token", "untouched", "cut"]
     assert tab.inner_text("#cut") == "Restore this route"
     tab.click("#rows button[data-value=all]")
@@ -48,6 +51,130 @@ def test_routes_are_cut_and_restored(visit, server):
     tab.click("#restore")
     tab.wait_for_selector("#cuts", state="hidden")
     assert tab.locator("#predictions th").count() == 2
+
+
+def cut(tab):
+    """Cut the route of the panel and wait for the answer."""
+    tab.click("#cut")
+    tab.wait_for_selector("#cut-list li")
+
+
+def saved_routes(tab, tmp_path):
+    with tab.expect_download() as download:
+        tab.click("#save-csv")
+    download.value.save_as(tmp_path / "routes.csv")
+    with (tmp_path / "routes.csv").open(encoding="utf-8", newline="") as stream:
+        return {(int(row["place"]), int(row["source"])): row for row in csv.DictReader(stream)}
+
+
+def test_a_route_that_is_cut_is_said_to_be_cut_everywhere(visit, server, tmp_path):
+    tab = visit(server[0] + "#route=3-1&row=all&pinned=1&token=4&flow=100")
+    before = saved_routes(tab, tmp_path)[3, 1]
+    assert tab.locator("#flow-arcs path[data-place='3']").count() == 4
+    cut(tab)
+    facts = tab.inner_text("#route-facts")
+    assert "this route\ncut" in facts
+    assert not re.search("effect|weight|rank", facts)
+    assert "this route\ncut" in point_at(tab, "#effect-map", 1, 2) == point_at(tab, "#router-map", 1, 2)
+    after_cut = saved_routes(tab, tmp_path)[3, 1]
+    assert float(before["weight"]) > 0 and float(before["effect"]) != 0
+    assert (float(after_cut["weight"]), after_cut["effect"], after_cut["effectIs"]) == (0, "", "cut")
+    sources = tab.locator("#flow-arcs path[data-place='3']").evaluate_all("arcs => arcs.map(arc => arc.dataset.source)")
+    assert sorted(sources) == ["0", "2", "3"]
+    assert "Routes that are cut are not drawn." in tab.inner_text("#flow-lead")
+    assert " of 13 routes" in tab.inner_text("#flow-lead")  # one of the 14 is cut
+    assert "Estimates are for further cuts, with these in place." in tab.inner_text("#trust")
+    tab.click("#row-details summary")
+    assert set(tab.locator("#row-table tbody td:not(:first-child)").all_inner_texts()) == {"cut"}
+    tab.keyboard.press("a")
+    tab.wait_for_selector("#route-facts :text('of 3')")  # the ranks are among those that are left
+
+
+def test_a_cut_cell_looks_like_one(visit, server):
+    tab = visit(server[0] + "#route=3-1&row=all&pinned=1")
+    box = tab.locator("#effect-map").evaluate("({ dataset }) => ({ ...dataset })")
+    left = float(box["gutter"]) + float(box["width"])
+    top = float(box["head"]) + 2 * float(box["height"])
+    near_the_corner = """([x, y]) => ["router-map", "effect-map"].map((id) => {
+        const canvas = document.getElementById(id);
+        const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+        const context = copy.getContext("2d", { willReadFrequently: true });
+        context.drawImage(canvas, 0, 0);
+        return [...context.getImageData(Math.round(x), Math.round(y), 1, 1).data].join();
+    })"""
+    at = [left + 6, top + 6]
+    assert "255,255,255,255" not in tab.evaluate(near_the_corner, at)
+    cut(tab)
+    assert tab.evaluate(near_the_corner, at) == ["255,255,255,255"] * 2
+
+
+def test_a_head_that_is_cut_is_left_out_of_all_heads_together(visit, server, tmp_path):
+    tab = visit(server[0] + "#route=3-1&row=all&pinned=1")
+    before = float(saved_routes(tab, tmp_path)[3, 1]["weight"])
+    tab.click("#rows button[data-value='keys.1']")
+    cut(tab)
+    assert "this route\ncut" in tab.inner_text("#route-facts")
+    tab.click("#rows button[data-value='keys.0']")
+    tab.wait_for_selector("#cut:text('Cut this route')")
+    assert "cut" not in tab.inner_text("#route-facts")
+    tab.click("#rows button[data-value=all]")
+    assert float(saved_routes(tab, tmp_path)[3, 1]["weight"]) < before
+    assert "cut heads\nkeys, head 1" in tab.inner_text("#route-facts")
+
+
+def test_what_was_pointed_at_last_is_cut(visit, server):
+    address, asked = server
+    tab = visit(address + "#route=2-0&row=all")
+    point_at(tab, "#effect-map", 1, 2)
+    cut(tab)
+    assert asked[-1][2]["changes"] == [{"place": 3, "row": None, "source": 1}]
+    assert tab.inner_text("#route-title") == "Route: layer 3 reads layer 0"
+    assert "route=3-1" in settled(tab)
+
+
+def test_the_change_by_cuts_stands_with_its_token(visit, server):
+    tab = visit(server[0] + "#route=3-1&token=0")
+    cut(tab)
+    assert "loss of this token\nnone" in tab.inner_text("#token-facts")
+    assert "(+0.25 by the cuts)" in tab.inner_text("#following")
+    assert re.match(r"Mean loss \d+\.\d{4} → \d+\.\d{4} nats \(\+0\.2500\)\.", tab.inner_text("#cuts-loss"))
+
+
+def test_cuts_stay_for_another_sentence(visit, server):
+    address, asked = server
+    tab = visit(address + "#route=3-1&row=all")
+    cut(tab)
+    changes = [{"place": 3, "row": None, "source": 1}]
+    tab.fill("#text", "Quite another")
+    tab.press("#text", "Enter")
+    tab.wait_for_selector("#status:not([hidden])")
+    tab.wait_for_selector("#status", state="hidden")
+    assert "text=Quite+another" in settled(tab)
+    questions = [{"text": "Quite another", "changes": []}, {"text": "Quite another", "changes": changes}]
+    assert [question for _, _, question in asked[-2:]] == questions
+    assert tab.locator("#cut-list li").count() == 1
+    assert tab.locator("#predictions th").all_inner_texts() == ["token", "untouched", "cut"]
+    assert "token=10" in tab.url
+    tab.evaluate("location.hash = '#text=A+third&cuts=3-all-1'")
+    tab.wait_for_selector("#status:not([hidden])")
+    tab.wait_for_selector("#status", state="hidden")
+    assert [question["text"] for _, _, question in asked[-2:]] == ["A third"] * 2
+    assert [question["changes"] for _, _, question in asked[-2:]] == [[], changes]
+    assert "(+0.2500)" in tab.inner_text("#cuts-loss")
+
+
+def test_the_key_that_cuts_says_that_it_waits(visit, server):
+    address, asked = server
+    tab = visit(address + "#route=3-1&row=all")
+    tab.fill("#text", "slow")
+    tab.press("#text", "Enter")
+    tab.wait_for_selector("#status:not([hidden])")
+    tab.locator("#router-map").press("c")
+    tab.locator("#router-map").press("c")
+    text = "Reading the sentence … Cutting waits until this is done; then press c again."
+    assert tab.inner_text("#status") == text
+    tab.wait_for_selector("#status", state="hidden")
+    assert asked[-1][2] == {"text": "slow", "changes": []}
 
 
 def test_an_error_is_a_line_and_leaves_what_was_shown(visit, server):

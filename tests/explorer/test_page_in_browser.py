@@ -9,29 +9,10 @@ import numpy as np
 import pytest
 
 from limelm.explorer.page import block, data_of, page
-from tests.explorer.conftest import settled
+from tests.explorer.conftest import after, cell, point_at, settled
 from tests.explorer.sample import sample
 
 WIDTHS = (1280, 420)
-
-
-def cell(tab, grid, column, row):
-    """The middle of a cell of a canvas, in the canvas's pixels."""
-    at = {name: float(value) for name, value in tab.locator(grid).evaluate("canvas => ({...canvas.dataset})").items()}
-    return {"x": at["gutter"] + (column + 0.5) * at["width"], "y": at["head"] + (row + 0.5) * at["height"]}
-
-
-def point_at(tab, grid, column, row):
-    """The text of the tooltip over a cell."""
-    tab.locator(grid).scroll_into_view_if_needed()
-    tab.hover(grid, position=cell(tab, grid, column, row))
-    tab.wait_for_selector("#tooltip:not([hidden])")
-    return tab.inner_text("#tooltip")
-
-
-def after(label, text):
-    """The number that stands in the line after a label."""
-    return float(re.search(rf"^{label}\n\s*\+?([−\d.e-]+)", text, re.MULTILINE)[1].replace("−", "-"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -64,7 +45,9 @@ def test_the_maps_show_the_numbers_that_were_measured(show, scope, row):
     text = point_at(tab, "#router-map", 2, 4)
     assert text.startswith("layer 5 reads layer 1")
     assert after("weight(?:, mean size)?", text) == pytest.approx(weight, rel=0.01, abs=0.001)
-    assert after(r"effect, \w+(?: of heads)?", text) == pytest.approx(effects[chosen, 2].sum(), rel=0.01, abs=1e-4)
+    assert after(r"effect, estimated(?: \(sum of heads\))?", text) == pytest.approx(
+        effects[chosen, 2].sum(), rel=0.01, abs=1e-4
+    )
     assert point_at(tab, "#effect-map", 2, 4) == text
     assert tab.inner_text("#route-title") == "Route: layer 5 reads layer 1"
 
@@ -78,13 +61,13 @@ def test_a_source_that_is_not_read_has_no_tooltip(show):
 
 def test_both_effects_of_a_route_that_was_cut_are_shown(show):
     data = sample()
-    route = data["models"][0]["measured"][0]
+    route, error = data["models"][0]["measured"][0], data["models"][0]["effectError"]
     tab = show(data, f"#row={['keys.0', 'keys.1', 'values.0', 'values.1'][route['row']]}")
     text = point_at(tab, "#effect-map", route["source"], route["place"] - 1)
     assert after("effect, estimated", text) == pytest.approx(route["estimate"], rel=0.02, abs=1e-4)
     assert after("effect, measured", text) == pytest.approx(route["loss"], rel=0.02, abs=1e-4)
     assert "KL" in text
-    assert "7 routes" in tab.inner_text("#trust")
+    assert f"Over the {error['routes']} routes that were cut" in tab.inner_text("#trust")
 
 
 def test_what_is_chosen_stands_in_the_address(show):
@@ -155,7 +138,7 @@ def test_everything_is_reached_by_tab(show):
 def test_a_layer_with_the_same_weights_everywhere_shows_its_effects_by_token(show):
     tab = show(sample(dynamic=False), "#route=4-1&token=0")
     assert "same weights at every token" in tab.inner_text("#reading-lead")
-    assert "share of the effect" in point_at(tab, "#reading-grid canvas", 3, 2)
+    assert "part of the effect" in point_at(tab, "#reading-grid canvas", 3, 2)
 
 
 def test_a_layer_that_depends_on_tokens_shows_its_weights(show):
@@ -185,7 +168,7 @@ def test_a_model_without_routes_shows_the_rest(show):
     assert tab.locator("#lens-grid").is_visible()
     assert not tab.locator("#lens-tabs").is_visible()
     tab.keyboard.press("ArrowLeft")
-    assert "token=22" in settled(tab)
+    assert "token=21" in settled(tab)
 
 
 def test_a_missing_lens_and_missing_effects_are_said(show):
@@ -193,7 +176,7 @@ def test_a_missing_lens_and_missing_effects_are_said(show):
     data["models"][0] |= {"lens": None, "lensMissing": "its head reads two streams", "sourceLens": None}
     tab = show(data)
     assert "its head reads two streams" in tab.inner_text("#lens")
-    assert "not measured" in tab.inner_text("#trust")
+    assert tab.inner_text("#trust") == "The sentence is too long for effects."
     assert not tab.locator("#effect-map").is_visible()
 
 
@@ -258,7 +241,7 @@ def test_what_is_shown_can_be_saved(show, tmp_path):
         download.value.save_as(saved[kind])
     with saved["csv"].open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [*rows[0]] == ["place", "set", "head", "source", "column", "token", "weight", "effect"]
+    assert [*rows[0]] == ["place", "set", "head", "source", "column", "token", "weight", "effect", "effectIs"]
     assert len(rows) == sum(range(2, 9))
     row = next(row for row in rows if (row["place"], row["source"]) == ("3", "2"))
     assert (row["set"], row["head"], row["token"]) == ("keys", "1", "4")

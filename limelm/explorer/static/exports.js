@@ -20,10 +20,15 @@ function nested(values, lengths) {
 function shownRoutes() {
   const dot = state.row.lastIndexOf(".");
   const [set, head] = state.row === ALL_ROWS ? ["", "all"] : [state.row.slice(0, dot), state.row.slice(dot + 1)];
-  return currentNumbers().places.flatMap(({ place, weights, effects }) => (
+  const origin = (entry, i) => {
+    if (entry.cut[i] === 1) return "cut";
+    return entry.effects && (entry.ofSentence && entry.measured[i] ? "measured" : "estimated");
+  };
+  return currentNumbers().places.flatMap(({ place, weights, effects, ...entry }) => (
     !weights ? [] : place.sources.flatMap((source, i) => Array.from({ length: place.columns }, (_, column) => ({
       place: place.place, set, head, source, column, token: scopeToken(),
-      weight: weights[i * place.columns + column], effect: effects ? effects[i] : null,
+      weight: weights[i * place.columns + column], effect: effects && entry.cut[i] < 1 ? effects[i] : null,
+      effectIs: origin({ effects, ...entry }, i),
     })))));
 }
 
@@ -63,7 +68,7 @@ const csvField = (value) => {
 };
 
 function shownCsv() {
-  const names = ["place", "set", "head", "source", "column", "token", "weight", "effect"];
+  const names = ["place", "set", "head", "source", "column", "token", "weight", "effect", "effectIs"];
   const lines = shownRoutes().map((route) => names.map((name) => csvField(route[name])).join(","));
   return [names.join(","), ...lines].join("\n") + "\n";
 }

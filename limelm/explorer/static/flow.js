@@ -10,21 +10,34 @@ function svgElement(tag, attributes) {
   return made;
 }
 
-/** Whose effects the arcs have: the selected token's, or, at the last one, after which nothing is predicted, all (null). */
+/** Whose effects the arcs have: the selected token's, or, at the last one, which nothing follows, all (null). */
 function flowEffectsAt(model) {
   return state.token < model.tokens.length - 1 ? state.token : null;
 }
 
-/** Every route at the selected token with its share of what its place reads and its effect, the largest share first. */
-function flowRoutes(model) {
+/** Whose shares and effects the table has, the same for both: the selected token's where that is chosen and kept. */
+function flowTableAt(model) {
+  const isKept = model.places.every((place) => !place.effects || place.effectsByToken);
+  return isKept && scopeToken() !== null ? flowEffectsAt(model) : null;
+}
+
+/**
+ * Every route that is not cut, with its share of what its place reads at token `t`, or in the mean where that is null,
+ * and with its effect at another, or in the whole sentence; the largest share first.
+ */
+function flowRoutes(model, t, effectsT) {
   const routes = model.places.flatMap((place) => {
-    const shares = sharesAt(place, state.token);
-    const effects = effectsOfRow(place, effectsAt(place, flowEffectsAt(model)), ALL_ROWS);
+    const shares = sharesAt(place, t);
+    const known = effectsOf(model, place, effectsT, ALL_ROWS);
+    const ofSentence = isOfSentence(place, effectsT);
+    const effects = bestEffects(known, ofSentence);
     return place.sources.map((source, i) => ({
-      place: place.place, source, to: ownInput(place) + 1, share: shares[i], effect: effects ? effects[i] : null,
+      place: place.place, source, to: ownOutput(model, place), share: shares ? shares[i] : NaN,
+      effect: effects ? effects[i] : null, estimate: effects ? known.estimates[i] : null,
+      measured: known.measured[i], ofSentence, cut: cutPart(place, source, ALL_ROWS),
     }));
   });
-  return routes.sort((one, other) => other.share - one.share);
+  return routes.filter(({ cut }) => cut < 1).sort((one, other) => other.share - one.share);
 }
 
 /** Of each place the strongest routes that together carry so many percent of what it reads, the largest share first. */
@@ -44,6 +57,9 @@ function flowPercent(routes) {
   return part;
 }
 
+/** Whether a route's effect is a measured one. */
+const isDotted = ({ ofSentence, measured }) => ofSentence && measured !== null;
+
 /** A hue for the sign of the effect, more of it the larger that is. */
 function arcStroke(effect, limit) {
   if (effect === null) return { stroke: canvasColors().soft, "stroke-opacity": 0.6 };
@@ -51,11 +67,12 @@ function arcStroke(effect, limit) {
   return { stroke: diverging(Math.sign(effect) * 0.4, 1).fill, "stroke-opacity": (0.22 + 0.78 * part).toFixed(3) };
 }
 
-function arcElement(route, { x, y, reach, limit }) {
+function arcElement(route, { x, y, step, reach, limit }) {
   const [from, to] = [y(route.source), y(route.to)];
+  const loop = from === to ? step * 1.3 : 0; // what a layer reads of what it makes itself
   const width = reach(route.to - route.source) * 4 / 3;
   const arc = svgElement("path", {
-    d: `M${x} ${from} C${x + width} ${from} ${x + width} ${to} ${x} ${to}`,
+    d: `M${x} ${from} C${x + width} ${from - loop} ${x + width} ${to + loop} ${x} ${to}`,
     "stroke-width": (0.7 + 8 * route.share).toFixed(2), "data-place": route.place, "data-source": route.source,
     ...arcStroke(route.effect, limit),
   });
@@ -64,7 +81,8 @@ function arcElement(route, { x, y, reach, limit }) {
     showTip(event, routeTitle(currentModel(), route), [
       ["at", tokenWords(currentModel(), state.token)],
       ["share of what is read", percent(route.share)],
-      ["effect, estimated", route.effect === null ? null : `${signed(route.effect)} nats`],
+      ["effect, estimated", route.estimate === null ? null : effectInWords(route.estimate, null, route.ofSentence)],
+      ["effect, measured", route.measured ? effectInWords(route.measured.loss, route.measured.kl, true) : null],
     ]);
   });
   arc.addEventListener("pointerleave", () => { hover(null); hideTip(); });
@@ -82,7 +100,7 @@ function layOutFlow(model, width) {
   const names = new Map();
   for (const { name, sources, ...place } of model.places) {
     sources.forEach((source) => names.set(source, sourceName(model, source)));
-    const output = ownInput({ sources, ...place }) + 1;
+    const output = ownOutput(model, { sources, ...place });
     if (!names.has(output)) names.set(output, model.sourceNames[output] ?? name);
   }
   const numbers = [...names.keys()].sort((one, other) => one - other);
@@ -99,13 +117,16 @@ function layOutFlow(model, width) {
   };
 }
 
-/** The routes that matter most at the token, or where effects are not known the most read ones, as buttons. */
-function drawFlowTable(model, routes, known) {
+/** The routes that matter most, or where effects are not known the most read ones, as buttons. */
+function drawFlowTable(model) {
+  const routes = flowRoutes(model, flowTableAt(model), flowTableAt(model));
+  const known = routes.some(({ effect }) => effect !== null);
   const size = known ? ({ effect }) => Math.abs(effect) : ({ share }) => share;
   const first = [...routes].sort((one, other) => size(other) - size(one)).slice(0, FLOW.listed);
   const table = byId("flow-table");
-  const where = flowEffectsAt(model) === null ? "in the sentence" : "at this token";
-  say(table.caption, known ? `Routes that matter most ${where}` : "Routes that are read most at this token");
+  const where = flowTableAt(model) === null ? "in the whole sentence" : "where this token reads";
+  const dots = first.some(isDotted) ? " (● measured, others estimated)" : "";
+  say(table.caption, `Routes that ${known ? "matter" : "are read"} most ${where}${dots}`);
   const names = known ? ["route", "share", "effect"] : ["route", "share"];
   table.tHead.replaceChildren(element("tr", {}, ...names.map((name) => element("th", {}, name))));
   table.tBodies[0].replaceChildren(...first.map((route) => {
@@ -113,14 +134,14 @@ function drawFlowTable(model, routes, known) {
     button.addEventListener("click", () => chooseRoute(route));
     button.addEventListener("pointerenter", () => hover(route));
     button.addEventListener("pointerleave", () => hover(null));
-    const cells = [percent(route.share), ...(known ? [signed(route.effect)] : [])];
+    const cells = [percent(route.share), ...(known ? [(isDotted(route) ? "● " : "") + signed(route.effect)] : [])];
     return element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", {}, text)));
   }));
 }
 
 function drawArcs(model, width) {
   const svg = byId("flow-arcs");
-  const routes = flowRoutes(model);
+  const routes = flowRoutes(model, state.token, flowEffectsAt(model));
   const part = flowPercent(routes);
   const shown = strongest(routes, part);
   byId("flow-share").value = part;
@@ -136,11 +157,14 @@ function drawArcs(model, width) {
   });
   svg.replaceChildren(...arcs, ...nodes);
   const known = routes.some(({ effect }) => effect !== null);
-  drawFlowTable(model, routes, known);
+  drawFlowTable(model);
   const whole = flowEffectsAt(model) === null ? ", here of the whole sentence, as nothing follows this token" : "";
-  const color = ` Orange arcs help (cutting them would raise the loss${whole}), blue ones hurt; more color is more of it.`;
+  const color = ` Orange arcs help (cutting them would raise the loss${whole}), blue ones hurt; ` +
+    "more color is more of it.";
+  const cuts = state.cuts.length ? " Routes that are cut are not drawn." : "";
+  const chosen = ` The chosen route is ${schemeName() === "dark" ? "white" : "black"}.`;
   say(byId("flow-lead"), `What each layer reads at ${tokenName(model, state.token)}: ${shown.length} of ` +
-    `${routes.length} routes; width is the share of what the layer reads.${known ? color : ""}`);
+    `${routes.length} routes; width is the share of what the layer reads.${known ? color : ""}${chosen}${cuts}`);
   svg.setAttribute("aria-label", byId("flow-lead").textContent);
 }
 
@@ -149,10 +173,11 @@ function drawFlow() {
   if (!model.places.length) return;
   const svg = byId("flow-arcs");
   const width = svg.parentElement.clientWidth;
-  const key = [dataVersion, state.model, state.token, state.flow, width, schemeName()].join("|");
+  const { model: number, token, scope, flow } = state;
+  const key = [dataVersion, meansTaken, number, token, scope, flow, width, schemeName()].join("|");
   if (flowKey !== key) drawArcs(model, width);
   flowKey = key;
-  const route = hovered ?? { place: state.place, source: state.source };
+  const route = hovered ?? shownRoute();
   const place = placeOf(model, route.place);
   for (const arc of svg.querySelectorAll("path")) {
     const [to, from] = [Number(arc.dataset.place), Number(arc.dataset.source)];
@@ -161,7 +186,7 @@ function drawFlow() {
   }
   for (const label of svg.querySelectorAll("text")) {
     const number = Number(label.dataset.node);
-    label.classList.toggle("chosen", number === route.source || number === ownInput(place) + 1);
+    label.classList.toggle("chosen", number === route.source || number === ownOutput(model, place));
   }
   svg.classList.toggle("near", hovered !== null);
 }

@@ -8,13 +8,16 @@ function neighbor(list, value, step) {
 function movePlace(step) {
   const { places } = currentModel();
   if (!places.length) return;
-  const place = neighbor(places, currentPlace(), step);
-  const source = inRange(state.source, place.sources[0], ownInput(place));
+  const from = shownRoute();
+  const place = neighbor(places, placeOf(currentModel(), from.place), step);
+  const source = inRange(from.source, place.sources[0], ownInput(place));
   chooseRoute({ place: place.place, source });
 }
 
 function moveSource(step) {
-  if (currentPlace()) chooseRoute({ place: state.place, source: neighbor(currentPlace().sources, state.source, step) });
+  const { place, source } = shownRoute();
+  const from = placeOf(currentModel(), place);
+  if (from) chooseRoute({ place, source: neighbor(from.sources, source, step) });
 }
 
 function moveRow(step) {
@@ -40,8 +43,9 @@ const KEYS = [
   [{ "[": () => moveRow(-1), "]": () => moveRow(1) }, "[ ]", "head before, after"],
   [{ t: changeScope }, "t", "selected token or whole sentence"],
   [{ m: () => chooseModel((state.model + 1) % data.models.length) }, "m", "next model"],
-  [{ p: () => update({ pinned: true }), Escape: () => update({ pinned: false }) }, "p Esc", "pin the route, let it go"],
-  [{ c: toggleCut }, "c", "cut or restore the route (served page)"],
+  [{ p: () => chooseRoute(shownRoute()), Escape: () => update({ pinned: false }) }, "p Esc",
+    "pin the route, let it go"],
+  [{ c: toggleCut }, "c", "cut or restore the route (live page)"],
   [{ w: () => focusOn("router-map"), e: () => focusOn("effect-map") }, "w e", "go to the weights, the effects"],
   [{ r: () => focusOn("reading-grid"), l: () => focusOn("lens-grid"), f: () => focusOn("flow-arcs") }, "r l f",
     "go to the reading, the lens, the flow"],

@@ -1,17 +1,31 @@
 // A served page: other sentences are read and routes are cut by the program that serves it.
 
+const NEEDS_SERVER = "Cutting routes and reading other sentences need a live page: limelm explore ... --serve";
 let asked = null; // the AbortController of the request that is under way
+let noteTimer = 0;
 
 function showError(text) {
   say(byId("error"), text);
   show(byId("error"), text !== "");
 }
 
+/** Say what is waited for; an empty text where nothing is. */
 function showWaiting(text) {
+  clearTimeout(noteTimer);
+  byId("status").classList.remove("note");
   say(byId("status"), text);
   show(byId("status"), text !== "");
   byId("cut").disabled = text !== "";
   byId("restore").disabled = text !== "";
+}
+
+/** Say for a while what cannot be done on a page that nobody serves. */
+function showNote(text) {
+  say(byId("status"), text);
+  byId("status").classList.add("note");
+  show(byId("status"), true);
+  clearTimeout(noteTimer);
+  noteTimer = setTimeout(() => show(byId("status"), false), 6000);
 }
 
 /** Ask the server to read a text while routes are cut; the answer's data. */
@@ -25,21 +39,25 @@ async function ask(text, changes, signal) {
 
 /**
  * Show a text with routes cut, and with other changes of the state; whatever was asked before is given up.
- * What is shown stays where the server fails.
+ * The text is read untouched first, to compare with. What is shown stays where the server fails.
  */
 async function read(text, cuts, changes = {}) {
   asked?.abort();
   const own = (asked = new AbortController());
   showError("");
   const count = cuts.length === 1 ? "1 route" : `${cuts.length} routes`;
-  showWaiting(cuts.length ? `Reading with ${count} cut …` : "Reading the sentence …");
   try {
+    if (text !== untouched.text) showWaiting("Reading the sentence …");
     const before = text === untouched.text ? untouched : await ask(text, [], own.signal);
+    if (own !== asked) return;
+    if (cuts.length) showWaiting(`Reading with ${count} cut …`);
     const after = cuts.length ? await ask(text, cuts, own.signal) : before;
     if (own !== asked) return;
+    if (cuts.length) noteCuts(after.models, cuts);
     [untouched, data] = [before, after];
     dataVersion++;
-    update({ token: text === state.text ? state.token : Infinity, ...changes, text, cuts });
+    const token = text === state.text ? state.token : firstToken(after.models[state.model]);
+    update({ token, ...changes, text, cuts });
     byId("text").value = text;
     revealToken();
   } catch (error) {
@@ -60,10 +78,20 @@ function routeToCut() {
   return row === -1 ? null : { place: route.place, row, source: route.source };
 }
 
+/** Add to what is waited for that a cut comes after it. */
+function sayThatCutsWait() {
+  const waits = " Cutting waits until this is done; then press c again.";
+  const text = byId("status").textContent;
+  if (!text.endsWith(waits)) say(byId("status"), text + waits);
+}
+
 /** Cut the route of the panel, or restore it where it is cut. */
 function toggleCut() {
-  const route = data.live ? routeToCut() : null;
-  if (!route || byId("cut").disabled) return;
+  if (!data.live) return showNote(NEEDS_SERVER);
+  const route = routeToCut();
+  if (!route) return;
+  if (byId("cut").disabled) return sayThatCutsWait();
+  update({ place: route.place, source: route.source });
   const others = state.cuts.filter((cut) => !sameCut(cut, route));
   read(state.text, others.length < state.cuts.length ? others : [...state.cuts, route]);
 }
@@ -75,17 +103,22 @@ function cutInWords(cut) {
   return `${routeTitle(currentModel(), cut)} (${row})`;
 }
 
+/** A difference with its sign and four decimals. */
+const inDigits = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}`;
+
 function drawCuts() {
   show(byId("read-form"), data.live);
   const route = data.live ? routeToCut() : null;
   show(byId("cut"), data.live);
+  show(byId("needs-server"), !data.live);
   const isCut = route && state.cuts.some((cut) => sameCut(cut, route));
   const rows = state.row === ALL_ROWS ? "all heads of this route" : "this route";
   say(byId("cut"), route ? `${isCut ? "Restore" : "Cut"} ${rows}` : "This layer has no such head");
   show(byId("cuts"), state.cuts.length > 0);
   if (!state.cuts.length) return;
   const [now, before] = [data, untouched].map(({ models }) => meanOf(models[state.model].loss));
-  say(byId("cuts-loss"), `Mean loss ${short(before)} → ${short(now)} nats (${signed(now - before)}).`);
+  say(byId("cuts-loss"), now === null ? "One token has no loss."
+    : `Mean loss ${before.toFixed(4)} → ${now.toFixed(4)} nats (${inDigits(now - before)}).`);
   const key = JSON.stringify([state.cuts, state.model, dataVersion]);
   if (byId("cut-list").dataset.key === key) return;
   byId("cut-list").dataset.key = key;
@@ -97,9 +130,10 @@ function drawCuts() {
 }
 
 function startLive() {
+  for (const id of ["needs-server", "help-server"]) say(byId(id), `${NEEDS_SERVER}.`);
   byId("read-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    read(byId("text").value, []);
+    read(byId("text").value, state.cuts);
   });
   byId("text").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

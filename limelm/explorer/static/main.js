@@ -15,7 +15,7 @@ function start() {
   byId("data").remove();
   untouched = data;
   state.text = data.text;
-  state.token = data.models[0].tokens.length - 1;
+  state.token = firstToken(data.models[0]);
   byId("text").value = data.text;
   for (const begin of [startHead, startSentence, startMaps, startPanel, startReading, startLens, startFlow, startLive,
     startExports, startKeyboard]) begin();

@@ -15,6 +15,7 @@ function mapLayout(available) {
 const MAPS = {
   "router-map": {
     values: (entry) => entry.weights,
+    dots: false,
     columns: (place) => place.columns,
     limit: () => currentNumbers().weightLimit,
     unit: () => ({ factor: 1, unit: "" }),
@@ -22,12 +23,49 @@ const MAPS = {
   },
   "effect-map": {
     values: (entry) => entry.effects,
+    dots: true,
     columns: () => 1,
     limit: () => currentNumbers().effectLimit,
     unit: () => unitOfEffects(currentNumbers().effectLimit),
     what: "effects",
   },
 };
+
+/** A cell of a route that is cut: it says so, or, where there is no room, it is crossed out. */
+function drawCutCell(context, x, y, { width, height }) {
+  const { card, soft, ink } = canvasColors();
+  context.fillStyle = card;
+  context.fillRect(x, y, width, height);
+  context.setLineDash([3, 2]);
+  outline(context, x, y, width - 1, height - 1, soft, 1);
+  context.setLineDash([]);
+  if (width < 24 || height < 12) {
+    drawCross(context, x + width / 5, y + height / 5, width * 0.6, height * 0.6);
+    return;
+  }
+  context.fillStyle = ink;
+  context.font = CELL_FONT;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillText("cut", x + width / 2, y + height / 2);
+}
+
+function drawCross(context, x, y, width, height) {
+  context.strokeStyle = canvasColors().ink;
+  context.lineWidth = inRange(width / 8, 1, 1.6);
+  context.beginPath();
+  context.moveTo(x, y);
+  context.lineTo(x + width, y + height);
+  context.moveTo(x, y + height);
+  context.lineTo(x + width, y);
+  context.stroke();
+}
+
+/** A small cross in the corner of a cell of which some heads are cut. */
+function drawPartlyCut(context, x, y, { width, height }) {
+  const size = Math.min(width, height) / 5;
+  drawCross(context, x + 3, y + 3, size, size);
+}
 
 function drawCell(context, values, x, y, { width, height }, limit, factor) {
   const gap = width > 9 ? 1 : 0;
@@ -53,45 +91,18 @@ function inCell(value) {
   return Number(text) === 0 ? "0" : text.replace(/^(-?)0\./, "$1.").replace("-", "−");
 }
 
-function drawMeasuredDots(context, layout) {
-  const model = currentModel();
-  const numbers = new Map(model.places.map((place, r) => [place.place, r]));
-  for (const { place, row, source } of subtracted() ? [] : model.measured) {
-    const r = numbers.get(place);
-    if (r === undefined) continue;
-    if (state.row !== ALL_ROWS && rowKey(model.places[r].rows[row]) !== state.row) continue;
-    context.beginPath();
-    const size = inRange(layout.width / 8, 1.6, 3);
-    const right = layout.gutter + (source + 1) * layout.width - size - 3;
-    const top = layout.head + r * layout.height + size + 2;
-    context.arc(Math.max(right, layout.gutter + (source + 0.5) * layout.width), top, size, 0, 2 * Math.PI);
-    context.fillStyle = canvasColors().ink;
-    context.fill();
-    context.strokeStyle = canvasColors().card;
-    context.lineWidth = 1;
-    context.stroke();
-  }
-}
+/** Whether a cell's effect was really measured: of exactly these heads, and in the scope that is shown. */
+const hasDot = ({ ofSentence, measured, cut }, i) => ofSentence && measured[i] !== null && cut[i] === 0;
 
-/** A cross over each route that is cut, of the rows that are shown. */
-function drawCutCrosses(context, layout) {
-  const model = currentModel();
-  const { gutter, head, width, height } = layout;
-  const inset = Math.min(width, height) / 5;
-  context.strokeStyle = canvasColors().ink;
-  context.lineWidth = inRange(width / 12, 1.2, 2.2);
-  for (const { place, row, source } of state.cuts) {
-    const r = model.places.findIndex((each) => each.place === place);
-    if (r < 0 || (row !== null && state.row !== ALL_ROWS && rowOf(model.places[r], state.row) !== row)) continue;
-    const [left, top] = [gutter + source * width + inset, head + r * height + inset];
-    const [right, bottom] = [left + width - 2 * inset, top + height - 2 * inset];
-    context.beginPath();
-    context.moveTo(left, top);
-    context.lineTo(right, bottom);
-    context.moveTo(left, bottom);
-    context.lineTo(right, top);
-    context.stroke();
-  }
+function drawDot(context, x, y, width) {
+  const size = inRange(width / 8, 1.6, 3);
+  context.beginPath();
+  context.arc(Math.max(x + width - size - 3, x + width / 2), y + size + 2, size, 0, 2 * Math.PI);
+  context.fillStyle = canvasColors().ink;
+  context.fill();
+  context.strokeStyle = canvasColors().card;
+  context.lineWidth = 1;
+  context.stroke();
 }
 
 function drawMapLabels(context, layout, route) {
@@ -130,20 +141,22 @@ function drawMap(id, layout) {
     const values = map.values(entry);
     const columns = map.columns(entry.place);
     if (!values) return;
-    entry.place.sources.forEach((source, i) => drawCell(
-      context, values.slice(i * columns, (i + 1) * columns), gutter + source * width, head + r * height, layout, limit,
-      map.unit().factor));
+    entry.place.sources.forEach((source, i) => {
+      const [x, y] = [gutter + source * width, head + r * height];
+      if (entry.cut[i] === 1) return drawCutCell(context, x, y, layout);
+      drawCell(context, values.slice(i * columns, (i + 1) * columns), x, y, layout, limit, map.unit().factor);
+      if (entry.cut[i] > 0) drawPartlyCut(context, x, y, layout);
+      if (map.dots && hasDot(entry, i)) drawDot(context, x, y, width);
+    });
   });
-  drawMeasuredDots(context, layout);
-  drawCutCrosses(context, layout);
-  const route = hovered ?? { place: state.place, source: state.source };
+  const route = hovered ?? shownRoute();
   drawMapLabels(context, layout, route);
   const { ink, accent } = canvasColors();
   const mark = ({ place, source }, color) => {
     const r = currentModel().places.findIndex((each) => each.place === place);
     if (r >= 0) outline(context, gutter + source * width - 1, head + r * height - 1, width + 1, height + 1, color, 2);
   };
-  mark({ place: state.place, source: state.source }, state.pinned ? accent : canvasColors().soft);
+  mark(shownRoute(), state.pinned ? accent : canvasColors().soft);
   if (hovered) mark(hovered, ink);
   canvas.setAttribute("aria-label", mapInWords(map, layout));
   const scale = byId(id.replace("map", "scale"));
@@ -168,18 +181,41 @@ function weightWords(model, t) {
 /** What the map of effects shows: of which heads, and where. */
 function effectWords(model, t) {
   const byToken = model.places.some(({ effectsByToken }) => effectsByToken);
-  const heads = state.row === ALL_ROWS ? "sum over the heads" : keyName(state.row);
-  const share = byToken ? `the part from reading at ${tokenName(model, t ?? 0)}` : "whole sentence (not kept by token)";
-  return `rise of the mean loss, ${heads}, ${t === null ? "whole sentence" : share}`;
+  const heads = state.row === ALL_ROWS ? "all heads together" : keyName(state.row);
+  const { unit } = unitOfEffects(currentNumbers().effectLimit);
+  const share = byToken ? "the part of the sentence's effect that arises where " +
+    `${tokenName(model, t ?? 0)} reads; it may show at later tokens` : "whole sentence (not kept by token)";
+  return `rise of the mean loss in ${unit}, ${heads}, ${t === null ? "whole sentence" : share}`;
+}
+
+/** Which of the cells that are shown were measured. */
+function dotWords() {
+  const { places } = currentNumbers();
+  if (places.every(({ ofSentence }) => !ofSentence)) {
+    return "Effects at one token are estimates from the gradient; only those of the whole sentence are measured.";
+  }
+  const dots = places.flatMap((entry) => entry.place.sources.filter((_, i) => hasDot(entry, i))).length;
+  const cells = places.reduce((sum, { place }) => sum + place.sources.length, 0);
+  if (dots === 0) return "Effects are estimates from the gradient; none of these cells was really cut.";
+  if (dots === cells) return `All ${cells} cells were really cut (dots).`;
+  return `${dots} of these ${cells} cells were really cut (dots); the other numbers are estimates from the gradient.`;
+}
+
+/** How far estimates were off, beside the size of what was measured. */
+function errorWords({ effectError: error, measured }) {
+  if (!error || !measured.length) return " No estimate was checked.";
+  const size = meanOf(measured.map(({ loss }) => Math.abs(loss)));
+  const correlation = error.correlation?.toFixed(2).replace("-", "−") ?? "–";
+  const warning = error.meanAbsolute > size / 2 ? " That is too far: do not trust undotted cells." : "";
+  return ` Over the ${error.routes} routes that were cut, estimates are off by ${short(error.meanAbsolute)} nats on ` +
+    `average, where measured effects have a mean size of ${short(size)} nats; correlation ${correlation}.${warning}`;
 }
 
 /** How far the effects can be trusted. */
-function trustWords({ effectError: error }, known) {
-  if (!known) return "Effects were not measured for this model.";
-  if (!error) return "Effects are estimates from the gradient. None was checked by really cutting a route.";
-  const correlation = error.correlation?.toFixed(2) ?? "–";
-  return `Effects are estimates from the gradient. Against ${error.routes} routes that were really cut (dots) they ` +
-    `are off by ${short(error.meanAbsolute)} nats on average, with correlation ${correlation}.`;
+function trustWords(model, known) {
+  if (!known) return model.effectsMissing ?? "Effects were not measured for this model.";
+  const cuts = state.cuts.length ? " Estimates are for further cuts, with these in place." : "";
+  return dotWords() + errorWords(model) + cuts;
 }
 
 function drawMapCaptions() {
@@ -189,6 +225,9 @@ function drawMapCaptions() {
   say(byId("router-caption"), weightWords(model, t));
   say(byId("effect-caption"), effectWords(model, t));
   say(byId("trust"), trustWords(model, known));
+  say(byId("sources-are"), model.sourcesAre ?? "");
+  show(byId("sources-are"), Boolean(model.sourcesAre));
+  say(byId("help-sources"), model.sourcesAre ?? "");
 }
 
 /** Buttons for the heads of some rows, by set; hidden where there is nothing to choose. */

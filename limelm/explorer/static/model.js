@@ -1,13 +1,17 @@
 // A model's numbers: weights and effects of a place for a token or for the sentence, and for a row or for all rows.
 
 const AT_ONCE = 400000; // a mean over so many numbers is taken at once, a longer one when the browser has time
-const meanWeights = new WeakMap();
+const means = new WeakMap(); // of each place, over the tokens: its weights, and each source's share of what is read
 const awaitedMeans = [];
 let meansTaken = 0;
 
 const placeOf = (model, number) => model.places.find((place) => place.place === number) ?? null;
 const rowOf = (place, key) => place.rows.findIndex((row) => rowKey(row) === key);
 const ownInput = (place) => place.sources[place.sources.length - 1];
+/** The source that a place's layer makes: the one after what it is given, or what it reads of itself. */
+const ownOutput = (model, place) => ownInput(place) + (model.ownSource === "made" ? 0 : 1);
+/** The token that is looked at first: the last one that another follows. */
+const firstToken = (model) => Math.max(0, model.tokens.length - 2);
 const sourceName = (model, source) => model.sourceNames[source] ?? `source ${source}`;
 
 /** The rows that any place has, each as its key, in the order in which they first appear. */
@@ -20,14 +24,31 @@ function sourceCount(model) {
   return 1 + Math.max(0, ...model.places.map(ownInput));
 }
 
+/** Add to `shares`, times `factor`, for each source the mean over rows of its share of what is read, by size. */
+function addShares(place, weights, shares, factor) {
+  const each = place.sources.length * place.columns;
+  for (let start = 0; start < weights.length; start += each) {
+    let total = 0;
+    for (let i = start; i < start + each; i++) total += Math.abs(weights[i]) || 0;
+    const part = factor / (total || 1) / place.rows.length;
+    for (let i = 0; i < each; i++) {
+      shares[Math.floor(i / place.columns)] += (Math.abs(weights[start + i]) || 0) * part;
+    }
+  }
+}
+
 function takeMean(place) {
   const [count] = place.weights.shape;
   const each = place.weights.size / count;
-  const values = place.weights.slice(0, place.weights.size);
-  const mean = new Float32Array(each);
-  for (let t = 0, at = 0; t < count; t++) for (let i = 0; i < each; i++) mean[i] += values[at++];
-  for (let i = 0; i < each; i++) mean[i] /= count;
-  meanWeights.set(place, mean);
+  const values = withoutCut(place, place.weights.slice(0, place.weights.size));
+  const weights = new Float32Array(each);
+  const shares = new Float32Array(place.sources.length);
+  for (let t = 0; t < count; t++) {
+    const own = values.subarray(t * each, (t + 1) * each);
+    for (let i = 0; i < each; i++) weights[i] += own[i] / count;
+    addShares(place, own, shares, 1 / count);
+  }
+  means.set(place, { weights, shares });
   meansTaken++;
 }
 
@@ -38,19 +59,24 @@ function takeAwaitedMeans() {
   schedule();
 }
 
-/** Weights [rows, sources, columns] of a place at token `t`, or their mean where that is null; null until taken. */
-function weightsAt(place, t) {
-  const each = place.rows.length * place.sources.length * place.columns;
-  if (!place.dependsOnTokens) return place.weights.whole();
-  if (t !== null) return place.weights.slice(t * each, each);
-  if (!meanWeights.has(place)) {
+/** The means of a place's weights and shares over the tokens; null until they are taken. */
+function meansOf(place) {
+  if (!means.has(place)) {
     if (place.weights.size <= AT_ONCE) takeMean(place);
     else if (!awaitedMeans.includes(place)) {
       if (!awaitedMeans.length) setTimeout(takeAwaitedMeans, 0);
       awaitedMeans.push(place);
     }
   }
-  return meanWeights.get(place) ?? null;
+  return means.get(place) ?? null;
+}
+
+/** Weights [rows, sources, columns] of a place at token `t`, or their mean where that is null; null until taken. */
+function weightsAt(place, t) {
+  const each = place.rows.length * place.sources.length * place.columns;
+  if (!place.dependsOnTokens) return withoutCut(place, place.weights.whole());
+  if (t !== null) return withoutCut(place, place.weights.slice(t * each, each));
+  return meansOf(place)?.weights ?? null;
 }
 
 /** Effects [rows, sources] of a place: the share of token `t`, or the sentence's where that is null or not kept. */
@@ -82,23 +108,10 @@ function effectsOfRow(place, values, key) {
   return sum;
 }
 
-/** For each source, the mean over rows of its share of what is read, by absolute weight. */
+/** For each source its share of what is read at token `t`, or, where that is null, the mean; null until taken. */
 function sharesAt(place, t) {
-  const weights = weightsAt(place, t);
-  if (!weights) return null;
-  const each = place.sources.length * place.columns;
+  if (t === null && place.dependsOnTokens) return meansOf(place)?.shares ?? null;
   const shares = new Float32Array(place.sources.length);
-  for (let row = 0; row < place.rows.length; row++) {
-    const values = weights.slice(row * each, (row + 1) * each).map((value) => Math.abs(value) || 0);
-    const total = values.reduce((sum, value) => sum + value, 0) || 1;
-    values.forEach((value, i) => { shares[Math.floor(i / place.columns)] += value / total / place.rows.length; });
-  }
+  addShares(place, weightsAt(place, t), shares, 1);
   return shares;
-}
-
-/** The routes of a place and source that were really cut, of one row or of all. */
-function measuredRoutes(model, place, source, key) {
-  const row = key === ALL_ROWS ? null : rowOf(place, key);
-  return model.measured.filter(
-    (route) => route.place === place.place && route.source === source && (row === null || route.row === row));
 }

@@ -34,37 +34,52 @@ function drawBothPredictions(model, before) {
   )));
 }
 
+/** How badly a token was expected from those before it, and by how much cuts changed that. */
+function lossWords(model, t) {
+  if (model.loss[t] === null) return "none: nothing stands before it";
+  const change = lossChange(t);
+  return `${short(model.loss[t])} nats${change === null ? "" : ` (${signed(change)} by the cuts)`}`;
+}
+
 function drawTokenPanel() {
   const model = currentModel();
   const t = state.token;
   say(byId("token-title"), `Token ${t}: ${tokenName(model, t)}`);
-  const change = lossChange(t);
+  const follows = t + 1 < model.tokens.length;
+  say(byId("following"), follows
+    ? `Followed by ${tokenName(model, t + 1)}, loss of it ${lossWords(model, t + 1)}.`
+    : "Nothing follows: it is the last.");
   byId("token-facts").replaceChildren(...factList([
     ["id", String(model.tokens[t].id)],
     ["text", JSON.stringify(model.tokens[t].text)],
-    ["loss", model.loss[t] === null ? "none: nothing stands before it" : `${short(model.loss[t])} nats`],
-    ["change by cuts", change === null ? null : `${signed(change)} nats`],
-    ["followed by", t + 1 < model.tokens.length ? tokenName(model, t + 1) : "nothing: it is the last"],
+    ["loss of this token", lossWords(model, t)],
   ]));
   if (data === untouched) drawPredictions(model);
   else drawBothPredictions(model, untouched.models[state.model]);
 }
 
+/** One head of a route as a row of the table: its weight, and its effects or that it is cut. */
+function rowCells(place, at, i, { weights, withMeasured }) {
+  const t = scopeToken();
+  const { estimates, measured } = effectsOf(currentModel(), place, t, rowKey(place.rows[i]));
+  const start = (i * place.sources.length + at) * place.columns;
+  const weight = weights ? [...weights.slice(start, start + place.columns)].map(short).join(", ") : "…";
+  const own = withMeasured ? [measured[at] ? signed(measured[at].loss) : "–"] : [];
+  if (cutRows(place, place.sources[at])[i]) return ["cut", "cut", ...own.map(() => "cut")];
+  return [weight, estimates ? signed(estimates[at]) : "–", ...own];
+}
+
+/** Every head of a route; what was measured has a column where the other numbers are of the whole sentence too. */
 function drawRowTable(route) {
   const place = placeOf(currentModel(), route.place);
   const at = place.sources.indexOf(route.source);
   const t = scopeToken();
-  const [weights, effects] = [weightsAt(place, t), effectsAt(place, t)];
-  const each = place.sources.length * place.columns;
-  const head = element("tr", {}, ...["head", "weight", "effect"].map((name) => element("th", {}, name)));
-  byId("row-table").tHead.replaceChildren(head);
-  byId("row-table").tBodies[0].replaceChildren(...place.rows.map((row, i) => {
-    const start = i * each + at * place.columns;
-    return element("tr", {},
-      element("td", {}, rowName(row)),
-      element("td", {}, weights ? [...weights.slice(start, start + place.columns)].map(short).join(", ") : "…"),
-      element("td", {}, effects ? signed(effects[i * place.sources.length + at]) : "–"));
-  }));
+  const weights = weightsAt(place, t);
+  const withMeasured = t === null && place.rows.some((_, row) => measuredAt(currentModel(), place, row, route.source));
+  const names = ["head", "weight", "estimated", ...(withMeasured ? ["measured"] : [])];
+  byId("row-table").tHead.replaceChildren(element("tr", {}, ...names.map((name) => element("th", {}, name))));
+  byId("row-table").tBodies[0].replaceChildren(...place.rows.map((row, i) => element("tr", {},
+    ...[rowName(row), ...rowCells(place, at, i, { weights, withMeasured })].map((text) => element("td", {}, text)))));
 }
 
 function drawRoutePanel() {
@@ -72,11 +87,12 @@ function drawRoutePanel() {
   if (!model.places.length) return;
   const route = shownRoute();
   say(byId("route-title"), `Route: ${routeTitle(model, route)}`);
-  say(byId("pin-note"), state.pinned ? "Pinned; Escape lets it go." : "Follows the pointer; a click pins a route.");
+  say(byId("pin-note"), state.pinned ? "Pinned; Escape lets it go, a click pins another route."
+    : "Click pins. Until then this is the route that was pointed at last.");
   byId("pin-note").classList.toggle("pinned", state.pinned);
   const facts = [...routeFacts(route), ...rankFacts(route)];
   byId("route-facts").replaceChildren(...factList(facts));
-  const spoken = facts.filter(([name, value]) => value && /^(weight|effect)/.test(name));
+  const spoken = facts.filter(([name, value]) => value && /^(weight|effect|this)/.test(name));
   say(byId("spoken"), `${routeTitle(model, route)}: ${spoken.map((fact) => fact.join(" ")).join("; ")}`);
   show(byId("row-details"), placeOf(model, route.place).rows.length > 1);
   drawRowTable(route);

@@ -6,7 +6,7 @@ let reading = null; // {key, at(t, source's index, column), columns, limit}
 
 /** The numbers of a block [tokens, rows, sources, columns] for one row, or for all rows together. */
 function readerOf(place, block, columns, signedSum) {
-  const values = block.whole();
+  const values = withoutCut(place, block.whole());
   const [rows, sources] = [place.rows.length, place.sources.length];
   const row = state.row === ALL_ROWS ? -1 : rowOf(place, state.row);
   const number = (t, r, i, column) => values[((t * rows + r) * sources + i) * columns + column];
@@ -76,7 +76,11 @@ const readingSource = {
     };
   },
   columnName: (t) => tokenName(currentModel(), t, 12),
-  rowName: (r) => sourceName(currentModel(), currentPlace().sources[r]),
+  rowName(r) {
+    const place = currentPlace();
+    const isCut = cutPart(place, place.sources[r], state.row) === 1;
+    return (isCut ? "cut: " : "") + sourceName(currentModel(), place.sources[r]);
+  },
   paint(context, t, r, x, y, { width, height }) {
     const { at, columns, limit } = reading;
     const part = (width - 1) / columns;
@@ -90,14 +94,15 @@ const readingSource = {
     hover(cell ? { place: state.place, source: place.sources[cell.r] } : null);
     if (!cell) return hideTip();
     const values = Array.from({ length: reading.columns }, (_, column) => reading.at(cell.t, cell.r, column));
-    const what = place.dependsOnTokens ? "weight" : "part of the effect";
+    const what = place.dependsOnTokens ? "weight" : "part of the effect, estimated";
+    const isCut = cutPart(place, place.sources[cell.r], state.row) === 1;
     showTip(event, tokenName(currentModel(), cell.t), [
       ["position, id", `${cell.t}, ${currentModel().tokens[cell.t].id}`],
       ["layer", place.name],
       ["head", headOf(state.row)],
       ["source", sourceName(currentModel(), place.sources[cell.r])],
       [reading.difference ? `${what}, difference` : what,
-        values.map(short).join(", ") + (place.dependsOnTokens ? "" : " nats")],
+        isCut ? "cut" : values.map(short).join(", ") + (place.dependsOnTokens ? "" : " nats")],
     ]);
   },
   pick({ t, r }) {
@@ -122,6 +127,8 @@ function drawReading() {
   const place = currentPlace();
   options(byId("reading-place"), model.places.map(({ place: number, name }) => [number, name]), state.place);
   drawRowButtons(byId("reading-rows"), place.rows.map(rowKey));
+  say(byId("reading-title"), place.dependsOnTokens ? "What one layer reads, token by token"
+    : "Where one layer's reading matters, token by token");
   say(byId("reading-lead"), readingWords(place));
   const { at, limit } = currentReading();
   show(byId("reading-grid"), at !== null);

@@ -13,17 +13,20 @@ function differenceReasons() {
 }
 
 function numbersOfPlace(place, other, reasons, t) {
-  const of = (each) => ({
-    weights: weightsOfRow(each, weightsAt(each, t), state.row),
-    effects: effectsOfRow(each, effectsAt(each, t), state.row),
-  });
-  const own = of(place);
+  const weightsIn = (each) => weightsOfRow(each, weightsAt(each, t), state.row);
   const against = other ? placeOf(other, place.place) : null;
-  const taken = against && (!reasons.weights || !reasons.effects) ? of(against) : null;
+  const own = effectsOf(currentModel(), place, t, state.row);
+  const { estimates, measured } = against && !reasons.effects
+    ? effectsMinus(own, effectsOf(other, against, t, state.row)) : own;
+  const ofSentence = isOfSentence(place, t);
   return {
     place,
-    weights: other && !reasons.weights ? minus(own.weights, taken.weights) : own.weights,
-    effects: other && !reasons.effects ? minus(own.effects, taken.effects) : own.effects,
+    weights: against && !reasons.weights ? minus(weightsIn(place), weightsIn(against)) : weightsIn(place),
+    effects: bestEffects({ estimates, measured }, ofSentence),
+    estimates,
+    measured,
+    ofSentence,
+    cut: place.sources.map((source) => cutPart(place, source, state.row)),
   };
 }
 
@@ -48,7 +51,7 @@ function currentNumbers() {
   return routeNumbers;
 }
 
-/** The weights of a source (one for each column) and its effect, as chosen; null where they are not known. */
+/** The weights of a source (one for each column) and its effects, as chosen; null where they are not known. */
 function numbersOf({ place, source }) {
   const entry = currentNumbers().byPlace.get(place);
   const at = entry ? entry.place.sources.indexOf(source) : -1;
@@ -56,7 +59,9 @@ function numbersOf({ place, source }) {
   const { columns } = entry.place;
   return {
     weights: entry.weights ? [...entry.weights.slice(at * columns, (at + 1) * columns)] : null,
-    effect: entry.effects ? entry.effects[at] : null,
+    estimate: entry.estimates ? entry.estimates[at] : null,
+    measured: entry.measured[at],
+    cut: entry.cut[at],
     entry,
     at,
   };
@@ -74,11 +79,16 @@ function tokenWords(model, t) {
 /** Where numbers were taken: at a token, or over the sentence. */
 const scopeWords = () => (scopeToken() === null ? "whole sentence" : tokenWords(currentModel(), state.token));
 
-function measuredWords(routes, place) {
-  return routes.map(({ row, loss, kl }) => {
-    const name = routes.length > 1 || state.row === ALL_ROWS ? `${rowName(place.rows[row])}: ` : "";
-    return `${name}${signed(loss)} nats (KL ${short(kl)})`;
-  }).join("; ");
+/** An effect in words; `marked` where numbers beside it are of one token and it is not. */
+function effectInWords(loss, kl, marked) {
+  const size = kl === null ? "" : ` (KL ${short(kl)})`;
+  return `${signed(loss)} nats${size}${marked ? " (whole sentence)" : ""}`;
+}
+
+/** The heads of a route that are cut, where others are not. */
+function cutHeads(place, source) {
+  const rows = cutRows(place, source);
+  return place.rows.filter((_, i) => rows[i]).map(rowName).join("; ");
 }
 
 /** A route's place, row, weight and effects as pairs of a name and a value. */
@@ -86,46 +96,62 @@ function routeFacts(route) {
   const model = currentModel();
   const numbers = numbersOf(route);
   if (!numbers) return [["", "not read here"]];
-  const { place } = numbers.entry;
-  const difference = subtracted();
-  const measured = difference ? [] : measuredRoutes(model, place, route.source, state.row);
-  const sum = state.row === ALL_ROWS && place.rows.length > 1;
-  const noWeights = state.row === ALL_ROWS || rowOf(place, state.row) >= 0 ? "…" : "no such head here";
-  const minusWord = difference ? ", difference" : "";
-  return [
+  const { place, ofSentence } = numbers.entry;
+  const where = [
     ["head", headOf(state.row)],
     ["source", `${sourceName(model, route.source)} (number ${route.source})`],
     ["at", scopeWords()],
+  ];
+  if (numbers.cut === 1) return [...where, ["this route", "cut"]];
+  const sum = state.row === ALL_ROWS && place.rows.length > 1;
+  const noWeights = state.row === ALL_ROWS || rowOf(place, state.row) >= 0 ? "…" : "no such head here";
+  const minusWord = subtracted() ? ", difference" : "";
+  const { estimate, measured } = numbers;
+  const ofToken = scopeToken() !== null;
+  return [
+    ...where,
+    ["cut heads", numbers.cut > 0 ? cutHeads(place, route.source) : null],
     [`weight${sum ? ", mean size" : ""}${minusWord}`,
       numbers.weights ? numbers.weights.map(short).join(", ") : noWeights],
-    [`effect, ${sum ? "sum of heads" : "estimated"}${minusWord}`,
-      numbers.effect === null ? null : `${signed(numbers.effect)} nats`],
-    ["effect, measured", measuredWords(measured, place)],
+    [`effect, estimated${sum ? " (sum of heads)" : ""}${minusWord}`,
+      estimate === null ? null : effectInWords(estimate, null, ofToken && ofSentence)],
+    [`effect, measured${minusWord}`, measured ? effectInWords(measured.loss, measured.kl, ofToken) : null],
   ];
 }
 
-/** Where a value stands among others by size, the largest first. */
+/** Where a value stands among others by size, the largest first; those that are null do not count. */
 function rankOf(values, at) {
-  const rank = 1 + values.filter((value) => Math.abs(value) > Math.abs(values[at])).length;
-  return `${ordinal(rank)} of ${values.length}`;
+  const sizes = values.filter((value) => value !== null).map(Math.abs);
+  return `${ordinal(1 + sizes.filter((size) => size > Math.abs(values[at])).length)} of ${sizes.length}`;
+}
+
+/** For each row and source of a place, or each source where all rows are chosen, a number; null where it is cut. */
+function uncutNumbers(place, valuesOf) {
+  const keys = state.row === ALL_ROWS ? [ALL_ROWS] : place.rows.map(rowKey);
+  return keys.flatMap((key) => {
+    const values = valuesOf(key);
+    return place.sources.map((source, i) => (cutPart(place, source, key) === 1 ? null : values[i]));
+  });
 }
 
 /** A route's rank among all routes of its place: among the sources and rows, or the sources alone for all rows. */
 function rankFacts(route) {
   const numbers = numbersOf(route);
-  if (!numbers || subtracted()) return [];
-  const { place } = numbers.entry;
+  if (!numbers?.weights || subtracted() || numbers.cut === 1) return [];
+  const { place, effects, ofSentence } = numbers.entry;
   const t = scopeToken();
-  const [weights, effects] = [weightsAt(place, t), effectsAt(place, t)];
-  if (!weights || !numbers.weights) return [];
-  const sizes = state.row === ALL_ROWS ? weightsOfRow(place, weights, ALL_ROWS) : weights;
-  const perSource = Array.from({ length: sizes.length / place.columns }, (_, i) => (
-    Math.max(...sizes.slice(i * place.columns, (i + 1) * place.columns).map(Math.abs))));
-  const losses = effects && [...(state.row === ALL_ROWS ? effectsOfRow(place, effects, ALL_ROWS) : effects)];
+  const all = weightsAt(place, t);
+  const largestOfColumns = (key) => {
+    const weights = weightsOfRow(place, all, key);
+    return place.sources.map((_, i) => (
+      Math.max(...weights.slice(i * place.columns, (i + 1) * place.columns).map(Math.abs))));
+  };
   const at = numbers.at + (state.row === ALL_ROWS ? 0 : rowOf(place, state.row) * place.sources.length);
+  const losses = effects && uncutNumbers(place, (key) => bestEffectsOf(currentModel(), place, t, key));
+  const mark = ofSentence && t !== null ? " (whole sentence)" : "";
   return [
-    ["rank by weight", rankOf(perSource, at)],
-    ["rank by effect", losses ? rankOf(losses, at) : null],
+    ["rank by weight", rankOf(uncutNumbers(place, largestOfColumns), at)],
+    ["rank by effect", losses ? rankOf(losses, at) + mark : null],
   ];
 }
 

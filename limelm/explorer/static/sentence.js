@@ -89,6 +89,7 @@ function drawSentence() {
   const count = model.tokens.length;
   const losses = mean === null ? "" : ` Mean loss ${short(mean)} nats (perplexity ${short(Math.exp(mean))}).`;
   say(byId("sentence-lead"), `${count.toLocaleString("en")} tokens.${losses} Choose one to look at it.`);
+  show(byId("loss-scale"), mean !== null);
   const context = fitted(byId("loss-scale"), 340, 28);
   context.fillStyle = canvasColors().soft;
   context.font = LABEL_FONT;
@@ -131,9 +132,10 @@ function tokenTip(event, t) {
     ["position", String(t)],
     ["id", String(model.tokens[t].id)],
     ["kind", model.tokens[t].special ? "special token" : null],
-    ["loss", model.loss[t] === null ? "none: nothing stands before it" : `${short(model.loss[t])} nats`],
-    ["change by cuts", lossChange(t) === null ? null : `${signed(lossChange(t))} nats`],
+    ["loss of this token", lossWords(model, t)],
     ["expected next", best ? `${entryName(model, best.id)} (${percent(best.probability)})` : null],
+    ["followed by", t + 1 < model.tokens.length
+      ? `${tokenName(model, t + 1)}, loss of it ${lossWords(model, t + 1)}` : null],
   ]);
 }
 

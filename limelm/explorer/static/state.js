@@ -18,6 +18,7 @@ const state = {
   cuts: [], // {place, row or null, source}
 };
 let hovered = null; // {place, source} below the pointer
+let looked = null; // {place, source} that was below the pointer last, since a route was chosen
 const drawings = []; // functions that bring a view up to date
 let scheduled = false;
 let addressTimer = 0;
@@ -34,9 +35,9 @@ function subtracted() {
 /** The token whose numbers the maps show, or null for the sentence. */
 const scopeToken = () => (state.scope === "token" ? state.token : null);
 
-/** The route that the panel tells of: the pinned one, else the one below the pointer, else the last one chosen. */
+/** The route that the panel tells of: the pinned one, else the one pointed at last, else the last one chosen. */
 function shownRoute() {
-  return !state.pinned && hovered ? hovered : { place: state.place, source: state.source };
+  return looked ?? { place: state.place, source: state.source };
 }
 
 function schedule() {
@@ -50,15 +51,20 @@ function schedule() {
 
 function update(changes) {
   Object.assign(state, changes);
+  if ("place" in changes || "source" in changes) looked = null;
   settle();
   schedule();
   clearTimeout(addressTimer);
   addressTimer = setTimeout(() => history.replaceState(null, "", `#${address()}`), 120);
 }
 
+const sameRoute = (one, other) => one?.place === other?.place && one?.source === other?.source;
+
 function hover(route) {
-  if (hovered?.place === route?.place && hovered?.source === route?.source) return;
+  const follows = state.pinned || !route ? looked : route;
+  if (sameRoute(hovered, route) && sameRoute(looked, follows)) return;
   hovered = route;
+  looked = follows;
   schedule();
 }
 
@@ -68,7 +74,7 @@ const inRange = (value, low, high) => Math.min(Math.max(value, low), high);
 function strongestRoute(model) {
   let best = { place: model.places.at(-1).place, source: 0, size: -1 };
   for (const place of model.places) {
-    effectsOfRow(place, effectsAt(place, null), ALL_ROWS)?.forEach((value, i) => {
+    bestEffectsOf(model, place, null, ALL_ROWS)?.forEach((value, i) => {
       if (Math.abs(value) > best.size) best = { place: place.place, source: place.sources[i], size: Math.abs(value) };
     });
   }
@@ -82,7 +88,9 @@ function settle() {
   if (state.minus === state.model || (state.minus !== "untouched" && !data.models[state.minus])) state.minus = null;
   if (state.minus === "untouched" && data === untouched) state.minus = null;
   state.token = inRange(state.token, 0, model.tokens.length - 1);
-  if (hovered && !placeOf(model, hovered.place)?.sources.includes(hovered.source)) hovered = null;
+  const isThere = (route) => placeOf(model, route.place)?.sources.includes(route.source);
+  if (hovered && !isThere(hovered)) hovered = null;
+  if (looked && !isThere(looked)) looked = null;
   if (!model[state.lens]) state.lens = "lens";
   const keys = rowKeys(model);
   if (keys.length === 1) [state.row] = keys; // all rows would hide its signs
