@@ -97,15 +97,21 @@ def test_what_cannot_be_is_refused_in_one_line(folder, capsys, monkeypatch, opti
 
 def test_a_live_page_is_served_until_it_is_interrupted(folder):
     pytest.importorskip("uvicorn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "limelm", "explore", str(folder / "static"), "--text", TEXT, "--serve"]
-    command += ["--port", "8391", "--device", "cpu"]
+    command += ["--port", str(port), "--device", "cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    lines = []
-    while not lines or "The page is at" not in lines[-1]:
-        lines.append(process.stderr.readline())
-        assert lines[-1], lines
-    assert "http://localhost:8391/" in lines[-1] and "Ctrl-C" in lines[-1]
-    while not answers(8391):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    try:
+        lines = []
+        while not lines or "The page is at" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        assert f"http://localhost:{port}/" in lines[-1] and "Ctrl-C" in lines[-1]
+        while not answers(port):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
