@@ -17,7 +17,7 @@ import torch
 
 import limelm
 from limelm import LimeConfig, LimeForCausalLM
-from limelm.analysis import retrieval_weights
+from limelm.analysis import retrieval_weights, route_effects
 from limelm.routing import ROUTERS
 from tests.models.naive import NaiveLime, softmax
 from tests.models.variants import TINY, assert_same_gradients, gradients, randomize, token_ids
@@ -107,6 +107,17 @@ def test_its_retrieval_weights_are_its_formulas():
         torch.tensor(weights.layers[3][:, [0, 2, 3]]), logits.double().softmax(-1), atol=1e-6, rtol=0
     )
     assert (weights.layers[3][:, 1] == 0).all() and weights.head_mixes == {}
+
+
+def test_its_routes_are_cut_and_measured():
+    model, ids = recency_model(), token_ids()
+    found = route_effects(model, [ids], largest=2, random=1)
+    assert len(found.routes) == 2 * (2 + 3 + 4) and any(route.estimate for route in found.routes)
+    with torch.no_grad():
+        own = model(ids).logits
+        with limelm.routes(model).cut(layer=2, head=0, source=-1):
+            assert not torch.allclose(model(ids).logits, own, atol=1e-3)
+        assert torch.equal(model(ids).logits, own)
 
 
 def test_its_parameters_learn_as_routing_weights():
