@@ -98,6 +98,7 @@ class AttachedDepthAttention(AttachedConnection):
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
         self.attention = self.make_attention(spec.hidden_size).at(self.own_source, range(self.own_source + 1))
+        self.attention.reads_deltas = True
 
     def make_attention(self, hidden_size: int) -> DepthAttention:
         """Make the attention to the sources."""

@@ -102,7 +102,7 @@ class DepthAttention(Connection):
         num_heads, softmax_temperature, scale_by_sources: as in `AttentionResidualsConfig`.
     """
 
-    reads_what = "A source is what sublayers add, or the embeddings; what the next sublayer is given is a mix of them."
+    reads_what = "A source is what layers or sublayers add, or the embeddings; the next one is given a mix of them."
     depends_on_tokens = True
 
     def __init__(

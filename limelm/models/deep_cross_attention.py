@@ -63,6 +63,10 @@ class GatedSum(Connection):
         hidden_size: D.
     """
 
+    reads_what = (
+        "A source is what a layer adds, or the embeddings; queries, keys and values have a gated sum of them each."
+    )
+    reads_deltas = True
     depends_on_tokens = True
 
     def __init__(self, num_sources: int, hidden_size: int):
@@ -75,13 +79,6 @@ class GatedSum(Connection):
         """Say before which layer it stands (L: before the final norm), and for what; see `Connection.at`."""
         newest = range(layer_idx + 2 - len(self.bias), layer_idx + 1)  # the first may be the sum of what is older
         return self.at(layer_idx, (0, *newest), weight_set)
-
-    reads_what = (
-        "A source is what a layer adds, or the embeddings; queries, keys and values have a gated sum of them each."
-    )
-
-    def source_name(self, number: int) -> str:
-        return "embedding" if number == 0 else f"what layer {number - 1} added"
 
     def init_weights(self, std: float = 0.02) -> None:
         """Initialize to nearly the plain sum: half of the gates are open by a little."""

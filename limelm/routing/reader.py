@@ -44,6 +44,8 @@ class DepthReader(DepthModule):
     )
     #: Whether the newest of its sources is made by its own place, not left by the one before.
     makes_own_source: ClassVar[bool] = False
+    #: Whether a source is what a layer added to the residual stream, not the stream after it.
+    reads_deltas: bool = False
     #: Whether the weights are made for each token.
     depends_on_tokens: ClassVar[bool] = False
     place: int = 0
@@ -68,7 +70,8 @@ class DepthReader(DepthModule):
         """Name what left a source, for people: 0 are the embeddings."""
         if number == 0:
             return "embedding"
-        return f"what {_sublayer(number - 1)} added" if self._is_by_sublayer else f"after layer {number - 1}"
+        left_by = _sublayer(number - 1) if self._is_by_sublayer else f"layer {number - 1}"
+        return f"what {left_by} added" if self.reads_deltas or self._is_by_sublayer else f"after {left_by}"
 
     def place_name(self, num_layers: int) -> str:
         """Name the place for people, in a decoder of L layers."""

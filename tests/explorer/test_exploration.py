@@ -131,13 +131,15 @@ def test_a_plain_model_has_predictions_and_no_places():
         ("kv_gqa", ["layer 0", "layer 1", "layer 2", "layer 3"], "layer 1"),
         ("delta_attention_residuals", ["embedding", "what attention 0 added", "what MLP 0 added"], "MLP 0"),
         ("deep_cross_attention", ["embedding", "what layer 0 added"], "layer 1"),
+        ("attached attnres", ["embedding", "what layer 0 added"], "layer 1"),
+        ("attached dense", ["embedding", "after layer 0"], "layer 1"),
     ],
 )
 def test_places_and_sources_have_names(variant, sources, places):
-    found = explored(tiny_model(variant))
+    found = explored(routed_model(variant))
     assert found["sourceNames"][: len(sources)] == sources and found["places"][0]["name"] == places
-    last = {"deep_cross_attention": "final norm", "delta_attention_residuals": "MLP 3"}.get(variant, "layer 3")
-    assert found["places"][-1]["name"] == last
+    ends = {"static_gqa": "layer 3", "kv_gqa": "layer 3", "delta_attention_residuals": "MLP 3"}
+    assert found["places"][-1]["name"] == ends.get(variant, "final norm")
 
 
 def test_one_token_has_no_effects():
@@ -214,7 +216,7 @@ def test_routes_that_are_not_there_are_refused(place, row, source, message):
         ("kv_gqa", "made", "keys and values that a layer makes"),
         ("attached kv", "made", "keys and values that a layer makes"),
         ("depth_attention_gqa", "made", "values that a layer makes"),
-        ("attention_residuals", "input", "what sublayers add"),
+        ("attention_residuals", "input", "what layers or sublayers add"),
         ("dense_former", "input", "residual stream after a layer"),
     ],
 )
