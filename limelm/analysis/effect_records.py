@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limelm.analysis.route_effects import Measured, Route, RouteEffects
 from limelm.records import Record, Records
+from limelm.routing import SUBLAYERS
 
 STRONGEST, TOKENS = 10, 5  # routes of whose effects the tokens are listed, and how many of these
 
@@ -22,6 +23,7 @@ def effect_records(
         sequences: the batches `[B, T]` that they were measured on.
     """
     return {
+        "cell_effects": _every_cell(model, effects),
         "route_effects": _every_route(model, effects),
         "weight_and_effect": _rank_correlations(model, effects),
         "effect_estimates": _errors(model, effects),
@@ -46,6 +48,34 @@ def _ranks(values: Iterable[float]) -> np.ndarray:
     _, inverse, counts = np.unique(np.asarray(list(values), dtype=float), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
+
+
+def _every_cell(model: str, effects: RouteEffects) -> Records:
+    """List what places read of each source, all rows together.
+
+    Fields: `layer`, `source`, `by_sublayer` (what both count), the mean `weight` over rows, the sum of their
+    `estimate`, and `effect` and `kl` where all were cut at once (None for others).
+    """
+    weights: dict[tuple[int, int], list[float]] = {}
+    for route in effects.routes:
+        weights.setdefault((route.place, route.source), []).append(route.weight)
+    by_sublayer = effects.routes[0].weight_set == SUBLAYERS
+    rows = []
+    for (place, source), estimate in effects.estimated_cells().items():
+        cut = effects.cells.get((place, source))
+        rows.append(
+            {
+                "model": model,
+                "layer": place,
+                "source": source,
+                "by_sublayer": by_sublayer,
+                "weight": float(np.mean(weights[place, source])),
+                "estimate": estimate,
+                "effect": cut and cut.loss,
+                "kl": cut and cut.kl,
+            }
+        )
+    return rows
 
 
 def _every_route(model: str, effects: RouteEffects) -> Records:
@@ -83,8 +113,8 @@ def _of_route(model: str, route: Route) -> Record:
 def _rank_correlations(model: str, effects: RouteEffects) -> Records:
     """Measure in each layer how weights and sizes of effects go together, and the effect of its own input.
 
-    `own_input` is what cutting all routes to the layer's own input does, really; `estimate_of_others` the largest
-    estimate among its routes to other sources.
+    `own_input` is what cutting all routes to the layer's own input does, really; `largest_other` the largest estimate
+    among its routes to other sources.
     """
     rows = []
     for place in dict.fromkeys(route.place for route in effects.routes):

@@ -42,6 +42,7 @@ ON_ROUTES = ("retrieval", "effects")  # these look at weights over depth
 ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn
 BATCH_TOKENS = 2048
 EFFECT_TOKENS = 1024  # of the sample, on which routes are cut one by one
+CELLS = 36  # pairs of layer and source that are cut for all heads at once: all of 8 layers
 SHORTEST = 8  # tokens of a sequence
 
 
@@ -241,7 +242,7 @@ class ModelStudy:
         """Measure on some of the sample what cutting routes does."""
         count = max(1, min(EFFECT_TOKENS, self.settings.tokens) // self.sequences.length)
         sample = list(batches(islice(self.sequences.sample(), count), BATCH_TOKENS))
-        effects = route_effects(self.model, sample, label=self.label)
+        effects = route_effects(self.model, sample, cells=CELLS, label=self.label)
         return effect_records(self.label, effects, sample, self.tokenizer)
 
     def _find_words(self) -> tuple[list[Occurrence], list[Tensor]] | None:

@@ -25,7 +25,7 @@ RETRIEVAL = {
     "layer_mass",
     "weights",
 }
-EFFECTS = {"route_effects", "weight_and_effect", "effect_estimates", "effects_by_token"}
+EFFECTS = {"cell_effects", "route_effects", "weight_and_effect", "effect_estimates", "effects_by_token"}
 PER_LAYER = {"entropy", "effective_rank", "separability", "tsne", "cosine", "cka", "logit_lens"}
 
 

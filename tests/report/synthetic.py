@@ -106,7 +106,7 @@ class Study:
         }
 
     def effects(self):
-        route_effects, weight_and_effect, effect_estimates, by_token = [], [], [], []
+        route_effects, cell_effects, weight_and_effect, effect_estimates, by_token = [], [], [], [], []
         for model, layers in self.weights.items():
             for layer, matrix in layers.items():
                 for head, source in itertools.product(range(self.heads), self._sources(layer)):
@@ -120,12 +120,18 @@ class Study:
                     if len(by_token) < 20:
                         token = {"token": str(self.random.choice(VOCABULARY)), "occurrences": 3, "part": estimate / 4}
                         by_token.append({**route, "estimate": estimate, **token})
+                for source in self._sources(layer):
+                    estimate = float(self.random.normal(0, 0.004))
+                    cell = {"model": model, "layer": layer, "source": source, "by_sublayer": False}
+                    cell |= {"weight": float(matrix[:, source].mean()), "estimate": estimate}
+                    cell_effects.append(cell | {"effect": estimate if source == layer else None, "kl": None})
                 correlation = float(self.random.uniform(-0.5, 1)) if layer > 1 else None
                 weight_and_effect.append({"model": model, "layer": layer, "rank_correlation": correlation})
             numbers = {"mean_effect": 0.001, "largest_effect": -0.01, "mean_error": 1e-4, "correlation": 0.97}
             for chosen in ("largest", "random"):
                 effect_estimates.append({"model": model, "chosen": chosen, "routes": 16, **numbers, "mean_kl": 1e-3})
         return {
+            "cell_effects": cell_effects,
             "route_effects": route_effects,
             "weight_and_effect": weight_and_effect,
             "effect_estimates": effect_estimates,

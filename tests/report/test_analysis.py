@@ -24,7 +24,7 @@ FIGURES = {
         for states in ("values", "hidden-states")
     ),
     *("cosine", "cka", "logit_lens"),
-    *("route_effects", "weight_against_effect", "weight_and_effect"),
+    *("cell_effects", "route_effects", "weight_and_effect"),
 }
 TABLES = {"pruned_weights", "circuits", "effect_estimates", "effects_by_token"}
 

@@ -1,7 +1,5 @@
 """Weights of routes beside what cutting the routes does."""
 
-from collections import defaultdict
-
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm, SymLogNorm
 from matplotlib.figure import Figure
@@ -12,30 +10,32 @@ from limelm.report.figures import style
 from limelm.report.figures.heatmaps import COLORS, ROOT, Triangle, draw_bar, edges, new_heatmaps
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model, numbers, shown
-from limelm.routing import SUBLAYERS
 
 SIGNED = "PuOr_r"  # orange above zero, purple below; told apart with any color vision
 LINEAR = 0.01  # part of the scale of effects below which it is linear
 
 
 def weights_and_effects(records: Records, _: Palette | None = None) -> Figure:
-    """Draw weights and estimated effects by layer and source, two panels per model: of all heads together."""
-    models = [(model, _together(rows)) for model, rows in by_model(records)]
-    panels = [(model, key, Triangle(rows, key)) for model, rows in models for key in ("weight", "estimate")]
+    """Draw weights and effects by layer and source, all heads together, two panels per model; dots are measured."""
+    rows = [{**row, "shown": row["estimate"] if row["effect"] is None else row["effect"]} for row in records]
+    panels = [(model, key, own) for model, own in by_model(rows) for key in ("weight", "shown")]
     titles = [f"{shown(model, 24)}\n{'weight' if key == 'weight' else 'effect of cutting'}" for model, key, _ in panels]
-    largest = max(float(np.nanmax(np.abs(numbers(rows, "estimate")))) for _, rows in models) or 1.0
+    largest = float(np.nanmax(np.abs(numbers(rows, "shown")))) or 1.0
     norms: dict[str, Normalize] = {
         "weight": PowerNorm(ROOT, 0, 1),
-        "estimate": SymLogNorm(LINEAR * largest, vmin=-largest, vmax=largest),
+        "shown": SymLogNorm(LINEAR * largest, vmin=-largest, vmax=largest),
     }
-    images: dict[str, list[AxesImage]] = {"weight": [], "estimate": []}
-    with new_heatmaps(titles, max(triangle.last for *_, triangle in panels) + 1, columns=2) as (figure, grid):
-        for axes, (_model, key, triangle) in zip(grid, panels, strict=True):
-            images[key].append(triangle.draw(axes, norms[key], COLORS if key == "weight" else SIGNED))
-        style.label_edges(grid, *edges(row["set"] == SUBLAYERS for row in records))
+    images: dict[str, list[AxesImage]] = {"weight": [], "shown": []}
+    with new_heatmaps(titles, max(row["layer"] for row in rows) + 1, columns=2) as (figure, grid):
+        for axes, (_model, key, own) in zip(grid, panels, strict=True):
+            images[key].append(Triangle(own, key).draw(axes, norms[key], COLORS if key == "weight" else SIGNED))
+            measured = [row for row in own if row["effect"] is not None]
+            if key == "shown" and len(measured) < len(own):
+                axes.plot(numbers(measured, "source"), numbers(measured, "layer"), ".", color="black", markersize=2)
+        style.label_edges(grid, *edges(row["by_sublayer"] for row in rows))
     bar = draw_bar(figure, images["weight"], "weight, mean over heads (cube-root scale)")
     bar.set_ticks([0, 0.01, 0.1, 0.4, 1], labels=["0", "0.01", "0.1", "0.4", "1"])
-    bar = draw_bar(figure, images["estimate"], "rise of the loss, nats, sum over heads (logarithmic)")
+    bar = draw_bar(figure, images["shown"], "rise of the loss, nats (logarithmic)")
     ticks = [-largest, -largest / 10, 0, largest / 10, largest]
     bar.set_ticks(ticks, labels=[f"{tick:.1g}" for tick in ticks])
     bar.minorticks_off()
@@ -65,19 +65,3 @@ def rank_correlations(records: Records, palette: Palette) -> Figure:
                 style.draw_line(axes, known, "layer", "rank_correlation", palette.line(model, len(known)))
         axes.set_ylim(-1.05, 1.05)
     return figure
-
-
-def _together(rows: Records) -> Records:
-    """Take the mean weight of all rows, and the sum of their estimates, for each layer and source."""
-    found: dict[tuple[int, int], Records] = defaultdict(list)
-    for row in rows:
-        found[row["layer"], row["source"]].append(row)
-    return [
-        {
-            "layer": layer,
-            "source": source,
-            "weight": float(np.mean(numbers(own, "weight"))),
-            "estimate": float(np.sum(numbers(own, "estimate"))),
-        }
-        for (layer, source), own in found.items()
-    ]

@@ -1,6 +1,7 @@
 """The sections on what routes matter for: weights beside effects, estimates beside measurements, and tokens."""
 
 from limelm.analysis.route_effects import LARGEST, RANDOM
+from limelm.analysis.study import CELLS
 from limelm.records import Records
 from limelm.report.captions import Words
 from limelm.report.figures import effects
@@ -21,7 +22,7 @@ def _size(row: dict) -> float:
 
 
 def _words(_: Records) -> Words:
-    return {"largest": LARGEST, "random": RANDOM}
+    return {"largest": LARGEST, "random": RANDOM, "cells": CELLS}
 
 
 def _visible(records: Records) -> Records:
@@ -29,8 +30,8 @@ def _visible(records: Records) -> Records:
 
 
 EFFECTS = (
-    Section("route_effects", effects.weights_and_effects, words=_words, rows=_strongest),
-    Section("weight_against_effect", effects.weight_against_effect, of="route_effects", is_part=True),
+    Section("cell_effects", effects.weights_and_effects, words=_words),
+    Section("route_effects", effects.weight_against_effect, words=_words, rows=_strongest),
     Section("weight_and_effect", effects.rank_correlations),
     Section("effect_estimates"),
     Section("effects_by_token", rows=_visible),
