@@ -22,3 +22,11 @@ def _seed():
 def _fresh_compiler():
     """A model's class may be compiled a few times per process only; the next test would be refused."""
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="module")
+def figures_stay_undrawn():
+    """Lay out and write no figure, which takes most of a page's time, where a test is about words and numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limelm.report.writer.save_figure", lambda figure, path: b"<svg/>")
+        yield

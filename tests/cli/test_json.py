@@ -14,6 +14,8 @@ from limelm.cli.main import COMMANDS
 from limelm.cli.output import as_json
 from tests.recipes import prepared, write_recipe
 
+pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
+
 DOCS = (Path(limelm.__file__).parents[1] / "docs/command_line.md").read_text(encoding="utf-8")
 
 

@@ -26,6 +26,7 @@ from limelm.report.sections.states import STATES
 from limelm.report.writer import is_made_of
 from tests.report.synthetic import ENVIRONMENT, Study, asked, run
 
+pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
 LABELS = ["LLaMA", "LIMe static"]
 #: What only reports with such models say.
 ONLY_WITH = {

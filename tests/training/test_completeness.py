@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm.cli import main
 from limelm.data.dataset import load_prepared_tokenizer
-from limelm.report import writer
 from limelm.training import read_summary
 from tests.recipes import prepared, write_recipe
 from tests.training.moments import Moments
@@ -26,10 +25,7 @@ KINDS = ("one seed", "seeds", "adapted", "problems")
 NAMES = {"result.json", "summary.json", "report.html", "exact-match.json", "run.json"}
 
 
-@pytest.fixture(autouse=True)
-def _quick_figures(monkeypatch):
-    """What the figures show is tested elsewhere."""
-    monkeypatch.setattr(writer, "save_figure", lambda figure, path: b"<svg/>")
+pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
 
 
 class Kind:
@@ -80,16 +76,14 @@ class Kind:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request, tmp_path_factory):
+def kind(request, tmp_path_factory, figures_stay_undrawn):
     """A kind, a finished run of two models, and one of three with the moments at which a kill may have come."""
     folder = tmp_path_factory.mktemp("kind")
     made = Kind(request.param, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "save_figure", lambda figure, path: b"<svg/>")
-        made.run(folder / "two")
-        shutil.copytree(folder / "two", folder / "three")
-        with Moments(folder / "three", folder / "moments", NAMES) as moments:
-            made.run(folder / "three", made.added)
+    made.run(folder / "two")
+    shutil.copytree(folder / "two", folder / "three")
+    with Moments(folder / "three", folder / "moments", NAMES) as moments:
+        made.run(folder / "three", made.added)
     return made, folder, moments.copies
 
 

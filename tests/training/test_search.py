@@ -17,6 +17,8 @@ from tests.recipes import prepared, small_recipe, write_recipe
 from tests.training.moments import Moments
 from tests.training.test_result import GOOD
 
+pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
+
 RATES = (1e-3, 4e-2)
 TOO_HIGH = 1e30
 MODELS = ["llama", "static"]

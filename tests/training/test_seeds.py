@@ -14,6 +14,8 @@ from limelm.training import read_summary, reproduce, train_model
 from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe, write_recipe
 
+pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
+
 EVERY_STEP = ("eval_steps = 3", "eval_steps = 1")
 
 
