@@ -139,7 +139,8 @@ def test_a_recipe_trains_it_and_every_command_knows_it(tmp_path):
     assert all(0 < layer["self_weight"] < 1 for layer in lines[-1]["layers"])
     assert "Recency" in (tmp_path / "run" / "report.html").read_text()
 
-    with_recency("analyze", str(folder), "--data", str(data), "--out", str(tmp_path / "analysis"), "--tokens", "64")
+    few = ["--tokens", "64", "--only", "retrieval,effects"]
+    with_recency("analyze", str(folder), "--data", str(data), "--out", str(tmp_path / "analysis"), *few)
     table = next((tmp_path / "analysis").rglob("*weights*.csv"))
     with table.open() as file:
         rows = list(csv.DictReader(file))
