@@ -81,14 +81,11 @@ def explore(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: st
     return explore_subjects([Subject(label, model, tokenizer)], text)
 
 
-def explore_subjects(
-    subjects: Sequence[Subject], text: str, is_live: bool = False, with_cuts: bool = True
-) -> Exploration:
+def explore_subjects(subjects: Sequence[Subject], text: str, is_live: bool = False) -> Exploration:
     """Explore several models on one text; arguments and errors as in `explore`.
 
     Args:
         is_live: whether the page is served, and may ask for more.
-        with_cuts: whether some routes are cut one by one, beside the estimates.
     """
     is_steps = len(subjects) > 1 and all(subject.step is not None for subject in subjects)
     models = [
@@ -98,7 +95,6 @@ def explore_subjects(
             encode(text, each),
             each.label,
             each.step if is_steps else None,
-            with_cuts=with_cuts,
             has_bar=not is_live,
         )
         for each in subjects

@@ -37,7 +37,6 @@ def measure(
     input_ids: Tensor,
     label: str,
     step: int | None = None,
-    with_cuts: bool = True,
     has_bar: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on one text.
@@ -46,7 +45,6 @@ def measure(
         input_ids: `[T]`.
         label: the model's name on the page.
         step: of its training, for a slider over steps.
-        with_cuts: whether some routes are cut really, beside the estimates.
         has_bar: whether a progress bar is shown.
 
     Returns:
@@ -59,7 +57,7 @@ def measure(
         weights, sources = _look(model, readers, ids)
         effects = None
         if readers and len(input_ids) > 1:
-            effects = _effects(model, ids, label if has_bar else None, with_cuts)
+            effects = _effects(model, ids, label if has_bar else None)
         lens, source_lens, missing = _lenses(model, ids, label, readers, sources)
     measured = [] if effects is None else _measured(effects)
     special = set(tokenizer.all_special_ids)
@@ -162,8 +160,8 @@ def _look(
     return weights, found
 
 
-def _effects(model: PreTrainedModel, ids: Tensor, label: str | None, with_cuts: bool) -> RouteEffects:
-    fit = max(1, TOKENS_READ // ids.shape[1]) if with_cuts else 0
+def _effects(model: PreTrainedModel, ids: Tensor, label: str | None) -> RouteEffects:
+    fit = max(1, TOKENS_READ // ids.shape[1])
     largest, random, cells = (min(most, fit) for most in (LARGEST, RANDOM, CELLS))
     return route_effects(model, [ids], largest, random, cells, with_means=False, label=label)
 

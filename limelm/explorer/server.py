@@ -64,7 +64,7 @@ class Explorer:
             if changes:
                 for subject in self.subjects:
                     stack.enter_context(cut_routes(subject.model, changes))
-            return explore_subjects(self.subjects, question.text, is_live=True, with_cuts=not changes)
+            return explore_subjects(self.subjects, question.text, is_live=True)
 
     def _count(self) -> None:
         now = time.monotonic()

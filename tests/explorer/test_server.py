@@ -56,6 +56,7 @@ def test_cut_routes_change_the_prediction_until_they_are_restored(port):
         return [model["loss"][1:] for model in data["models"]]
 
     own = losses([])
+    assert ask(port, {"text": TEXT, "changes": [{"place": 2, "source": 0}]})[1]["models"][0]["measured"]
     cut = losses([{"place": 2, "source": 0, "row": None}, {"place": 3, "source": 1, "row": 0}])
     for one, other in zip(own, cut, strict=True):
         assert one != other
