@@ -38,7 +38,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_shared(parser, "CHECKPOINT", nargs="+")
-    add_shared(parser, "--out", ", new or of an earlier page (explorer); not with --serve", required=False, default=None)
+    add_shared(
+        parser, "--out", ", new or of an earlier page (explorer); none with --serve", required=False, default=None
+    )
     parser.add_argument("--text", type=any_text, required=True, metavar="TEXT", help="what the models read")
     parser.add_argument("--serve", action="store_true", help="serve a live page on this machine, until Ctrl-C")
     parser.add_argument(

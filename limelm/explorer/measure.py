@@ -232,7 +232,8 @@ def _measured(effects: RouteEffects) -> list[dict[str, Any]]:
 
 
 def _effect_error(measured: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """How far estimates are from what was measured."""
+    """How far estimates are from what was measured; not of routes that were cut before, of which nothing is left."""
+    measured = [each for each in measured if each["estimate"] or each["loss"]]
     if not measured:
         return None
     found, estimated = ([each[key] for each in measured] for key in ("loss", "estimate"))

@@ -10,6 +10,17 @@ from limelm.explorer.page import page
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REFUSED = re.compile("status of 400|ERR_CONNECTION_REFUSED")  # the browser's own notes of a request that failed
 
+DRAWN_TEXT = """{
+    window.drawn = []; // every text that is drawn on a canvas, with its room
+    const fillText = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...rest) {
+        const width = this.measureText(text).width;
+        const left = x - ({ center: 0.5, right: 1 }[this.textAlign] ?? 0) * width;
+        drawn.push({ id: this.canvas.id, text, left, right: left + width, y, room: this.canvas.width });
+        fillText.call(this, text, x, y, ...rest);
+    };
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -82,3 +93,8 @@ def point_at(tab, grid, column, row):
 def after(label, text):
     """The number that stands in the line after a label."""
     return float(re.search(rf"^{label}\n\s*\+?([−\d.e-]+)", text, re.MULTILINE)[1].replace("−", "-"))
+
+
+def labels_of(tab, scale, count):
+    """The last labels that were drawn below a scale, on a page that notes the texts it draws."""
+    return tab.evaluate("id => drawn.filter((label) => label.id === id && label.y > 10)", scale)[-count:]

@@ -2,12 +2,13 @@
 
 import csv
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from limelm.explorer.page import block, data_of, page
-from tests.explorer.conftest import after, point_at, settled
+from tests.explorer.conftest import DRAWN_TEXT, after, labels_of, point_at, settled
 from tests.explorer.sample import sample
 
 ROWS = ["keys.0", "keys.1", "values.0", "values.1"]
@@ -76,7 +77,7 @@ def test_a_measured_effect_stands_in_for_the_estimate_of_just_that_cell(show, tm
 def test_measured_effects_rank_color_and_choose(show):
     tab = show(with_cuts((5, None, 2, 9.0), (3, None, 1, -7.0)))
     assert tab.inner_text("#route-title") == "Route: layer 5 reads layer 1"
-    assert "rank by effect\n1st of 6" in tab.inner_text("#route-panel")
+    assert "rank by size of the effect\n1st of 6" in tab.inner_text("#route-panel")
     assert "from −9 to 9" in tab.locator("#effect-map").get_attribute("aria-label")
     first, second = tab.locator("#flow-table tbody tr").all_inner_texts()[:2]
     assert first.startswith("layer 5 reads layer 1") and first.endswith("● +9")
@@ -86,7 +87,7 @@ def test_measured_effects_rank_color_and_choose(show):
 
 def test_the_rank_of_a_head_counts_what_was_measured(show):
     tab = show(with_cuts((5, 1, 2, 9.0), (5, 3, 4, 10.0)), "#row=keys.1&route=5-2")
-    assert "rank by effect\n2nd of 24" in tab.inner_text("#route-panel")
+    assert "rank by size of the effect\n2nd of 24" in tab.inner_text("#route-panel")
 
 
 def test_dots_stand_where_just_that_cell_was_measured(show):
@@ -130,9 +131,28 @@ def test_the_error_of_estimates_stands_beside_the_size_of_what_was_measured(show
     error = {"routes": 3, "meanAbsolute": off, "correlation": -0.25}
     tab = show(with_cuts((5, None, 2, 0.2), (3, 1, 1, -0.05), (4, 0, 1, 0.05), error=error))
     text = tab.inner_text("#trust")
-    assert f"Over the 3 routes that were cut, estimates are off by {off} nats on average" in text
+    assert f"Over 1 cell and 2 single heads that were really cut, estimates are off by {off} nats on average" in text
+    worst = "at most 0.55 (layer 3 reads layer 0, keys, head 1: estimated +0.5, measured −0.05)"
+    assert worst in text
     assert "measured effects have a mean size of 0.1 nats; correlation −0.25" in text
     assert ("do not trust undotted cells" in text) == is_warned
+
+
+def test_nobody_is_warned_of_undotted_cells_where_there_are_none(show):
+    error = {"routes": 3, "meanAbsolute": 9, "correlation": 0}
+    cells = [(place, None, source, 0.1) for place in (1, 2) for source in range(place + 1)]
+    tab = show(with_cuts(*cells, error=error, layers=3))
+    text = tab.inner_text("#trust")
+    assert text.startswith("All 5 cells were really cut (dots). Over 5 cells that were really cut,")
+    assert "do not trust" not in text
+    tab.click("#rows button[data-value='keys.1']")
+    tab.wait_for_selector("#trust:text('do not trust undotted cells')")
+
+
+def test_a_place_with_one_head_has_cells_and_no_single_heads(show):
+    error = {"routes": 1, "meanAbsolute": 0.4, "correlation": None}
+    text = show(with_cuts((5, 0, 2, 0.1), error=error, sets=("",), heads=1)).inner_text("#trust")
+    assert "Over 1 cell that were really cut" in text and "layer 5 reads layer 1: estimated" in text
 
 
 def test_a_difference_is_of_two_measured_effects_or_of_two_estimates(show, tmp_path):
@@ -158,30 +178,6 @@ def test_the_part_of_one_token_is_named_so_and_measured_effects_beside_it_too(sh
     assert "nats (whole sentence)" not in re.search(r"effect, estimated.*\n(.*)", text)[1]
     assert float(saved_routes(tab, tmp_path)[5, 2]["effect"]) == pytest.approx(effects_of(data, 5)[1][7, :, 2].sum())
     assert "only those of the whole sentence are measured" in tab.inner_text("#trust")
-
-
-def shares_of(data, number, t=None):
-    """Each source's share of what a place reads at a token, or its mean over tokens."""
-    weights = np.abs(data_of(page(data))["models"][0]["places"][number - 1]["weights"].astype(float)[..., 0])
-    shares = (weights / weights.sum(-1, keepdims=True)).mean(1)
-    return shares.mean(0) if t is None else shares[t]
-
-
-def test_the_flow_s_table_has_shares_and_effects_of_the_same_scope(show):
-    data = with_cuts((5, None, 2, 9.0))
-    tab = show(data, "#token=7")
-    row = tab.locator("#flow-table tr", has_text="layer 5 reads layer 1").inner_text()
-    share, wrong = 100 * shares_of(data, 5)[2], 100 * shares_of(data, 5, 7)[2]
-    assert abs(share - wrong) > 1
-    assert float(re.search(r"([\d.]+)%", row)[1]) == pytest.approx(share, abs=0.51)
-    assert tab.inner_text("#flow-table caption").startswith("Routes that matter most in the whole sentence")
-    tab.keyboard.press("t")
-    tab.wait_for_selector("#flow-table caption:text('where this token reads')")
-    title, share, effect = tab.locator("#flow-table tbody tr").first.inner_text().split("\t")
-    number, source = (int(text) for text in re.search(r"layer (\d+) reads layer (\d+)", title).groups())
-    assert float(share.rstrip("%")) == pytest.approx(100 * shares_of(data, number, 7)[source + 1], abs=0.51)
-    own = effects_of(data, number)[1][7, :, source + 1].sum()
-    assert float(effect.replace("−", "-")) == pytest.approx(own, rel=0.01, abs=1e-4)
 
 
 @pytest.mark.parametrize(("scale", "unit"), [(1, "in nats"), (1e-3, "in 10⁻³ nats"), (1e-6, "in 10⁻⁶ nats")])
@@ -229,44 +225,6 @@ def test_what_was_pointed_at_last_stays_in_the_panel(show):
     assert "route=2-0" in settled(tab) and "pinned=1" in tab.url
 
 
-def arcs_of(tab, place):
-    """Where the arcs to a place begin and end, by their source."""
-    paths = tab.locator(f"#flow-arcs path[data-place='{place}']")
-    numbers = {}
-    for path in paths.all():
-        points = [float(text) for text in re.findall(r"[\d.]+", path.get_attribute("d"))]
-        numbers[int(path.get_attribute("data-source"))] = (points[1], points[-1])
-    return numbers
-
-
-def node_heights(tab):
-    labels = tab.locator("#flow-arcs text").all()
-    return {int(label.get_attribute("data-node")): float(label.get_attribute("y")) - 4 for label in labels}
-
-
-@pytest.mark.parametrize(("own_source", "end"), [("input", 6), ("made", 5)])
-def test_arcs_end_at_what_the_layer_makes(show, own_source, end):
-    data = sample()
-    data["models"][0]["ownSource"] = own_source
-    tab = show(data, "#flow=100")
-    nodes = node_heights(tab)
-    assert arcs_of(tab, 5) == {source: (nodes[source], nodes[end]) for source in range(6)}
-    assert len(nodes) == {"input": 9, "made": 8}[own_source]
-
-
-def test_a_layer_s_own_values_are_a_loop_at_its_node(show):
-    data = sample()
-    data["models"][0]["ownSource"] = "made"
-    tab = show(data, "#flow=100")
-    box = tab.locator("#flow-arcs path[data-place='5'][data-source='5']").evaluate("path => path.getBBox().height")
-    assert box > 5
-
-
-@pytest.mark.parametrize(("scheme", "color"), [("light", "black"), ("dark", "white")])
-def test_the_flow_says_which_arc_is_chosen(show, scheme, color):
-    assert f"The chosen route is {color}." in show(sample(), color_scheme=scheme).inner_text("#flow-lead")
-
-
 def test_losses_are_named_by_their_token(show):
     data = sample()
     loss = data["models"][0]["loss"]
@@ -291,7 +249,25 @@ def test_the_first_token_that_is_looked_at_has_one_after_it(show):
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_the_title_of_the_reading_says_what_is_shown(show, dynamic):
     title = "What one layer reads" if dynamic else "Where one layer's reading matters"
-    assert show(sample(dynamic=dynamic)).inner_text("#reading-title") == f"{title}, token by token"
+    tab = show(sample(dynamic=dynamic))
+    assert tab.inner_text("#reading-title") == f"{title}, token by token"
+    lead = tab.inner_text("#reading-lead")
+    for words in ("numbers are estimates", "arises where this token reads", "losses of later tokens", "by cutting"):
+        assert (words in lead) != dynamic
+
+
+def test_words_that_a_stranger_asked_for_are_there(show):
+    tab = show(sample())
+    ranks = tab.inner_text("#route-facts")
+    assert "rank by size of the weight" in ranks and "rank by size of the effect" in ranks
+    assert "is how far the whole prediction moved, in nats" in tab.locator("#help").text_content()
+
+
+def test_a_scale_with_room_has_all_its_labels(show):
+    tab = show(with_cuts((5, None, 2, 8)), script=DRAWN_TEXT)
+    labels = labels_of(tab, "effect-scale", 5)
+    assert {label["text"] for label in labels} == {"−8", "−2", "0", "2", "8"}
+    assert all(one["right"] + 5 < other["left"] for one, other in pairwise(labels))
 
 
 def test_a_page_from_the_disk_says_what_cutting_needs(show):

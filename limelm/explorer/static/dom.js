@@ -77,7 +77,7 @@ function eachFrame(run) {
   };
 }
 
-/** Whether the browser is at rest: nothing is being computed for what is shown. */
+/** Whether the page is at rest: nothing is being asked for, nor computed for what is shown. */
 function markBusy() {
-  document.body.dataset.busy = String(awaitedMeans.length > 0);
+  document.body.dataset.busy = String(wanted !== null || awaitedMeans.length > 0);
 }

@@ -1,4 +1,4 @@
-// Flow: the places as a column of nodes, and arcs from what each reads at the selected token.
+// Flow: the places as a column of nodes, and arcs from what each reads, in the sentence or at the selected token.
 
 const FLOW = { top: 14, tallest: 30, least: 9, height: 560, clear: 150, listed: 12 };
 const SVG = "http://www.w3.org/2000/svg";
@@ -10,31 +10,32 @@ function svgElement(tag, attributes) {
   return made;
 }
 
-/** Whose effects the arcs have: the selected token's, or, at the last one, which nothing follows, all (null). */
-function flowEffectsAt(model) {
-  return state.token < model.tokens.length - 1 ? state.token : null;
-}
-
-/** Whose shares and effects the table has, the same for both: the selected token's where that is chosen and kept. */
-function flowTableAt(model) {
+/** Why a model's routes have no effects in the scope that is shown; an empty text where they have. */
+function whyNoFlowEffects(model) {
+  if (!model.places.some(({ effects }) => effects)) return model.effectsMissing ?? "Effects were not measured.";
+  if (scopeToken() === null) return "";
+  if (state.token === model.tokens.length - 1) {
+    return "Shares only: nothing follows this token, so reading at it has no effect.";
+  }
   const isKept = model.places.every((place) => !place.effects || place.effectsByToken);
-  return isKept && scopeToken() !== null ? flowEffectsAt(model) : null;
+  return isKept ? "" : "Shares only: effects were not kept by token.";
 }
 
 /**
- * Every route that is not cut, with its share of what its place reads at token `t`, or in the mean where that is null,
- * and with its effect at another, or in the whole sentence; the largest share first.
+ * Every route that is not cut, in the scope that is shown: its share of what its place reads (null until the mean
+ * is taken) and its effect; the largest share first.
  */
-function flowRoutes(model, t, effectsT) {
+function flowRoutes(model) {
+  const t = scopeToken();
+  const noEffects = whyNoFlowEffects(model) !== "";
   const routes = model.places.flatMap((place) => {
     const shares = sharesAt(place, t);
-    const known = effectsOf(model, place, effectsT, ALL_ROWS);
-    const ofSentence = isOfSentence(place, effectsT);
-    const effects = bestEffects(known, ofSentence);
+    const { estimates, measured } = effectsOf(model, place, t, ALL_ROWS);
+    const effects = noEffects ? null : bestEffects({ estimates, measured }, t === null);
     return place.sources.map((source, i) => ({
-      place: place.place, source, to: ownOutput(model, place), share: shares ? shares[i] : NaN,
-      effect: effects ? effects[i] : null, estimate: effects ? known.estimates[i] : null,
-      measured: known.measured[i], ofSentence, cut: cutPart(place, source, ALL_ROWS),
+      place: place.place, source, to: ownOutput(model, place), share: shares ? shares[i] : null,
+      effect: effects ? effects[i] : null, estimate: effects ? estimates[i] : null,
+      measured: effects && t === null ? measured[i] : null, cut: cutPart(place, source, ALL_ROWS),
     }));
   });
   return routes.filter(({ cut }) => cut < 1).sort((one, other) => other.share - one.share);
@@ -57,8 +58,8 @@ function flowPercent(routes) {
   return part;
 }
 
-/** Whether a route's effect is a measured one. */
-const isDotted = ({ ofSentence, measured }) => ofSentence && measured !== null;
+/** What shares are parts of. */
+const shareWords = () => `share of what is ${state.cuts.length ? "still " : ""}read`;
 
 /** A hue for the sign of the effect, more of it the larger that is. */
 function arcStroke(effect, limit) {
@@ -79,10 +80,10 @@ function arcElement(route, { x, y, step, reach, limit }) {
   arc.addEventListener("pointermove", (event) => {
     hover(route);
     showTip(event, routeTitle(currentModel(), route), [
-      ["at", tokenWords(currentModel(), state.token)],
-      ["share of what is read", percent(route.share)],
-      ["effect, estimated", route.estimate === null ? null : effectInWords(route.estimate, null, route.ofSentence)],
-      ["effect, measured", route.measured ? effectInWords(route.measured.loss, route.measured.kl, true) : null],
+      ["at", scopeWords()],
+      [shareWords(), percent(route.share)],
+      ["effect, estimated", route.estimate === null ? null : effectInWords(route.estimate, null, false)],
+      ["effect, measured", route.measured ? effectInWords(route.measured.loss, route.measured.kl, false) : null],
     ]);
   });
   arc.addEventListener("pointerleave", () => { hover(null); hideTip(); });
@@ -118,14 +119,13 @@ function layOutFlow(model, width) {
 }
 
 /** The routes that matter most, or where effects are not known the most read ones, as buttons. */
-function drawFlowTable(model) {
-  const routes = flowRoutes(model, flowTableAt(model), flowTableAt(model));
+function drawFlowTable(model, routes) {
   const known = routes.some(({ effect }) => effect !== null);
   const size = known ? ({ effect }) => Math.abs(effect) : ({ share }) => share;
   const first = [...routes].sort((one, other) => size(other) - size(one)).slice(0, FLOW.listed);
   const table = byId("flow-table");
-  const where = flowTableAt(model) === null ? "in the whole sentence" : "where this token reads";
-  const dots = first.some(isDotted) ? " (● measured, others estimated)" : "";
+  const where = scopeToken() === null ? "in the whole sentence" : "where this token reads";
+  const dots = first.some(({ measured }) => measured) ? " (● measured, others estimated)" : "";
   say(table.caption, `Routes that ${known ? "matter" : "are read"} most ${where}${dots}`);
   const names = known ? ["route", "share", "effect"] : ["route", "share"];
   table.tHead.replaceChildren(element("tr", {}, ...names.map((name) => element("th", {}, name))));
@@ -134,16 +134,17 @@ function drawFlowTable(model) {
     button.addEventListener("click", () => chooseRoute(route));
     button.addEventListener("pointerenter", () => hover(route));
     button.addEventListener("pointerleave", () => hover(null));
-    const cells = [percent(route.share), ...(known ? [(isDotted(route) ? "● " : "") + signed(route.effect)] : [])];
+    const cells = [percent(route.share), ...(known ? [(route.measured ? "● " : "") + signed(route.effect)] : [])];
     return element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", {}, text)));
   }));
 }
 
 function drawArcs(model, width) {
   const svg = byId("flow-arcs");
-  const routes = flowRoutes(model, state.token, flowEffectsAt(model));
-  const part = flowPercent(routes);
-  const shown = strongest(routes, part);
+  const routes = flowRoutes(model);
+  const read = routes.filter(({ share }) => share !== null);
+  const part = flowPercent(read);
+  const shown = strongest(read, part);
   byId("flow-share").value = part;
   say(byId("flow-name"), `${part}%`);
   const limit = largest([routes.map(({ effect }) => effect ?? 0)]);
@@ -156,16 +157,26 @@ function drawArcs(model, width) {
     return layout.numbers.indexOf(number) % labelStep(layout.step) ? [circle] : [circle, label];
   });
   svg.replaceChildren(...arcs, ...nodes);
-  const known = routes.some(({ effect }) => effect !== null);
-  drawFlowTable(model);
-  const whole = flowEffectsAt(model) === null ? ", here of the whole sentence, as nothing follows this token" : "";
-  const color = ` Orange arcs help (cutting them would raise the loss${whole}), blue ones hurt; ` +
-    "more color is more of it.";
-  const cuts = state.cuts.length ? " Routes that are cut are not drawn." : "";
-  const chosen = ` The chosen route is ${schemeName() === "dark" ? "white" : "black"}.`;
-  say(byId("flow-lead"), `What each layer reads at ${tokenName(model, state.token)}: ${shown.length} of ` +
-    `${routes.length} routes; width is the share of what the layer reads.${known ? color : ""}${chosen}${cuts}`);
+  drawFlowTable(model, routes);
+  const where = scopeToken() === null ? "in the whole sentence" : "at the selected token";
+  say(byId("flow-title"), `Flow through depth ${where}`);
+  say(byId("flow-lead"), flowWords(model, shown, routes));
   svg.setAttribute("aria-label", byId("flow-lead").textContent);
+}
+
+/** What the arcs are: their scope, width, color and ends. */
+function flowWords(model, shown, routes) {
+  const name = tokenName(model, state.token);
+  const where = scopeToken() === null ? "in the whole sentence (shares are means over its tokens)" : `at ${name}`;
+  const part = scopeToken() === null ? "" : `; an effect is the part that arises where ${name} reads`;
+  const color = "Orange arcs help (cutting them would raise the loss), blue ones hurt; more color is more of it";
+  return [
+    `What each layer reads ${where}: ${shown.length} of ${routes.length} routes; width is the ${shareWords()}.`,
+    "An arc begins at a source and ends at what the layer hands on.",
+    whyNoFlowEffects(model) || `${color}${part}.`,
+    `The chosen route is ${schemeName() === "dark" ? "white" : "black"}.`,
+    ...(state.cuts.length ? ["Routes that are cut are not drawn."] : []),
+  ].join(" ");
 }
 
 function drawFlow() {

@@ -1,7 +1,6 @@
 // A served page: other sentences are read and routes are cut by the program that serves it.
 
 const NEEDS_SERVER = "Cutting routes and reading other sentences need a live page: limelm explore ... --serve";
-let asked = null; // the AbortController of the request that is under way
 let noteTimer = 0;
 
 function showError(text) {
@@ -15,8 +14,7 @@ function showWaiting(text) {
   byId("status").classList.remove("note");
   say(byId("status"), text);
   show(byId("status"), text !== "");
-  byId("cut").disabled = text !== "";
-  byId("restore").disabled = text !== "";
+  for (const button of [byId("cut"), ...byId("cuts").querySelectorAll("button")]) button.disabled = text !== "";
 }
 
 /** Say for a while what cannot be done on a page that nobody serves. */
@@ -37,34 +35,48 @@ async function ask(text, changes, signal) {
   return withBlocks(answer);
 }
 
+/** The data of a text untouched, to compare with, and with routes cut; the same twice where none is. */
+async function askBoth(text, cuts, signal) {
+  if (text !== untouched.text) showWaiting("Reading the sentence …");
+  const before = text === untouched.text ? untouched : await ask(text, [], signal);
+  signal.throwIfAborted();
+  if (!cuts.length) return [before, before];
+  showWaiting(`Reading with ${cuts.length === 1 ? "1 route" : `${cuts.length} routes`} cut …`);
+  const after = await ask(text, cuts, signal);
+  noteCuts(after.models, cuts);
+  return [before, after];
+}
+
 /**
  * Show a text with routes cut, and with other changes of the state; whatever was asked before is given up.
- * The text is read untouched first, to compare with. What is shown stays where the server fails.
+ * The address says at once what is asked for. What is shown stays where the server fails.
  */
 async function read(text, cuts, changes = {}) {
-  asked?.abort();
-  const own = (asked = new AbortController());
+  wanted?.controller.abort();
+  const own = (wanted = { text, cuts, changes: { ...changes }, controller: new AbortController() });
   showError("");
-  const count = cuts.length === 1 ? "1 route" : `${cuts.length} routes`;
+  markBusy();
+  writeAddress();
+  let answers = null;
+  let problem = null;
   try {
-    if (text !== untouched.text) showWaiting("Reading the sentence …");
-    const before = text === untouched.text ? untouched : await ask(text, [], own.signal);
-    if (own !== asked) return;
-    if (cuts.length) showWaiting(`Reading with ${count} cut …`);
-    const after = cuts.length ? await ask(text, cuts, own.signal) : before;
-    if (own !== asked) return;
-    if (cuts.length) noteCuts(after.models, cuts);
-    [untouched, data] = [before, after];
-    dataVersion++;
-    const token = text === state.text ? state.token : firstToken(after.models[state.model]);
-    update({ token, ...changes, text, cuts });
-    byId("text").value = text;
-    revealToken();
+    answers = await askBoth(text, cuts, own.controller.signal);
   } catch (error) {
-    if (own !== asked) return;
-    showError(error instanceof TypeError ? "The server does not answer; is it still running?" : error.message);
+    problem = error;
   }
+  if (own !== wanted) return;
+  wanted = null;
   showWaiting("");
+  schedule();
+  if (problem) {
+    showError(problem instanceof TypeError ? "The server does not answer; is it still running?" : problem.message);
+    return;
+  }
+  [untouched, data] = answers;
+  dataVersion++;
+  const token = text === state.text ? state.token : firstToken(data.models[state.model]);
+  update({ token, ...own.changes, text, cuts });
+  revealToken();
 }
 
 const sameCut = (one, other) => cutText(one) === cutText(other);
@@ -133,7 +145,7 @@ function startLive() {
   for (const id of ["needs-server", "help-server"]) say(byId(id), `${NEEDS_SERVER}.`);
   byId("read-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    read(byId("text").value, state.cuts);
+    read(byId("text").value, aimed().cuts);
   });
   byId("text").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

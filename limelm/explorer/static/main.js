@@ -2,12 +2,14 @@
 
 /** Take up an address; a served page then reads the text and cuts the routes that it names. */
 function takeAddress() {
-  const { text, cuts, ...rest } = fromAddress(location.hash);
-  const same = text === state.text && JSON.stringify(cuts) === JSON.stringify(state.cuts);
-  const asksServer = data.live && !same;
-  update(asksServer ? {} : rest);
+  const { text, cuts, token, minus, ...rest } = fromAddress(location.hash);
+  const isShown = !wanted && text === state.text && JSON.stringify(cuts) === JSON.stringify(state.cuts);
+  if (data.live && !isShown) {
+    byId("text").value = text;
+    read(text, cuts, { token, minus }); // which only mean something once that is read
+    update(rest);
+  } else update({ token, minus, ...rest });
   revealToken();
-  if (asksServer) read(text, cuts, rest);
 }
 
 function start() {

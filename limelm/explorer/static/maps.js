@@ -92,7 +92,7 @@ function inCell(value) {
 }
 
 /** Whether a cell's effect was really measured: of exactly these heads, and in the scope that is shown. */
-const hasDot = ({ ofSentence, measured, cut }, i) => ofSentence && measured[i] !== null && cut[i] === 0;
+const hasDot = ({ ofSentence, measured, cut }, i) => ofSentence && measured[i] !== null && cut[i] < 1;
 
 function drawDot(context, x, y, width) {
   const size = inRange(width / 8, 1.6, 3);
@@ -188,33 +188,74 @@ function effectWords(model, t) {
   return `rise of the mean loss in ${unit}, ${heads}, ${t === null ? "whole sentence" : share}`;
 }
 
+/** How many cells are shown that are not cut, and how many of them were measured. */
+function countDots() {
+  const { places } = currentNumbers();
+  return {
+    dots: places.flatMap((entry) => entry.place.sources.filter((_, i) => hasDot(entry, i))).length,
+    cells: places.reduce((sum, { cut }) => sum + cut.filter((part) => part < 1).length, 0),
+  };
+}
+
 /** Which of the cells that are shown were measured. */
 function dotWords() {
   const { places } = currentNumbers();
   if (places.every(({ ofSentence }) => !ofSentence)) {
     return "Effects at one token are estimates from the gradient; only those of the whole sentence are measured.";
   }
-  const dots = places.flatMap((entry) => entry.place.sources.filter((_, i) => hasDot(entry, i))).length;
-  const cells = places.reduce((sum, { place }) => sum + place.sources.length, 0);
+  const { dots, cells } = countDots();
   if (dots === 0) return "Effects are estimates from the gradient; none of these cells was really cut.";
   if (dots === cells) return `All ${cells} cells were really cut (dots).`;
   return `${dots} of these ${cells} cells were really cut (dots); the other numbers are estimates from the gradient.`;
 }
 
+const counted = (count, name) => (count ? [`${count} ${name}${count === 1 ? "" : "s"}`] : []);
+
+/** The measured routes that check estimates: not those that were cut already, whose effect is zero either way. */
+function checkedRoutes(model) {
+  return model.measured.filter(({ place: number, row, source }) => {
+    const place = placeOf(model, number);
+    return !place || cutPart(place, source, row === null ? ALL_ROWS : rowKey(place.rows[row])) < 1;
+  });
+}
+
+/** How many cells and single heads were measured. */
+function measuredInWords(model, checked) {
+  const isCell = ({ place, row }) => row === null || placeOf(model, place)?.rows.length === 1;
+  const cells = checked.filter(isCell).length;
+  return [...counted(cells, "cell"), ...counted(checked.length - cells, "single head")].join(" and ");
+}
+
+/** The measured route whose estimate was furthest off. */
+function worstInWords(model, checked) {
+  const off = ({ estimate, loss }) => Math.abs(loss - estimate);
+  const worst = checked.reduce((most, route) => (off(route) > off(most) ? route : most));
+  const place = placeOf(model, worst.place);
+  const head = place && worst.row !== null && place.rows.length > 1 ? `, ${rowName(place.rows[worst.row])}` : "";
+  const title = place ? routeTitle(model, worst) : `place ${worst.place} reads source ${worst.source}`;
+  return `at most ${short(off(worst))} (${title}${head}: estimated ${signed(worst.estimate)}, ` +
+    `measured ${signed(worst.loss)})`;
+}
+
 /** How far estimates were off, beside the size of what was measured. */
-function errorWords({ effectError: error, measured }) {
-  if (!error || !measured.length) return " No estimate was checked.";
-  const size = meanOf(measured.map(({ loss }) => Math.abs(loss)));
+function errorWords(model) {
+  const { effectError: error } = model;
+  const checked = checkedRoutes(model);
+  if (!error || !checked.length) return " No estimate was checked.";
+  const size = meanOf(checked.map(({ loss }) => Math.abs(loss)));
   const correlation = error.correlation?.toFixed(2).replace("-", "−") ?? "–";
-  const warning = error.meanAbsolute > size / 2 ? " That is too far: do not trust undotted cells." : "";
-  return ` Over the ${error.routes} routes that were cut, estimates are off by ${short(error.meanAbsolute)} nats on ` +
-    `average, where measured effects have a mean size of ${short(size)} nats; correlation ${correlation}.${warning}`;
+  const { dots, cells } = countDots();
+  const isFar = error.meanAbsolute > size / 2 && dots < cells;
+  const warning = isFar ? " That is too far: do not trust undotted cells." : "";
+  return ` Over ${measuredInWords(model, checked)} that were really cut, estimates are off by ` +
+    `${short(error.meanAbsolute)} nats on average, ${worstInWords(model, checked)}; ` +
+    `measured effects have a mean size of ${short(size)} nats; correlation ${correlation}.${warning}`;
 }
 
 /** How far the effects can be trusted. */
 function trustWords(model, known) {
   if (!known) return model.effectsMissing ?? "Effects were not measured for this model.";
-  const cuts = state.cuts.length ? " Estimates are for further cuts, with these in place." : "";
+  const cuts = state.cuts.length ? " Effects are those of further cuts, with these in place." : "";
   return dotWords() + errorWords(model) + cuts;
 }
 

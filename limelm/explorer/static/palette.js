@@ -87,10 +87,14 @@ function drawScale(context, x, y, width, limit, { hue = "diverging", unit = "", 
   context.fillStyle = canvasColors().soft;
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "top";
-  for (const [at, value] of TICKS[hue]) {
-    context.textAlign = at === 0 ? "left" : at === 1 ? "right" : "center";
-    context.fillText(asText(value * limit * factor), x + at * width, y + height + 3);
-  }
+  const labels = TICKS[hue].map(([at, value]) => {
+    const text = asText(value * limit * factor);
+    const size = context.measureText(text).width;
+    return { text, size, left: x + at * width - size * (at === 0 || at === 1 ? at : 0.5) };
+  });
+  const room = labels.slice(1).map(({ left }, i) => left - labels[i].left - labels[i].size);
+  const step = Math.min(...room) < 8 ? 2 : 1; // fewer where they would touch
+  labels.filter((_, i) => i % step === 0).forEach(({ text, left }) => context.fillText(text, left, y + height + 3));
   context.textAlign = "left";
   context.fillText(unit, x + width + 6, y - 1);
 }

@@ -26,6 +26,9 @@ function readingBlock(place) {
   return place.dependsOnTokens ? place.weights : place.effectsByToken;
 }
 
+/** Whether the chosen heads' route from the source of an index is cut. */
+const isCutHere = (place, i) => cutPart(place, place.sources[i], state.row) === 1;
+
 function currentReading() {
   const key = [dataVersion, state.model, state.minus, state.place, state.row].join("|");
   if (reading?.key === key) return reading;
@@ -46,6 +49,7 @@ function currentReading() {
   }
   for (let t = 0; t < currentModel().tokens.length; t++) {
     for (let i = 0; i < place.sources.length; i++) {
+      if (isCutHere(place, i)) continue;
       for (let column = 0; column < reading.columns; column++) {
         reading.limit = Math.max(reading.limit, Math.abs(reading.at(t, i, column)) || 0);
       }
@@ -78,10 +82,10 @@ const readingSource = {
   columnName: (t) => tokenName(currentModel(), t, 12),
   rowName(r) {
     const place = currentPlace();
-    const isCut = cutPart(place, place.sources[r], state.row) === 1;
-    return (isCut ? "cut: " : "") + sourceName(currentModel(), place.sources[r]);
+    return (isCutHere(place, r) ? "cut: " : "") + sourceName(currentModel(), place.sources[r]);
   },
   paint(context, t, r, x, y, { width, height }) {
+    if (isCutHere(currentPlace(), r)) return; // blank
     const { at, columns, limit } = reading;
     const part = (width - 1) / columns;
     for (let column = 0; column < columns; column++) {
@@ -95,14 +99,13 @@ const readingSource = {
     if (!cell) return hideTip();
     const values = Array.from({ length: reading.columns }, (_, column) => reading.at(cell.t, cell.r, column));
     const what = place.dependsOnTokens ? "weight" : "part of the effect, estimated";
-    const isCut = cutPart(place, place.sources[cell.r], state.row) === 1;
     showTip(event, tokenName(currentModel(), cell.t), [
       ["position, id", `${cell.t}, ${currentModel().tokens[cell.t].id}`],
       ["layer", place.name],
       ["head", headOf(state.row)],
       ["source", sourceName(currentModel(), place.sources[cell.r])],
       [reading.difference ? `${what}, difference` : what,
-        isCut ? "cut" : values.map(short).join(", ") + (place.dependsOnTokens ? "" : " nats")],
+        isCutHere(place, cell.r) ? "cut" : values.map(short).join(", ") + (place.dependsOnTokens ? "" : " nats")],
     ]);
   },
   pick({ t, r }) {
@@ -117,8 +120,10 @@ function readingWords(place) {
   if (place.dependsOnTokens) return `Weights of ${place.name}, ${keyName(state.row)}: how much it reads of ${each}.`;
   const same = `${place.name} reads with the same weights at every token`;
   if (!place.effectsByToken) return `${same}, and effects by token were not kept.`;
-  return `${same}; so what is shown, for ${keyName(state.row)}, is how much reading ${each} matters, in nats ` +
-    "of the mean loss.";
+  return `${same}; so what is shown, for ${keyName(state.row)}, is how much reading ${each} matters. The numbers are ` +
+    "estimates, in nats: a cell is the part of the sentence's mean loss that arises where this token reads, and it " +
+    "may show in the losses of later tokens. Whose loss changes is seen by cutting: the underlines of the sentence " +
+    "then tell it.";
 }
 
 function drawReading() {

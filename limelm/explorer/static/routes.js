@@ -19,15 +19,22 @@ function numbersOfPlace(place, other, reasons, t) {
   const { estimates, measured } = against && !reasons.effects
     ? effectsMinus(own, effectsOf(other, against, t, state.row)) : own;
   const ofSentence = isOfSentence(place, t);
+  const cut = place.sources.map((source) => cutPart(place, source, state.row));
   return {
     place,
-    weights: against && !reasons.weights ? minus(weightsIn(place), weightsIn(against)) : weightsIn(place),
-    effects: bestEffects({ estimates, measured }, ofSentence),
+    weights: against && !reasons.weights
+      ? withoutNumbers(minus(weightsIn(place), weightsIn(against)), cut) : weightsIn(place),
+    effects: withoutNumbers(bestEffects({ estimates, measured }, ofSentence), cut),
     estimates,
     measured,
     ofSentence,
-    cut: place.sources.map((source) => cutPart(place, source, state.row)),
+    cut,
   };
+}
+
+/** A place's values, as many for each source, with none (NaN) where the route is cut. */
+function withoutNumbers(values, cut) {
+  return values?.map((value, i) => (cut[Math.floor((i * cut.length) / values.length)] === 1 ? NaN : value)) ?? null;
 }
 
 const largest = (lists) => lists.reduce(
@@ -91,6 +98,23 @@ function cutHeads(place, source) {
   return place.rows.filter((_, i) => rows[i]).map(rowName).join("; ");
 }
 
+/** What a route that is cut was before, in the untouched model: its weight, and its effect on the whole sentence. */
+function factsBeforeCut({ place: number, source }) {
+  const model = untouched.models[state.model];
+  const place = placeOf(model, number);
+  const at = place.sources.indexOf(source);
+  const weights = weightsOfRow(place, weightsAt(place, scopeToken()), state.row);
+  const { estimates, measured } = effectsOf(model, place, null, state.row);
+  const estimate = estimates && `estimated ${signed(estimates[at])}`;
+  const loss = measured[at] ? `measured ${signed(measured[at].loss)}${estimate ? ` (${estimate})` : ""}` : estimate;
+  const mark = scopeToken() === null ? "" : ", whole sentence";
+  return [
+    ["this route", loss ? `cut; before: ${loss} nats${mark}` : "cut"],
+    ["weight before", weights
+      && [...weights.slice(at * place.columns, (at + 1) * place.columns)].map(short).join(", ")],
+  ];
+}
+
 /** A route's place, row, weight and effects as pairs of a name and a value. */
 function routeFacts(route) {
   const model = currentModel();
@@ -102,7 +126,7 @@ function routeFacts(route) {
     ["source", `${sourceName(model, route.source)} (number ${route.source})`],
     ["at", scopeWords()],
   ];
-  if (numbers.cut === 1) return [...where, ["this route", "cut"]];
+  if (numbers.cut === 1) return [...where, ...factsBeforeCut(route)];
   const sum = state.row === ALL_ROWS && place.rows.length > 1;
   const noWeights = state.row === ALL_ROWS || rowOf(place, state.row) >= 0 ? "…" : "no such head here";
   const minusWord = subtracted() ? ", difference" : "";
@@ -150,8 +174,8 @@ function rankFacts(route) {
   const losses = effects && uncutNumbers(place, (key) => bestEffectsOf(currentModel(), place, t, key));
   const mark = ofSentence && t !== null ? " (whole sentence)" : "";
   return [
-    ["rank by weight", rankOf(uncutNumbers(place, largestOfColumns), at)],
-    ["rank by effect", losses ? rankOf(losses, at) + mark : null],
+    ["rank by size of the weight", rankOf(uncutNumbers(place, largestOfColumns), at)],
+    ["rank by size of the effect", losses ? rankOf(losses, at) + mark : null],
   ];
 }
 

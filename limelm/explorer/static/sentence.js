@@ -87,7 +87,8 @@ function drawSentence() {
   drawChips();
   const mean = meanOf(model.loss);
   const count = model.tokens.length;
-  const losses = mean === null ? "" : ` Mean loss ${short(mean)} nats (perplexity ${short(Math.exp(mean))}).`;
+  const losses = mean === null ? "" : ` Mean loss ${short(mean)} nats${state.cuts.length ? " with the cuts" : ""} ` +
+    `(perplexity ${short(Math.exp(mean))}).`;
   say(byId("sentence-lead"), `${count.toLocaleString("en")} tokens.${losses} Choose one to look at it.`);
   show(byId("loss-scale"), mean !== null);
   const context = fitted(byId("loss-scale"), 340, 28);

@@ -17,11 +17,18 @@ const state = {
   text: "",
   cuts: [], // {place, row or null, source}
 };
+let wanted = null; // the text and cuts that the server is being asked for: {text, cuts, changes, controller}
 let hovered = null; // {place, source} below the pointer
 let looked = null; // {place, source} that was below the pointer last, since a route was chosen
 const drawings = []; // functions that bring a view up to date
 let scheduled = false;
 let addressTimer = 0;
+
+/** What is chosen, with the text and the cuts that are still being asked for. */
+function aimed() {
+  const { text, cuts } = wanted ?? state;
+  return { ...state, ...wanted?.changes, text, cuts };
+}
 
 const currentModel = () => data.models[state.model];
 const currentPlace = () => placeOf(currentModel(), state.place);
@@ -49,13 +56,20 @@ function schedule() {
   });
 }
 
+function writeAddress() {
+  clearTimeout(addressTimer);
+  if (location.protocol === "about:") return; // in a notebook's frame, which has no address
+  history.replaceState(null, "", `#${address()}`);
+}
+
 function update(changes) {
   Object.assign(state, changes);
+  for (const name of Object.keys(changes)) delete wanted?.changes[name]; // the last choice counts
   if ("place" in changes || "source" in changes) looked = null;
   settle();
   schedule();
   clearTimeout(addressTimer);
-  addressTimer = setTimeout(() => history.replaceState(null, "", `#${address()}`), 120);
+  addressTimer = setTimeout(writeAddress, 120);
 }
 
 const sameRoute = (one, other) => one?.place === other?.place && one?.source === other?.source;
@@ -106,15 +120,14 @@ function settle() {
 const cutText = ({ place, row, source }) => `${place}-${row ?? "all"}-${source}`;
 
 function address() {
-  const parts = new URLSearchParams({
-    model: state.model, token: state.token, row: state.row, scope: state.scope, lens: state.lens, chance: state.chance,
-  });
-  if (state.place !== null) parts.set("route", `${state.place}-${state.source}`);
-  if (state.flow !== null) parts.set("flow", state.flow);
-  if (state.pinned) parts.set("pinned", 1);
-  if (state.minus !== null) parts.set("minus", state.minus);
-  if (data.live) parts.set("text", state.text);
-  if (state.cuts.length) parts.set("cuts", state.cuts.map(cutText).join(","));
+  const { model, minus, token, place, row, source, pinned, scope, lens, chance, flow, text, cuts } = aimed();
+  const parts = new URLSearchParams({ model, token, row, scope, lens, chance });
+  if (place !== null) parts.set("route", `${place}-${source}`);
+  if (flow !== null) parts.set("flow", flow);
+  if (pinned) parts.set("pinned", 1);
+  if (minus !== null) parts.set("minus", minus);
+  if (data.live) parts.set("text", text);
+  if (cuts.length) parts.set("cuts", cuts.map(cutText).join(","));
   return parts.toString();
 }
 
@@ -123,23 +136,24 @@ const numberIn = (text, otherwise) => (/^\d{1,9}$/.test(text ?? "") ? Number(tex
 
 /** What an address says; whatever it does not say, or says wrongly, stays as it is. */
 function fromAddress(hash) {
+  const now = aimed();
   const parts = new URLSearchParams(hash.replace(/^#/, ""));
   const route = /^(\d{1,6})-(\d{1,6})$/.exec(parts.get("route") ?? "");
   const minusText = parts.get("minus");
   const cuts = (parts.get("cuts") ?? "").split(",").map((cut) => /^(\d{1,6})-(\d{1,6}|all)-(\d{1,6})$/.exec(cut));
   return {
-    model: numberIn(parts.get("model"), state.model),
+    model: numberIn(parts.get("model"), now.model),
     minus: minusText === "untouched" ? minusText : numberIn(minusText, null),
-    token: numberIn(parts.get("token"), state.token),
-    place: route ? Number(route[1]) : state.place,
-    source: route ? Number(route[2]) : state.source,
-    row: parts.get("row") ?? state.row,
+    token: numberIn(parts.get("token"), now.token),
+    place: route ? Number(route[1]) : now.place,
+    source: route ? Number(route[2]) : now.source,
+    row: parts.get("row") ?? now.row,
     pinned: parts.get("pinned") === "1",
-    scope: oneOf(parts.get("scope"), ["sentence", "token"], state.scope),
-    lens: oneOf(parts.get("lens"), ["lens", "sourceLens"], state.lens),
-    chance: oneOf(parts.get("chance"), ["best", "next"], state.chance),
-    flow: parts.has("flow") ? inRange(numberIn(parts.get("flow"), 80), 10, 100) : state.flow,
-    text: parts.get("text") ?? state.text,
+    scope: oneOf(parts.get("scope"), ["sentence", "token"], now.scope),
+    lens: oneOf(parts.get("lens"), ["lens", "sourceLens"], now.lens),
+    chance: oneOf(parts.get("chance"), ["best", "next"], now.chance),
+    flow: parts.has("flow") ? inRange(numberIn(parts.get("flow"), 80), 10, 100) : now.flow,
+    text: parts.get("text") ?? now.text,
     cuts: cuts.filter(Boolean).map(([, place, row, source]) => (
       { place: Number(place), row: row === "all" ? null : Number(row), source: Number(source) })),
   };
