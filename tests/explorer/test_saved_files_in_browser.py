@@ -57,6 +57,18 @@ def test_a_page_without_a_lens_is_saved_without_one(show, tmp_path):
     assert saved_json(show(data), tmp_path)["lens"] is None
 
 
+def test_a_name_is_no_formula_to_a_spreadsheet(show, tmp_path):
+    data = sample(2)
+    data["models"][1]["label"] = "=1+1"
+    tab = show(data, "#minus=1")
+    with tab.expect_download() as download:
+        tab.click("#save-csv")
+    download.value.save_as(tmp_path / "shown.csv")
+    with (tmp_path / "shown.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["minus"] for row in rows} == {"'=1+1"} and any(float(row["weight"]) < 0 for row in rows)
+
+
 def texts_of_picture(tab):
     """Every text that was drawn on the saved picture, which is on no canvas of the page."""
     tab.evaluate("drawn.length = 0")

@@ -96,7 +96,8 @@ function shownJson() {
 }
 
 const csvField = (value) => {
-  const text = value === null ? "" : String(value);
+  const isFormula = typeof value === "string" && /^[=+\-@\t\r]/.test(value); // to a spreadsheet
+  const text = value === null ? "" : `${isFormula ? "'" : ""}${value}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 
