@@ -9,11 +9,16 @@ from limelm.evaluation.items import read_record, write_record
 from limelm.evaluation.kept import KeptAnswers, KeptTask, KeptText, read_kept
 
 IDENTITY = {"checkpoint": "abc", "limit": None, "window": 8}
+#: The same by classes of tokens.
+CLASSES = {"context_nats": [1.5, 2], "context_tokens": [1, 3], "share_nats": [3.5], "share_tokens": [4]}
 RECORDS = {
     KeptText: {
         "identity": IDENTITY,
         "domain": "held\x1bout",
-        "items": [{"nats": 3.5, "tokens": 4, "bytes": 9}, {"nats": 0, "tokens": 0, "bytes": 0}],
+        "items": [
+            {"nats": 3.5, "tokens": 4, "bytes": 9, **CLASSES},
+            {"nats": 0, "tokens": 0, "bytes": 0, **{key: [] for key in CLASSES}},
+        ],
     },
     KeptTask: {
         "identity": IDENTITY,
