@@ -52,7 +52,12 @@ def load_checkpoint(checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrained
 def load_on(device: torch.device, checkpoint: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer onto a device; on a CPU the model computes in float32."""
     model, tokenizer = load_checkpoint(checkpoint)
-    return (model.float() if device.type == "cpu" else model.to(device)), tokenizer
+    return to_device(model, device), tokenizer
+
+
+def to_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move a model to a device; on a CPU it computes in float32."""
+    return model.float() if device.type == "cpu" else model.to(device)
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:

@@ -82,3 +82,9 @@ def _is_object(path: Path) -> bool:
         return isinstance(json.loads(path.read_text(encoding="utf-8-sig")), dict)
     except (OSError, ValueError, RecursionError):
         return False
+
+
+def with_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text that begins with BOS, or else EOS, as every document does in training."""
+    bos = tokenizer.bos_token or tokenizer.eos_token or ""
+    return text if text.startswith(bos) else bos + text

@@ -260,12 +260,8 @@ def _places(which: Which, allowed: set[int], name: str) -> set[int]:
 
 def _chosen(reader: DepthReader, head: Which, source: Which, weight_set: str | None) -> Tensor:
     """Which routes of a reader are meant, `[R, n]`."""
-    sets = reader.weight_sets or ("",)
-    heads = reader.num_rows // len(sets)
-    rows = torch.tensor([weight_set in (None, name) for name in sets]).repeat_interleave(heads)
-    if head is not None:
-        wanted = (head,) if isinstance(head, int) else head
-        rows &= torch.tensor([row in wanted for row in range(heads)]).repeat(len(sets))
+    heads = None if head is None else {head} if isinstance(head, int) else set(head)
+    rows = torch.tensor([weight_set in (None, name) and (heads is None or row in heads) for name, row in reader.rows])
     columns = torch.ones(len(reader.source_ids), dtype=torch.bool)
     if source is not None:
         wanted = (source,) if isinstance(source, int) else source
@@ -278,10 +274,10 @@ def _describe(readers: list[DepthReader], layers: set[int]) -> str:
     """Say in words which routes the readers of some places have."""
     own = [reader for reader in readers if reader.place in layers]
     sets = dict.fromkeys(name for reader in own for name in reader.weight_sets)
-    heads = max(reader.num_rows // max(1, len(reader.weight_sets)) for reader in own)
+    last = max(head for reader in own for _, head in reader.rows)
     sources = sorted({source for reader in own for source in reader.source_ids})
     named = f", sets {', '.join(sets)}" if sets else ""
-    return f"there are heads 0 to {heads - 1}, sources {sources[0]} to {sources[-1]}{named}"
+    return f"there are heads 0 to {last}, sources {sources[0]} to {sources[-1]}{named}"
 
 
 def routes(model: PreTrainedModel) -> Routes:

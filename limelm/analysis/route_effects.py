@@ -309,16 +309,14 @@ def _list_routes(
             continue
         cut, to_mean = (each.sum(dim=(0, 1)) for each in estimates[reader])
         first = rows_before.get(reader.place, 0)
-        sets = reader.weight_sets or ("",)
-        heads = reader.num_rows // len(sets)
-        for row in range(reader.num_rows):
+        for row, (name, head) in enumerate(reader.rows):
             for column, source in enumerate(reader.source_ids):
                 found.append(
                     Route(
                         place=reader.place,
                         row=first + row,
-                        weight_set=sets[row // heads],
-                        head=row % heads,
+                        weight_set=name,
+                        head=head,
                         source=source,
                         column=column,
                         weight=float(weights.layers[reader.place][first + row, source]),

@@ -10,6 +10,7 @@ from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
 from limelm.cli.types import any_text, integer
 from limelm.errors import Stopped, UserError
+from limelm.extras import require_extra
 
 HELP = "type a sentence and see what every layer reads, and what it matters"
 NEEDS = None
@@ -90,9 +91,9 @@ def _serve(options: argparse.Namespace) -> None:
     if options.out is not None:
         raise UserError("--out: not with --serve, which writes no file; the live page saves what it shows")
     from limelm.explorer.checkpoints import load_subjects
-    from limelm.explorer.server import Explorer, check_port, require_server, serve
+    from limelm.explorer.server import Explorer, check_port, serve
 
-    require_server()
+    require_extra("explore", "--serve")
     port = options.port or DEFAULT_PORT
     check_port(port)
     explorer = Explorer(load_subjects(options.checkpoints, find_device(options.device)), options.text)

@@ -38,16 +38,16 @@ def run(options: argparse.Namespace) -> None:
 
     from limelm.evaluation.finite import FiniteLogits
     from limelm.loading import context_length, load_checkpoint
+    from limelm.tokenizers import with_bos
 
     if not (options.temperature == 0 or 1e-3 <= options.temperature <= 1e3):
         raise UserError(f"--temperature {options.temperature} must be 0, or from 0.001 to 1000")
     if not 0 < options.top_p <= 1:
         raise UserError(f"--top-p {options.top_p} is outside (0, 1]")
     model, tokenizer = load_checkpoint(options.checkpoint)
-    # In training every document starts with BOS.
-    bos = tokenizer.bos_token or tokenizer.eos_token or ""
-    text = options.prompt if options.prompt.startswith(bos) else bos + options.prompt
-    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    inputs = tokenizer(with_bos(options.prompt, tokenizer), add_special_tokens=False, return_tensors="pt").to(
+        model.device
+    )
     length = inputs["input_ids"].shape[1]
     if not length:
         raise UserError("PROMPT is empty, and the tokenizer has no BOS or EOS token to begin with; give some text")

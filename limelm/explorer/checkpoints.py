@@ -7,7 +7,7 @@ import torch
 
 from limelm.errors import UserError
 from limelm.explorer.exploration import Subject
-from limelm.loading import load_model, load_tokenizer, model_labels
+from limelm.loading import load_model, load_tokenizer, model_labels, to_device
 
 STEP = re.compile(r"checkpoint-(\d+)")
 
@@ -43,5 +43,4 @@ def _load(checkpoint: str, label: str, device: torch.device) -> Subject:
     training = Path(checkpoint).resolve().parents[1]
     has_own = step is None or (Path(checkpoint) / "tokenizer.json").exists()
     tokenizer = load_tokenizer(checkpoint if has_own else training)
-    model = model.float() if device.type == "cpu" else model.to(device)
-    return Subject(label, model.eval(), tokenizer, step)
+    return Subject(label, to_device(model, device).eval(), tokenizer, step)

@@ -15,6 +15,7 @@ from limelm.explorer.measure import as_blocks, measure
 from limelm.explorer.page import page
 from limelm.files import write_text
 from limelm.loading import context_length
+from limelm.tokenizers import with_bos
 
 NOTEBOOK_HEIGHT = 900  # pixels
 
@@ -111,10 +112,8 @@ def encode(text: str, subject: Subject) -> Tensor:
     """
     if not text:
         raise UserError("the text is empty; give some")
-    tokenizer = subject.tokenizer
-    bos = tokenizer.bos_token or tokenizer.eos_token or ""
-    text = text if bos and text.startswith(bos) else bos + text
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+    begun = with_bos(text, subject.tokenizer)
+    ids = torch.tensor(subject.tokenizer(begun, add_special_tokens=False).input_ids, dtype=torch.long)
     context = context_length(subject.model.config)
     if not len(ids):
         raise UserError(f"{subject.label} reads no token in the text; give another")

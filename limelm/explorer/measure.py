@@ -58,7 +58,8 @@ def measure(
         effects = None
         if readers and len(input_ids) > 1:
             effects = _effects(model, ids, label if has_bar else None)
-        lens, source_lens, missing = _lenses(model, ids, label, readers, sources)
+        reader = ActivationReader(model, label)
+        lens, source_lens, missing = _lenses(reader, ids, readers, sources)
     measured = [] if effects is None else _measured(effects)
     special = set(tokenizer.all_special_ids)
     shown = [
@@ -72,7 +73,7 @@ def measure(
         "sourceNames": _source_names(readers),
         "sourcesAre": readers[0].reads_what if readers else None,
         "ownSource": "made" if readers and readers[0].makes_own_source else "input",
-        "places": _places(readers, weights, effects, len(ActivationReader(model, label).layers)),
+        "places": _places(readers, weights, effects, len(reader.layers)),
         "loss": [None, *logits.losses],
         "predictions": logits.predictions,
         "measured": measured,
@@ -185,7 +186,7 @@ def _places(
     total = sum(each.numel() for each in weights.values())
     places = []
     for place, own in by_place.items():
-        rows = [{"set": name, "head": head} for reader in own for name, head in _rows(reader)]
+        rows = [{"set": name, "head": head} for reader in own for name, head in reader.rows]
         by_token = None if effects is None else effects.by_token[place][0].numpy()
         places.append(
             {
@@ -246,11 +247,10 @@ def _effect_error(measured: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _lenses(
-    model: PreTrainedModel, ids: Tensor, label: str, readers: Sequence[DepthReader], sources: dict[int, Tensor]
+    reader: ActivationReader, ids: Tensor, readers: Sequence[DepthReader], sources: dict[int, Tensor]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None, str | None]:
     """The logit lens of representations, that of sources which are others, and why there is none."""
     try:
-        reader = ActivationReader(model, label)
         lens = LogitLens(reader, ids[0])
     except (LookupError, UserError) as error:
         return None, None, str(error)
@@ -316,7 +316,7 @@ def cut_routes(model: PreTrainedModel, changes: Sequence[dict[str, Any]]) -> Rou
     for change in changes:
         place, row, source = change["place"], change["row"], change["source"]
         own = [reader for reader in of.readers if reader.place == place]
-        rows = [(name, head) for reader in own for name, head in _rows(reader)]
+        rows = [row for reader in own for row in reader.rows]
         if not own:
             raise UserError(f"layer {place} reads nothing that can be cut")
         if not any(source in reader.source_ids for reader in own):
@@ -326,9 +326,3 @@ def cut_routes(model: PreTrainedModel, changes: Sequence[dict[str, Any]]) -> Rou
         name, head = (None, None) if row is None else rows[row]
         of = of.cut(place, head, source, name or None)
     return of
-
-
-def _rows(reader: DepthReader) -> list[tuple[str, int]]:
-    """The set and the head of each row of a reader."""
-    sets = reader.weight_sets or ("",)
-    return [(name, head) for name in sets for head in range(reader.num_rows // len(sets))]

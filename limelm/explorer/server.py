@@ -16,8 +16,8 @@ from typing import Any
 from limelm.errors import UserError
 from limelm.explorer.exploration import Exploration, Subject, explore_subjects
 from limelm.explorer.measure import as_blocks, cut_routes
-from limelm.explorer.page import page, to_json
-from limelm.extras import import_extra, require_extra
+from limelm.explorer.page import to_json
+from limelm.extras import import_extra
 from limelm.records import AnyText, build, parse_json
 
 LOOPBACK = "127.0.0.1"
@@ -101,7 +101,7 @@ def make_application(explorer: Explorer, port: int) -> Any:
         return responses.Response(to_json({"error": line}), status, headers, "application/json")
 
     async def show(request: Any) -> Any:
-        return refusal(request) or responses.HTMLResponse(page(as_blocks(explorer.first.data)), headers=headers)
+        return refusal(request) or responses.HTMLResponse(explorer.first.page(), headers=headers)
 
     async def ask(request: Any) -> Any:
         refused = refusal(request)
@@ -143,15 +143,6 @@ def read_question(body: bytes) -> Question:
     if len(question.changes) > MOST_CHANGES:
         raise UserError(f"the question: {len(question.changes)} changes are more than {MOST_CHANGES:,}")
     return question
-
-
-def require_server() -> None:
-    """Look for what serving needs.
-
-    Raises:
-        MissingExtra: where it is not installed.
-    """
-    require_extra("explore", "--serve")
 
 
 def check_port(port: int) -> None:

@@ -66,6 +66,12 @@ class DepthReader(DepthModule):
         """
         return mix(sources, weights) if self.change is None else self.change(mix, sources, weights, first_row, part)
 
+    @property
+    def rows(self) -> list[tuple[str, int]]:
+        """The set of each row of its weights, "" where there is one for all, and the row's number in it: its head."""
+        sets = self.weight_sets or ("",)
+        return [(name, head) for name in sets for head in range(self.num_rows // len(sets))]
+
     def source_name(self, number: int) -> str:
         """Name what left a source, for people: 0 are the embeddings."""
         if number == 0:

@@ -1,5 +1,6 @@
 """A browser that opens the explorer's pages."""
 
+import csv
 import re
 import shutil
 
@@ -98,3 +99,12 @@ def after(label, text):
 def labels_of(tab, scale, count):
     """The last labels that were drawn below a scale, on a page that notes the texts it draws."""
     return tab.evaluate("id => drawn.filter((label) => label.id === id && label.y > 10)", scale)[-count:]
+
+
+def saved_routes(tab, tmp_path):
+    """The rows of the CSV, by place and source."""
+    with tab.expect_download() as download:
+        tab.click("#save-csv")
+    download.value.save_as(tmp_path / "routes.csv")
+    with (tmp_path / "routes.csv").open(encoding="utf-8", newline="") as stream:
+        return {(int(row["place"]), int(row["source"])): row for row in csv.DictReader(stream)}

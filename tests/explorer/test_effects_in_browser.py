@@ -1,6 +1,5 @@
 """What the explorer's page says of effects in a real browser: measured before estimated, and how far to trust them."""
 
-import csv
 import re
 from itertools import pairwise
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from limelm.explorer.page import block, data_of, page
-from tests.explorer.conftest import DRAWN_TEXT, after, labels_of, point_at, settled
+from tests.explorer.conftest import DRAWN_TEXT, after, labels_of, point_at, saved_routes, settled
 from tests.explorer.sample import sample
 
 ROWS = ["keys.0", "keys.1", "values.0", "values.1"]
@@ -23,15 +22,6 @@ def with_cuts(*cuts, error=None, **options):
     ]
     data["models"][0] |= {"measured": measured, "effectError": error}
     return data
-
-
-def saved_routes(tab, tmp_path):
-    """The rows of the CSV, by place and source."""
-    with tab.expect_download() as download:
-        tab.click("#save-csv")
-    download.value.save_as(tmp_path / "routes.csv")
-    with (tmp_path / "routes.csv").open(encoding="utf-8", newline="") as stream:
-        return {(int(row["place"]), int(row["source"])): row for row in csv.DictReader(stream)}
 
 
 def dot_color(tab, grid, column, row):

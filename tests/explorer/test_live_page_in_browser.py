@@ -1,12 +1,11 @@
 """The explorer's page in a real browser, served by a program that answers."""
 
-import csv
 import re
 from itertools import pairwise
 
 import pytest
 
-from tests.explorer.conftest import DRAWN_TEXT, labels_of, point_at, settled
+from tests.explorer.conftest import DRAWN_TEXT, labels_of, point_at, saved_routes, settled
 from tests.explorer.stub_server import served
 
 
@@ -58,14 +57,6 @@ def cut(tab):
     """Cut the route of the panel and wait for the answer."""
     tab.click("#cut")
     tab.wait_for_selector("#cut-list li")
-
-
-def saved_routes(tab, tmp_path):
-    with tab.expect_download() as download:
-        tab.click("#save-csv")
-    download.value.save_as(tmp_path / "routes.csv")
-    with (tmp_path / "routes.csv").open(encoding="utf-8", newline="") as stream:
-        return {(int(row["place"]), int(row["source"])): row for row in csv.DictReader(stream)}
 
 
 def test_a_route_that_is_cut_is_said_to_be_cut_everywhere(visit, server, tmp_path):
