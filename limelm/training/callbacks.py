@@ -196,8 +196,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if this_process().num_processes > 1:  # all of them stop after the same step
-            received = torch.tensor(self.received or 0, device=args.device)
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-            self.received = int(received) or None
+            agreed = torch.tensor(self.received or 0, device=args.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            if not agreed:
+                return  # a signal that came while the processes agreed stops them after the next step
+            self.received = int(agreed)
         if self.received is not None:
             control.should_save = control.should_training_stop = True

@@ -2,13 +2,16 @@
 
 import io
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from limelm.errors import UserError
 from limelm.training import train_model
-from limelm.training.callbacks import MetricsLog, ProgressBar
+from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from tests.recipes import prepared, small_recipe
 
 
@@ -88,3 +91,22 @@ def test_a_tracker_that_is_not_installed_is_refused_before_any_work(tmp_path, mo
     with pytest.raises(UserError, match="--report-to wandb: not installed; install it with: pip install wandb"):
         train_model(small_recipe(tmp_path), "static", prepared(tmp_path / "tokens"), tmp_path / "run", ["wandb"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_comes_while_processes_agree_stops_them_after_the_next_step(monkeypatch):
+    """This process has already said that it goes on when the signal comes: it is not to be forgotten."""
+    monkeypatch.setattr("limelm.training.callbacks.this_process", lambda: SimpleNamespace(num_processes=2))
+    signals = iter([signal.SIGTERM])
+
+    def all_reduce(tensor, operation):
+        for number in signals:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    arguments = SimpleNamespace(device="cpu")
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    with StopOnSignal() as stop:
+        stop.on_step_end(arguments, state(1), control)
+        assert not control.should_training_stop
+        stop.on_step_end(arguments, state(2), control)
+    assert stop.received == signal.SIGTERM and control.should_save and control.should_training_stop
