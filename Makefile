@@ -3,6 +3,7 @@
 # make test          run all tests
 # make lint          check style, format and types
 # make docs          check pages: links, names, commands and Python in them, spelling, docstrings
+# make package       build the source distribution and the wheel of what is committed into dist/, and check them
 # make test-oldest   run the tests with the oldest supported transformers
 # make test-newest   run the tests with the newest releases that pyproject.toml allows, from the package index each time
 # make test-hf       run transformers' own common model tests on every model, beside Llama
@@ -26,12 +27,12 @@ CHAOS := .chaos
 # Tests of one file stay together: some share what a file has made once.
 IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test lint docs test-oldest test-newest test-hf chaos wrong-calls clean
+.PHONY: setup demo test lint docs package test-oldest test-newest test-hf chaos wrong-calls clean
 
 setup: $(VENV)/.runs
 
 demo: $(VENV)/.runs
-	$(VENV)/bin/limelm reproduce tiny --out $(DEMO)
+	$(VENV)/bin/limelm demo --out $(DEMO)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest $(IN_PARALLEL)
@@ -44,6 +45,9 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_runs.py tests/test_docstrings.py \
 		tests/test_spelling.py
+
+package: $(VENV)/.installed
+	$(VENV)/bin/python -m dev.package
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest $(IN_PARALLEL)
@@ -69,7 +73,7 @@ wrong-calls: $(VENV)/.installed
 	$(VENV)/bin/python -m tests.wrong_calls
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .hf-tests $(CHAOS) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) dist .hf-tests $(CHAOS) $(DEMO)
 
 # What runs and analyses need, without the tools of tests and benchmarks.
 $(VENV)/.runs: pyproject.toml constraints.txt

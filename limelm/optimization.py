@@ -1,6 +1,7 @@
 """Parameter groups for an optimizer, and activation checkpointing, for any training loop."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ def parameter_groups(
     router_learning_rate: float = 1e-2,
     weight_decay: float = 0.1,
     decay: Mapping[str, bool] | None = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Parameter groups for `torch.optim.AdamW`: routers learn faster; routing weights, norms and biases do not decay.
 
     The paper's Table 3 and the groups of its code, for any model: those of this package, models of other families with

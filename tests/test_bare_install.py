@@ -283,6 +283,7 @@ CALLS = {
     "lab": {
         "analyze": "analyze {made}/llama --data {made}/text.txt --out analysis",
         "bench": "bench --out bench",
+        "demo": "demo",
         "eval": "eval {made}/llama --domain {made}/text.txt --out scores",
         "plan": "plan tiny --model static",
         "recipes": "recipes",

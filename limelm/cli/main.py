@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from limelm._version import __version__
-from limelm.cli import analyze, bench, convert, data, eval, explore, generate, plan, recipes, reproduce, train
+from limelm.cli import analyze, bench, convert, data, demo, eval, explore, generate, plan, recipes, reproduce, train
 from limelm.cli.completion import SHELLS, PrintCompletion
 from limelm.cli.failures import explain
 from limelm.cli.output import Output, as_json, quiet_stdout
@@ -18,6 +18,7 @@ from limelm.errors import UserError
 from limelm.extras import require_extra
 
 COMMANDS = {
+    "demo": demo,
     "recipes": recipes,
     "reproduce": reproduce,
     "train": train,
@@ -33,7 +34,7 @@ COMMANDS = {
 EPILOG = """\
 Start with:
 
-  limelm reproduce tiny --out demo
+  limelm demo
 
 Results are on stdout, as one JSON document with --json; progress, notes and errors are on stderr. docs/command_line.md
 has the documents' keys.
@@ -44,7 +45,7 @@ exit codes:
   2      wrong input, or something is missing: one line on stderr says what
   128+n  ended by signal n, as 130 by Ctrl-C; what was finished is kept
 """
-TAKE_FIELDS = ("reproduce", "train", "plan")  # any field of their recipe as --key value
+TAKE_FIELDS = ("demo", "reproduce", "train", "plan")  # any field of their recipe as --key value
 
 
 def main(arguments: list[str] | None = None) -> int:

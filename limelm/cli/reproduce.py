@@ -66,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, "RECIPE", nargs="+")
     add_shared(parser, "--out", "; made where it is missing")
     add_text_and_base(parser)
+    add_models_and_seeds(parser)
+    add_shared(parser, "--report-to")
+
+
+def add_models_and_seeds(parser: argparse.ArgumentParser) -> None:
+    """Declare which of a recipe's models are trained, and how often."""
     parser.add_argument(
         "--models",
         type=listed,
@@ -78,7 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train every model with N seeds, and say which models differ (default: as many as the recipe says)",
     )
-    add_shared(parser, "--report-to")
 
 
 @dataclass(frozen=True)

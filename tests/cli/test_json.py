@@ -55,6 +55,15 @@ def test_every_command_prints_its_document(made, capsys, monkeypatch):
     again = document(capsys, "reproduce", recipe, "--out", "run", *data, "--models", "llama,static")["runs"][0]
     assert again == {**run, "trained": []}
 
+    texts = [made / f"text-{number}.txt" for number in range(40)]
+    for path in texts:
+        path.write_text(f"a text in a file of its own, {path.name}, " * 20)
+    monkeypatch.setattr("limelm.data.presets.list_python_library", lambda: texts)
+    small = "--models llama --steps 1 --batch-size 1 --sequence-length 32 --vocab-size 270 --validation-fraction 0.2"
+    sizes = "--hidden-size 32 --intermediate-size 32 --num-hidden-layers 2 --num-attention-heads 2"
+    demo = document(capsys, "demo", *small.split(), *sizes.split())
+    assert demo["report"] == "demo/report.html" and demo["runs"][0]["recipe"] == "tiny"
+
     trained = document(capsys, "train", recipe, "--out", "one", *data, "--model", "static")
     assert trained["trained"] and trained["result"]["eval_loss"] == run["results"][1]["eval_loss"]
     assert not document(capsys, "train", recipe, "--out", "one", *data, "--model", "static")["trained"]
@@ -85,7 +94,7 @@ def test_every_command_prints_its_document(made, capsys, monkeypatch):
     assert [row["case"] for row in bench["times"]] == ["static"] and bench["depths"] == [] == bench["memory"]
 
     assert "tiny" in [recipe["name"] for recipe in document(capsys, "recipes")["recipes"]]
-    done |= {"reproduce", "train", "plan", "data prepare", "eval", "analyze", "explore", "bench", "recipes"}
+    done |= {"demo", "reproduce", "train", "plan", "data prepare", "eval", "analyze", "explore", "bench", "recipes"}
     assert done | {"convert"} == COMMANDS.keys()  # it has a test in test_convert.py
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from limelm.cli.main import COMMANDS, make_parser
+from limelm.cli.main import COMMANDS, TAKE_FIELDS, make_parser
 from limelm.cli.recipe_fields import split_fields
 
 MAIN, PARSERS = make_parser()
@@ -125,7 +125,7 @@ def test_examples_of_the_help_are_taken(command, tmp_path, monkeypatch):
     for words in calls:
         assert words[: len(command.split())] == command.split()
         left, fields = words[len(command.split()) :], {}
-        if command in ("reproduce", "train", "plan"):
+        if command in TAKE_FIELDS:
             left, fields = split_fields(PARSERS[command], left)
         _make_inputs(tmp_path, [*left, *fields.values()])
         options = PARSERS[command].parse_args(left)

@@ -25,6 +25,7 @@ NAMES = ("", "  ", "x" * 5000)
 #: What each command needs besides the wrong argument.
 COMPLETE = {
     "recipes": "",
+    "demo": "--out o",
     "reproduce": "small.toml --data T --out o",
     "train": "small.toml --model static --data T --out o",
     "plan": "small.toml --model static",
@@ -64,6 +65,11 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("recipes teeny", "teeny", "tiny"),
     ("recipes nowhere.toml", "nowhere.toml"),
     ("recipes tiny small", "small"),
+    ("demo tiny", "tiny"),
+    ("demo --data T", "data"),
+    ("demo --out o --models mamba", "mamba", "llama"),
+    ("demo --out o --stepz 3", "stepz", "steps"),
+    ("demo --out file", "file"),
     ("reproduce tiny", "--out"),
     ("reproduce --out o", "RECIPE"),
     ("reproduce huge --out o", "huge", "tiny"),
