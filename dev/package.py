@@ -86,8 +86,28 @@ def version_of(root: Path) -> str:
     return found[1]
 
 
+def try_installed(programs: Path) -> str | None:
+    """Run the demo in small, in an empty folder and not upon a clone.
+
+    Args:
+        programs: the folder of an environment's programs, `limelm` among them.
+
+    Returns:
+        What to mend, or None.
+    """
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with TemporaryDirectory() as folder:
+        for arguments in (["--version"], SMALL_DEMO):
+            if subprocess.run([programs / "limelm", *arguments], cwd=folder, env=alone).returncode:
+                return f"mend limelm {shlex.join(arguments)}, which failed"
+        has_report = (Path(folder) / "demo" / "report.html").exists()
+        return None if has_report else "mend limelm demo, which wrote no demo/report.html"
+
+
 def main() -> None:
-    """Build both into dist/ and check them."""
+    """Build both into dist/ and check them; with `try`, run what is installed instead."""
+    if sys.argv[1:] == ["try"]:
+        raise SystemExit(try_installed(Path(sys.executable).parent))
     if changed := git(ROOT, "status", "--porcelain", "--untracked-files=no"):
         raise SystemExit(f"make package: commit these first, or undo them:\n{changed}")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
