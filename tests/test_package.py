@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 pytest.importorskip("build")
 
 
-from dev.package import SMALL_DEMO, build, link_to
+from dev.package import LINK, SMALL_DEMO, build, link_to
 from limelm import __version__
 from tests.models.variants import tiny_model, token_ids
 
@@ -114,11 +114,13 @@ def test_classifiers_name_every_python_from_the_oldest_on():
 
 
 def test_links_of_the_index_page_lead_to_the_files_of_the_release():
-    text = "![curves](docs/a.png) [page](docs/a.md#part) [paper](https://arxiv.org) [below](#more) `x[0](y)`"
-    assert link_to("https://host/limelm/", text, "1.0") == (
-        "![curves](https://host/limelm/raw/v1.0/docs/a.png) [page](https://host/limelm/blob/v1.0/docs/a.md#part) "
-        "[paper](https://arxiv.org) [below](#more) `x[0](y)`"
-    ).replace("`x[0](y)`", "`x[0](https://host/limelm/blob/v1.0/y)`")
+    text = "![curves](docs/a.png) [page](docs/a.md#part) [paper](https://arxiv.org) [below](#more)"
+    assert link_to("https://host.example/limelm/", text, "1.0") == (
+        "![curves](https://host.example/limelm/raw/v1.0/docs/a.png) "
+        "[page](https://host.example/limelm/blob/v1.0/docs/a.md#part) [paper](https://arxiv.org) [below](#more)"
+    )
+    targets = [match[3] for match in LINK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
+    assert len(targets) > 8 and all((ROOT / target.partition("#")[0]).exists() for target in targets)
 
 
 # What it does
