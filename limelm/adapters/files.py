@@ -2,13 +2,14 @@
 
 `lime_adapter.json` says how routers are attached and to which model, `lime_adapter.safetensors` holds the routers and
 every weight of the model itself that was changed, `lora/` a LoRA in PEFT's format where the model has one, and
-`README.md` is a model card. The JSON is written last: without it there is no adapter.
+`README.md` a model card, which stays where there is one. The JSON is written last: without it there is no adapter.
 """
 
 import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -42,40 +43,26 @@ from limelm.adapters.parameters import (
 from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.files import is_dir, partial_of, write_text
+from limelm.models.card import Training, adapter_card, write_card
 from limelm.models.checkpoint_files import check_finite, is_local, reading
+from limelm.models.hub import PushOptions, push_folder, take_push
 from limelm.models.offload import offloaded_parameters
-from limelm.provenance import shown_path
 from limelm.routing import whole
 
-WEIGHTS, LORA, CARD = "lime_adapter.safetensors", "lora", "README.md"
-CARD_TEXT = """\
----
-library_name: limelm
-{front}tags:
-- lime
-- adapter
----
-
-# {name}
-
-{kind} (`routing="{routing}"`) for `{base}`, made with limelm {limelm}{beside}.
-
-```python
-import limelm
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("{base}")
-limelm.load_adapter(model, "PATH OR NAME OF THIS ADAPTER")
-```
-"""
+WEIGHTS, LORA = "lime_adapter.safetensors", "lora"
 
 
-def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
+def save_adapter(
+    model: PreTrainedModel, folder: str | Path, push_to_hub: bool = False, **options: Unpack[PushOptions]
+) -> Path:
     """Write a model's routers, and all weights trained beside them, into a folder.
 
     Args:
         model: with attached routers; or PEFT's model around one.
-        folder: made where it is missing. An adapter that is there is replaced.
+        folder: made where it is missing. An adapter that is there is replaced, but for its card.
+        push_to_hub: whether to push the adapter to the Hugging Face hub after it is saved.
+        options: of the push, as in `save_pretrained`: `repo_id` (by default the folder's name), `private`, `token`,
+            `revision`, `create_pr`, `commit_message`, `commit_description`, `tags`.
 
     Returns:
         The folder.
@@ -83,6 +70,19 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
     Raises:
         UserError: for a model without routers or one that was attached to on the meta device, or a folder that cannot
             be written.
+    """
+    push = take_push(options, Path(folder), push_to_hub, "save_adapter")
+    saved = write_adapter(model, folder)
+    if push is not None:
+        push_folder(saved, push, [DESCRIPTION, WEIGHTS, f"{LORA}/*"])
+    return saved
+
+
+def write_adapter(model: PreTrainedModel, folder: str | Path, training: Training | None = None) -> Path:
+    """Write an adapter as `save_adapter` does, with a card that tells of its training.
+
+    Args:
+        training: that is told of; None where nothing is known of it.
     """
     if not str(folder):
         raise UserError("folder='' is empty; name a new folder")
@@ -121,7 +121,7 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> Path:
             type(model).save_pretrained(model, folder / LORA)  # not that of a model with routers, which warns
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be written ({error})") from error
-    write_text(folder / CARD, _card(description, folder.name))
+    write_card(folder, _card(description, folder.name, plain, training))
     write_text(folder / DESCRIPTION, json.dumps(asdict(description), indent=2) + "\n")
     return folder
 
@@ -275,17 +275,15 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, a
     )
 
 
-def _card(description: Description, name: str) -> str:
-    base = shown_path(description.base_model or "BASE")
-    on_hub = base.count("/") == 1 and not is_dir(base)
+def _card(description: Description, name: str, model: PreTrainedModel, training: Training | None) -> str:
     beside = [f"{len(description.replaces)} weights of the model itself"] if description.replaces else []
     beside += ["a LoRA (PEFT)"] if description.lora else []
-    return CARD_TEXT.format(
-        name=name,
-        base=base,
-        front=f"base_model: {base}\n" if on_hub else "",
-        kind="Connections over depth" if description.routing in OTHERS else "Layer-Integrated Memory routers",
-        routing=description.routing,
-        limelm=description.limelm,
-        beside=f"; trained beside them: {', '.join(beside)}" if beside else "",
+    return adapter_card(
+        name,
+        "Connections over depth" if description.routing in OTHERS else "Layer-Integrated Memory routers",
+        description.routing,
+        description.base_model,
+        f" {description.limelm}" + (f"; trained beside them: {', '.join(beside)}" if beside else ""),
+        type(model).__name__,
+        training,
     )

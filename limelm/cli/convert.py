@@ -32,6 +32,11 @@ examples:
 # Of the largest logit. A conversion is right if it is in float32; weights of less precision then round it.
 TOLERANCE, ROUNDING = 1e-4, 5e-2
 
+NATIVE_ORIGIN = "`limelm convert` made it of a model with an adapter; the logits are equal to theirs."
+BASE_ORIGIN = (
+    "`limelm convert` made it of a LIMe model: it is the base of an adapter, and was not trained to be used without it."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -77,7 +82,7 @@ def run(options: argparse.Namespace) -> Output:
             f"{worst:.2g} in float32; allowed are {ROUNDING * largest:.2g} and {TOLERANCE * largest:.2g}"
         )
     with _folder_beside(out) as partial:
-        _write(converted, tokenizer, partial)
+        _write(converted, tokenizer, partial, model.config.name_or_path)
     what = f"native, routing={converted.config.routing!r}" if is_adapter else "a Llama in base/ and its adapter"
     return Output(
         f"{options.out}: {what}; the largest difference between logits is {difference:.2g} (of {largest:.3g})",
@@ -90,19 +95,26 @@ def run(options: argparse.Namespace) -> Output:
     )
 
 
-def _write(converted, tokenizer, folder: Path) -> None:
-    """Write a native model, or a Llama in `base/` and its adapter."""
+def _write(converted, tokenizer, folder: Path, source: str) -> None:
+    """Write a native model, or a Llama in `base/` and its adapter, with cards that say where they come from.
+
+    Args:
+        source: what the model that was converted, or its base, was loaded from.
+    """
     from safetensors import SafetensorError
 
     from limelm.adapters import attachment_of, detach, save_adapter
+    from limelm.models.card import model_card, write_card
 
     try:
         tokenizer.save_pretrained(folder)
         if attachment_of(converted) is None:
+            write_card(folder, model_card(converted.config, base=source, origin=NATIVE_ORIGIN))
             converted.save_pretrained(folder)
             return
         converted.config._name_or_path = "base"
         save_adapter(converted, folder)
+        write_card(folder / "base", model_card(converted.config, base=source, origin=BASE_ORIGIN))
         detach(converted).save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
     except SafetensorError as error:  # a full disk

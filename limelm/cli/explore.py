@@ -8,7 +8,7 @@ from pathlib import Path
 from limelm.cli.options import add_shared
 from limelm.cli.output import Output, note
 from limelm.cli.resources import check_out, find_device
-from limelm.cli.types import any_text, integer
+from limelm.cli.types import any_text, host_name, integer, ip_address
 from limelm.errors import Stopped, UserError
 from limelm.extras import require_extra
 
@@ -18,6 +18,7 @@ KEYS = ("out", "page", "models", "tokens")
 SAVES_MEMORY = "the length of --text"
 PAGE = "explorer.html"
 DEFAULT_OUT, DEFAULT_PORT = Path("explorer"), 8377
+OPEN = "Warning: whoever reaches this machine can open it, without a password, and keep its processor busy."
 DESCRIPTION = """\
 Show what models do with one text, layer by layer: what each head reads of the layers before, what becomes of the
 prediction when it does not, and what each representation would predict. Writes OUT/explorer.html, one file that opens
@@ -33,6 +34,7 @@ examples:
   limelm explore demo/seed-42/dynamic --text "def main(argv):"
   limelm explore demo/seed-42/static demo/seed-42/dynamic --text "import os" --out both
   limelm explore demo/seed-42/kv --text "import os" --serve
+  limelm explore demo/seed-42/kv --text "import os" --serve --host 0.0.0.0 --name my-machine.example
 """
 
 
@@ -47,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=integer(1024, 65535), metavar="N", help=f"where a live page is served ({DEFAULT_PORT})"
     )
+    parser.add_argument(
+        "--host",
+        type=ip_address,
+        metavar="ADDRESS",
+        help="the address that a live page listens on (127.0.0.1: this machine alone); 0.0.0.0 lets others in",
+    )
+    parser.add_argument(
+        "--name", type=host_name, metavar="NAME", help="another name of a live page, such as OWNER-SPACE.hf.space"
+    )
     add_shared(parser, "--device")
 
 
@@ -55,8 +66,9 @@ def run(options: argparse.Namespace) -> Output | None:
     if options.serve:
         _serve(options)
         return None
-    if options.port is not None:
-        raise UserError("--port: only with --serve")
+    for option in ("port", "host", "name"):
+        if getattr(options, option) is not None:
+            raise UserError(f"--{option}: only with --serve")
     out = options.out or DEFAULT_OUT
     check_out(out, marker=PAGE)
     _check_page(out / PAGE)
@@ -91,12 +103,14 @@ def _serve(options: argparse.Namespace) -> None:
     if options.out is not None:
         raise UserError("--out: not with --serve, which writes no file; the live page saves what it shows")
     from limelm.explorer.checkpoints import load_subjects
-    from limelm.explorer.server import Explorer, check_port, serve
+    from limelm.explorer.server import LOOPBACK, Address, Explorer, check_port, serve
 
     require_extra("explore", "--serve")
-    port = options.port or DEFAULT_PORT
-    check_port(port)
+    names = () if options.name is None else (options.name,)
+    address = Address(options.port or DEFAULT_PORT, options.host or LOOPBACK, names)
+    check_port(address.port, address.host)
     explorer = Explorer(load_subjects(options.checkpoints, find_device(options.device)), options.text)
     with suppress(KeyboardInterrupt):  # that is how it ends
-        note(f"The page is at http://localhost:{port}/ until you press Ctrl-C here. Only this machine can open it.")
-        serve(explorer, port)
+        who = OPEN if address.is_open else "Only this machine can open it."
+        note(f"The page is at {address.url} until you press Ctrl-C here. {who}")
+        serve(explorer, address)

@@ -1,11 +1,15 @@
 """Argument types, with the errors that argparse shows."""
 
 import argparse
+import ipaddress
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 LARGEST = 2**31 - 1  # no size on the command line means more
+LONGEST_NAME = 253
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII | re.IGNORECASE)
 
 
 def any_text(text: str) -> str:
@@ -95,6 +99,21 @@ def model_name(text: str) -> str:
     if is_path:
         existing("no such folder")(text)
     return text
+
+
+def ip_address(text: str) -> str:
+    """An IPv4 address."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is no IPv4 address; allowed: such as 0.0.0.0") from None
+
+
+def host_name(text: str) -> str:
+    """The name of a machine or a site, without scheme, port and path."""
+    if len(text) > LONGEST_NAME or not HOST_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{_short(text)!r} is no name such as OWNER-SPACE.hf.space")
+    return text.lower()
 
 
 def recipe_name(text: str) -> str:

@@ -1,9 +1,10 @@
-"""The explorer's server: a page on this machine alone that reads other sentences and cuts routes.
+"""The explorer's server: a page that reads other sentences and cuts routes, by default for this machine alone.
 
-It answers nobody else: it listens on the loopback address, takes requests by a name of this machine only (Host), and
-only from pages that it has served (Origin), so that no other site that is open in a browser can use it.
+It listens on the loopback address unless it is given another, takes requests by its own names only (Host), and only
+from pages that it has served (Origin), so that no other site that is open in a browser can use it.
 """
 
+import errno
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from limelm.errors import UserError
@@ -19,8 +21,11 @@ from limelm.explorer.measure import as_blocks, cut_routes
 from limelm.explorer.page import to_json
 from limelm.extras import import_extra
 from limelm.records import AnyText, build, parse_json
+from limelm.text import printable
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+SPACES = ".hf.space"  # how the names of Hugging Face Spaces end
+MOST_HOST = 100  # characters of a name that is refused
 MOST_BYTES = 256 * 1024  # of a request
 MOST_CHANGES = 1_000
 MOST_REQUESTS, PER_SECONDS = 120, 60  # of measurements
@@ -75,24 +80,66 @@ class Explorer:
         self._asked.append(now)
 
 
-def make_application(explorer: Explorer, port: int) -> Any:
+@dataclass(frozen=True)
+class Address:
+    """Where a page is served, and the names by which it is asked for.
+
+    Attributes:
+        port, host: that it listens on; by default this machine alone reaches it.
+        names: others by which people reach it, behind a proxy or port of another number too, such as a Space's.
+    """
+
+    port: int
+    host: str = LOOPBACK
+    names: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """The page's address in a browser on this machine."""
+        return f"http://{'localhost' if self.host in (LOOPBACK, EVERYWHERE) else self.host}:{self.port}/"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines may reach it."""
+        return not ip_address(self.host).is_loopback
+
+    @property
+    def hosts(self) -> set[str]:
+        """The values of Host with which requests are answered."""
+        own = {LOOPBACK, "localhost", self.host} - {EVERYWHERE}
+        return {f"{name}:{self.port}" for name in own | {*self.names}} | {*self.names}
+
+    @property
+    def origins(self) -> set[str]:
+        """The sites whose pages may ask."""
+        return {f"http://{host}" for host in self.hosts} | {f"https://{name}" for name in self.names}
+
+    @property
+    def frame_headers(self) -> dict[str, str]:
+        """The headers that say who may show the page in a frame: of a Space the hub, else nobody."""
+        if any(name.endswith(SPACES) for name in self.names):
+            return {"Content-Security-Policy": "frame-ancestors 'self' https://huggingface.co"}
+        return {"X-Frame-Options": "DENY"}
+
+
+def make_application(explorer: Explorer, address: Address) -> Any:
     """Make the ASGI application.
 
     Args:
-        port: that it is served on, which is part of the names that it answers to.
+        address: where it is served, which decides who is answered.
     """
     applications = import_extra("starlette.applications", "explore")
     responses = import_extra("starlette.responses", "explore")
     routing = import_extra("starlette.routing", "explore")
     concurrency = import_extra("starlette.concurrency", "explore")
-    hosts = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
-    origins = {f"http://{host}" for host in hosts}
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
+    hosts, origins = address.hosts, address.origins
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **address.frame_headers}
 
     def refusal(request: Any) -> Any:
         """The answer to somebody who must not ask; None to others."""
-        if request.headers.get("host") not in hosts:
-            return problem("this server answers to the names of this machine only", 403)
+        if (host := request.headers.get("host", "")).lower() not in hosts:
+            asked = printable(host[:MOST_HOST])
+            return problem(f"this server answers to its own names only, not to {asked!r} (--name adds one)", 403)
         if request.method == "POST" and request.headers.get("origin") not in origins:
             return problem("this server answers pages of its own only", 403)
         return None
@@ -145,8 +192,8 @@ def read_question(body: bytes) -> Question:
     return question
 
 
-def check_port(port: int) -> None:
-    """Refuse a port that something else listens on.
+def check_port(port: int, host: str = LOOPBACK) -> None:
+    """Refuse a port that something else listens on, or an address that this machine does not have.
 
     Raises:
         UserError: where that is so.
@@ -154,14 +201,17 @@ def check_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(f"--host: {host} is no address of this machine; give another") from error
             raise UserError(f"--port: {port} cannot be used ({error.strerror}); give another") from error
 
 
-def serve(explorer: Explorer, port: int) -> None:
+def serve(explorer: Explorer, address: Address) -> None:
     """Serve until Ctrl-C."""
     uvicorn = import_extra("uvicorn", "explore")
-    application = make_application(explorer, port)
-    config = uvicorn.Config(application, host=LOOPBACK, port=port, log_level="warning", access_log=False)
+    application = make_application(explorer, address)
+    where = {"host": address.host, "port": address.port}
+    config = uvicorn.Config(application, **where, log_level="warning", access_log=False)
     uvicorn.Server(config).run()

@@ -7,7 +7,7 @@ from typing import ClassVar
 from transformers import LlamaConfig, PreTrainedConfig
 
 from limelm.files import write_text
-from limelm.models.card import CARD, model_card
+from limelm.models.card import model_card, write_card
 from limelm.models.field_checks import check_fields, check_rope, warn_of_names
 from limelm.registration import CLASSES
 
@@ -76,9 +76,7 @@ class DecoderConfig(LlamaConfig):
         super().save_pretrained(save_directory, *args, **kwargs)
         code = _HUB_CODE.format(classes=", ".join(sorted(self.auto_classes.values())))
         write_text(Path(save_directory) / f"{HUB_MODULE}.py", code)
-        card = Path(save_directory) / CARD
-        if not card.exists():  # somebody may have filled it in
-            write_text(card, model_card(self, self.kind))
+        write_card(Path(save_directory), model_card(self))
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoConfig"):

@@ -5,9 +5,11 @@ A model is a subclass of `Decoder` with a `run_layers`, and a subclass of `Causa
 
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.cache_utils import Cache, DynamicCache
@@ -18,6 +20,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from limelm.models.hub import file_stamps, push_folder, push_model, take_push, written_since
 from limelm.models.llama import RMSNorm, RotaryEmbedding, rotation
 from limelm.models.serving import refuse_missing_layers, refuse_model_parallelism
 from limelm.routing import DepthModule
@@ -54,6 +57,33 @@ class DecoderPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, DepthModule):
             module.init_weights(self.config.initializer_range)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
+        """Save as transformers does; with `push_to_hub` the card that is saved goes along (`limelm.models.hub`)."""
+        folder = Path(save_directory)
+        push = take_push(options, folder) if push_to_hub and is_main_process else None
+        before = {} if push is None else file_stamps(folder)
+        super().save_pretrained(save_directory, is_main_process, state_dict, **options)
+        if push is not None:
+            push_folder(folder, push, written_since(folder, before))
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **options: Any) -> CommitInfo:
+        """Push the model, its configuration, its code file and its card to the Hugging Face hub.
+
+        Args:
+            repo_id: the repository's name, made where it is missing.
+            max_shard_size: of a file of weights.
+            options: as transformers has them: `private`, `token`, `revision`, `create_pr`, `commit_message`,
+                `commit_description`, `tags`.
+        """
+        return push_model(self, repo_id, max_shard_size, options)
 
     @classmethod
     def prepare_distribute_model(cls, distributed_config, *args, **kwargs):

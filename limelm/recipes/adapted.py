@@ -16,12 +16,14 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from limelm.adapters import attach, attachment_of, save_adapter, set_trainable
+from limelm.adapters import attach, attachment_of, set_trainable
+from limelm.adapters.files import write_adapter
 from limelm.adapters.kinds import ATTACHED, AdapterConfig
 from limelm.adapters.parameters import lora_parameters
 from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.loading import context_length, load_adapter_config, load_config, load_model, load_tokenizer
+from limelm.models.card import Training, lora_card, model_card, write_card
 from limelm.models.flops import ModelCost, count_cost
 from limelm.recipes.settings import TrainingRecipe
 from limelm.recipes.subject import ModelTable, Subject
@@ -134,11 +136,14 @@ class Adapted(Subject):
         load_trained_weights(model, checkpoint)
         return model
 
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
+    def export(self, model: PreTrainedModel, folder: Path, training: Training) -> None:
         """Write an adapter or, without routers, PEFT's LoRA or a checkpoint; nothing where nothing is trained."""
         if attachment_of(model) is not None:
-            save_adapter(model, folder)
+            write_adapter(model, folder, training)
         elif self.is_trained:
+            is_lora = self.parts.trains == "lora"
+            card = lora_card(self.base, training) if is_lora else model_card(model.config, training, self.base)
+            write_card(folder, card)
             model.save_pretrained(folder)
 
     def cost(self, config: PreTrainedConfig, sequence_length: int) -> ModelCost:

@@ -20,6 +20,7 @@ from transformers import (
 from limelm.errors import UserError
 from limelm.loading import load_model
 from limelm.models import MODEL_TYPES, LimeConfig
+from limelm.models.card import Training, model_card, write_card
 from limelm.models.flops import ModelCost, model_cost
 from limelm.recipes.settings import TrainingRecipe
 from limelm.recipes.subject import ModelTable, Subject
@@ -121,7 +122,8 @@ class FromScratch(Subject):
     def load(self, checkpoint: Path, tokenizer: PreTrainedTokenizerFast, training: TrainingRecipe) -> PreTrainedModel:
         return load_model(checkpoint)
 
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
+    def export(self, model: PreTrainedModel, folder: Path, training: Training) -> None:
+        write_card(folder, model_card(model.config, training))
         model.save_pretrained(folder)
 
     def cost(self, config: PreTrainedConfig, sequence_length: int) -> ModelCost:

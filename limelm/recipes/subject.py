@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from limelm.models.card import Training
 from limelm.models.flops import ModelCost
 from limelm.recipes.settings import TrainingRecipe
 
@@ -114,8 +115,8 @@ class Subject(ABC):
         """Load the model of a training's checkpoint."""
 
     @abstractmethod
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the trained model as people use it."""
+    def export(self, model: PreTrainedModel, folder: Path, training: Training) -> None:
+        """Write the trained model as people use it, with a card that tells of its training."""
 
     @abstractmethod
     def cost(self, config: PreTrainedConfig, sequence_length: int) -> ModelCost:

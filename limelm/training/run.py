@@ -31,6 +31,7 @@ from limelm.recipes.data import DATA, SequenceDataset
 from limelm.recipes.recipe import Recipe
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
+from limelm.training.card import training_of_card
 from limelm.training.jsonl import METRICS, ROUTERS_LOG
 from limelm.training.movement import mixing_parameters, movement
 from limelm.training.result import TrainingResult, read_result, summarize
@@ -105,7 +106,7 @@ def train_model(
         if this_process().is_main_process:
             for split in (train_set, eval_set):
                 split.check_unchanged()
-            _finish(recipe, name, checkpoint, tokenizer, routed, start, folder)
+            _finish(recipe, name, checkpoint, tokenizer, routed, start, recipe.data.describe(data), folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None
@@ -214,13 +215,15 @@ def _finish(
     tokenizer: PreTrainedTokenizerFast,
     routed: Tensor,
     start: dict[str, Tensor],
+    described: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write the model of the last checkpoint, its tokenizer and the result.
+    """Write the model of the last checkpoint with its card, its tokenizer and the result.
 
     Args:
         routed: held-out sequences, from `_routed_sequences`.
         start: the connections before training, from `mixing_parameters`.
+        described: the data, from `Data.describe`.
     """
     on_gpu = torch.cuda.is_available()
     peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
@@ -234,7 +237,7 @@ def _finish(
     moved = movement(model, start)
     result = summarize(recipe, name, model, folder / METRICS, peak_memory, peak_flops, routing, moved)
     try:
-        subject.export(model, folder)
+        subject.export(model, folder, training_of_card(recipe, name, described, result))
     except SafetensorError as error:  # a full disk, most likely
         raise UserError(f"{folder}: the model cannot be written ({error})") from error
     tokenizer.save_pretrained(folder)

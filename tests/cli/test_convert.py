@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
@@ -86,6 +87,16 @@ def test_there_and_back(made, adapter, tmp_path, capsys):
     moved = back.rename(tmp_path / "moved")  # an adapter finds the base that lies in it, wherever that is
     torch.testing.assert_close(logits(moved), logits(native), atol=2e-6, rtol=1e-5)
     assert sorted(path.name for path in tmp_path.rglob(".*")) == []
+
+
+def test_cards_say_where_models_come_from(made, tmp_path):
+    native = converted(made / "kv", tmp_path / "native")
+    back = converted(native, tmp_path / "back")
+    cards = {folder: ModelCard.load(folder / "README.md") for folder in (native, back, back / "base")}
+    assert "made it of a model with an adapter" in cards[native].text and "2502.09245" in cards[native].text
+    assert "was not trained to be used without it" in cards[back / "base"].text
+    assert cards[back].data.library_name == "limelm" and cards[native].data.tags == ["limelm", "lime", "kv"]
+    assert not any(str(tmp_path) in str(card) or str(made) in str(card) for card in cards.values())
 
 
 def test_what_was_made_as_json(made, tmp_path, capsys):

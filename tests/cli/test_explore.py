@@ -1,5 +1,6 @@
 """`limelm explore`."""
 
+import http.client
 import json
 import shutil
 import signal
@@ -25,6 +26,15 @@ def folder(tmp_path_factory):
 def answers(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def asked_as(name, port):
+    """The status of the page for whoever asks by a name."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/", headers={"Host": name})
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def shown(path):
@@ -79,6 +89,9 @@ def test_another_file_of_the_pages_name_is_left_alone(folder, capsys):
     [
         (["nowhere"], "nowhere"),
         (["static", "--port", "8000"], "--port: only with --serve"),
+        (["static", "--host", "0.0.0.0"], "--host: only with --serve"),
+        (["static", "--name", "a.example"], "--name: only with --serve"),
+        (["static", "--serve", "--host", "192.0.2.1"], "--host: 192.0.2.1 is no address of this machine"),
         (["static", "--serve", "--json"], "--json: not with --serve"),
         (["static", "--text", ""], "the text is empty"),
         (["static", "--serve", "--out", "o"], "--out: not with --serve"),
@@ -95,22 +108,48 @@ def test_what_cannot_be_is_refused_in_one_line(folder, capsys, monkeypatch, opti
     assert not (folder / "o").exists()
 
 
-def test_a_live_page_is_served_until_it_is_interrupted(folder):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--host", "everywhere", "'everywhere' is no IPv4 address"),
+        ("--host", "::", "'::' is no IPv4 address"),
+        ("--name", "http://a.example/", "'http://a.example/' is no name such as"),
+        ("--name", "a.example:80", "'a.example:80' is no name such as"),
+        ("--name", "-", "'-' is no name such as"),
+        ("--name", "*", "'*' is no name such as"),
+    ],
+)
+def test_an_address_or_name_that_is_none_is_refused(folder, capsys, option, value, message):
+    with pytest.raises(SystemExit):
+        main(["explore", str(folder / "static"), "--text", TEXT, "--serve", f"{option}={value}"])
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Only this machine can open it."),
+        (["--host", "0.0.0.0", "--name", "me-space.hf.space"], "Warning: whoever reaches this machine can open it"),
+    ],
+)
+def test_a_live_page_is_served_until_it_is_interrupted(folder, options, said):
     pytest.importorskip("uvicorn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "limelm", "explore", str(folder / "static"), "--text", TEXT, "--serve"]
-    command += ["--port", str(port), "--device", "cpu"]
+    command += ["--port", str(port), "--device", "cpu", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         lines = []
         while not lines or "The page is at" not in lines[-1]:
             lines.append(process.stderr.readline())
             assert lines[-1], lines
-        assert f"http://localhost:{port}/" in lines[-1] and "Ctrl-C" in lines[-1]
+        assert f"http://localhost:{port}/" in lines[-1] and "Ctrl-C" in lines[-1] and said in lines[-1]
         while not answers(port):
             time.sleep(0.05)
+        for name, status in ((f"localhost:{port}", 200), ("evil.example", 403), ("me-space.hf.space", 403)):
+            assert asked_as(name, port) == (200 if name in options else status)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:

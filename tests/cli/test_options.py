@@ -30,6 +30,8 @@ TABLE = {
     "--text": ("TEXT", "any_text", "what the models read"),
     "--serve": (None, None, "serve a live page on this machine"),
     "--port": ("N", "integer from 1024 to 65535", "where a live page is served"),
+    "--host": ("ADDRESS", "ip_address", "the address that a live page listens on"),
+    "--name": ("NAME", "host_name", "another name of a live page"),
     "--only": ("NAME,...", "listed", "some of the analyses"),
     "--shape": ("NAME", "str", "sizes to start from"),
     "--cases": ("NAME,...", "listed", "some of the cases"),

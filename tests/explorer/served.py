@@ -19,8 +19,8 @@ LABELS = ("static", "dynamic")
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[int]:
-    """Serve two tiny models; yields the port."""
+def served(folder: Path, *names: str) -> Iterator[int]:
+    """Serve two tiny models, under other names too; yields the port."""
     import uvicorn
 
     write_study(folder)
@@ -28,7 +28,7 @@ def served(folder: Path) -> Iterator[int]:
         probe.bind((serving.LOOPBACK, 0))
         port = probe.getsockname()[1]
     explorer = serving.Explorer([_subject(folder / name) for name in LABELS], TEXT)
-    application = serving.make_application(explorer, port)
+    application = serving.make_application(explorer, serving.Address(port, names=names))
     server = uvicorn.Server(uvicorn.Config(application, host=serving.LOOPBACK, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

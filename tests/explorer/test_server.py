@@ -126,3 +126,53 @@ def test_too_many_questions_are_refused(port, monkeypatch):
 def test_a_port_in_use_is_refused(port):
     with pytest.raises(UserError, match=f"--port: {port} cannot be used .*; give another"):
         serving.check_port(port)
+
+
+NAME = "me-space.hf.space"
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """A port that is served behind the proxy of a Space."""
+    with served(tmp_path_factory.mktemp("space"), NAME) as number:
+        yield number
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": NAME, "Origin": f"https://{NAME}"}, 200),
+        ({"Host": NAME.upper(), "Origin": f"https://{NAME}"}, 200),
+        ({}, 200),
+        ({"Host": NAME, "Origin": "https://huggingface.co"}, 403),
+        ({"Host": NAME, "Origin": "https://evil.hf.space"}, 403),
+        ({"Host": "evil.hf.space", "Origin": "https://evil.hf.space"}, 403),
+        ({"Host": f"{NAME}.evil.example", "Origin": f"https://{NAME}"}, 403),
+    ],
+)
+def test_a_named_page_answers_to_its_name_and_its_own_pages(space, headers, status):
+    assert ask(space, {"text": TEXT, "changes": []}, **headers)[0] == status
+
+
+def test_a_refused_name_is_named(space):
+    _, answer = ask(space, None, "/", "GET", Host="other.example")
+    assert answer["error"] == "this server answers to its own names only, not to 'other.example' (--name adds one)"
+
+
+def test_the_hub_alone_may_show_a_space_in_a_frame(space):
+    connection = http.client.HTTPConnection("127.0.0.1", space, timeout=60)
+    connection.request("GET", "/", headers={"Host": NAME})
+    headers = connection.getresponse().headers
+    connection.close()
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'self' https://huggingface.co"
+    assert "X-Frame-Options" not in headers
+
+
+def test_who_is_answered_follows_from_the_address():
+    assert serving.Address(80).hosts == {"127.0.0.1:80", "localhost:80"} and not serving.Address(80).is_open
+    everywhere = serving.Address(80, "0.0.0.0")
+    assert everywhere.hosts == serving.Address(80).hosts and everywhere.is_open
+    assert (everywhere.url, serving.Address(80, "192.0.2.7").url) == ("http://localhost:80/", "http://192.0.2.7:80/")
+    assert "192.0.2.7:80" in serving.Address(80, "192.0.2.7").hosts
+    assert serving.Address(80, names=("a.example",)).frame_headers == {"X-Frame-Options": "DENY"}
+    assert "https://a.example:80" not in serving.Address(80, names=("a.example",)).origins
