@@ -31,7 +31,7 @@ def recipe_names() -> list[str]:
     return sorted(names, key=_with_numbers)
 
 
-def load_recipe(text: str, overrides: Mapping[str, str] | None = None, model: str | None = None) -> Recipe:
+def load_recipe(text: str, overrides: Mapping[str, Any] | None = None, model: str | None = None) -> Recipe:
     """Load a recipe of the package by its name, or one's own by the path of its .toml file.
 
     Args:
@@ -66,12 +66,12 @@ def recipe_as_toml(recipe: Recipe) -> str:
     return text
 
 
-def override(recipe: Recipe, values: Mapping[str, str], model: str | None = None) -> Recipe:
+def override(recipe: Recipe, values: Mapping[str, Any], model: str | None = None) -> Recipe:
     """Override values of a recipe by their fields' names.
 
     Args:
-        values: texts in TOML's notation by field: `steps`, `training.steps`, `hidden_size`, `routing_top_p`, ...
-            Strings need no quotation marks.
+        values: by field: `steps`, `training.steps`, `hidden_size`, `routing_top_p`, ... A text is read in TOML's
+            notation, in which strings need no quotation marks; what is no text is taken as it is.
         model: the one model that is wanted, whose own fields can be named too.
 
     Raises:
@@ -165,7 +165,9 @@ def _path_of(text: str, folder: Path) -> Path:
     return Path(str(_recipe_folder() / f"{text}.toml"))
 
 
-def _toml_value(text: str) -> Any:
+def _toml_value(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

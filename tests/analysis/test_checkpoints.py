@@ -1,13 +1,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import limelm
 from limelm.analysis import ANALYSES, ActivationReader, Settings, analyze, cka, matrix_entropy
 from limelm.analysis.sequences import Sequences
 from limelm.data.dataset import TokenDataset
@@ -228,11 +226,3 @@ def test_memory_does_not_grow_with_the_data(folder, tmp_path):
     arguments = [sys.executable, "-c", MEASURE, str(folder / "dynamic"), str(text), *names]
     grown = int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
     assert grown / 1024 < 40, f"{grown / 1024:.0f} MiB"
-
-
-@pytest.mark.parametrize("name", ["dynamic", "hc"])
-def test_the_example_runs(folder, name):
-    example = Path(limelm.__file__).parents[1] / "examples" / "analysis.py"
-    arguments = [sys.executable, str(example), str(folder / name), str(folder / "tokens")]
-    out = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert ("random routes reach" in out) == (name == "dynamic") and "CKA with the embedding" in out

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from limelm import LimeConfig, LimeForCausalLM
 
-PATH = Path(__file__).parents[1] / "examples" / "nanolime.py"
+PATH = Path(__file__).parents[2] / "examples" / "nanolime.py"
 SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_layers": 4, "num_heads": 4}
 #: Where a block of nanolime keeps what a decoder layer of Hugging Face's keeps.
 NAMES = {
