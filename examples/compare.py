@@ -30,7 +30,7 @@ OUT = "example-compare"  # all that is written goes here
 
 # %%
 data = Path(OUT) / "data"
-prepare_preset("python-library", data, vocab_size=1024, validation_fraction=0.1, max_documents=DOCUMENTS)
+prepare_preset("python-library", data, vocab_size=1024, validation_fraction=0.05, max_documents=DOCUMENTS)
 recipe = load_recipe(
     "tiny",
     {

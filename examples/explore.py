@@ -20,7 +20,7 @@ from limelm.training import load_recipe, train_model
 # %% tags=["parameters"]
 CHECKPOINT = "demo/seed-42/dynamic"  # a folder; where there is none, a small model is trained
 TEXT = "def main(argv):\n    return 0 if argv else 1\n"
-STEPS = 150  # of that training
+STEPS = 300  # of that training
 DOCUMENTS = 100  # files of Python's standard library for it
 OUT = "example-explore"  # all that is written goes here
 
@@ -76,13 +76,19 @@ print(f"layer {layer}, {who}, without source {source}: loss {before:.4f} -> {aft
 print(f"it rises by {after - before:.4f}; the page says {strongest['loss']:.4f}")
 
 # %% [markdown]
-# ## Write with the route and without it
-# Everything works inside the block, `generate` too. After it the model is as it was.
+# ## A larger cut
+# `cut` takes one number, several, or none for all: here no layer reads the embedding any more. Everything works inside
+# the block, `generate` too. After it the model is as it was.
 
 # %%
-prompt = tokenizer("def ", return_tensors="pt")
-whole = model.generate(**prompt, max_new_tokens=24, do_sample=False)
-with limelm.routes(model).cut(layer=layer, head=head, source=source):
-    cut = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+prompt = tokenizer("def __init__(self", return_tensors="pt")
+sampling = {"max_new_tokens": 30, "do_sample": True, "temperature": 0.7}
+torch.manual_seed(0)
+whole = model.generate(**prompt, **sampling)
+with limelm.routes(model).cut(source=0), torch.no_grad():
+    torch.manual_seed(0)
+    cut = model.generate(**prompt, **sampling)
+    without = model(tokens, labels=tokens).loss.item()
+print(f"no layer reads source 0: loss {before:.4f} -> {without:.4f} nats per token")
 print("whole:", repr(tokenizer.decode(whole[0], skip_special_tokens=True)))
 print("cut:  ", repr(tokenizer.decode(cut[0], skip_special_tokens=True)))

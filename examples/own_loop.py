@@ -21,7 +21,7 @@ from limelm import LimeConfig, LimeForCausalLM
 
 # %% tags=["parameters"]
 ROUTING = "kv"  # or "static", "dynamic", "value_residual", "depth_attention", "none"
-STEPS = 500
+STEPS = 300
 LAYERS = 6
 CONTEXT = 128  # bytes that the model reads at once
 BATCH_SIZE = 16

@@ -12,7 +12,13 @@ import limelm
 from tests.commands import parse
 
 ROOT = Path(limelm.__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dev/*.md"), *ROOT.glob("results/**/*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("examples/*.md"),
+    *ROOT.glob("dev/*.md"),
+    *ROOT.glob("results/**/*.md"),
+]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
 SOURCES = sorted((ROOT / "limelm").rglob("*.py"))
 NAME = re.compile(r"`(limelm(?:\.\w+)+)`")

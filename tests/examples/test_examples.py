@@ -16,13 +16,13 @@ from tests.examples.running import FOLDER, PARAMETERS, cells, run_example, with_
 
 #: The values with which each takes seconds. Nothing is trained for long enough to be good.
 SMALL: dict[str, dict[str, Any]] = {
-    "analysis": {"STEPS": 5, "DOCUMENTS": 20, "SEQUENCES": 8},
-    "attach": {"BASE_STEPS": 10, "STEPS": 6, "DOCUMENTS": 20},
-    "compare": {"SEEDS": 2, "STEPS": 4, "DOCUMENTS": 20},
-    "explore": {"STEPS": 10, "DOCUMENTS": 20, "TEXT": "def main(argv):"},
+    "analysis": {"STEPS": 5, "DOCUMENTS": 18, "SEQUENCES": 8},
+    "attach": {"BASE_STEPS": 10, "STEPS": 6, "DOCUMENTS": 18},
+    "compare": {"SEEDS": 2, "STEPS": 4, "DOCUMENTS": 18},
+    "explore": {"STEPS": 10, "DOCUMENTS": 18, "TEXT": "def main(argv):"},
     "own_loop": {"STEPS": 12, "LAYERS": 3, "CONTEXT": 32},
-    "serve": {"STEPS": 5, "DOCUMENTS": 20, "TOKENS": 8},
-    "train": {"STEPS": 12, "DOCUMENTS": 20, "LAYERS": 3, "HIDDEN_SIZE": 32},
+    "serve": {"STEPS": 5, "DOCUMENTS": 18, "TOKENS": 8},
+    "train": {"STEPS": 12, "DOCUMENTS": 18, "LAYERS": 3, "HIDDEN_SIZE": 32},
 }
 #: What `pip install 'transformers[serving]'` brings and limelm does not.
 SERVING = ("fastapi", "openai", "uvicorn")
@@ -130,6 +130,8 @@ def test_explore(capsys):
     model, tokens = names["model"], names["tokens"]
     with torch.no_grad():  # the block has left nothing behind
         assert model(tokens, labels=tokens).loss.item() == names["before"]
+        with limelm.routes(model).scale(0, source=0):
+            assert model(tokens, labels=tokens).loss.item() == names["without"] != names["before"]
     assert "layer 5 reads the sources 0 to 5" in capsys.readouterr().out
 
 
