@@ -5,7 +5,7 @@
 # seed both see the same sequences in the same order and start from the same values wherever they share a parameter, so
 # we take the difference seed by seed, and then ask whether its mean is different from zero.
 #
-# It needs `pip install -e '.[lab]'` and takes about four minutes on one CPU core. When it is stopped, it goes on where
+# It needs `pip install -e '.[lab]'` and takes one to two minutes on one CPU core. When it is stopped, it goes on where
 # it was.
 
 # %%

@@ -6,7 +6,7 @@
 # higher learning rate than the rest, and keeps weight decay away from what should not decay.
 #
 # The model reads bytes, so it needs no tokenizer. The text is the source code of Python's own standard library.
-# It needs `pip install -e .` and takes about two minutes on one CPU core.
+# It needs `pip install -e .` and takes one to two minutes on one CPU core.
 
 # %%
 import math

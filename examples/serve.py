@@ -61,7 +61,8 @@ log.parent.mkdir(parents=True, exist_ok=True)
 
 # %% [markdown]
 # ## Start, ask, stop
-# All in one cell, so that the server is stopped whatever happens. A model's name is the folder that it lies in.
+# All in one cell, so that the server is stopped whatever happens. A model's name is the folder that it lies in. The
+# server always takes the most probable token; the penalty keeps a small model from repeating itself.
 
 # %%
 pieces = []
@@ -78,8 +79,9 @@ with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=ou
         print(f"the server listens at {address}")
         client = OpenAI(base_url=f"{address}/v1", api_key="none")
         print(PROMPT, end="")
+        name = str(checkpoint.resolve())
         for chunk in client.completions.create(
-            model=str(checkpoint.resolve()), prompt=PROMPT, max_tokens=TOKENS, seed=0, stream=True
+            model=name, prompt=PROMPT, max_tokens=TOKENS, frequency_penalty=0.3, stream=True
         ):
             pieces.append(chunk.choices[0].text)
             print(pieces[-1], end="", flush=True)

@@ -5,8 +5,8 @@
 # some of its values, train one model, and let it write some Python. The text is the source code of Python's own
 # standard library, so nothing is downloaded.
 #
-# It needs `pip install -e '.[lab]'` and takes about two minutes on one CPU core. When it is stopped, the same file goes
-# on from the newest checkpoint; when it has finished, it only reads the result.
+# It needs `pip install -e '.[lab]'` and takes one to two minutes on one CPU core. When it is stopped, the same file
+# goes on from the newest checkpoint; when it has finished, it only reads the result.
 
 # %%
 import json
