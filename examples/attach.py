@@ -5,8 +5,8 @@
 # change nothing. Then they are trained, here first alone with transformers' `Trainer`, and then beside a LoRA with
 # TRL's `SFTTrainer`.
 #
-# It needs `pip install -e '.[lab,lora]'`, and the second part `pip install trl` too. It takes about three minutes on
-# one CPU core. Nothing is downloaded: the "pretrained" model is a small Llama that has read some of Python's source
+# It needs `pip install -e '.[lab,lora]'`, and the second part `pip install trl` too. It takes one to two minutes
+# on one CPU core. Nothing is downloaded: the "pretrained" model is a small Llama that has read some of Python's source
 # code, and it learns to read Python's documentation. With `BASE` below, take a real one.
 
 # %%
