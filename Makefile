@@ -2,7 +2,7 @@
 # make demo          train four models on this Python's standard library and write demo/report.html
 # make test          run all tests
 # make lint          check style, format and types
-# make docs          check pages: links, names, commands and Python in them, spelling, docstrings
+# make docs          build the site: site/index.html; its tutorials run, for minutes the first time
 # make package       build the source distribution and the wheel of what is committed into dist/, and check them
 # make test-oldest   run the tests with the oldest supported transformers
 # make test-newest   run the tests with the newest releases that pyproject.toml allows, from the package index each time
@@ -23,6 +23,7 @@ NEWEST := .venv-newest
 # make test-newest: a version to hold back all the same, such as torch==2.13.0 where only that is at hand.
 NEWEST_BUT ?=
 DEMO := demo
+SITE := site
 CHAOS := .chaos
 # Tests of one file stay together: some share what a file has made once.
 IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
@@ -43,8 +44,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_runs.py tests/test_docstrings.py \
-		tests/test_spelling.py
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going -b html -d .docs-cache/doctrees -c docs . $(SITE)
 
 package: $(VENV)/.installed
 	$(VENV)/bin/python -m dev.package
@@ -73,7 +73,7 @@ wrong-calls: $(VENV)/.installed
 	$(VENV)/bin/python -m tests.wrong_calls
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) dist .hf-tests $(CHAOS) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) dist .hf-tests .docs-cache jupyter_execute $(CHAOS) $(DEMO) $(SITE)
 
 # What runs and analyses need, without the tools of tests and benchmarks.
 $(VENV)/.runs: pyproject.toml constraints.txt

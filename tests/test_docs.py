@@ -14,7 +14,7 @@ from tests.commands import parse
 ROOT = Path(limelm.__file__).parents[1]
 PAGES = [
     *ROOT.glob("*.md"),
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("examples/*.md"),
     *ROOT.glob("dev/*.md"),
     *ROOT.glob("results/**/*.md"),

@@ -1,4 +1,4 @@
-"""What README.md tells people to type is right: its Python runs, its commands are taken, in an order that works."""
+"""What README.md and docs/start.md tell people to type is right: Python runs, commands come in an order that works."""
 
 import re
 import shlex
@@ -11,16 +11,18 @@ from tests.commands import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+START = (ROOT / "docs/start.md").read_text(encoding="utf-8")
 SHELL = [
     line.strip()
-    for line in re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
+    for line in re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", README + START, flags=re.DOTALL), re.MULTILINE)
 ]
 COMMANDS = [shlex.split(line, comments=True) for line in SHELL if line.startswith("limelm ")]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readme_has_commands_and_python():
-    assert len(COMMANDS) >= 15 and len(PYTHON) >= 3
+def test_the_readme_is_short_and_they_have_commands_and_python():
+    assert len(README.splitlines()) <= 100
+    assert len(COMMANDS) >= 15 and len(PYTHON) >= 2
     assert {command[1] for command in COMMANDS} >= {"reproduce", "generate", "analyze", "eval", "train", "data"}
 
 
@@ -28,7 +30,7 @@ def test_every_command_is_taken_and_reads_what_an_earlier_one_has_made(tmp_path,
     """The parser refuses folders that are not there; what a command writes is made here in its stead."""
     monkeypatch.chdir(tmp_path)
     Path("corpus").mkdir()  # people's own
-    assert COMMANDS[0][1:] == ["demo"]
+    assert "make demo" in {line.split("#")[0].strip() for line in SHELL}
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     for command in COMMANDS:
         expanded = (sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in command[1:])

@@ -159,7 +159,7 @@ def layer_mass(weights: RetrievalWeights) -> Records:
 
     Returns:
         Records of `layer`, `source` and `share`; for kv routing (the paper's second version, Figure 5) also `absolute`,
-        the sum of |R| over source heads, and `same_head_share`, the part of it that stays in the same head.
+        the sum of `abs(R)` over source heads, and `same_head_share`, the part of it that stays in the same head.
     """
     records: Records = []
     for layer, matrix in weights.layers.items():

@@ -164,7 +164,7 @@ def ratio_interval(sums: ArrayLike, sizes: ArrayLike, *, confidence: float = CON
 
 @functools.cache
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = confidence."""
+    """The t with P(abs(T) <= t) = confidence."""
     if degrees > MANY_DEGREES:
         return _t_of_many(NormalDist().inv_cdf((1 + confidence) / 2), degrees)
     low, high = 0.0, 1.0
@@ -272,7 +272,7 @@ def _t_of_many(z: float, degrees: int) -> float:
 
 
 def _central_t_probability(t: float, degrees: int) -> float:
-    """P(|T| <= t) of Student's distribution: Abramowitz & Stegun, 26.7.3 and 26.7.4."""
+    """P(abs(T) <= t) of Student's distribution: Abramowitz & Stegun, 26.7.3 and 26.7.4."""
     angle = math.atan2(t, math.sqrt(degrees))
     odd = degrees % 2
     term = math.cos(angle) if odd else 1.0
