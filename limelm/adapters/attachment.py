@@ -116,7 +116,7 @@ def attach_to_base(model: PreTrainedModel, config: AdapterConfig, vocabulary: in
     if attachment_of(model) is not None:
         raise UserError(f"{type(model).__name__}: has routers already; detach them first")
     if any(routers_in(model)):
-        raise UserError(f"{type(model).__name__}: a native LIMe model, which routes already")
+        raise UserError(f"{type(model).__name__}: a native LIMe model; its routing is a field of its configuration")
     if issubclass(config.kind, AttachedConnection) and any(isinstance(part, DepthModule) for part in model.modules()):
         raise UserError(f"{type(model).__name__}: has connections of its own between its layers")
     layers, decoder = find_attention_layers(model), find_decoder(model)
