@@ -340,7 +340,9 @@ def test_a_router_of_experts_is_not_ours():
 
 def test_a_native_model_is_refused():
     shape = {**MULTI_HEAD, "num_key_value_heads": 2}
-    with pytest.raises(UserError, match="LimeForCausalLM: a native LIMe model; its routing is a field of its configuration"):
+    with pytest.raises(
+        UserError, match="LimeForCausalLM: a native LIMe model; its routing is a field of its configuration"
+    ):
         attach(LimeForCausalLM(LimeConfig(**shape, routing="kv")))
 
 
