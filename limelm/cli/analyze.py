@@ -15,19 +15,19 @@ NEEDS = "lab"
 KEYS = ("out", "report", "models", "measured", "circuits", "notes")
 SAVES_MEMORY = "--tokens, --sequence-length or --occurrences"
 DESCRIPTION = """\
-Measure what becomes of a model's representations with depth, and what LIMe's routers, or the weights of other
-connections over depth, retrieve; several models are drawn over each other. Writes OUT/report.html, and every figure as
-PNG, SVG and CSV under OUT/figures.
+Look inside models: measure how their representations change with depth, and what LIMe's routers, or the weights of
+other connections over depth, retrieve. Figures show several models together. The command writes OUT/report.html, and
+every figure as PNG, SVG and CSV under OUT/figures.
 
-CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model: LIMe, Hyper-Connections, Llama,
-GPT-2, Qwen, GPT-NeoX, ..., or of an adapter upon one. What a model does not have is left out, and the report says why.
-docs/analysis.md defines every measure and says how to misread it.
+CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model (LIMe, Hyper-Connections, Llama,
+GPT-2, Qwen, GPT-NeoX, ...), or of an adapter for one. An analysis that a model does not allow is left out, and the
+report says why. docs/analysis.md defines every measure and says how it can be misread.
 """
 
 EPILOG = """\
 analyses:
   retrieval      what LIMe's routers, or other weights over depth, retrieve (Figures 2, 3, 4, 9, 10, 13, 14, Table 5)
-  effects        what the loss rises by when a route is cut, and whether weights tell it
+  effects        how much the loss rises when a route is cut, and whether the weights predict it
   circuits       which tokens open which route of a dynamic router (Table 2)
   entropy        matrix entropy of values and hidden states (Figures 5, 11)
   separability   linear probes on close tokens (Figures 7, 12)
@@ -51,14 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", type=listed, metavar="NAME,...", help="some of the analyses below (default: all)")
     parser.add_argument("--tokens", type=positive_int, metavar="N", help="tokens of the sample (32,768)")
     add_shared(parser, "--sequence-length", " (the context, at most 512)")
-    parser.add_argument("--alpha", type=float, metavar="X", help="of the entropy; 1 is the von Neumann entropy (0.5)")
+    parser.add_argument(
+        "--alpha", type=float, metavar="X", help="of the entropy: its order; 1 is the von Neumann entropy (0.5)"
+    )
     parser.add_argument("--words", type=listed, metavar="NAME,...", help="close tokens to tell apart (is,are,was,were)")
-    parser.add_argument("--occurrences", type=positive_int, metavar="N", help="of each word, at most (100)")
+    parser.add_argument(
+        "--occurrences", type=positive_int, metavar="N", help="of each word: how many are used at most (100)"
+    )
     parser.add_argument(
         "--probe",
         choices=["logistic", "paper"],
         metavar="NAME",
-        help="logistic (default: standardized, to convergence) or paper (as the authors' code does)",
+        help="logistic (default; standardized, trained to convergence) or paper (as in the authors' code)",
     )
     add_shared(parser, "--device")
 

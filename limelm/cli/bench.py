@@ -15,39 +15,40 @@ from limelm.cli.types import listed, positive_int
 from limelm.errors import Stopped, UserError
 from limelm.records import Records
 
-HELP = "time the models beside LLaMA, or routers beside the model they are attached to, interleaved"
+HELP = "time models beside LLaMA, or attached routers beside the model without them"
 NEEDS = "lab"
 SAVES_MEMORY = "--batch-size, --sequence-length, --num-hidden-layers, --hidden-size or --vocab-size"
 KEYS = ("out", "baseline", "times", "memory", "depths", "pruning")
 DESCRIPTION = """\
-Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run: interleaved, after warming up, and report
-the median of the round-by-round ratios, beside it the ratios of the fastest rounds and of CPU time. Writes
-OUT/bench.json, CSV tables and figures, anew after each case, in place of an earlier bench's.
+Time LIMe, Hyper-Connections and the reference path beside LLaMA in one run. The rounds are interleaved, after warming
+up. The result is the median of the rounds' ratios; the ratios of the fastest rounds and of CPU time are given beside
+it. The command writes OUT/bench.json, CSV tables and figures again after each case, and replaces those of an earlier
+bench.
 
-Without --depths and --pruning it compares training step, forward and decoding at one shape; beside the training step it
-measures peak memory, the bytes saved for the backward, and the bandwidth that the routing operation reaches beside that
-of a copy.
+Without --depths and --pruning it compares training step, forward and decoding at one shape. For the training step it
+also measures peak memory, the bytes saved for the backward, and the bandwidth of the routing operation beside that of a
+copy.
 
-With --from it compares a pretrained model with itself and routers in it: in training steps of all weights ("train")
-and of the routers alone ("train-routers", beside a step of all weights of the model without routers).
+With --from it compares a pretrained model with a copy that has routers: in training steps of all weights ("train"), and
+of the routers alone ("train-routers", beside a step of all weights of the model without routers).
 
-With --peers it also compares what is installed of the extra `peers`, each beside its own plain model: x-transformers'
-decoder with integrate_layers=True, and the package hyper-connections around LLaMA's layers.
+With --peers it also measures those packages of the extra `peers` that are installed, each beside its own plain model.
+They are x-transformers' decoder with integrate_layers=True, and the package hyper-connections around LLaMA's layers.
 
-With --compile all models are compiled with torch.compile, each by itself and before the timed rounds; the optimizer is
-not. Decoding then uses a StaticCache. "graphs" says into how many pieces a model was compiled.
+With --compile all models are compiled with torch.compile, each separately and before the timed rounds. The optimizer is
+not compiled, and decoding uses a StaticCache. "graphs" says into how many pieces a model was compiled.
 """
 
 EPILOG = """\
 cases:
-  none, top-p, hc, static, dynamic, kv, each compared with LLaMA; of the last three also
+  none, top-p, hc, static, dynamic, kv, each compared with LLaMA; for the last three also
   NAME-grouped: few key/value heads, compared with a LLaMA that has as few
   NAME-reference: routing_backend="reference"
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
 
 cases with --from:
-  kv, static, dynamic; of these also
+  kv, static, dynamic; for these also
   NAME-separate: share_kv=False, a router for keys and one for values
   NAME-bounded: as above
   scale: no routing, each head's keys and values scaled
@@ -69,7 +70,7 @@ SIZES = {
     "--num-hidden-layers": "decoder layers",
     "--hidden-size": "size of the residual stream",
     "--intermediate-size": "size of the MLP",
-    "--num-attention-heads": "query heads; as many for keys and values where these are not grouped",
+    "--num-attention-heads": "query heads, and also key/value heads where these are not grouped",
     "--num-key-value-heads": "key/value heads of NAME-grouped",
     "--vocab-size": "entries of the vocabulary",
 }
@@ -84,7 +85,7 @@ INPUTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_shared(parser, "--out", ", new or of an earlier bench")
-    add_shared(parser, "--from", ", to be compared with itself and routers in it")
+    add_shared(parser, "--from", "; it is compared with a copy that has routers")
     parser.add_argument("--shape", metavar="NAME", help="sizes to start from: small (default), deep or paper")
     parser.add_argument(
         "--cases",

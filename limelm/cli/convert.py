@@ -13,14 +13,14 @@ from limelm.cli.resources import check_out
 from limelm.errors import UserError
 from limelm.files import partial_of
 
-HELP = "an adapter to a native checkpoint, or back"
+HELP = "convert an adapter to a native checkpoint, or back"
 NEEDS = None
 KEYS = ("out", "made", "largest_difference", "largest_logit")
 DESCRIPTION = """\
-Turn an adapter upon a Llama (of limelm train, or of limelm.save_adapter) into a native LIMe checkpoint with equal
-logits; or a native checkpoint into a Llama (OUT/base) and its adapter (OUT). CHECKPOINT says which. A LoRA in the
-adapter is merged. Both models are compared on random tokens, in float32, before anything is written. docs/attach.md
-says what cannot be converted.
+Convert between the two forms of a LIMe model. An adapter for a Llama (from limelm train, or from limelm.save_adapter)
+becomes a native LIMe checkpoint with equal logits. A native checkpoint becomes a Llama (OUT/base) and its adapter
+(OUT). The kind of CHECKPOINT decides the direction. A LoRA in the adapter is merged. Before anything is written, both
+models are compared on random tokens, in float32. docs/attach.md says what cannot be converted.
 """
 
 EPILOG = """\
@@ -41,7 +41,7 @@ BASE_ORIGIN = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_shared(parser, "CHECKPOINT")
-    add_shared(parser, "--out", ", new")
+    add_shared(parser, "--out", "; it must be new")
 
 
 def run(options: argparse.Namespace) -> Output:

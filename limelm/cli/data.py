@@ -13,19 +13,20 @@ NEEDS = None
 KEYS = ("out", "splits", "vocab_size", "dtype", "sha256", "tokens_per_second")
 SAVES_MEMORY = "--processes or --vocab-size"
 DESCRIPTION = """\
-Turn text into memory-mapped token shards with a manifest: BOS, document, EOS, one document after the other. Some
-documents are held out for validation, chosen by a hash of their text, so that copies never stand on both sides.
+Turn text into memory-mapped token shards with a manifest. The shards hold BOS, document, EOS, one document after the
+other. Some documents are held out for validation. A hash of their text chooses them, so that copies of a document are
+never on both sides.
 
-Sources are files or folders of .txt (a file is a document), .jsonl, .jsonl.gz and .parquet (a line or row is one), a
-data set of the Hugging Face hub, or, where none is given, the .py files of this Python's standard library. Links in
-folders are followed, and what several lead to is read once. Documents without text (null, empty) are left out and
-counted; one of more than 16 MiB is refused.
+Sources are files or folders of .txt (a file is a document), .jsonl, .jsonl.gz and .parquet (a line or row is a
+document), or a data set of the Hugging Face hub. Without a source, the .py files of this Python's standard library are
+read. Links in folders are followed, and a file that several links lead to is read once. Documents without text (null,
+empty) are left out and counted. A document of more than 16 MiB is refused.
 
-A corpus may have any size: memory stays bounded. The result is the same for every number of processes. Stopped by
-Ctrl-C, a kill or a full disk, the same command goes on from where it stood; until it is done, everything is in the
+A corpus may have any size, because memory stays bounded. The result is the same for every number of processes. After
+Ctrl-C, a kill or a full disk, the same command continues from where it was. Until it is done, everything is in the
 hidden folder .NAME.partial beside the folder that --out names. When it is done, the same command says so.
 
-A tokenizer is trained on the first billion characters.
+Unless --tokenizer or a preset names one, a tokenizer is trained on the first billion characters.
 """
 
 EPILOG = """\
@@ -43,19 +44,23 @@ PRESET_NAMES = (PLAIN_PRESET, "fineweb-edu", "fineweb-edu-small")  # of limelm.d
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("sources", nargs="*", type=existing_path, metavar="SOURCE", help="files or folders of text")
-    add_shared(parser, "--out", ": shards, tokenizer and manifest; new, or broken off")
+    add_shared(parser, "--out", ": shards, tokenizer and manifest; new, or of an interrupted preparation")
     parser.add_argument(
         "--preset", choices=PRESET_NAMES, metavar="NAME", help=f"text and its settings: {', '.join(PRESET_NAMES)}"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="Hugging Face data set, a hub name or local folder; streamed")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="Hugging Face data set, by hub name or local folder; it is streamed"
+    )
     parser.add_argument("--dataset-config", metavar="NAME", help="the data set's configuration")
     parser.add_argument("--dataset-split", metavar="NAME", help="the data set's split (train)")
     parser.add_argument("--text-field", metavar="NAME", help="field that holds the text (text)")
     parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer, by hub name or folder (default: train one)")
-    add_shared(parser, "--vocab-size", ", where a tokenizer is trained (4096)")
+    add_shared(parser, "--vocab-size", ", if a tokenizer is trained (4096)")
     parser.add_argument("--validation-fraction", type=float, metavar="X", help="share of documents to hold out (0.02)")
     parser.add_argument("--max-documents", type=positive_int, metavar="N", help="stop after so many documents")
-    parser.add_argument("--processes", type=positive_int, metavar="N", help="how many tokenize (default: all cores)")
+    parser.add_argument(
+        "--processes", type=positive_int, metavar="N", help="how many tokenize at once (default: all cores)"
+    )
 
 
 def run(options: argparse.Namespace) -> Output:

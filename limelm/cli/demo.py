@@ -14,10 +14,10 @@ KEYS = reproduce.KEYS
 SAVES_MEMORY = reproduce.SAVES_MEMORY
 RECIPE = "tiny"
 DESCRIPTION = f"""\
-Train LLaMA, Hyper-Connections and LIMe, static and dynamic, of about 2.6 M parameters each, side by side: ten minutes
-on two quiet CPU cores, without a network. Open demo/report.html afterwards.
+Train four small models side by side: LLaMA, Hyper-Connections, LIMe static and LIMe dynamic, with about 2.6 M
+parameters each. This takes ten minutes on two idle CPU cores, and no network. Open demo/report.html afterwards.
 
-The same as limelm reproduce {RECIPE} --out demo, which goes on with the same folder and has more options.
+It is the same as limelm reproduce {RECIPE} --out demo, which can continue in the same folder and has more options.
 
 {EXPLANATION}
 """

@@ -14,21 +14,21 @@ NEEDS = "lab"
 KEYS = ("out", "report", "scores", "averages", "perplexity", "notes")
 SAVES_MEMORY = "--batch-size or --window"
 DESCRIPTION = """\
-Run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text, or both, and
-say what the results are worth: standard errors, chance, what a constant answer scores, the paper's values, and paired
-differences between the models, the first being the reference. Writes OUT/report.html, evaluation.json, table.md,
-figures, and every item and document below OUT/items.
+Score models: run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text,
+or both. The report says how reliable the results are. It has standard errors, chance, the score of a constant answer,
+the paper's values, and paired differences from the first model. The command writes OUT/report.html, evaluation.json,
+table.md, figures, and every item and document below OUT/items.
 
-CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model, or of an adapter upon one.
-Started again, an interrupted evaluation goes on with the next task or domain. docs/evaluation.md defines every number
-and says how to misread it.
+CHECKPOINT is a folder, or a name on the Hugging Face hub, of any causal language model, or of an adapter for one. If
+you start an interrupted evaluation again, it continues with the next task or domain. docs/evaluation.md defines every
+number and says how it can be misread.
 """
 
 EPILOG = """\
 tasks:
   paper          ARC, WinoGrande, COPA, MultiRC, RTE, HellaSwag, PIQA, 1 shot (v1, Table 1)
   paper-v2       MultiRC, WiC, QNLI, ARC, logical deduction, key-value retrieval, induction, 3 shots (v2, Table 1)
-  NAME           any task, group or tag of the harness; key_value_retrieval and induction are made here
+  NAME           any task, group or tag of the harness; key_value_retrieval and induction are limelm's own
 
 examples:
   limelm eval demo/seed-42/* --tasks key_value_retrieval,induction --out scores
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_shared(parser, "CHECKPOINT", nargs="+")
     add_shared(parser, "--out", ", new or of an earlier evaluation")
-    parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks, see below")
+    parser.add_argument("--tasks", type=listed, metavar="NAME,...", help="suites and tasks; see below")
     parser.add_argument(
         "--domain",
         action="append",
@@ -69,11 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=positive_int,
         metavar="N",
-        help="score only the first N items of each task, documents of a domain",
+        help="score only the first N items of each task and documents of each domain",
     )
-    add_shared(parser, "--batch-size", ", of prompts (16)")
+    add_shared(parser, "--batch-size", ", for tasks (16)")
     add_shared(parser, "--device")
-    add_shared(parser, "--seed", ": examples in prompts (1234, the harness's)")
+    add_shared(parser, "--seed", ": of the examples in prompts (1234, the harness's)")
 
 
 #: Options, and the one that they need.

@@ -12,7 +12,7 @@ from limelm.cli.types import any_text, host_name, integer, ip_address
 from limelm.errors import Stopped, UserError
 from limelm.extras import require_extra
 
-HELP = "type a sentence and see what every layer reads, and what it matters"
+HELP = "show what every layer reads of a sentence, and how much it matters"
 NEEDS = None
 KEYS = ("out", "page", "models", "tokens")
 SAVES_MEMORY = "the length of --text"
@@ -20,13 +20,13 @@ PAGE = "explorer.html"
 DEFAULT_OUT, DEFAULT_PORT = Path("explorer"), 8377
 OPEN = "Warning: whoever reaches this machine can open it, without a password, and keep its processor busy."
 DESCRIPTION = """\
-Show what models do with one text, layer by layer: what each head reads of the layers before, what becomes of the
-prediction when it does not, and what each representation would predict. Writes OUT/explorer.html, one file that opens
-in any browser, without a network. With --serve the page is live on this machine: other sentences, and routes cut by a
-click.
+Show what models do with one text, layer by layer: what each head reads of the layers before, how the prediction changes
+when it does not read it, and what each representation would predict. The command writes OUT/explorer.html, one file
+that opens in any browser, without a network. With --serve the page is live on this machine: you can enter other
+sentences, and cut routes by a click.
 
-Several CHECKPOINTs stand side by side, with their differences; several checkpoint-N folders of one training make a
-slider over its steps. docs/explore.md goes through the page.
+Several CHECKPOINTs are shown side by side, with their differences. Several checkpoint-N folders of one training make a
+slider over its steps. docs/explore.md explains the page.
 """
 
 EPILOG = """\
@@ -42,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_shared(parser, "CHECKPOINT", nargs="+")
     add_shared(
-        parser, "--out", ", new or of an earlier page (explorer); none with --serve", required=False, default=None
+        parser, "--out", ", new or of an earlier page (explorer); not with --serve", required=False, default=None
     )
     parser.add_argument("--text", type=any_text, required=True, metavar="TEXT", help="what the models read")
     parser.add_argument("--serve", action="store_true", help="serve a live page on this machine, until Ctrl-C")
     parser.add_argument(
-        "--port", type=integer(1024, 65535), metavar="N", help=f"where a live page is served ({DEFAULT_PORT})"
+        "--port", type=integer(1024, 65535), metavar="N", help=f"where a live page is served: its port ({DEFAULT_PORT})"
     )
     parser.add_argument(
         "--host",
@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the address that a live page listens on (127.0.0.1: this machine alone); 0.0.0.0 lets others in",
     )
     parser.add_argument(
-        "--name", type=host_name, metavar="NAME", help="another name of a live page, such as OWNER-SPACE.hf.space"
+        "--name",
+        type=host_name,
+        metavar="NAME",
+        help="another name of a live page, under which others open it, such as OWNER-SPACE.hf.space",
     )
     add_shared(parser, "--device")
 

@@ -10,7 +10,7 @@ HELP = "continue a prompt with a checkpoint"
 NEEDS = None
 SAVES_MEMORY = "--max-new-tokens, or use a shorter PROMPT"
 DESCRIPTION = """\
-Continue PROMPT with a checkpoint, and stream the text as it is made.
+Continue PROMPT with a checkpoint, and print the text while it is generated.
 """
 
 EPILOG = """\
@@ -25,9 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, "CHECKPOINT")
     parser.add_argument("prompt", type=any_text, metavar="PROMPT", help="text to continue; may be empty")
     parser.add_argument(
-        "--max-new-tokens", type=integer(1, 1_000_000), default=100, metavar="N", help="at most N tokens (100)"
+        "--max-new-tokens",
+        type=integer(1, 1_000_000),
+        default=100,
+        metavar="N",
+        help="at most N tokens are generated (100)",
     )
-    parser.add_argument("--temperature", type=any_float, default=0.8, metavar="X", help="0: the likeliest token (0.8)")
+    parser.add_argument(
+        "--temperature",
+        type=any_float,
+        default=0.8,
+        metavar="X",
+        help="0: the likeliest token; higher: more random (0.8)",
+    )
     parser.add_argument("--top-p", type=any_float, default=0.95, metavar="X", help="nucleus sampling, in (0, 1] (0.95)")
     add_shared(parser, "--seed", " (0)", default=0)
 

@@ -36,14 +36,14 @@ Start with:
 
   limelm demo
 
-Results are on stdout, as one JSON document with --json; progress, notes and errors are on stderr. docs/command_line.md
-has the documents' keys.
+Results are written to stdout, with --json as one JSON document; progress, notes and errors to stderr.
+docs/command_line.md lists the keys of these documents.
 
 exit codes:
-  0      all is done
-  1      a fault in limelm; --debug shows where
-  2      wrong input, or something is missing: one line on stderr says what
-  128+n  ended by signal n, as 130 by Ctrl-C; what was finished is kept
+  0      everything is done
+  1      an error in limelm itself; --debug shows where
+  2      wrong input, or something is missing; one line on stderr says what
+  128+n  ended by signal n, such as 130 by Ctrl-C; finished work is kept
 """
 TAKE_FIELDS = ("demo", "reproduce", "train", "plan")  # any field of their recipe as --key value
 
@@ -58,7 +58,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command line, and those of its subcommands by their names."""
     parser = Parser(
         prog="limelm",
-        description="Layer-Integrated Memory language models: train them side by side, and look inside.",
+        description="Layer-Integrated Memory language models: train them side by side, and look inside them.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"limelm {__version__}")

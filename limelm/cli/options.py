@@ -21,7 +21,7 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "--sequence-length": ("tokens per sequence", {"type": positive_int, "metavar": "N"}),
     "--batch-size": ("sequences at once", {"type": positive_int, "metavar": "N"}),
     "--vocab-size": ("entries of the vocabulary", {"type": positive_int, "metavar": "N"}),
-    "--device": ("cpu, cuda or cuda:N (default: cuda where there is one)", {"metavar": "NAME"}),
+    "--device": ("cpu, cuda or cuda:N (default: cuda if there is a GPU)", {"metavar": "NAME"}),
     "--seed": ("seed of random choices", {"type": seed, "metavar": "N"}),
     "--report-to": (
         f"report to a tracker as well: {', '.join(TRACKERS)}; may be repeated",

@@ -71,7 +71,7 @@ def add_command(subparsers: Any, name: str, command: Any) -> Parser:
     parser.set_defaults(run=command.run, needs=command.NEEDS, memory_settings=memory_settings, json=False)
     command.add_arguments(parser)
     if hasattr(command, "KEYS"):
-        add_shared(parser, "--json", f": {', '.join(command.KEYS)}")
+        add_shared(parser, "--json", f", with the keys {', '.join(command.KEYS)}")
     add_shared(parser, "--debug")
     return parser
 

@@ -12,13 +12,15 @@ from limelm.errors import UserError
 if TYPE_CHECKING:
     from limelm.planning.plan import ModelPlan, Plan
 
-HELP = "memory, FLOPs, disk and time of a training, before it starts"
+HELP = "show memory, FLOPs, disk and time of a training before it starts"
 NEEDS = "lab"
 KEYS = ("recipe", "model", "gpus", "fits", "tokens", "shard_bytes", "costs", "llama_costs")
 SAVES_MEMORY = "--num-hidden-layers or --hidden-size"
 DESCRIPTION = f"""\
 Show what training a model will cost: parameters, tokens, FLOPs, memory per GPU, disk and time, beside a LLaMA of the
-same shape. It needs no GPU and no data, and starts nothing. Where the memory does not fit, it says so, with what would.
+same shape. This needs no GPU and no data, and starts no training. If the training does not fit into memory, the plan
+says so, and which settings would fit.
+
 RECIPE is a recipe's name, or the path of a .toml file.
 {EXPLANATION}
 """
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=positive_int, default=1, metavar="N", help="how many GPUs (1)")
     for option, meaning, default in (
         ("--gpu-memory", "GiB of one GPU (80)", 80),
-        ("--tokens-per-second", "of one GPU, measured (default: from --mfu)", None),
+        ("--tokens-per-second", "of one GPU, if you have measured them (default: computed from --mfu)", None),
         ("--peak-tflops", "peak TFLOP/s of one GPU (989: an H100's, dense bfloat16)", 989),
     ):
         parser.add_argument(option, type=positive_number(), default=default, metavar="X", help=meaning)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from limelm.training import Recipe
 
 EXPLANATION = """\
-Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512 (a list as in
---lora-layers '[1, 3]'); fields of one model only where one model is trained."""
+Any other --key value overrides the recipe's field of that name, as in --steps 100 --hidden-size 512. A list is written
+as in --lora-layers '[1, 3]'. Fields of a single model can be overridden only in the commands train and plan."""
 
 
 #: Fields of [data] that say how a recipe's own text is prepared.
@@ -21,13 +21,13 @@ OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
 
 def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
     """Declare the option that names one model of a recipe."""
-    parser.add_argument("--model", metavar="NAME", help="the recipe's model, where it has several")
+    parser.add_argument("--model", metavar="NAME", help="the recipe's model to use; needed if it has several")
 
 
 def add_text_and_base(parser: argparse.ArgumentParser) -> None:
     """Declare what a training reads and what it starts from."""
     add_shared(parser, "--data", " (default: the recipe's own)")
-    add_shared(parser, "--from", ", for the recipe attach")
+    add_shared(parser, "--from", "; for the recipe attach")
 
 
 def recipe_and_model(options: argparse.Namespace, fields: dict[str, str]) -> "tuple[Recipe, str]":

@@ -5,14 +5,14 @@ import argparse
 from limelm.cli.options import add_shared
 from limelm.cli.output import Output
 
-HELP = "list the recipes, or print one as a file to begin your own with"
+HELP = "list the recipes, or print one as a file from which to start your own"
 NEEDS = "lab"
 KEYS = ("recipes",)
 DESCRIPTION = """\
-List the recipes that come with limelm, or print RECIPE with all of its values, defaults and those that it extends
-included, as a TOML file that `limelm reproduce` and `limelm train` take.
+List the recipes that come with limelm, or print one: RECIPE with all of its values, also defaults and those of the
+recipe that it extends, as a TOML file that `limelm reproduce` and `limelm train` take.
 
-A recipe of your own says what is different from the one that it extends:
+A recipe of your own says only what is different from the one that it extends:
 
     extends = "tiny"
     description = "tiny, twice as wide, with two seeds"
@@ -22,22 +22,24 @@ A recipe of your own says what is different from the one that it extends:
     [training]
     steps = 200
 
-Tables are merged field by field. [models.NAME] adds a model: label, model_type (llama, lime, hyper_connection or
-another of docs/models.md), routing (static, dynamic, kv), routing_top_p, or the fields of another model_type;
-compare = ["llama", "NAME"] says which are trained. Data of another kind (task in place of preset) replace [data];
-base = "" (a pretrained model, by --from) replaces models, data and architecture.
-`extends` takes the path of another .toml file as well.
+`extends` takes the name of a recipe, or the path of another .toml file. Tables are merged field by field, with two
+exceptions. Data of another kind (task instead of preset) replace [data]. And base = "" (a pretrained model, named by
+--from) replaces models, data and architecture.
 
-`limelm recipes tiny` shows the fields of recipes on text, arithmetic-3 those of tasks, attach those of pretrained
-models; `limelm reproduce FILE.toml --out run` trains it. To train on your own text, prepare it
-(limelm data prepare corpus/ --out tokens) and add --data tokens: the models then take the vocabulary of that folder.
+[models.NAME] adds a model. Its fields are label, model_type (llama, lime, hyper_connection or another of
+docs/models.md), routing (static, dynamic, kv), routing_top_p, or those of another model_type.
+compare = ["llama", "NAME"] says which models `limelm reproduce` trains.
+
+`limelm recipes tiny` shows the fields of recipes for text. The recipe arithmetic-3 has those for tasks, attach those
+for pretrained models. `limelm reproduce FILE.toml --out run` trains your recipe. To train on your own text, prepare it
+(limelm data prepare corpus/ --out tokens) and add --data tokens. The models then take the vocabulary of that folder.
 """
 
 EPILOG = """\
 examples:
   limelm recipes
   limelm recipes tiny > my-recipe.toml
-  limelm recipes my-recipe.toml                  what your own says, with all values
+  limelm recipes my-recipe.toml                  your own, with all values
 """
 
 

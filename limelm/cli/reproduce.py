@@ -23,16 +23,18 @@ NEEDS = "lab"
 KEYS = ("out", "report", "runs")
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
-Train a recipe's models side by side: the same data in the same order, from the same initial values where they share a
-parameter. Writes OUT/summary.json, OUT/report.html (open it in a browser), OUT/figures/ and one checkpoint per seed and
-model, such as OUT/seed-42/static. Several recipes make one such folder each in OUT, and OUT/report.html on all of them.
+Train a recipe's models side by side and compare them. All see the same data in the same order, and start from the same
+values where they share a parameter. The command writes OUT/summary.json, OUT/report.html (open it in a browser),
+OUT/figures/ and one checkpoint per seed and model, such as OUT/seed-42/static. With several recipes, OUT gets one such
+folder for each, and OUT/report.html is about all of them.
 
-Started again with the same OUT, it goes on where it was broken off, and adds the models that --models names anew,
-and more --seeds (a model is trained with the recipe's seeds unless --seeds N says more).
+If you start it again with the same OUT, it continues where it was interrupted. It also adds models that --models newly
+names, and more seeds. A model is trained with the recipe's number of seeds unless --seeds N says more.
 
-A recipe with learning_rates, or --learning-rates '[5e-4, 1e-3, 2e-3, 5e-3]', trains each model at every one with the
-first seed, and the other seeds at its best; a training that diverged is reported with its rate.
-`limelm recipes --help` shows how a recipe of your own is written.
+With learning_rates in the recipe, or --learning-rates '[5e-4, 1e-3, 2e-3, 5e-3]', each model is trained at every rate
+with the first seed, and with the other seeds at its best rate. A training that diverged is reported with its rate.
+
+`limelm recipes --help` shows how to write a recipe of your own.
 
 {EXPLANATION}
 """
@@ -40,14 +42,19 @@ first seed, and the other seeds at its best; a training that diverged is reporte
 EPILOG = """\
 models of the recipes from scratch: llama, hc (Hyper-Connections), static, dynamic, kv, top-p
 
-The recipe attach starts from a pretrained model, --from MODEL: base (nothing is trained), scale and lora (baselines
-as small as routers), kv, static, dynamic (routers), full, kv-full, static-full (everything is trained), and
-connections of other papers: value-residual, residual-scalars, dense, attnres, delta-attnres, mhc. It needs --data,
-prepared with that model's tokenizer.
+The recipe attach starts from a pretrained model, --from MODEL. It needs --data, prepared with that model's tokenizer.
 
-The recipes arithmetic-3 to arithmetic-6 and prosqa are reasoning; each is trained with several seeds, and asked
-problems that it has not seen. --worked-steps false leaves the steps before the answer out, --test-file FILE tests
-ProsQA on published problems.
+models of the recipe attach:
+  base                          nothing is trained
+  scale, lora                   baselines as small as routers
+  kv, static, dynamic           routers alone are trained
+  full, kv-full, static-full    everything is trained
+  value-residual, residual-scalars, dense, attnres, delta-attnres, mhc
+                                connections of other papers
+
+The recipes arithmetic-3 to arithmetic-6 and prosqa are about reasoning. Each model is trained with several seeds, and
+then gets problems that it has not seen. --worked-steps false leaves out the steps before the answer. --test-file FILE
+tests ProsQA on published problems.
 
 examples:
   limelm reproduce tiny --out demo
@@ -76,7 +83,7 @@ def add_models_and_seeds(parser: argparse.ArgumentParser) -> None:
         "--models",
         type=listed,
         metavar="NAME,...",
-        help="the recipe's models to train, or all (default: those that it compares)",
+        help="the recipe's models to train, or all (default: those that the recipe compares)",
     )
     parser.add_argument(
         "--seeds",

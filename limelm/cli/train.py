@@ -13,23 +13,23 @@ from limelm.cli.recipe_fields import (
     recipe_and_model,
 )
 
-HELP = "train one model, resumably, on one GPU or many"
+HELP = "train one model on one GPU or many; it can be interrupted and continued"
 NEEDS = "lab"
 KEYS = ("out", "trained", "result")
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
-Train one model of a recipe: RECIPE is a recipe's name, such as tiny or paper-1.2b, or the path of a .toml file.
+Train one model of a recipe. RECIPE is a recipe's name, such as tiny or paper-1.2b, or the path of a .toml file.
 {EXPLANATION}
 
-With the recipe attach, --from names a pretrained model, and --model says what is put into it: kv, static, dynamic, or a
-connection of another paper such as dense (what is put in alone is trained, or with --trains kv, lora or all more; OUT
-then holds an adapter), or full, which goes on training all of a model, native or of another family. --data has to be
-prepared with the model's own tokenizer.
+With the recipe attach, --from names a pretrained model, and --data must be prepared with that model's own tokenizer.
+--model kv, static or dynamic puts routers into the model; a name such as dense puts in a connection of another paper.
+Only what is put in is trained, unless --trains kv, lora or all says more. OUT then holds an adapter. --model full puts
+in nothing: it continues the training of all weights, of a native model or one of another family.
 
-Started again with the same OUT, it goes on from the newest complete checkpoint: the result is that of a training that
-was never broken off. Ctrl-C and SIGTERM save a checkpoint first.
+If you start it again with the same OUT, it continues from the newest complete checkpoint. The result is that of a
+training that was never interrupted. Ctrl-C and SIGTERM save a checkpoint first.
 
-On several GPUs it is started by torchrun or accelerate launch; the batch of a step stays the recipe's.
+On several GPUs, start it with torchrun or accelerate launch. The batch of a step stays the recipe's.
 """
 
 EPILOG = """\
@@ -38,7 +38,7 @@ examples:
   limelm train small --out dynamic --data tokens --model dynamic --steps 200 --report-to tensorboard
   limelm train attach --out routers --data tokens --from my-llama --model kv      LIMe in a pretrained model
   limelm train attach --out routers --data tokens --from my-llama --model kv --trains lora     routers and LoRA
-  limelm train attach --out more --data tokens --from my-llama --model full       go on training a model
+  limelm train attach --out more --data tokens --from my-llama --model full       continue training a model
   torchrun --nproc-per-node 8 -m limelm train paper-1.2b --out static --data tokens --model static --sharding fsdp
 """
 
