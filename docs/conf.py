@@ -43,6 +43,8 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # bars of progress
 
+suppress_warnings = ["misc.highlighting_failure"]  # IPython's lexer knows no command of two lines
+
 # Docstrings write code in single backticks.
 default_role = "code"
 autodoc_member_order = "bysource"
