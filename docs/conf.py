@@ -59,6 +59,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["_extra"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 
 

@@ -16,6 +16,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS, PAGE = ROOT / "runs" / "paper.toml", ROOT / "docs" / "paper.md"
 SAME, OTHER, UNSEEN, AGAINST, MISSING = "reproduced", "same direction", "not seen", "contradicted", "not run"
+#: How the scale of a measurement at the paper's own scale begins.
+AT_SCALE = "the paper's"
 COLUMNS = {"difference": "difference", "low": "t_low", "high": "t_high"}
 TABLE = ("| | where | the paper says | measured | scale | verdict |", "|---|---|---|---|---|---|")
 HEAD = """\
@@ -27,7 +29,7 @@ what was not measured:
 
 - **reproduced**: the same quantity at the paper's own scale, within rounding.
 - **same direction**: at another, smaller scale the 95 % interval over seeds, or the quartiles of a timing, lie on the
-  side that the paper says.
+  side that the paper says, or a count agrees.
 - **not seen**: the interval holds both sides.
 - **contradicted**: it lies on the other side, or a count is another one.
 - **not run**: nothing was measured; the command says what it would cost, or runs it.
@@ -66,7 +68,8 @@ def _difference(claim: dict[str, Any]) -> tuple[str, str]:
 def _equal(claim: dict[str, Any]) -> tuple[str, str]:
     value = float(_find(claim["file"], claim["row"])[claim["column"]])
     is_near = abs(value / claim["printed"] - 1) <= claim["tolerance"]
-    return f"{100 * (value - 1):+.4f} %", SAME if is_near else AGAINST
+    near = SAME if claim["scale"].startswith(AT_SCALE) else OTHER
+    return f"{100 * (value - 1):+.4f} %", near if is_near else AGAINST
 
 
 def _cheaper(claim: dict[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -61,6 +62,8 @@ def own_model() -> dict:
     model = limelm.LimeForCausalLM(limelm.LimeConfig(routing="kv", vocab_size=64, **SIZES))
     cache = [(torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8))]
     return {
+        "D": 32,
+        "c_attn": nn.Linear(32, 96),
         "checkpoint": checkpoint,
         "eps": 1e-6,
         "num_heads": 4,
@@ -76,6 +79,11 @@ def own_model() -> dict:
     }
 
 
+def attach() -> dict:
+    """What docs/attach.md takes for granted: texts to train on."""
+    return {"texts": Dataset.from_dict({"text": ["def main(argv):"] * 8})}
+
+
 def footguns() -> dict:
     """What docs/footguns.md takes for granted: a model, its data and the Trainer's arguments."""
     model = limelm.LimeForCausalLM(limelm.LimeConfig(routing="static", vocab_size=300, **SIZES))
@@ -87,7 +95,7 @@ def footguns() -> dict:
     }
 
 
-GIVEN = {"own_model.md": own_model, "footguns.md": footguns}
+GIVEN = {"attach.md": attach, "own_model.md": own_model, "footguns.md": footguns}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -45,10 +45,18 @@ def test_a_difference_is_judged_by_its_interval(table, low, high, expected, verd
     assert found == verdict and measured == f"+0.000 nats ({low:+.3f} to {high:+.3f}), 3 seeds"
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(1.0003, paper.SAME), (1.0008, paper.AGAINST)])
-def test_a_number_is_judged_by_its_distance(table, value, verdict):
+@pytest.mark.parametrize(
+    ("value", "scale", "verdict"),
+    [
+        (1.0003, "the paper's, counted", paper.SAME),
+        (1.0003, "a CPU", paper.OTHER),
+        (1.0008, "the paper's, counted", paper.AGAINST),
+        (1.0008, "a CPU", paper.AGAINST),
+    ],
+)
+def test_a_number_is_judged_by_its_distance_and_scale(table, value, scale, verdict):
     claim = table(ratio=value) | {"read": "equal", "column": "ratio", "printed": 1.00031, "tolerance": 0.0001}
-    assert paper.judge(claim)[1] == verdict
+    assert paper.judge(claim | {"scale": scale})[1] == verdict
 
 
 @pytest.mark.parametrize(

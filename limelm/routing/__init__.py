@@ -1,6 +1,6 @@
 """Routing over depth: what this project exists for, for Hugging Face models and for models of your own.
 
-In a model of your own, three lines give its attention heads the representations of all earlier layers:
+In a model of your own, four lines give its attention heads the representations of all earlier layers:
 
     self.routers = make_routers("kv", num_layers=12, hidden_size=768, num_heads=12)   # once: a ModuleList
 

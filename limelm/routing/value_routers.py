@@ -85,7 +85,7 @@ class DepthAttentionRouter(ValueRouter):
 
     @property
     def is_source(self) -> bool:
-        """Whether a later layer, if there is one, reads this one: the next does, or none."""
+        """Whether later layers read this one, as the next does if any does."""
         return self.spec.layer_idx in source_ids(self.spec.layer_idx + 1, self.spec.sources)
 
     def routing_weights(self, query: Tensor, keys: Sequence[Tensor]) -> Tensor:
