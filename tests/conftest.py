@@ -2,6 +2,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a wrong path must fail at once
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; 0 runs their tests on a GPU
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only cost time, in commands too
 
 from pathlib import Path
 
@@ -9,14 +10,8 @@ import pytest
 import torch
 
 # Pages are checked where all is that they point at; a source distribution has no results.
-PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_spelling.py"]
+PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_site.py", "test_spelling.py"]
 collect_ignore = [] if (Path(__file__).parents[1] / "results").is_dir() else PAGES
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """The models are tiny: more threads only cost time."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import limelm
 
 ROOT = Path(limelm.__file__).parents[1]
 TUTORIALS = sorted(path.stem for path in ROOT.glob("docs/tutorials/*.md"))
+SOURCES = sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md"))
 
 pytestmark = pytest.mark.skipif(not find_spec("myst_nb"), reason="needs the tools of the extra 'docs'")
 
@@ -58,24 +59,37 @@ def pages(site):
     return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
 
 
-def test_every_link_leads_to_a_page_and_a_place_in_it(site, pages):
-    assert len(pages) > 60
-    for name, page in pages.items():
-        for link in page.links:
-            if link.startswith(("http:", "https:", "mailto:")):
-                continue
-            target, place = urldefrag(unquote(link))
-            file = (site / name).parent / target if target else site / name
-            assert file.resolve().exists(), f"{name}: {link}"
-            other = file.resolve().relative_to(site.resolve()).as_posix()
-            assert not place or other not in pages or place in pages[other].places, f"{name}: {link}"
+def check_links(site: Path, pages: dict[str, Page], name: str) -> None:
+    """Every link of a page leads to a file of the site, and to a place in it."""
+    for link in pages[name].links:
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        target, place = urldefrag(unquote(link))
+        file = ((site / name).parent / target if target else site / name).resolve()
+        assert file.exists(), f"{name}: {link}"
+        other = file.relative_to(site.resolve()).as_posix()
+        assert not place or other not in pages or place in pages[other].places, f"{name}: {link}"
 
 
-def test_a_page_loads_nothing_from_elsewhere(site, pages):
-    for name, page in pages.items():
-        for loaded in page.loaded:
-            assert not loaded.startswith(("http:", "https:", "//")), f"{name}: {loaded}"
-            assert ((site / name).parent / loaded.split("?")[0]).exists(), f"{name}: {loaded}"
+def check_loaded(site: Path, pages: dict[str, Page], name: str) -> None:
+    """A page loads nothing from elsewhere, and what it loads is there."""
+    for loaded in pages[name].loaded:
+        assert not loaded.startswith(("http:", "https:", "//")), f"{name}: {loaded}"
+        assert ((site / name).parent / loaded.split("?")[0]).exists(), f"{name}: {loaded}"
+
+
+@pytest.mark.parametrize("check", [check_links, check_loaded])
+@pytest.mark.parametrize("page", SOURCES)
+def test_a_page_links_to_what_is_there_and_loads_nothing_from_elsewhere(site, pages, page, check):
+    check(site, pages, f"{page}.html")
+
+
+def test_so_do_pages_that_are_generated(site, pages):
+    generated = pages.keys() - {f"{page}.html" for page in SOURCES}
+    assert len(generated) > 40
+    for name in generated:
+        check_links(site, pages, name)
+        check_loaded(site, pages, name)
 
 
 def test_tutorials_have_run(site):
