@@ -73,6 +73,7 @@ def test_works_run_turn_about_after_warming_up():
 COUNT_PAGES = """
 import resource, torch
 from limelm.benchmark.cases import CASES
+from limelm.benchmark.shape import SHAPES
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import WORKLOADS
 
