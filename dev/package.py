@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,14 +39,19 @@ def copy_tracked(root: Path, folder: Path) -> None:
             shutil.copy2(root / name, folder / name)
 
 
+def relink(text: str, address: Callable[[str, bool], str]) -> str:
+    """Give a page's links to files of the repository other addresses.
+
+    Args:
+        address: of a link's target, and whether it is a picture.
+    """
+    return LINK.sub(lambda match: f"{match[1]}{match[2]}({address(match[3], bool(match[1]))})", text)
+
+
 def link_to(repository: str, text: str, version: str) -> str:
     """Turn a page's links to files of the repository into addresses, as the index shows the page without them."""
-
-    def address(match: re.Match[str]) -> str:
-        image, words, target = match.groups()
-        return f"{image}{words}({repository.rstrip('/')}/{'raw' if image else 'blob'}/v{version}/{target})"
-
-    return LINK.sub(address, text)
+    home = repository.rstrip("/")
+    return relink(text, lambda target, is_picture: f"{home}/{'raw' if is_picture else 'blob'}/v{version}/{target}")
 
 
 def build(root: Path, out: Path, *kinds: str) -> list[Path]:

@@ -4,14 +4,13 @@ The source folder is the repository, so that links between pages, results and co
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 
 import limelm
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS / "_extensions"))
+sys.path += [str(DOCS / "_extensions"), str(DOCS.parent)]
 # Tutorials call `limelm`; threads that wait for each other would make minutes of seconds.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +27,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "front_page",
     "repository_files",
     "command_help",
     "notebooks",
@@ -63,15 +63,6 @@ html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 
 
-def front_page(app, docname: str, source: list[str]) -> None:
-    """Begin the front page with README.md, whose links start from the folder above."""
-    if docname == root_doc:
-        readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-        linked = re.sub(r"\]\((?!https?:)(?:(docs/)|)", lambda link: "](" if link[1] else "](../", readme)
-        source[0] = linked + "\n" + source[0]
-        app.env.note_dependency(DOCS.parent / "README.md")
-
-
 def mark_code(app, what, name, obj, options, lines) -> None:
     """Mark indented blocks of a docstring as code: they follow a line that ends in a colon, as in Markdown."""
     for i in range(len(lines) - 2):
@@ -82,5 +73,4 @@ def mark_code(app, what, name, obj, options, lines) -> None:
 
 def setup(app) -> None:
     """Connect to Sphinx."""
-    app.connect("source-read", front_page)
     app.connect("autodoc-process-docstring", mark_code, priority=900)

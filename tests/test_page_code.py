@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 import limelm
 from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
@@ -49,30 +49,24 @@ def demo(tmp_path_factory):
 class Step(nn.Module):
     """What a page calls a block: the modules that its lines name."""
 
-    def __init__(self, router: nn.Module):
+    def __init__(self):
         super().__init__()
-        self.norm, self.router = nn.LayerNorm(32), router
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(32, 32) for _ in range(3))
+        self.norm, self.k_proj, self.v_proj = nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 32)
 
 
 def own_model() -> dict:
     """What docs/own_model.md takes for granted: a model that routes, and a forward that is under way."""
     routers = make_routers("kv", num_layers=4, hidden_size=32, num_heads=4)
-    x, step = torch.randn(1, 1, 32), Step(routers[0])
     model = limelm.LimeForCausalLM(limelm.LimeConfig(routing="kv", vocab_size=64, **SIZES))
     cache = [(torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8))]
     return {
-        "D": 32,
         "c_attn": nn.Linear(32, 96),
-        "checkpoint": checkpoint,
-        "eps": 1e-6,
-        "num_heads": 4,
         "model": model,
         "tokens": torch.tensor([[1, 2, 3]]),
-        "self": step,
+        "self": Step(),
         "router": routers[0],
         "history": History(routers),
-        "x": x,
+        "x": torch.randn(1, 1, 32),
         "i": 0,
         "cache": cache,
         "rotate": lambda states: states,
@@ -91,7 +85,6 @@ def footguns() -> dict:
         "model": model,
         "data": TokenDataset(Path("tokens"), "train", 32),
         "arguments": TrainingArguments("out", report_to="none"),
-        "Trainer": Trainer,
     }
 
 
@@ -100,8 +93,6 @@ GIVEN = {"attach.md": attach, "own_model.md": own_model, "footguns.md": footguns
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_python_of_a_page_runs(page, demo, monkeypatch):
-    import transformers
-
     monkeypatch.chdir(demo)
     names = {"torch": torch, "nn": nn, "limelm": limelm, "transformers": transformers}
     names |= GIVEN.get(page.name, dict)()

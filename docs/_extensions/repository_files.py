@@ -10,7 +10,7 @@ from pathlib import Path
 from docutils import nodes
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -61,7 +61,7 @@ def make_pages(app: Sphinx):
         try:
             lexer = get_lexer_for_filename(path)
         except ClassNotFound:
-            lexer = get_lexer_for_filename("any.txt")
+            lexer = TextLexer()
         code = highlight(text, lexer, HtmlFormatter(cssclass="highlight", linenos="inline"))
         yield page_of(path), {"title": path, "body": f"<h1>{path}</h1>\n{code}"}, "page.html"
 

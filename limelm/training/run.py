@@ -73,7 +73,8 @@ def train_model(
         data = prepare_own_data(recipe, folder / DATA)
     tokenizer, train_set, eval_set = recipe.open_data(data)
     subject.check_tokenizer(tokenizer, data)
-    run = identify(recipe, name, recipe.data.describe(data)["content_sha256"])
+    described = recipe.data.describe(data)
+    run = identify(recipe, name, described["content_sha256"])
     if recorded is not None:
         refuse_other_run(folder, recorded, run)
     result = read_result(folder)
@@ -106,7 +107,7 @@ def train_model(
         if this_process().is_main_process:
             for split in (train_set, eval_set):
                 split.check_unchanged()
-            _finish(recipe, name, checkpoint, tokenizer, routed, start, recipe.data.describe(data), folder)
+            _finish(recipe, name, checkpoint, tokenizer, routed, start, described, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None

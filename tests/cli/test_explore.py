@@ -14,6 +14,7 @@ import pytest
 from limelm.cli import main
 from limelm.explorer.page import data_of
 from tests.analysis.models_on_text import write_study
+from tests.explorer.served import free_port
 
 TEXT = "one day it was late"
 
@@ -134,9 +135,7 @@ def test_an_address_or_name_that_is_none_is_refused(folder, capsys, option, valu
 )
 def test_a_live_page_is_served_until_it_is_interrupted(folder, options, said):
     pytest.importorskip("uvicorn")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "limelm", "explore", str(folder / "static"), "--text", TEXT, "--serve"]
     command += ["--port", str(port), "--device", "cpu", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -18,15 +18,20 @@ TEXT = "one day it was late"
 LABELS = ("static", "dynamic")
 
 
+def free_port() -> int:
+    """A port that nothing on this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind((serving.LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def served(folder: Path, *names: str) -> Iterator[int]:
     """Serve two tiny models, under other names too; yields the port."""
     import uvicorn
 
     write_study(folder)
-    with socket.socket() as probe:
-        probe.bind((serving.LOOPBACK, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     explorer = serving.Explorer([_subject(folder / name) for name in LABELS], TEXT)
     application = serving.make_application(explorer, serving.Address(port, names=names))
     server = uvicorn.Server(uvicorn.Config(application, host=serving.LOOPBACK, port=port, log_level="warning"))
