@@ -290,6 +290,7 @@ class AttachedValueResidualRouter(AttachedRouter):
 
     native = "value_residual"
     reads_what, makes_own_source = ValueResidualRouter.reads_what, True
+    source_products = ValueResidualRouter.source_products
     options = frozenset()
 
     def __init__(self, spec: RouterSpec):

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from limelm.benchmark.cases import Case, NativeCase
 from limelm.benchmark.compilation import allocated_in_training, compiled_work
-from limelm.benchmark.decoding import cache_bytes_per_token
+from limelm.benchmark.costs import cache_bytes_per_token
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import COMPILE, TRAINS, WORKLOADS, Work, begin_training

@@ -173,8 +173,8 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
         state = f"{job.out}: complete, nothing to train. "
     else:
         tokenizer, _, held_out = job.recipe.open_data(job.data or job.out / DATA)
-        decoding = _decoding(job.recipe, summary, tokenizer) if "search" in summary else []
-        write_run(job.out, summary, measure_retrieval(summary, held_out), answers, decoding)
+        costs = _costs(job.recipe, summary, tokenizer) if "search" in summary else []
+        write_run(job.out, summary, measure_retrieval(summary, held_out), answers, costs)
     return Output(
         f"{results_as_text(summary, answers)}\n{state}Report: {page}",
         {
@@ -189,15 +189,17 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
     )
 
 
-def _decoding(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> "Records":
-    """Measure what decoding costs with the models that the page compares."""
-    from limelm.benchmark.decoding import decoding_costs
+def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> "Records":
+    """Measure what the models that the page compares cost, each with new weights and a batch of moderate size."""
+    from limelm.benchmark.costs import measure_costs
+    from limelm.benchmark.shape import Inputs
     from limelm.evaluation.seeds import baseline_of, in_all_seeds
 
     compared = in_all_seeds(summary)
     names = {each["label"]: each["name"] for each in summary["trainings"] if each["label"] in compared}
     models = {label: recipe.subjects[name].build(tokenizer, recipe.training) for label, name in names.items()}
-    return decoding_costs(models, baseline_of(summary), recipe.data.sequence_length // 2) if models else []
+    length, batch_size = recipe.data.sequence_length, min(recipe.training.batch_size, Inputs.batch_size)
+    return measure_costs(models, baseline_of(summary), Inputs(batch_size, length, length // 2)) if models else []
 
 
 def _note_missing_seeds(summary: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ seed (paired) before they are averaged.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,18 +71,21 @@ def first_reached(curve: Curve, axis: str, loss: float) -> float:
     return float(spent[place - 1] + (higher - loss) / (higher - lower) * (spent[place] - spent[place - 1]))
 
 
-def losses_at_equal_budgets(curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Records:
+def losses_at_equal_budgets(
+    curves: Mapping[str, Mapping[int, Curve]], baseline: str, axes: Iterable[str] = AXES
+) -> Records:
     """Every model's held-out loss, per seed, at the largest budget that all models of the seed have spent.
 
     Args:
         curves: by model and seed; every model has the same seeds.
         baseline: the model that the others are compared with.
+        axes: the kinds of budget.
 
     Returns:
         Records of `model`, `axis`, `seed`, `budget`, `loss`, and its `difference` from the baseline's.
     """
     records: Records = []
-    for axis in AXES:
+    for axis in axes:
         for seed in curves[baseline]:
             budget = min(float(getattr(by_seed[seed], axis)[-1]) for by_seed in curves.values())
             reference = loss_at(curves[baseline][seed], axis, budget)

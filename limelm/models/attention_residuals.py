@@ -104,6 +104,7 @@ class DepthAttention(Connection):
 
     reads_what = "A source is what layers or sublayers add, or the embeddings; the next one is given a mix of them."
     depends_on_tokens = True
+    source_products = 2  # in the logits and in the mix
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class GatedSum(Connection):
     )
     reads_deltas = True
     depends_on_tokens = True
+    source_products = 3  # in the gate's argument, and with the bias and with the gate
 
     def __init__(self, num_sources: int, hidden_size: int):
         super().__init__()

@@ -50,6 +50,8 @@ class DepthWeightedAverage(Connection):
         num_sources: n.
     """
 
+    source_products = 1
+
     def __init__(self, num_sources: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_sources))

@@ -82,7 +82,8 @@ class MultiwayDynamicDense(Connection):
         super().__init__()
         num_weights = num_ways * num_sources
         inner_size = (expansion * num_weights // 64 + 1) * 64
-        self.num_rows, self.eps = num_ways, eps
+        self.num_rows = self.source_products = num_ways
+        self.eps = eps
         self.hidden = nn.Linear(hidden_size, inner_size, bias=False)
         self.output = nn.Linear(inner_size, num_weights, bias=False)
         self.bias = nn.Parameter(torch.empty(num_ways, num_sources))

@@ -38,6 +38,8 @@ class ResidualScalarsConfig(DecoderConfig):
 class ResidualScalars(Connection):
     """The two numbers of a layer: `r x + s x_0`."""
 
+    source_products = 1
+
     def __init__(self):
         super().__init__()
         self.residual_scale = nn.Parameter(torch.empty(1))

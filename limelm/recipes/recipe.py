@@ -89,6 +89,11 @@ class Recipe:
         label, length = own.pop("label", name), self.data.sequence_length
         return self.kind.read(ModelTable(self.name, name, label, own, self.architecture, length, self.base or ""))
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all models as people are shown them: those that are compared first, in that order."""
+        return list(dict.fromkeys([*self.compare, *self.models]))
+
     def of_training(self, seed: int, learning_rate: float | None = None) -> "Recipe":
         """The recipe of single trainings: one seed, and one learning rate.
 

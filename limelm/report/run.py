@@ -17,6 +17,7 @@ from limelm.report.sections.fairness import FAIRNESS, fairness_records
 from limelm.report.sections.results import (
     ENTROPY,
     LOSSES,
+    has_times,
     is_one_environment,
     last_steps,
     loss_records,
@@ -27,7 +28,7 @@ from limelm.report.sections.routing import is_set_of, models_in, routing_section
 from limelm.report.sections.search import SEARCH, search_records, search_words
 from limelm.report.writer import write_page
 from limelm.text import counted
-from limelm.training.router_statistics import routed_without_weights
+from limelm.training.router_statistics import routed_with_weights
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
 
@@ -37,7 +38,7 @@ def write_run(
     summary: dict[str, Any],
     retrieval: Mapping[str, Records],
     answers: Record | None = None,
-    decoding: Records | None = None,
+    costs: Records | None = None,
 ) -> Path:
     """Write `out/report.html` and `out/figures/*.png, *.svg, *.csv`.
 
@@ -46,14 +47,14 @@ def write_run(
         retrieval: the routing models' records by figure, from `limelm.training.router_statistics.measure_retrieval`;
             empty where none routes.
         answers: of models that were asked problems, from `limelm.evaluation.exact_match.score_run`.
-        decoding: of models whose decoding was measured, from `limelm.benchmark.decoding.decoding_costs`.
+        costs: of models whose costs were measured, from `limelm.benchmark.costs.measure_costs`.
 
     Returns:
         The page's path.
     """
     tasks = [] if answers is None else [answers]
     records = {**retrieval, **loss_records(summary), **answer_records(tasks), "efficiency": efficiency(summary)}
-    records |= {"search": search_records(summary), **fairness_records(summary), "decoding": decoding or []}
+    records |= {"search": search_records(summary), **fairness_records(summary, costs or [])}
     if _is_from_scratch_on_text(summary):
         records["paper_scale"] = paper_scale()
     palette = with_weight_sets(palette_of_run(summary), retrieval)
@@ -67,8 +68,8 @@ def write_run(
     measured = models_in(retrieval)
     unmeasured = [
         label
-        for label in routed_without_weights(summary)
-        if not any(name == label or is_set_of(label, name) for name in measured)
+        for label, kept in routed_with_weights(summary).items()
+        if kept is None and not any(name == label or is_set_of(label, name) for name in measured)
     ]
     return write_page(
         out,
@@ -121,22 +122,35 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),
+        "has_times": has_times(summary),
         "within_noise": "; ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
         "has_difference": any(row["difference"] is not None for row in records["results"]),
         "has_answers": bool(records["exact_match"]),
-        "routing_seed": summary["seeds"][0] if has_routing and has_seeds else None,
+        "routing_seeds": _routing_seeds(summary) if has_routing and has_seeds else "",
         "left_out": ", ".join(dict.fromkeys(row["label"] for row in trainings if row["label"] not in models)),
         "baseline": baseline_of(summary),
         "models": counted(len(models), "model"),
         "seeds": counted(len(summary["seeds"]), "seed"),
         "parameters": parameters,
         "tokens": tokens,
-        "source": data["source"],
+        "source": _in_short(data["source"]),
         "length": data["sequence_length"],
         "documents": counted(data.get("validation_documents", 0), "document"),
         "held_out": data.get("validation_tokens"),
         "last_steps": last_steps(records.get("loss_against_flops") or records["loss_over_seeds"]),
     }
+
+
+def _routing_seeds(summary: dict[str, Any]) -> str:
+    """List the seeds of which the page shows routing: the first, for its logs, and those of the weights."""
+    kept = [entry["seed"] for entry in routed_with_weights(summary).values() if entry is not None]
+    return ", ".join(map(str, sorted({summary["seeds"][0], *kept})))
+
+
+def _in_short(source: str) -> str:
+    """Describe the data in a few words: of a long list of files the first and the last."""
+    files = source.split(", ")
+    return f"{files[0]} ... {files[-1]} ({len(files)} files)" if len(files) > 3 else source
 
 
 def _is_from_scratch_on_text(summary: dict[str, Any]) -> bool:

@@ -34,6 +34,8 @@ class DepthReader(DepthModule):
         weight_sets: what each set of its weights is for, in their order; nothing where there is one for all. Several
             readers of one place have sets of their own.
         num_rows: S G, the rows of its weights.
+        source_products: the multiply-adds for each number of a source that are not in matrix products, such as those of
+            a weighted sum, so that costs can be counted from a model's parts.
         top_p: the mass of weights that is kept; None where nothing is pruned.
         change: what is done to its routes while somebody looks into them (`limelm.routing.formulas`); else None.
     """
@@ -52,6 +54,7 @@ class DepthReader(DepthModule):
     source_ids: tuple[int, ...] = ()
     weight_sets: tuple[str, ...] = ()
     num_rows: int = 1
+    source_products: int = 0
     top_p: float | None = None
     change: Change | None = None
 

@@ -48,6 +48,7 @@ class ValueResidualRouter(ValueRouter):
 
     options = frozenset({"routing_trainable"})
     inits = ("paper", "identity")
+    source_products = 1
 
     def __init__(self, spec: RouterSpec):
         super().__init__(replace(spec, sources={"first": 1, "last": 1}))
@@ -77,6 +78,7 @@ class DepthAttentionRouter(ValueRouter):
     """
 
     depends_on_tokens = True
+    source_products = 2  # in the scores and in the mix
 
     @classmethod
     def default_sources(cls, num_layers: int) -> dict[str, int]:

@@ -68,6 +68,8 @@ Outcomes = Mapping[Place, TrainingResult | Divergence]
 def find_outcomes(recipe: Recipe, out: Path) -> dict[Place, TrainingResult | Divergence]:
     """Read what became of all trainings in a run's folder: of the recipe's models and rates, whatever their seeds.
 
+    They are sorted by seed, model (see `Recipe.names`) and learning rate.
+
     Raises:
         UserError: for a file that is broken.
     """
@@ -78,7 +80,8 @@ def find_outcomes(recipe: Recipe, out: Path) -> dict[Place, TrainingResult | Div
                 outcome = read_result(out / place.folder) or (rate and _read_divergence(out / place.folder))
                 if outcome:
                     outcomes[place] = outcome
-    return dict(sorted(outcomes.items(), key=lambda item: item[0].seed))
+    names = recipe.names
+    return dict(sorted(outcomes.items(), key=lambda item: (item[0].seed, names.index(item[0].name))))
 
 
 def _seeds_in(folder: Path) -> list[int]:

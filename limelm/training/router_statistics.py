@@ -23,9 +23,9 @@ BATCH_SIZE = 8
 def measure_retrieval(
     summary: dict[str, Any], held_out: SequenceDataset, max_sequences: int = 64
 ) -> dict[str, Records]:
-    """Load the checkpoints of a run's first seed and measure what their routers retrieve.
+    """Load a checkpoint of each of a run's models and measure what its routers retrieve.
 
-    Trainings of which the weights are not there any more are left out.
+    It is that of the first seed whose weights are still there; models of which none are there are left out.
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
@@ -38,8 +38,8 @@ def measure_retrieval(
     sequences = [held_out[i]["input_ids"] for i in range(min(max_sequences, len(held_out)))]
     batches = [torch.stack(sequences[i : i + BATCH_SIZE]) for i in range(0, len(sequences), BATCH_SIZE)]
     records: dict[str, Records] = {}
-    for entry in _routed(summary):
-        if not _has_weights(entry):
+    for entry in routed_with_weights(summary).values():
+        if entry is None:
             continue
         weights = retrieval_weights(load_model(Path(entry["checkpoint"])), entry["label"], batches)
         if weights is not None:
@@ -48,15 +48,13 @@ def measure_retrieval(
     return records
 
 
-def routed_without_weights(summary: dict[str, Any]) -> list[str]:
-    """The labels of a run's routing models that `measure_retrieval` leaves out, because only their results are kept."""
-    return [entry["label"] for entry in _routed(summary) if not _has_weights(entry)]
-
-
-def _routed(summary: dict[str, Any]) -> Records:
-    """The trainings of a run's first seed whose models route."""
-    first = summary["seeds"][0]
-    return [entry for entry in summary["trainings"] if entry["seed"] == first and entry["routing"] is not None]
+def routed_with_weights(summary: dict[str, Any]) -> dict[str, Record | None]:
+    """Find the first training of each of a run's routing models whose weights are kept, by label; None without any."""
+    first: dict[str, Record | None] = {}
+    for entry in (entry for entry in summary["trainings"] if entry["routing"] is not None):
+        if first.setdefault(entry["label"]) is None and _has_weights(entry):
+            first[entry["label"]] = entry
+    return first
 
 
 def _has_weights(entry: Record) -> bool:

@@ -117,7 +117,7 @@ def _search(recipe: Recipe, outcomes: Outcomes, best: dict[str, float | None]) -
             "diverged_at": outcome.step if isinstance(outcome, Divergence) else None,
             "is_best": best.get(place.name) == place.learning_rate,
         }
-        for name in recipe.models
+        for name in recipe.names
         for place, outcome in outcomes.items()
         if place.name == name and (place.seed == recipe.training.seed or isinstance(outcome, Divergence))
     ]

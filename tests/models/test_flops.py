@@ -1,5 +1,5 @@
 import pytest
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.models.flops import model_cost
@@ -36,6 +36,35 @@ def test_forward_flops_equal_the_formula(routing, kv_heads):
     if routing == "kv":
         expected += 2 * length * kv_heads * kv_heads * 2 * head_dim * sources
     assert model_cost(config, length).forward_flops == expected
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "products"),
+    [  # by hand at L = 4: how many sources are read, times the multiply-adds for each of their numbers
+        ("residual_scalars", {}, 3 * 2),
+        ("dense_former", {}, 2 + 3 + 4 + 5),
+        ("dense_former", {"period": 2, "dilation": 2}, 2 + 3),
+        ("attention_residuals", {}, 2 * sum(range(2, 10))),
+        ("attention_residuals", {"num_heads": 2, "block_size": 8}, 2 * 8 * 2),
+        ("delta_attention_residuals", {}, 2 * sum(range(2, 9))),
+        ("deep_cross_attention", {}, 3 * (3 * (2 + 3 + 4) + 5)),
+        ("lime", {"routing": "value_residual"}, 3 * 2 / 2),  # values are half as wide here
+        ("lime", {"routing": "depth_attention"}, 2 * (2 + 2 + 3) / 2),  # layers 1, 2 and 3 read 0 and 2, and their own
+    ],
+)
+def test_mixes_that_are_no_matrix_products_are_counted_too(model_type, options, products):
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    cost = model_cost(AutoConfig.for_model(model_type, **shape, **options), 24)
+    mixes = 2 * 24 * 64 * products
+    assert cost.forward_flops == llama_forward_flops(50, 64, 96, 4, 4, 2, 24) + mixes
+    assert cost.paper_forward_flops == model_cost(LlamaConfig(**shape), 24).paper_forward_flops + mixes / 2
 
 
 @pytest.mark.parametrize(

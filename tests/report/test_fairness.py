@@ -2,7 +2,6 @@
 
 import json
 import math
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,30 @@ from limelm.report.sections.fairness import count_spikes, equal_parameters, fair
 from tests.report.synthetic import run
 
 
-def write_log(entry, step_seconds, losses, evaluated, grad_norm=1.0):
-    """A `metrics.jsonl` of so many seconds a step, with held-out losses by step."""
-    steps = enumerate(zip(losses, accumulate(step_seconds), strict=True), start=1)
+def write_log(entry, losses, evaluated, grad_norm=1.0):
+    """A `metrics.jsonl` with held-out losses by step."""
     lines = [
-        {"step": step, "tokens": 8 * step, "seconds": seconds, "loss": loss, "grad_norm": grad_norm * step}
+        {"step": step, "tokens": 8 * step, "seconds": step, "loss": loss, "grad_norm": grad_norm * step}
         | ({"eval_loss": evaluated[step]} if step in evaluated else {})
-        for step, (loss, seconds) in steps
+        for step, loss in enumerate(losses, start=1)
     ]
     Path(entry["checkpoint"], "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
 def searched(tmp_path):
-    """A run with two seeds of a LLaMA, one twice as slow, and one too slow to be measured in that time."""
+    """A run with two seeds of a LLaMA and of two other models, one of which was measured late for the first time."""
     labels = ["LLaMA", "LIMe static", "LIMe dynamic"]
     summary = run(tmp_path, labels, seeds=(1, 2)) | {"search": []}
     summary["recipe"]["learning_rates"] = [1e-3, 2e-3]
     for entry in summary["trainings"]:
         seed = entry["seed"]
         if entry["label"] == "LLaMA":
-            write_log(entry, [1, 1, 1, 50], [9.0, 8, 7, 6], {2: 5.0, 4: 4.0 + seed})  # a pause in the last step
+            write_log(entry, [9.0, 8, 7, 6], {2: 5.0, 4: 4.0 + seed})
         elif entry["label"] == "LIMe static":
-            write_log(entry, [2, 2, 2, 2], [9.0 + 0.1 * seed, 8, 7, 6], {1: 6.0, 2: 4.5, 4: 4.0}, grad_norm=2.0)
+            write_log(entry, [9.0 + 0.1 * seed, 8, 7, 6], {1: 6.0, 2: 4.5, 4: 4.0}, grad_norm=2.0)
         else:
-            write_log(entry, [9, 9, 9, 9], [9.0, 8, 7, 6], {2: 4.0, 4: 3.0})
+            write_log(entry, [9.0, 8, 7, 6], {2: 4.0, 4: 3.0})
         entry["movement"] = None
     return summary
 
@@ -45,19 +43,29 @@ def by_model(rows):
     return {row["model"]: row for row in rows}
 
 
-def test_equal_time_is_by_the_median_step(searched):
-    rows = by_model(fairness_records(searched)["equal_time"])
+def test_equal_time_is_by_steps_of_measured_cost(searched):
+    costs = [{"model": "LLaMA", "step_ratio": None}]
+    costs += [
+        {"model": label, "step_ratio": ratio} for label, ratio in {"LIMe static": 2.0, "LIMe dynamic": 9.0}.items()
+    ]
+    records = fairness_records(searched, costs)
+    assert records["measured_costs"] == costs
+    rows = by_model(records["equal_time"])
     assert rows.keys() == {"LIMe static", "LIMe dynamic"}
     static = rows["LIMe static"]
-    assert static["step_time_ratio"] == 2.0 and static["mean"] == 4.5  # its second step, when LLaMA had taken four
+    assert static["step_ratio"] == 2.0 and static["mean"] == 4.5  # its second step, when LLaMA had taken four
     differences = [4.5 - 5.0, 4.5 - 6.0]
     assert static["difference"] == pytest.approx(sum(differences) / 2)
     assert static["t_low"] == pytest.approx(t_interval(differences).low) and static["lower_in"] == 2
     assert rows["LIMe dynamic"]["verdict"] == "not measured so early" and rows["LIMe dynamic"]["mean"] is None
 
 
+def test_without_measured_costs_nothing_is_said_about_equal_time(searched):
+    assert fairness_records(searched, [])["equal_time"] == []
+
+
 def test_the_course_of_trainings(searched):
-    rows = by_model(fairness_records(searched)["training_course"])
+    rows = by_model(fairness_records(searched, [])["training_course"])
     assert rows["LLaMA"]["first_difference"] is None and rows["LIMe dynamic"]["first_difference"] == 0.0
     assert rows["LIMe static"]["first_difference"] == pytest.approx(0.2)  # the larger of two seeds
     assert rows["LIMe static"]["first_loss"] == pytest.approx(9.15)
@@ -70,7 +78,7 @@ def test_movement_is_relative_to_the_start_where_there_is_one(searched):
             row = {"parameters": "layers.*.w", "group": "router", "numbers": 3, "start": 2.0}
             zero = {"parameters": "layers.*.query", "group": "connections", "numbers": 5, "start": 0.0}
             entry["movement"] = [{**row, "distance": 1.0 * entry["seed"]}, {**zero, "distance": 4.0}]
-    moved, from_zero = fairness_records(searched)["movement"]
+    moved, from_zero = fairness_records(searched, [])["movement"]
     assert (moved["kind"], moved["distance"], moved["relative"]) == ("layers.*.w", 1.5, 0.75)
     assert (from_zero["distance"], from_zero["relative"]) == (4.0, None)
 
@@ -104,4 +112,4 @@ def test_a_spike_stands_out_from_the_steps_before_it():
 
 
 def test_a_run_without_a_search_has_none_of_it(searched):
-    assert fairness_records({key: value for key, value in searched.items() if key != "search"}) == {}
+    assert fairness_records({key: value for key, value in searched.items() if key != "search"}, []) == {}

@@ -44,14 +44,17 @@ def grouped_points(points: Records, palette: Palette, label: str) -> Iterator[tu
 def differences(records: Records, palette: Palette) -> Figure:
     """Draw each seed's difference from the baseline and Student's interval of their mean, a panel per kind of budget.
 
-    A kind of budget at which no model was measured has no panel.
+    The model with the lowest mean in the first panel is at the top. A kind of budget at which no model was measured has
+    no panel.
 
     Args:
         records: of `model`, `baseline`, `axis` (the kind of budget), `seed` and `difference`, without the baseline's.
     """
-    models = list(dict.fromkeys(row["model"] for row in records))
     measured = [row for row in records if np.isfinite(numbers([row], "difference")).all()]
     kinds = list(dict.fromkeys(row["axis"] for row in measured))
+    first = by_model([row for row in records if row["axis"] == records[0]["axis"]])
+    means = {model: float(numbers(own, "difference").mean()) for model, own in first}
+    models = sorted(means, key=means.__getitem__)
     size = (style.PAGE_WIDTH, 1.4 + 0.5 * len(models))
     with style.new_figure(1, len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False) as (figure, grid):
         for axes, kind in zip(grid[0], kinds, strict=True):

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from limelm.models import HyperConnectionConfig, LimeConfig
 from limelm.models.flops import model_cost
 from limelm.records import Records
-from limelm.report.sections.results import baseline_of, is_one_environment, trainings_of
+from limelm.report.sections.results import baseline_of, has_times, is_one_environment, trainings_of
 from limelm.report.writer import Section
 
 SEQUENCE_LENGTH = 2048
@@ -49,11 +49,14 @@ def efficiency(summary: dict[str, Any]) -> Records:
         {"model": label, **{key: mean(entry[field] for entry in own) or None for key, field in MEASURES.items()}}
         for label, own in models.items()
     ]
-    comparable = MEASURES.keys() - (() if is_one_environment(summary) else {"peak_memory_bytes", "tokens_per_second"})
+    machine = {
+        "peak_memory_bytes": is_one_environment(summary),
+        "tokens_per_second": has_times(summary),
+    }
     base = next((dict(row) for row in records if row["model"] == baseline_of(summary)), {})
     for row, own in zip(records, models.values(), strict=True):
-        for key in MEASURES:  # of speed and memory in other environments a ratio would compare machines
-            is_ratio = len(records) > 1 and key in comparable and base[key]
+        for key in MEASURES:  # otherwise a ratio would compare machines, or their hours
+            is_ratio = len(records) > 1 and machine.get(key, True) and base[key]
             row[f"{key}_ratio"] = row[key] / base[key] if is_ratio else math.nan
         row["mfu"] = None if any(entry["mfu"] is None for entry in own) else mean(entry["mfu"] for entry in own)
     return records

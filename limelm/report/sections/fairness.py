@@ -1,9 +1,8 @@
 """The sections on what a comparison of different models hides: other sizes, other speeds, and how they trained."""
 
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,20 @@ SPIKE_WINDOW, SPIKE_DEVIATIONS = 32, 6  # steps before a spike, and how many of 
 
 FAIRNESS = (
     Section("equal_parameters"),
+    Section("measured_costs"),
     Section("equal_time"),
-    Section("decoding"),
     Section("training_course"),
     Section("movement"),
 )
 
 
-def fairness_records(summary: dict[str, Any]) -> dict[str, Records]:
-    """The records of `FAIRNESS` but for `decoding`, by name; empty for a run that does not search for learning rates.
+def fairness_records(summary: dict[str, Any], costs: Records) -> dict[str, Records]:
+    """The records of `FAIRNESS`, by name; empty for a run that does not search for learning rates.
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
+        costs: of its models, from `limelm.benchmark.costs.measure_costs`. Without them nothing is said about equal
+            time: trainings of a long run were not all under way at once, and each one's clock tells of its hour too.
     """
     models, baseline = trainings_of(summary), baseline_of(summary)
     if "search" not in summary or not models:
@@ -41,7 +42,8 @@ def fairness_records(summary: dict[str, Any]) -> dict[str, Records]:
     }
     return {
         "equal_parameters": equal_parameters(models),
-        "equal_time": equal_time(logs, baseline),
+        "measured_costs": costs,
+        "equal_time": equal_time(logs, baseline, {row["model"]: row["step_ratio"] for row in costs}),
         "training_course": training_course(logs, baseline),
         "movement": [row for label, own in models.items() for row in _movement(label, own)],
     }
@@ -70,28 +72,27 @@ def equal_parameters(models: dict[str, Records]) -> Records:
     return [{"model": row["model"], "parameters": sizes[row["model"]], **_compared(row)} for row in _compare(rows)]
 
 
-def equal_time(logs: dict[tuple[str, int], Records], baseline: str) -> Records:
-    """Each model's loss at the time at which the baseline has taken its last step, at each one's median step time.
+def equal_time(logs: dict[tuple[str, int], Records], baseline: str, step_ratios: Mapping[str, float]) -> Records:
+    """Each model's loss at the time at which the baseline has taken its last step.
 
     Args:
         logs: the lines of `metrics.jsonl`, by model and seed.
+        step_ratios: the time of a training step of each model but the baseline, in that of the baseline.
 
     Returns:
-        Records of `model`, `step_time_ratio` to the baseline's, and the fields of `compare_losses`.
+        Records of `model`, `step_ratio`, and the fields of `compare_losses`; none without `step_ratios`.
     """
-    rows, ratios = [], dict[str, list[float]]()
+    rows = []
     for (label, seed), lines in logs.items():
-        reference = logs[baseline, seed]
-        ratio = _step_seconds(lines) / _step_seconds(reference)
-        ratios.setdefault(label, []).append(ratio)
+        if label == baseline or label not in step_ratios:
+            continue
+        reference = logs[baseline, seed][-1]
         measured = [line for line in lines if line.get("eval_loss") is not None]
         steps, losses = ([line[key] for line in measured] for key in ("step", "eval_loss"))
-        loss = float(np.interp(reference[-1]["step"] / ratio, steps, losses, left=np.nan))
-        if label != baseline:
-            rows.append(_difference(label, seed, loss, reference[-1]["eval_loss"]))
+        loss = float(np.interp(reference["step"] / step_ratios[label], steps, losses, left=np.nan))
+        rows.append(_difference(label, seed, loss, reference["eval_loss"]))
     return [
-        {"model": row["model"], "step_time_ratio": mean(ratios[row["model"]]), **_compared(row)}
-        for row in _compare(rows)
+        {"model": row["model"], "step_ratio": step_ratios[row["model"]], **_compared(row)} for row in _compare(rows)
     ]
 
 
@@ -146,10 +147,6 @@ def _movement(label: str, own: Records) -> Records:
         }
         for (kind, group), rows in kinds.items()
     ]
-
-
-def _step_seconds(lines: Records) -> float:
-    return median(later - sooner for sooner, later in pairwise([0.0, *(line["seconds"] for line in lines)]))
 
 
 def _difference(label: str, seed: int, loss: float, reference: float) -> Record:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.seeds import (
+    AXES,
     COMPARISON,
     Curve,
     baseline_of,
@@ -51,13 +52,18 @@ def is_one_environment(summary: dict[str, Any]) -> bool:
     return all(other == first for other in others)
 
 
+def has_times(summary: dict[str, Any]) -> bool:
+    """Whether the clocks of a run's trainings compare models: not those of a search, which takes several sittings."""
+    return is_one_environment(summary) and "search" not in summary
+
+
 def results(summary: dict[str, Any]) -> Records:
     """The results of a run, a record per model: means over seeds, and how they differ from the baseline's.
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
     """
-    models, compares_speed = trainings_of(summary), is_one_environment(summary)
+    models, compares_speed = trainings_of(summary), has_times(summary)
     records = []
     for row in _compared(models, baseline_of(summary)):
         own = models[row["model"]]
@@ -104,7 +110,8 @@ def loss_records(summary: dict[str, Any]) -> dict[str, Records]:
             label: {entry["seed"]: _curve(measured, label, entry["seed"]) for entry in models[label]}
             for label in models
         }
-        losses = losses_at_equal_budgets(budgets, baseline)
+        axes = [axis for axis in AXES if axis != "seconds" or has_times(summary)]
+        losses = losses_at_equal_budgets(budgets, baseline, axes)
         records["equal_budgets"] = [
             row | {"axis": AXIS_NAMES[row["axis"]]}
             for row in compare_losses(losses, baseline)

@@ -4,15 +4,32 @@ from typing import Any
 
 from limelm.records import Records
 from limelm.report.captions import Words
+from limelm.report.columns import thousandths
 from limelm.report.figures.search import loss_by_learning_rate
 from limelm.report.writer import Section
 
-
-def _with_words(rows: Records) -> Records:
-    return [row | {"is_best": "yes" if row["is_best"] else ""} for row in rows]
+SEPARATOR = "   "  # of the losses of one model
 
 
-SEARCH = Section("search", loss_by_learning_rate, rows=_with_words)
+def _by_model(rows: Records) -> Records:
+    """A row for each model: its best rate, and its losses at all rates in their order."""
+    models: dict[str, Records] = {}
+    for row in rows:
+        if row["seed"] == rows[0]["seed"]:
+            models.setdefault(row["model"], []).append(row)
+    return [
+        {
+            "model": model,
+            "learning_rate": next((row["learning_rate"] for row in own if row["is_best"]), None),
+            "eval_losses": SEPARATOR.join(
+                "diverged" if row["eval_loss"] is None else thousandths(row["eval_loss"]) for row in own
+            ),
+        }
+        for model, own in models.items()
+    ]
+
+
+SEARCH = Section("search", loss_by_learning_rate, rows=_by_model)
 
 
 def search_records(summary: dict[str, Any]) -> Records:
@@ -42,6 +59,7 @@ def search_words(summary: dict[str, Any]) -> Words:
     return {
         "searched_seed": training["seed"],
         "router_ratio": training["router_learning_rate"] / training["learning_rate"],
+        "rates": ", ".join(f"{rate:g}" for rate in recipe["learning_rates"]),
         "at_edge": ", ".join(at_edge),
         "diverged": ", ".join(diverged),
     }
