@@ -11,7 +11,7 @@ from limelm.errors import UserError
 
 HELP = "score models on benchmarks, with errors and comparisons"
 NEEDS = "lab"
-KEYS = ("out", "report", "scores", "averages", "perplexity", "notes")
+KEYS = ("out", "report", "scores", "averages", "answers", "perplexity", "notes")
 SAVES_MEMORY = "--batch-size or --window"
 DESCRIPTION = """\
 Score models: run tasks of the lm-evaluation-harness on checkpoints, measure their perplexity and bits per byte on text,
@@ -119,5 +119,5 @@ def run(options: argparse.Namespace) -> Output:
     page = write_evaluation(options.out, asdict(evaluation))
     tables = [scores_as_text(evaluation.scores, evaluation.averages)] if evaluation.scores else []
     tables += [perplexities_as_text(evaluation.perplexity)] if evaluation.perplexity else []
-    facts = {name: getattr(evaluation, name) for name in ("notes", "scores", "averages", "perplexity")}
+    facts = {name: getattr(evaluation, name) for name in ("notes", "scores", "averages", "answers", "perplexity")}
     return Output("\n\n".join(tables) + f"\nReport: {page}", {"out": options.out, "report": page, **facts})

@@ -27,7 +27,7 @@ def items_of(samples: list[Record], task: Any, cut: set[tuple[str, str]]) -> lis
 
     An item has `doc_id`, `prompt_fingerprint` (of all its contexts and answers), `cut` (whether a prompt lost its
     beginning) and `scores` by metric; one with choices also `log_likelihoods`, `prediction` (the likeliest) and `gold`;
-    where items belong together, `group`.
+    one with a single answer, which is right, `answer_log_likelihood`; where items belong together, `group`.
     """
     items: dict[int, Record] = {}
     for sample in samples:
@@ -43,6 +43,8 @@ def items_of(samples: list[Record], task: Any, cut: set[tuple[str, str]]) -> lis
                 "prediction": int(np.argmax(likelihoods)),
                 "gold": _gold(sample, task, choices),
             }
+        elif task.OUTPUT_TYPE == "loglikelihood":
+            item["answer_log_likelihood"] = float(sample["filtered_resps"][0][0])
         if task.task_name in GROUPS:
             item["group"] = fingerprint(sample["doc"][GROUPS[task.task_name]])
         item.setdefault("scores", {}).update(_scores(sample, task))

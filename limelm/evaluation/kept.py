@@ -49,6 +49,7 @@ class TaskItem:
     log_likelihoods: tuple[float, ...] | None = None
     prediction: Count | None = None
     gold: Count | None = None
+    answer_log_likelihood: float | None = None
     group: str | None = None
 
 

@@ -44,7 +44,7 @@ def read_splits(data: Path, name: str) -> dict[str, list[Row]]:
         UserError: where the folder or the file that is scored is missing, or a file is broken; it names the file, and
             the line.
     """
-    task = LOCAL_TASKS[name]
+    task = local_task(name)
     if not data.is_dir():
         raise UserError(f"--local-data: {data} is not a folder")
     found = {split: _find(data / task.folder, stem) for split, stem in task.files.items()}
@@ -242,3 +242,37 @@ LOCAL_TASKS = {
         "logical_deduction", {"test": "bigbench_logical_deduction"}, _three_objects
     ),
 }
+
+#: BLiMP's minimal pairs (Warstadt et al. 2020): the harness has a task for each phenomenon, and we a file of its name.
+BLIMP, BLIMP_PREFIX = "blimp", "blimp_"
+
+
+def local_task(name: str) -> LocalTask:
+    """The files of a task, by the harness's name of it, which `is_local` knows."""
+    if name.startswith(BLIMP_PREFIX):
+        file = name.removeprefix(BLIMP_PREFIX)
+        return LocalTask(BLIMP, {"validation": file}, _fields("sentence_good", "sentence_bad"))
+    return LOCAL_TASKS[name]
+
+
+def is_local(name: str) -> bool:
+    """Whether files can hold a task of this name."""
+    return name in LOCAL_TASKS or name == BLIMP or name.startswith(BLIMP_PREFIX)
+
+
+def names_in(data: Path, name: str) -> list[str]:
+    """The tasks that a name stands for: of BLiMP's group those of which the folder has files, otherwise the task alone.
+
+    Raises:
+        UserError: where the folder has no file of the group.
+    """
+    if name != BLIMP:
+        return [name]
+    stems = {
+        path.name.split(".")[0] for path in (data / BLIMP).glob("*") if path.name.endswith((".jsonl", ".jsonl.gz"))
+    }
+    if not stems:
+        raise UserError(
+            f"--local-data: {name} needs a file for each phenomenon in {data / BLIMP}, such as wh_island.jsonl"
+        )
+    return [BLIMP_PREFIX + stem for stem in sorted(stems)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from limelm.data.dataset import are_shards
 from limelm.environment import environment
+from limelm.evaluation.answer_loss import answer_rows
 from limelm.evaluation.domains import (
     Reading,
     TextRequest,
@@ -44,6 +45,7 @@ class Evaluation:
         cautions: what the results do not show.
         scores: a row per task, metric and model (`score_rows`).
         averages: over tasks, a row per model (`average_rows`).
+        answers: the losses of right answers, a row per task and model (`answer_rows`).
         perplexity: a row per domain and model (`perplexity_rows`).
         by_context, by_share: rows by how much text stands before a token, and by its part of the text
             (`limelm.evaluation.breakdown`).
@@ -55,6 +57,7 @@ class Evaluation:
     cautions: list[str] = field(default_factory=list)
     scores: list[Record] = field(default_factory=list)
     averages: list[Record] = field(default_factory=list)
+    answers: list[Record] = field(default_factory=list)
     perplexity: list[Record] = field(default_factory=list)
     by_context: list[Record] = field(default_factory=list)
     by_share: list[Record] = field(default_factory=list)
@@ -101,6 +104,7 @@ def evaluate(
         del loaded  # before the next one is read
     evaluation.scores = score_rows(evaluation.models, records, wanted, settings.seed)
     evaluation.averages = average_rows(evaluation.models, records, evaluation.scores, settings.seed)
+    evaluation.answers = answer_rows(evaluation.models, records)
     if reading:
         evaluation.perplexity = perplexity_rows(texts, reading)
         evaluation.by_context, evaluation.by_share = context_rows(texts), share_rows(texts)
@@ -149,7 +153,7 @@ def _cautions(evaluation: Evaluation, records: list[Record]) -> list[str]:
         f"One checkpoint of each model on a sample of {over}: the errors and intervals are over {over}. How much a "
         "result moves from one training seed to the next is not in them, and is often as much."
     ]
-    rows = evaluation.scores + evaluation.averages + evaluation.perplexity
+    rows = evaluation.scores + evaluation.averages + evaluation.answers + evaluation.perplexity
     compared = sum(is_verdict(row["verdict"]) for row in rows)
     if compared:
         were = "was" if compared == 1 else "were"

@@ -23,15 +23,13 @@ from limelm.evaluation.statistics import (
     verdict,
 )
 from limelm.evaluation.suites import SuiteTask, paper_kind
-from limelm.records import Record
+from limelm.records import Record, Records
 
 #: The metric that the paper's numbers most likely are, where a task has both.
 PREFERRED = "acc_norm"
 
 
-def score_rows(
-    models: list[Record], records: dict[str, list[Record]], tasks: list[SuiteTask], seed: int
-) -> list[Record]:
+def score_rows(models: Records, records: dict[str, Records], tasks: list[SuiteTask], seed: int) -> Records:
     """One row for each task, metric and model; differences are to the first model that ran the task.
 
     Args:
@@ -46,13 +44,7 @@ def score_rows(
     """
     printed = {(task.name, task.shots): task for task in tasks}
     rows = []
-    for key in dict.fromkeys((record["task"], record["shots"]) for own in records.values() for record in own):
-        ran = [
-            (model, record)
-            for model in models
-            for record in records[model["label"]]
-            if (record["task"], record["shots"]) == key
-        ]
+    for key, ran in by_task(models, records).items():
         first = ran[0][1]
         for metric in first["items"][0]["scores"]:
             for model, record in ran:
@@ -67,7 +59,18 @@ def score_rows(
     return rows
 
 
-def headline(rows: list[Record]) -> list[Record]:
+def by_task(models: Records, records: dict[str, Records]) -> dict[tuple[str, int], list[tuple[Record, Record]]]:
+    """The models that ran a task and what each did there, in the models' order, by the task and its shots."""
+    ran: dict[tuple[str, int], list[tuple[Record, Record]]] = {
+        (record["task"], record["shots"]): [] for own in records.values() for record in own
+    }
+    for model in models:
+        for record in records[model["label"]]:
+            ran[record["task"], record["shots"]].append((model, record))
+    return ran
+
+
+def headline(rows: Records) -> Records:
     """Choose from `score_rows` one metric per task: `acc_norm` where there is one, else the first."""
     chosen: dict[tuple[str, int], str] = {}
     for row in rows:
@@ -77,7 +80,7 @@ def headline(rows: list[Record]) -> list[Record]:
     return [row for row in rows if row["metric"] == chosen[row["task"], row["shots"]]]
 
 
-def average_rows(models: list[Record], records: dict[str, list[Record]], rows: list[Record], seed: int) -> list[Record]:
+def average_rows(models: Records, records: dict[str, Records], rows: Records, seed: int) -> Records:
     """One row per model: the mean of `headline` over the tasks that all models ran, each task weighing the same.
 
     Args:
@@ -125,7 +128,7 @@ _COMPARED = ("difference", "difference_low", "difference_high", "t_low", "t_high
 
 def _row(model: Record, record: Record, metric: str) -> Record:
     items = record["items"]
-    accuracies, groups = correct(items, metric), _groups(items)
+    accuracies, groups = correct(items, metric), groups_of(items)
     golds = [item.get("gold") for item in items]
     has_gold = all(gold is not None for gold in golds)
     chance = chance_level([len(item["log_likelihoods"]) for item in items]) if has_gold else None
@@ -185,7 +188,7 @@ def _differences(record: Record, first: Record, metric: str) -> Sample:
     ours, theirs = record["items"], first["items"]
     if [item["prompt_fingerprint"] for item in ours] != [item["prompt_fingerprint"] for item in theirs]:
         raise ValueError(f"{record['task']}: the models were asked different items")
-    return np.subtract(correct(ours, metric), correct(theirs, metric)), _groups(ours)
+    return np.subtract(correct(ours, metric), correct(theirs, metric)), groups_of(ours)
 
 
 def _comparison(differences: list[Sample], seed: int) -> Record:
@@ -201,7 +204,7 @@ def _comparison(differences: list[Sample], seed: int) -> Record:
     return dict(zip(_COMPARED, values, strict=True))
 
 
-def _average(rows: list[Record], key: str) -> float | None:
+def _average(rows: Records, key: str) -> float | None:
     """The mean of the values; None if any of them is None."""
     values = [row[key] for row in rows]
     return None if None in values else sum(values) / len(values)
@@ -216,6 +219,6 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
     return interval.mean, interval.low, interval.high
 
 
-def _groups(items: list[Record]) -> list[Any] | None:
+def groups_of(items: Records) -> list[Any] | None:
     """The groups of items that belong together; None if none do."""
     return [item["group"] for item in items] if "group" in items[0] else None

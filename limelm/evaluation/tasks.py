@@ -10,14 +10,14 @@ from typing import Any
 from limelm.errors import UserError
 from limelm.evaluation.generated import GENERATED
 from limelm.evaluation.items import mean_metrics
-from limelm.evaluation.local_data import LOCAL_TASKS, read_splits
+from limelm.evaluation.local_data import BLIMP, LOCAL_TASKS, is_local, names_in, read_splits
 from limelm.evaluation.own_tasks import LOGICAL_DEDUCTION, generated_task, hub_like, logical_deduction
 from limelm.evaluation.suites import SUITES, SuiteTask
 from limelm.extras import import_extra
 
 EXTRA = "eval"
-# The harness's folders that define the tasks of LOCAL_TASKS: all its thirteen thousand take ten seconds to list.
-_FOLDERS = ("arc", "glue", "hellaswag", "lambada", "openbookqa", "piqa", "super_glue", "winogrande")
+# The harness's folders that define the tasks that files can hold: all its thirteen thousand take ten seconds to list.
+_FOLDERS = ("arc", "blimp", "glue", "hellaswag", "lambada", "openbookqa", "piqa", "super_glue", "winogrande")
 _SPLITS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 
 
@@ -67,9 +67,9 @@ def check_names(names: list[str], data: Path | None) -> None:
     import_extra("datasets", EXTRA)
     if data is None:
         return
-    known = [*LOCAL_TASKS, *GENERATED]
+    known = [*LOCAL_TASKS, BLIMP, *GENERATED]
     for name in names:
-        if name not in known:
+        if name not in GENERATED and not is_local(name):
             raise _unknown(name, [*known, *SUITES], "which --local-data can serve", f"; tasks: {', '.join(known)}")
 
 
@@ -94,7 +94,7 @@ def load_tasks(wanted: list[SuiteTask], data: Path | None, seed: int) -> list[Lo
         if task.name in GENERATED:
             objects = [_configured(generated_task(task.name, seed))]
         elif data is not None:
-            objects = [_local_task(task.name, data)]
+            objects = [_local_task(name, data) for name in names_in(data, task.name)]
         else:
             index = index or _task_manager()
             objects = _hub_tasks(task.name, index)
@@ -120,7 +120,7 @@ def _task_manager(**options: Any) -> Any:
 
 @functools.cache
 def _local_task_manager() -> Any:
-    """The harness's index of the tasks of LOCAL_TASKS alone."""
+    """The harness's index of the tasks that files can hold alone."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -134,11 +134,17 @@ def _configured(definition: dict[str, Any]) -> Any:
 
 
 def _local_task(name: str, data: Path) -> Any:
-    """The harness's own task with our rows: only its data set and the available splits differ."""
+    """The harness's own task with our rows: only its data set and the names of the available splits differ.
+
+    Raises:
+        UserError: for a task of BLiMP that the harness does not have.
+    """
+    if name not in (LOGICAL_DEDUCTION, *_local_task_manager().task_index):
+        raise _unknown(name, list(_local_task_manager().all_tasks), "in the harness")
     splits = read_splits(data, name)
     if name == LOGICAL_DEDUCTION:
         return _configured(logical_deduction(splits))
-    changes: dict[str, Any] = {key: None for split, key in _SPLITS.items() if split not in splits}
+    changes: dict[str, Any] = {key: split if split in splits else None for split, key in _SPLITS.items()}
     if list(splits) == ["test"]:
         changes["fewshot_split"] = "test"  # named, so that the harness leaves the scored item itself out
     group = {"group": "local", "task": [{"task": name, "custom_dataset": hub_like(splits), **changes}]}

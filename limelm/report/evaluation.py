@@ -40,6 +40,7 @@ def write_evaluation(out: Path, evaluation: dict[str, Any]) -> Path:
             "accuracy": headline(scores),
             "scores": scores,
             "average": averages,
+            "answer_loss": evaluation["answers"],
             "perplexity": perplexity,
             "loss_by_context": evaluation["by_context"],
             "loss_by_share": evaluation["by_share"],

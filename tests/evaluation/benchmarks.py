@@ -98,6 +98,10 @@ def write_benchmarks(folder: Path, items: int) -> Path:
             "label": draw.choice(LABELS),
         },
         ("lambada", "lambada_openai"): lambda _: {"context": sentence(6), "continuation": sentence(1)},
+        ("blimp", "wh_island"): lambda _: {
+            "sentence_good": f"{sentence(5)}.",
+            "sentence_bad": f"{sentence(5)}.",
+        },
         ("logical_deduction", "bigbench_logical_deduction"): logical,
     }
     for (name, files), make in kinds.items():

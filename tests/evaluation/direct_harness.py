@@ -44,6 +44,8 @@ def hub(folder: Path):
     """A stand-in for `datasets.load_dataset`."""
 
     def load_dataset(path, name=None, **_):
+        if path == "nyu-mll/blimp":
+            return {"train": datasets.Dataset.from_list(read(folder / "blimp" / f"{name}.jsonl"))}
         kind = HUB[path, name]
         splits = {}
         for file in (folder / kind).iterdir():

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import lm_eval.evaluator
 import lm_eval.tasks
+import numpy as np
 import pytest
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from limelm.evaluation import harness
+from limelm.evaluation.answer_loss import answer_rows
 from limelm.evaluation.generated import WORDS
 from limelm.evaluation.harness import TaskSettings, language_model, run_task, run_tasks
 from limelm.evaluation.loading import load_for_evaluation
@@ -47,14 +49,18 @@ def records_of(checkpoint, tasks, out, **settings):
 
 def small_task_manager():
     root = Path(lm_eval.tasks.__file__).parent
-    folders = ("arc", "glue", "hellaswag", "lambada", "openbookqa", "piqa", "super_glue", "winogrande")
+    folders = ("arc", "blimp", "glue", "hellaswag", "lambada", "openbookqa", "piqa", "super_glue", "winogrande")
     return TaskManager(include_defaults=False, include_path=[root / name for name in folders])
 
 
 @pytest.mark.parametrize(
     ("names", "shots"),
     [
-        ([name for name in LOCAL_TASKS if name != "logical_deduction_three_objects"], 0),  # which the harness has not
+        (
+            [name for name in LOCAL_TASKS if name != "logical_deduction_three_objects"]  # which the harness has not
+            + ["blimp_wh_island"],
+            0,
+        ),
         (["arc_easy", "winogrande", "copa", "multirc"], 2),
     ],
 )
@@ -73,6 +79,9 @@ def test_scores_equal_those_of_a_direct_call(names, shots, benchmarks, random_mo
             if "log_likelihoods" in item:
                 assert item["log_likelihoods"] == [likelihood for likelihood, _ in sample["filtered_resps"]]
                 assert item["scores"]["acc"] == (item["prediction"] == item["gold"])
+        if name == "lambada_openai":
+            [row] = answer_rows([{"label": "model"}], {"model": [record]})
+            assert np.exp(row["answer_loss"]) == pytest.approx(record["results"]["perplexity,none"])
 
 
 @pytest.fixture(scope="module")

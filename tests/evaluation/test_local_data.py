@@ -157,6 +157,12 @@ ITEMS = {
         [" moon"],
         0,
     ),
+    "blimp_wh_island": (
+        ("blimp", "wh_island", {"sentence_good": "Who saw it?", "sentence_bad": "Who it saw?", "UID": "wh_island"}),
+        [""],
+        [" Who saw it?", " Who it saw?"],
+        0,
+    ),
     "logical_deduction_three_objects": (
         (
             "logical_deduction",
@@ -192,7 +198,7 @@ def gold_of(task):
 
 
 def test_every_format_has_a_hand_checked_item():
-    assert ITEMS.keys() == LOCAL_TASKS.keys()
+    assert ITEMS.keys() == {*LOCAL_TASKS, "blimp_wh_island"}
 
 
 @pytest.mark.parametrize("name", ITEMS)
@@ -349,3 +355,21 @@ def test_a_task_that_two_names_stand_for_runs_once(benchmarks, monkeypatch):
     with local_hub(benchmarks):
         loaded = load_tasks(expand(["ai2_arc", "arc_easy"], 0), None, seed=0)
     assert [entry.name for entry in loaded] == ["arc_challenge", "arc_easy"]
+
+
+def test_the_group_of_minimal_pairs_is_what_the_folder_has(tmp_path):
+    pair = {"sentence_good": "She sleeps.", "sentence_bad": "She sleep."}
+    for file in ("wh_island", "causative.gz"):
+        write_rows(tmp_path / "blimp", file, [pair] * 3)
+    loaded = load_tasks(expand(["blimp", "blimp_causative"]), tmp_path, seed=0)
+    assert [entry.name for entry in loaded] == ["blimp_causative", "blimp_wh_island"]
+    assert {(entry.scored_split, len(entry.task.eval_docs)) for entry in loaded} == {("validation", 3)}
+
+
+def test_minimal_pairs_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"blimp needs a file for each phenomenon in .*blimp, such as wh_island.jsonl"):
+        load_tasks(expand(["blimp"]), tmp_path, seed=0)
+    with pytest.raises(UserError, match="no task or suite 'blimp_wh_iland' in the harness; nearest: blimp_wh_island"):
+        load_tasks(expand(["blimp_wh_iland"]), tmp_path, seed=0)
+    with pytest.raises(UserError, match=r"blimp_wh_island needs .*wh_island.jsonl"):
+        load_tasks(expand(["blimp_wh_island"]), tmp_path, seed=0)

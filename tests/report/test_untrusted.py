@@ -73,6 +73,7 @@ def evaluation_report(out, labels, name, text):
             "cautions": [f"{text}: few documents"],
             "scores": [],
             "averages": [],
+            "answers": [],
             "perplexity": [{"domain": name, "model": label, **bits} for label in labels],
             "by_context": [{"domain": name, "model": label, **of_class} for label in labels],
             "by_share": [{"domain": name, "model": label, **of_class} for label in labels],

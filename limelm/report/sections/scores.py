@@ -72,6 +72,7 @@ SECTIONS = (
     Section("accuracy", accuracies_by_task),
     Section("scores", words=_words),
     Section("average", words=_words),
+    Section("answer_loss", words=_words),
     Section("perplexity", bits_by_domain, words=_words),
     Section("loss_by_context", losses_by_class, words=_words),
     Section("loss_by_share", losses_by_class, words=_words),
