@@ -1,0 +1,69 @@
+"""runs/over_seeds.py: the scores of several seeds' models in one table."""
+
+import csv
+import importlib.util
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from limelm.evaluation.statistics import t_interval
+
+SCRIPT = Path(__file__).parents[1] / "runs" / "over_seeds.py"
+SPEC = importlib.util.spec_from_file_location("over_seeds", SCRIPT)
+assert SPEC is not None and SPEC.loader is not None
+script = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(script)
+
+MODELS = [
+    {"label": "LLaMA", "model_type": "llama", "routing": None},
+    {"label": "LIMe static", "model_type": "lime", "routing": "static"},
+]
+
+
+def evaluation(llama, static):
+    """What `limelm eval` writes of two models that have these losses and accuracies."""
+    values = {"LLaMA": llama, "LIMe static": static}
+    of_class = {"domain": "wiki", "number": 0, "tokens_are": "1"}
+    return {
+        "models": MODELS,
+        "scores": [
+            {"task": "copa", "shots": 0, "metric": "acc", "model": model, "accuracy": value / 10}
+            for model, value in values.items()
+        ],
+        "answers": [],
+        "perplexity": [{"domain": "wiki", "model": model, "loss": value} for model, value in values.items()],
+        "by_context": [{**of_class, "model": model, "loss": value} for model, value in values.items()],
+        "by_share": [],
+    }
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The tables of three seeds, by name."""
+    folders = []
+    for seed, losses in enumerate([(5.0, 4.0), (5.2, 4.1), (5.1, 4.2)]):
+        folders.append(tmp_path / f"seed-{seed}")
+        folders[-1].mkdir()
+        (folders[-1] / "evaluation.json").write_text(json.dumps(evaluation(*losses)))
+    script.write(folders, tmp_path / "out")
+    return {path.stem: list(csv.DictReader(path.open())) for path in (tmp_path / "out").glob("*.csv")}
+
+
+def test_differences_are_taken_seed_by_seed(tables):
+    llama, static = tables["perplexity"]
+    assert float(llama["loss"]) == pytest.approx(5.1) and not llama["difference"]
+    assert float(static["difference"]) == pytest.approx(-1.0)
+    assert float(static["t_low"]) == pytest.approx(t_interval([-1.0, -1.1, -0.9]).low)
+    assert float(static["standard_deviation"]) == pytest.approx(statistics.stdev([4.0, 4.1, 4.2]))
+    assert (static["seeds"], static["verdict"]) == ("3", "lower by 1.000 nats")
+
+
+def test_a_lower_accuracy_is_worse(tables):
+    assert tables["accuracy"][1]["verdict"] == "worse by 10.0 points"
+
+
+def test_classes_of_tokens_have_a_figure_and_empty_tables_no_file(tables, tmp_path):
+    assert tables.keys() == {"accuracy", "perplexity", "loss_by_context"}
+    assert (tmp_path / "out" / "loss_by_context.png").exists()
