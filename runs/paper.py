@@ -27,14 +27,15 @@ What the two versions of the paper ([arXiv 2502.09245](https://arxiv.org/abs/250
 here. The verdicts are made by `python runs/paper.py` from the tables in [results](../results), so that nobody can write
 what was not measured:
 
-- **reproduced**: the same quantity at the paper's own scale, within rounding.
+- **reproduced**: the same quantity at the paper's own scale, as near to the printed one as rounding of the paper's totals
+  explains.
 - **same direction**: at another, smaller scale the 95 % interval over seeds, or the quartiles of a timing, lie on the
   side that the paper says, or a count agrees.
 - **not seen**: the interval holds both sides.
 - **contradicted**: it lies on the other side, or a count is another one.
 - **not run**: nothing was measured; the command says what it would cost, or runs it.
 
-A verdict at a small scale is no verdict on the paper's: these models see some hundred-thousandth of its tokens.
+A verdict at a small scale is no verdict on the paper's: its models see 170,000 times as many tokens.
 Intervals are Student's, over seeds, and take no account of how many claims there are.
 """
 
@@ -114,7 +115,7 @@ def _how(claim: dict[str, Any]) -> str:
         parts.append(f"`{claim['command']}`, [{Path(claim['file']).name}](../{claim['file']})")
     if "cost" in claim:
         parts.append(f"at the paper's scale `{claim['cost']}`")
-    return "; ".join(parts)
+    return "; ".join(parts) + (f". {claim['note']}" if "note" in claim else "")
 
 
 def main(arguments: list[str]) -> int:
