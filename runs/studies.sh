@@ -2,6 +2,7 @@
 # Studies that take many hours on two CPU cores, in as many sittings as are wanted:
 #
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
+#   TEXT=... runs/studies.sh deeper                   the five best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, an hour each
 #   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
@@ -17,6 +18,11 @@ KEPT=${KEPT:-studies}
 LIMELM=${LIMELM:-.venv/bin/limelm}
 
 rivals() { study rivals rivals; }
+# The two learning rates are those that were best in 8 layers.
+deeper() {
+    MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,attention-residuals,mudd-former} \
+        study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
+}
 depth() { study depth depth-32 depth-64 depth-128; }
 english() { study english english; }
 
@@ -68,11 +74,11 @@ pack() {
     mv "$3.part" "$3"
 }
 
-[ $# -gt 0 ] || set -- rivals depth english
+[ $# -gt 0 ] || set -- rivals deeper depth english
 for part in "$@"; do
     case $part in
-        rivals | depth | english | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, depth, english, keep" >&2; exit 2 ;;
+        rivals | deeper | depth | english | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, english, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

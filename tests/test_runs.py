@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from limelm.recipes import load_recipe
 from tests.commands import parse
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +136,18 @@ def test_tables_and_figures_alone_become_results(start, tmp_path):
 
 def kept_study(start, tmp_path, text="a.txt b.txt", study="rivals", **settings):
     return start("studies", study, TEXT=text, KEPT=str(tmp_path / "kept"), **settings)
+
+
+def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
+    (tmp_path / "text.txt").touch()
+    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "deeper")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "tokens").mkdir()
+    reproduce = parse(of_limelm(calls)[-1])
+    assert list(map(str, reproduce.recipes)) == ["rivals-16", "rivals-32", "rivals-64"]
+    recipe = load_recipe("rivals-16", reproduce.fields)
+    assert set(reproduce.models) <= set(recipe.compare) and len(reproduce.models) == 7
+    assert set(recipe.learning_rates) <= set(load_recipe("rivals").learning_rates)
 
 
 @pytest.mark.parametrize("study", ["rivals", "depth", "english"])
