@@ -27,8 +27,8 @@ What the two versions of the paper ([arXiv 2502.09245](https://arxiv.org/abs/250
 here. The verdicts are made by `python runs/paper.py` from the tables in [results](../results), so that nobody can write
 what was not measured:
 
-- **reproduced**: the same quantity at the paper's own scale, as near to the printed one as rounding of the paper's totals
-  explains.
+- **reproduced**: the same quantity at the paper's own scale, as near to the printed one as rounding of the paper's
+  totals explains.
 - **same direction**: at another, smaller scale the 95 % interval over seeds, or the quartiles of a timing, lie on the
   side that the paper says, or a count agrees.
 - **not seen**: the interval holds both sides.
