@@ -5,9 +5,12 @@
 #   TEXT=... runs/studies.sh deeper                   the five best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, an hour each
+#   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
 #   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
 #
 # What a study has trained is kept in studies/, a small archive of results and logs for each training, without weights.
+# Scores need the weights, so measure comes before these are gone: each seed's are kept too. BENCHMARKS is a folder for
+# limelm eval --local-data, DOMAINS has texts, as in "wiki=wiki/ books=books.jsonl.gz".
 # A study goes on from these, here or in a fresh clone with the same TEXT. Several may run side by side, each with MODELS
 # of its own (MODELS=llama,static runs/studies.sh rivals) and with OMP_NUM_THREADS=1.
 set -euo pipefail
@@ -39,6 +42,27 @@ study() {
     keep
 }
 
+# Score the models of each seed of english whose weights are here, LLaMA first, and look into those of the first seed.
+measure() {
+    local seed domain model domains=() models=()
+    [ -n "${BENCHMARKS:-}" ] && [ -n "${DOMAINS:-}" ] || {
+        echo 'runs/studies.sh: measure needs BENCHMARKS and DOMAINS, as in DOMAINS="wiki=wiki/ books=books.jsonl.gz"' >&2
+        exit 2
+    }
+    for domain in $DOMAINS; do domains+=(--domain "$domain"); done
+    for seed in "$RUNS"/english/seed-*; do
+        models=()
+        for model in llama static dynamic kv top-p hc; do
+            [ ! -e "$seed/$model/model.safetensors" ] || models+=("$seed/$model")
+        done
+        [ ${#models[@]} -gt 0 ] || continue
+        "$LIMELM" eval "${models[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
+            --local-data "$BENCHMARKS" "${domains[@]}" --out "$RUNS/scores/$(basename "$seed")"
+        [ "$(basename "$seed")" != seed-42 ] || "$LIMELM" analyze "${models[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
+    done
+    keep
+}
+
 # Unpack the trainings of a study that are kept.
 fetch() {
     local archive
@@ -49,13 +73,13 @@ fetch() {
     done
 }
 
-# Pack every finished training of every study: run.json, its result or divergence, and its logs; and what tells the
-# study's folder from others, the run.json of each recipe ("format" stands in no training's).
+# Pack every finished training of every study: run.json, its result or divergence, and its logs; what tells the study's
+# folder from others, the run.json of each recipe ("format" stands in no training's); and the scores of each seed.
 keep() {
     local run study folder name
     mkdir -p "$RUNS"
     {
-        find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json \)
+        find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json -o -name evaluation.json \)
         find "$RUNS" -mindepth 2 -name run.json -exec grep -l '"format"' {} +
     } | sort | while read -r run; do
         folder=$(dirname "${run#"$RUNS"/}")/
@@ -69,7 +93,8 @@ keep() {
 pack() {
     [ ! -e "$3" ] || return 0
     mkdir -p "$(dirname "$3")"
-    (cd "$1" && find "$2" -maxdepth 1 \( -name run.json -o -name result.json -o -name diverged.json -o -name '*.jsonl' \)) |
+    (cd "$1" && find "$2" -maxdepth 1 \( -name run.json -o -name result.json -o -name diverged.json \
+        -o -name evaluation.json -o -name '*.jsonl' \)) |
         tar -C "$1" --files-from=- --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cJf "$3.part"
     mv "$3.part" "$3"
 }
@@ -77,8 +102,8 @@ pack() {
 [ $# -gt 0 ] || set -- rivals deeper depth english
 for part in "$@"; do
     case $part in
-        rivals | deeper | depth | english | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, english, keep" >&2; exit 2 ;;
+        rivals | deeper | depth | english | measure | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, english, measure, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

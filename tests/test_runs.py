@@ -189,3 +189,27 @@ def test_a_study_goes_on_from_results_and_logs_of_what_was_finished(start, tmp_p
     assert (folder.parents[1] / "run.json").read_text() == '{"format": 2}'  # without it limelm refuses the folder
     files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert files == {"hc/diverged.json": "{}"} | {f"kv/{name}": finished[name] for name in list(finished)[:3]}
+
+
+def test_the_scores_of_each_seed_are_made_from_its_weights_and_kept(start, tmp_path):
+    runs = tmp_path / "runs"
+    for folder in ("seed-42/static", "seed-42/llama", "seed-43/llama"):
+        (runs / "english" / folder).mkdir(parents=True)
+    for folder in ("seed-42/static", "seed-42/llama"):
+        (runs / "english" / folder / "model.safetensors").touch()
+    (runs / "tokens").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "text.txt").touch()
+    wanted = {"BENCHMARKS": str(tmp_path / "benchmarks"), "DOMAINS": f"a={tmp_path}/text.txt b={tmp_path}/text.txt"}
+    done, calls = start("studies", "measure", KEPT=str(tmp_path / "kept"), **wanted)
+    assert done.returncode == 0, done.stderr
+    scored, analyzed = map(parse, of_limelm(calls))
+    models = [str(runs / "english" / "seed-42" / name) for name in ("llama", "static")]
+    assert scored.checkpoints == analyzed.checkpoints == models
+    assert len(scored.domain) == 2 and scored.out == runs / "scores" / "seed-42"
+    done, _ = start("studies", "measure", DOMAINS="", KEPT=str(tmp_path / "kept"))
+    assert done.returncode == 2 and done.stderr.startswith("runs/studies.sh: measure needs BENCHMARKS and DOMAINS")
+    (runs / "scores" / "seed-42").mkdir(parents=True)
+    (runs / "scores" / "seed-42" / "evaluation.json").write_text("{}")
+    start("studies", "keep", KEPT=str(tmp_path / "kept"))
+    assert [path.name for path in (tmp_path / "kept" / "scores").iterdir()] == ["seed-42.tar.xz"]
