@@ -1,7 +1,7 @@
 """Write tables and figures over training seeds, from what `limelm eval` wrote of each seed's models.
 
-    limelm eval english/seed-42/* --tasks lambada_openai --domain wiki=wiki/ --out scores/seed-42
-    limelm eval english/seed-43/* ... --out scores/seed-43
+    limelm eval english/seed-42/llama english/seed-42/static --tasks lambada_openai --out scores/seed-42
+    limelm eval english/seed-43/llama english/seed-43/static --tasks lambada_openai --out scores/seed-43
     python runs/over_seeds.py scores/seed-42 scores/seed-43 --out results/english
 
 A folder is one seed; all have the same models, tasks and domains. Differences are from the first model, seed by seed,
@@ -93,6 +93,12 @@ def _key(row: Record, measure: Measure) -> tuple[Any, ...]:
 def write(seeds: Iterable[Path], out: Path) -> None:
     """Write a CSV for each measure that was made, and figures of the losses by class."""
     evaluations = [json.loads((folder / EVALUATION).read_text(encoding="utf-8")) for folder in seeds]
+    for measure in MEASURES:
+        rows = [[(row["model"], *_key(row, measure)) for row in each[measure.table]] for each in evaluations]
+        if any(own != rows[0] for own in rows):
+            raise SystemExit(
+                f"over_seeds.py: {measure.name}: the folders have other models, or other tasks and domains"
+            )
     palette: Palette = palette_of(evaluations[0]["models"])
     out.mkdir(parents=True, exist_ok=True)
     for measure in MEASURES:

@@ -4,7 +4,7 @@
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
 #   TEXT=... runs/studies.sh deeper                   the five best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
-#   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, an hour each
+#   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
 #   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
 #
@@ -44,7 +44,7 @@ study() {
 
 # Score the models of each seed of english whose weights are here, LLaMA first, and look into those of the first seed.
 measure() {
-    local seed domain model domains=() models=()
+    local seed domain model found=no domains=() models=()
     [ -n "${BENCHMARKS:-}" ] && [ -n "${DOMAINS:-}" ] || {
         echo 'runs/studies.sh: measure needs BENCHMARKS and DOMAINS, as in DOMAINS="wiki=wiki/ books=books.jsonl.gz"' >&2
         exit 2
@@ -56,10 +56,12 @@ measure() {
             [ ! -e "$seed/$model/model.safetensors" ] || models+=("$seed/$model")
         done
         [ ${#models[@]} -gt 0 ] || continue
+        found=yes
         "$LIMELM" eval "${models[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
             --local-data "$BENCHMARKS" "${domains[@]}" --out "$RUNS/scores/$(basename "$seed")"
         [ "$(basename "$seed")" != seed-42 ] || "$LIMELM" analyze "${models[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
     done
+    [ "$found" = yes ] || echo "runs/studies.sh: no weights in $RUNS/english: nothing to measure" >&2
     keep
 }
 
@@ -91,7 +93,7 @@ keep() {
 }
 
 pack() {
-    [ ! -e "$3" ] || return 0
+    [ ! -e "$3" ] || [ -e "$1/$2/evaluation.json" ] || return 0  # scores may have grown since
     mkdir -p "$(dirname "$3")"
     (cd "$1" && find "$2" -maxdepth 1 \( -name run.json -o -name result.json -o -name diverged.json \
         -o -name evaluation.json -o -name '*.jsonl' \)) |

@@ -67,3 +67,13 @@ def test_a_lower_accuracy_is_worse(tables):
 def test_classes_of_tokens_have_a_figure_and_empty_tables_no_file(tables, tmp_path):
     assert tables.keys() == {"accuracy", "perplexity", "loss_by_context"}
     assert (tmp_path / "out" / "loss_by_context.png").exists()
+
+
+def test_folders_with_other_models_are_refused(tmp_path):
+    for seed, written in enumerate([evaluation(5.0, 4.0), evaluation(5.0, 4.0)]):
+        if seed:
+            written["scores"].reverse()
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "evaluation.json").write_text(json.dumps(written))
+    with pytest.raises(SystemExit, match="accuracy: the folders have other models"):
+        script.write([tmp_path / "0", tmp_path / "1"], tmp_path / "out")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HELP = "train the models side by side and write a report"
 NEEDS = "lab"
 KEYS = ("out", "report", "runs")
+MOST_MEASURED = 2e8  # parameters of all models together whose costs are measured for the page, on the CPU
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train a recipe's models side by side and compare them. All see the same data in the same order, and start from the same
@@ -190,13 +191,20 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
 
 
 def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> "Records":
-    """Measure what the models that the page compares cost, each with new weights and a batch of moderate size."""
+    """Measure what the models that the page compares cost, each with new weights and a batch of moderate size.
+
+    All are in memory at once, with their optimizers' states; none is measured where that is too much for a page.
+    """
     from limelm.benchmark.costs import measure_costs
     from limelm.benchmark.shape import Inputs
     from limelm.evaluation.seeds import baseline_of, in_all_seeds
 
     compared = in_all_seeds(summary)
-    names = {each["label"]: each["name"] for each in summary["trainings"] if each["label"] in compared}
+    own = [each for each in summary["trainings"] if each["label"] in compared]
+    names = {each["label"]: each["name"] for each in own}
+    if sum({each["label"]: each["parameters"] for each in own}.values()) > MOST_MEASURED:
+        note("the models are too large for their costs to be measured here; limelm bench measures them, on a GPU too")
+        return []
     models = {label: recipe.subjects[name].build(tokenizer, recipe.training) for label, name in names.items()}
     length, batch_size = recipe.data.sequence_length, min(recipe.training.batch_size, Inputs.batch_size)
     return measure_costs(models, baseline_of(summary), Inputs(batch_size, length, length // 2)) if models else []

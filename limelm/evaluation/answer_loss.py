@@ -43,8 +43,9 @@ def _losses(items: Records) -> np.ndarray | None:
 
 def _of_right_answer(item: Record) -> float | None:
     """The log-likelihood of an item's only answer, or of the right one among its choices."""
-    if item.get("gold") is not None:
-        return float(item["log_likelihoods"][item["gold"]])
+    gold, likelihoods = item.get("gold"), item.get("log_likelihoods", ())
+    if gold is not None and 0 <= gold < len(likelihoods):  # the harness knows labels that no choice has
+        return float(likelihoods[gold])
     return item.get("answer_log_likelihood")
 
 

@@ -63,7 +63,7 @@ def run_tasks(
         identity = loaded.identity | _identity(task, settings)
         path = out / FOLDER / file_name(loaded.label, f"{task.name}-{identity['shots']}-shot")
         record = read_record(path, identity, KeptTask)
-        if record is None:
+        if record is None or not _has_answers(record, task):
             try:
                 record = {"identity": identity, **run_task(lm, task, settings, loaded.label)}
             except TooLong as error:
@@ -72,6 +72,11 @@ def run_tasks(
             write_record(path, record)
         records.append(record)
     return records, notes
+
+
+def _has_answers(record: Record, task: LoadedTask) -> bool:
+    """Whether a kept record has the log-likelihoods of right answers, which those of earlier versions may lack."""
+    return task.task.OUTPUT_TYPE != "loglikelihood" or "answer_log_likelihood" in record["items"][0]
 
 
 def language_model(

@@ -14,6 +14,7 @@ from limelm.errors import UserError
 from limelm.records import parse_json
 
 Row = dict[str, Any]
+SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_splits(data: Path, name: str) -> dict[str, list[Row]]:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    candidates = (folder / f"{stem}{suffix}" for suffix in (".jsonl", ".jsonl.gz", ".tsv"))
+    candidates = (folder / f"{stem}{suffix}" for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -268,9 +269,8 @@ def names_in(data: Path, name: str) -> list[str]:
     """
     if name != BLIMP:
         return [name]
-    stems = {
-        path.name.split(".")[0] for path in (data / BLIMP).glob("*") if path.name.endswith((".jsonl", ".jsonl.gz"))
-    }
+    files = [path.name for path in (data / BLIMP).glob("[!.]*") if path.name.endswith(SUFFIXES)]
+    stems = {name.split(".")[0] for name in files}
     if not stems:
         raise UserError(
             f"--local-data: {name} needs a file for each phenomenon in {data / BLIMP}, such as wh_island.jsonl"

@@ -132,7 +132,7 @@ def _row(model: Record, record: Record, metric: str) -> Record:
     golds = [item.get("gold") for item in items]
     has_gold = all(gold is not None for gold in golds)
     chance = chance_level([len(item["log_likelihoods"]) for item in items]) if has_gold else None
-    constant = constant_rate(golds) if has_gold else None
+    constant = constant_rate(golds) if has_gold and len(set(golds)) > 1 else None  # in BLiMP a position says nothing
     accuracy, error = sum(accuracies) / len(accuracies), standard_error(accuracies, groups)
     return {
         "task": record["task"],
@@ -163,12 +163,14 @@ def _above_trivial(
 ) -> str | None:
     """Whether a score is better than guessing and than always giving the same answer; None if that cannot be said.
 
+    Where the right answer of all items stands in the same place, as in BLiMP, guessing alone counts.
+
     The margin is that of Student's 95 % interval. Its standard error is not taken below the one that a score at the
     trivial level would have: where all answers are right, the items' own scatter is zero.
     """
-    if chance is None or constant is None or math.isnan(error) or sample < FEWEST_FOR_VERDICT:
+    if chance is None or math.isnan(error) or sample < FEWEST_FOR_VERDICT:
         return None
-    trivial = max(chance, constant)
+    trivial = max(chance, constant or 0.0)
     error = max(error, math.sqrt(trivial * (1 - trivial) / sample))
     return "yes" if accuracy - trivial > t_quantile(CONFIDENCE, sample - 1) * error else "no"
 

@@ -139,11 +139,12 @@ def _local_task(name: str, data: Path) -> Any:
     Raises:
         UserError: for a task of BLiMP that the harness does not have.
     """
-    if name not in (LOGICAL_DEDUCTION, *_local_task_manager().task_index):
-        raise _unknown(name, list(_local_task_manager().all_tasks), "in the harness")
-    splits = read_splits(data, name)
     if name == LOGICAL_DEDUCTION:
-        return _configured(logical_deduction(splits))
+        return _configured(logical_deduction(read_splits(data, name)))
+    known = _local_task_manager().all_tasks
+    if name not in known:
+        raise _unknown(name, list(known), "in the harness")
+    splits = read_splits(data, name)
     changes: dict[str, Any] = {key: split if split in splits else None for split, key in _SPLITS.items()}
     if list(splits) == ["test"]:
         changes["fewshot_split"] = "test"  # named, so that the harness leaves the scored item itself out

@@ -18,7 +18,8 @@ class ModelCost:
 
     Attributes:
         parameters: all parameters, tied ones once.
-        forward_flops: of one sequence, two per multiply-add, in matrix products and in mixes over depth.
+        forward_flops: of one sequence, two per multiply-add, in matrix products and in what is read over depth. What is
+            added to a residual stream, or written to several, is not counted, like norms.
         paper_forward_flops: the same in the convention of the paper's Table 6, which counts a multiply-add of a
             projection as one operation, but attention over the full square in full: 4 T^2 H d + 3 H T^2 per layer.
         sequence_length: T, to which both belong.

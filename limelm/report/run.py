@@ -149,8 +149,8 @@ def _routing_seeds(summary: dict[str, Any]) -> str:
 
 def _in_short(source: str) -> str:
     """Describe the data in a few words: of a long list of files the first and the last."""
-    files = source.split(", ")
-    return f"{files[0]} ... {files[-1]} ({len(files)} files)" if len(files) > 3 else source
+    parts = source.split(", ")
+    return f"{parts[0]}, {parts[1]} ... {parts[-1]} ({len(parts)} in all)" if len(parts) > 3 else source
 
 
 def _is_from_scratch_on_text(summary: dict[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def test_of_few_items_there_is_no_interval_and_no_verdict():
     assert [row[key] for key in ("low", "high", "t_low", "t_high", "verdict")] == [None] * 5
 
 
-@pytest.mark.parametrize("item", [chosen([-1.0, -2.0], None), {}])
+@pytest.mark.parametrize("item", [chosen([-1.0, -2.0], None), chosen([-1.0, -2.0], -100), {}])
 def test_a_task_without_one_right_answer_is_left_out(item):
     records = {"first": [record([single(-1.0), item]), record([single(-1.0)] * 3, "other")]}
     assert [row["task"] for row in answer_rows(MODELS[:1], records)] == ["other"]

@@ -126,7 +126,7 @@ def test_a_verdict_needs_ten_items_or_passages(items, grouped):
     told = {row["verdict"] for row in rows if row["model"] == "second"}
     assert told == ({"better by 100.0 points"} if items >= 10 else {TOO_FEW})
     above = {row["above_trivial"] for row in rows if row.get("task") and row["model"] == "second"}
-    assert above == ({"no"} if items >= 10 else {None})  # the constant answer is right every time here, too
+    assert above == ({"yes"} if items >= 10 else {None})  # all right answers stand first, so only guessing is trivial
 
 
 @pytest.mark.parametrize(("right", "above"), [(1.0, "yes"), (0.5, "yes"), (0.3, "no"), (0.0, "no")])
@@ -145,3 +145,13 @@ def test_all_right_is_no_certainty_where_a_constant_answer_is_nearly_as_good():
     [row] = score_rows(models(one="none"), {"one": items}, TASKS, 0)
     assert (row["accuracy"], row["constant_rate"], row["standard_error"]) == (1, pytest.approx(11 / 12), 0)
     assert row["above_trivial"] == "no"
+
+
+def test_where_all_right_answers_stand_first_guessing_alone_is_trivial():
+    own = record("pairs", [True] * 90 + [False] * 10, choices=2)
+    [row] = score_rows(models(first="none"), {"first": [own]}, [], seed=0)
+    assert (row["chance"], row["constant_rate"], row["above_trivial"]) == (0.5, None, "yes")
+    for item in own["items"][:30]:
+        item["gold"] = 1
+    [row] = score_rows(models(first="none"), {"first": [own]}, [], seed=0)
+    assert row["constant_rate"] == 0.7

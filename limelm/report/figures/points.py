@@ -52,7 +52,7 @@ def differences(records: Records, palette: Palette) -> Figure:
     """
     measured = [row for row in records if np.isfinite(numbers([row], "difference")).all()]
     kinds = list(dict.fromkeys(row["axis"] for row in measured))
-    first = by_model([row for row in records if row["axis"] == records[0]["axis"]])
+    first = by_model([row for row in records if row["axis"] == kinds[0]])
     means = {model: float(numbers(own, "difference").mean()) for model, own in first}
     models = sorted(means, key=means.__getitem__)
     size = (style.PAGE_WIDTH, 1.4 + 0.5 * len(models))

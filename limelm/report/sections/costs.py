@@ -55,7 +55,9 @@ def efficiency(summary: dict[str, Any]) -> Records:
     }
     base = next((dict(row) for row in records if row["model"] == baseline_of(summary)), {})
     for row, own in zip(records, models.values(), strict=True):
-        for key in MEASURES:  # otherwise a ratio would compare machines, or their hours
+        if not machine["tokens_per_second"]:
+            row["tokens_per_second"] = None
+        for key in MEASURES:  # otherwise a ratio would compare machines
             is_ratio = len(records) > 1 and machine.get(key, True) and base[key]
             row[f"{key}_ratio"] = row[key] / base[key] if is_ratio else math.nan
         row["mfu"] = None if any(entry["mfu"] is None for entry in own) else mean(entry["mfu"] for entry in own)

@@ -27,7 +27,8 @@ def accuracies_by_task(rows: Records, palette: Palette) -> Figure:
             if point["chance"] is not None:
                 span = {"ymin": place - 0.4, "ymax": place + 0.4, "color": REFERENCE, "linewidth": 2, "zorder": 1}
                 lines["guessing"] = axes.vlines(100 * point["chance"], **span)
-                lines["constant answer"] = axes.vlines(100 * point["constant_rate"], linestyle=":", **span)
+                if point["constant_rate"] is not None:
+                    lines["constant answer"] = axes.vlines(100 * point["constant_rate"], linestyle=":", **span)
         for label, line in lines.items():
             line.set_label(label)
     return figure

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from limelm.records import Records
+from limelm.records import Record, Records
 from limelm.report.captions import Words
 from limelm.report.columns import thousandths
 from limelm.report.figures.search import loss_by_learning_rate
@@ -12,21 +12,27 @@ SEPARATOR = "   "  # of the losses of one model
 
 
 def _by_model(rows: Records) -> Records:
-    """A row for each model: its best rate, and its losses at all rates in their order."""
-    models: dict[str, Records] = {}
-    for row in rows:
-        if row["seed"] == rows[0]["seed"]:
-            models.setdefault(row["model"], []).append(row)
+    """A row for each model: its best rate, and the first seed's losses at all rates in their order."""
+    first = [row for row in rows if row["seed"] == rows[0]["seed"]]
+    rates = sorted({row["learning_rate"] for row in first})
+    models: dict[str, dict[float, Record]] = {}
+    for row in first:
+        models.setdefault(row["model"], {})[row["learning_rate"]] = row
     return [
         {
             "model": model,
-            "learning_rate": next((row["learning_rate"] for row in own if row["is_best"]), None),
-            "eval_losses": SEPARATOR.join(
-                "diverged" if row["eval_loss"] is None else thousandths(row["eval_loss"]) for row in own
-            ),
+            "learning_rate": next((rate for rate, row in own.items() if row["is_best"]), None),
+            "eval_losses": SEPARATOR.join(_outcome(own.get(rate)) for rate in rates),
         }
         for model, own in models.items()
     ]
+
+
+def _outcome(row: Record | None) -> str:
+    """The loss of a training, or what became of it, in a word."""
+    if row is None:
+        return "–"
+    return "diverged" if row["eval_loss"] is None else thousandths(row["eval_loss"])
 
 
 SEARCH = Section("search", loss_by_learning_rate, rows=_by_model)
@@ -59,7 +65,7 @@ def search_words(summary: dict[str, Any]) -> Words:
     return {
         "searched_seed": training["seed"],
         "router_ratio": training["router_learning_rate"] / training["learning_rate"],
-        "rates": ", ".join(f"{rate:g}" for rate in recipe["learning_rates"]),
+        "rates": ", ".join(f"{rate:g}" for rate in sorted({row["learning_rate"] for row in rows})),
         "at_edge": ", ".join(at_edge),
         "diverged": ", ".join(diverged),
     }
