@@ -14,6 +14,7 @@ import numpy as np
 from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_verdict, paired_bootstrap, t_interval
 from limelm.records import Record, Records
 
+NOT_IN_ALL = "not reached in every seed"
 AXES = ("tokens", "flops", "seconds")
 COMPARISON = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
 
@@ -160,7 +161,7 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
                 "share": float(reached.mean()) if len(reached) else None,
                 "t_low": interval.low if interval else None,
                 "t_high": interval.high if interval else None,
-                "verdict": _sooner(interval) if interval else None,
+                "verdict": _sooner(interval, len(reached) == len(shares)) if interval else None,
             }
         )
     return records
@@ -171,7 +172,9 @@ def interval_over_seeds(values: np.ndarray) -> Interval | None:
     return t_interval(values) if len(values) > 1 else None
 
 
-def _sooner(interval: Interval) -> str:
+def _sooner(interval: Interval, in_all_seeds: bool) -> str:
+    if not in_all_seeds:  # those in which it is reached are the better ones
+        return NOT_IN_ALL
     if interval.low <= 1 <= interval.high:
         return NOT_DISTINGUISHABLE
     return "sooner" if interval.mean < 1 else "later"

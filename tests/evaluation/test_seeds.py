@@ -142,3 +142,11 @@ def test_sooner_or_later_goes_by_the_interval():
 def test_a_run_that_was_measured_once_says_nothing_of_sooner():
     once = Curve(*(np.array([value]) for value in (10.0, 10.0, 10.0, 4.0)))
     assert how_much_sooner({"LLaMA": {0: once, 1: once}, "LIMe": {0: once, 1: once}}, "LLaMA") == []
+
+
+def test_what_is_not_reached_in_every_seed_has_no_verdict_of_sooner():
+    ends = {"LLaMA": (4.0, 4.0, 4.0), "better": (3.0, 3.1, 4.5)}
+    curves = {model: {seed: curve([6, loss]) for seed, loss in enumerate(losses)} for model, losses in ends.items()}
+    [row] = how_much_sooner(curves, "LLaMA")
+    assert (row["reached"], row["seeds"], row["verdict"]) == (2, 3, "not reached in every seed")
+    assert row["share"] < 1

@@ -19,7 +19,7 @@ def weights_and_effects(records: Records, _: Palette | None = None) -> Figure:
     """Draw weights and effects by layer and source, all heads together, two panels per model; dots are measured."""
     rows = [{**row, "shown": row["estimate"] if row["effect"] is None else row["effect"]} for row in records]
     panels = [(model, key, own) for model, own in by_model(rows) for key in ("weight", "shown")]
-    titles = [f"{shown(model, 24)}\n{'weight' if key == 'weight' else 'effect of cutting'}" for model, key, _ in panels]
+    titles = [f"{model}\n{'weight' if key == 'weight' else 'effect of cutting'}" for model, key, _ in panels]
     largest = float(np.nanmax(np.abs(numbers(rows, "shown")))) or 1.0
     norms: dict[str, Normalize] = {
         "weight": PowerNorm(ROOT, 0, 1),

@@ -29,6 +29,7 @@ ROOT = 1 / 3  # deep models' weights are small
 LAYERS = ("representation m", "layer r")
 BY_SUBLAYER = ("0: embedding, m: delta of sublayer m - 1", "sublayer r")
 BOTH = ("source m", "layer or sublayer r")
+CHARACTER = 0.087  # inches of a letter in a panel's title
 ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
@@ -64,7 +65,7 @@ def same_head_share(records: Records, _: Palette | None = None) -> Figure:
 
 def cka(records: Records, _: Palette | None = None) -> Figure:
     """Draw the CKA of all representations of a model with each other, a panel per model."""
-    panels = [(shown(model, 24), Triangle(rows, "cka", "other")) for model, rows in by_model(records)]
+    panels = [(model, Triangle(rows, "cka", "other")) for model, rows in by_model(records)]
     return _triangles(panels, Normalize(0, 1), "CKA", edges=("representation", "representation"))
 
 
@@ -101,7 +102,7 @@ def edges(by_sublayer: Iterable[bool]) -> tuple[str, str]:
 
 
 def _by_model(records: Records, key: str) -> list[tuple[str, Triangle]]:
-    return [(shown(model, 24), Triangle(rows, key)) for model, rows in by_model(records)]
+    return [(model, Triangle(rows, key)) for model, rows in by_model(records)]
 
 
 def _triangles(
@@ -130,6 +131,7 @@ def new_heatmaps(titles: Sequence[str], cells: int, columns: int | None = None) 
     """Make a figure with a square panel for each title, large enough for so many cells along a side.
 
     Args:
+        titles: as they are in records; they are broken into lines as wide as a panel, and where they have a line break.
         columns: panels in a row, where that many fit; None chooses.
     """
     width = PAGE_WIDTH - 0.5
@@ -137,6 +139,8 @@ def new_heatmaps(titles: Sequence[str], cells: int, columns: int | None = None) 
         columns = len(titles) if len(titles) <= IN_ONE_ROW else math.ceil(math.sqrt(2 * len(titles)))
     columns = max(1, min(columns, int(width / min(CELL * cells, WIDEST))))
     side = min(max(CELL * cells, ROOMY), width / columns)
+    fitting = min(24, int(side / CHARACTER))
+    titles = ["\n".join(shown(line, fitting) for line in title.split("\n")) for title in titles]
     height = side + 0.18 * max(title.count("\n") for title in titles)
     with new_panels(len(titles), (side, height), columns, margin=(0.5, 1)) as (figure, panels):
         for axes, title in zip(panels, titles, strict=True):

@@ -20,6 +20,7 @@ from limelm.text import printable
 REFERENCE = "#999999"
 PAGE_WIDTH = 11.6  # inches at which a figure fills the page
 WIDE = (PAGE_WIDTH, 4.4)
+LEGEND_LINE = 0.21  # inches
 STYLE = matplotlib.rc_params_from_file(TEMPLATES / "figures.mplstyle", use_default_template=False)
 
 
@@ -114,11 +115,13 @@ def legend_beside(axes: Any, **options: Any) -> None:
 
 @contextmanager
 def wide_panel(x: str, y: str, is_depth: bool = True, **legend: Any) -> Iterator[tuple[Figure, Axes]]:
-    """Make a figure of one panel as wide as the page, with its axes' labels, and a legend beside it."""
+    """Make a figure of one panel as wide as the page, with its axes' labels and a legend beside it, as high as both."""
     with new_figure(figsize=WIDE) as (figure, axes):
         yield figure, axes
         (depth_axis if is_depth else Axes.set_xlabel)(axes, x)
         axes.set_ylabel(y)
+        lines = sum(label.count("\n") + 1 for label in axes.get_legend_handles_labels()[1])
+        figure.set_figheight(max(WIDE[1], 0.6 + LEGEND_LINE * lines))
         legend_beside(axes, **legend)
 
 
