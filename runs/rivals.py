@@ -28,13 +28,12 @@ COLUMNS = (
 
 
 def table() -> str:
-    """The models, the lowest loss first."""
+    """The models, the lowest loss first; columns without any value are left out."""
     results, parameters, times, costs = (
         _by_model(name) for name in ("results", "equal_parameters", "equal_time", "measured_costs")
     )
-    lines = [f"| {' | '.join(COLUMNS)} |\n", f"|{'---|' * len(COLUMNS)}\n"]
-    for model, row in sorted(results.items(), key=lambda item: float(item[1]["eval_loss"])):
-        cells = [
+    rows = [
+        [
             model,
             f"{float(row['learning_rate']):g}",
             f"{float(row['eval_loss']):.3f} ± {float(row['standard_deviation']):.3f}",
@@ -42,8 +41,11 @@ def table() -> str:
             *(_ratio(costs.get(model), f"{task}_ratio") for task in ("step", "decoding")),
             row["verdict"],
         ]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+        for model, row in sorted(results.items(), key=lambda item: float(item[1]["eval_loss"]))
+    ]
+    columns = [column for column in zip(COLUMNS, *rows, strict=True) if any(column[1:])]
+    head, *body = zip(*columns, strict=True)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
 
 
 def _by_model(name: str) -> dict[str, dict[str, Any]]:
