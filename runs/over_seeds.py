@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.seeds import compare_losses, interval_over_seeds
-from limelm.evaluation.statistics import verdict
+from limelm.evaluation.statistics import Interval, verdict
 from limelm.records import Record, Records
 from limelm.report.evaluation import EVALUATION
 from limelm.report.figures.palette import Palette, palette_of
@@ -74,13 +74,10 @@ def _of_key(seeds: list[Records], value: str) -> Records:
     ]
     records = []
     for row in compare_losses(losses, baseline=seeds[0][0]["model"]):
-        own = [each for each in losses if each["model"] == row["model"]]
-        interval, difference = (
-            interval_over_seeds(np.array([each[key] for each in own])) for key in ("loss", "difference")
-        )
+        interval = interval_over_seeds(np.array([each["loss"] for each in losses if each["model"] == row["model"]]))
         record = {key: row[key] for key in ("model", "seeds", "standard_deviation", *COMPARED)}
-        if value == "accuracy" and row["verdict"] and difference:
-            record["verdict"] = verdict(difference, sample=None)
+        if value == "accuracy" and row["verdict"]:
+            record["verdict"] = verdict(Interval(row["difference"], row["t_low"], row["t_high"]), sample=None)
         bounds = {"low": interval and interval.low, "high": interval and interval.high}
         records.append({**record, value: row["mean"], **bounds})
     return records

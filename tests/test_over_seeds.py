@@ -1,20 +1,15 @@
 """runs/over_seeds.py: the scores of several seeds' models in one table."""
 
 import csv
-import importlib.util
 import json
 import statistics
-from pathlib import Path
 
 import pytest
 
 from limelm.evaluation.statistics import t_interval
+from tests.scripts import load_script
 
-SCRIPT = Path(__file__).parents[1] / "runs" / "over_seeds.py"
-SPEC = importlib.util.spec_from_file_location("over_seeds", SCRIPT)
-assert SPEC is not None and SPEC.loader is not None
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
+script = load_script("runs/over_seeds.py")
 
 MODELS = [
     {"label": "LLaMA", "model_type": "llama", "routing": None},

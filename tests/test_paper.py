@@ -1,15 +1,10 @@
 """docs/paper.md says what the committed numbers say."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("paper", ROOT / "runs" / "paper.py")
-assert SPEC is not None and SPEC.loader is not None
-paper = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(paper)
+from tests.scripts import load_script
+
+paper = load_script("runs/paper.py")
 
 
 def test_the_page_is_made_of_the_numbers_that_are_committed():

@@ -1,13 +1,8 @@
 """The table of the rivals says what the committed numbers say."""
 
-import importlib.util
-from pathlib import Path
+from tests.scripts import load_script
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("rivals", ROOT / "runs" / "rivals.py")
-assert SPEC is not None and SPEC.loader is not None
-rivals = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(rivals)
+rivals = load_script("runs/rivals.py")
 
 
 def test_the_tables_are_made_of_the_numbers_that_are_committed():

@@ -200,12 +200,11 @@ def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedToke
     from limelm.evaluation.seeds import baseline_of, in_all_seeds
 
     compared = in_all_seeds(summary)
-    own = [each for each in summary["trainings"] if each["label"] in compared]
-    names = {each["label"]: each["name"] for each in own}
-    if sum({each["label"]: each["parameters"] for each in own}.values()) > MOST_MEASURED:
+    trained = {each["label"]: each for each in summary["trainings"] if each["label"] in compared}
+    if sum(each["parameters"] for each in trained.values()) > MOST_MEASURED:
         note("the models are too large for their costs to be measured here; limelm bench measures them, on a GPU too")
         return []
-    models = {label: recipe.subjects[name].build(tokenizer, recipe.training) for label, name in names.items()}
+    models = {label: recipe.subjects[each["name"]].build(tokenizer, recipe.training) for label, each in trained.items()}
     length, batch_size = recipe.data.sequence_length, min(recipe.training.batch_size, Inputs.batch_size)
     return measure_costs(models, baseline_of(summary), Inputs(batch_size, length, length // 2)) if models else []
 

@@ -49,17 +49,18 @@ def efficiency(summary: dict[str, Any]) -> Records:
         {"model": label, **{key: mean(entry[field] for entry in own) or None for key, field in MEASURES.items()}}
         for label, own in models.items()
     ]
-    machine = {
-        "peak_memory_bytes": is_one_environment(summary),
-        "tokens_per_second": has_times(summary),
-    }
+    comparable = set(MEASURES)  # otherwise a ratio would compare machines
+    if not is_one_environment(summary):
+        comparable.remove("peak_memory_bytes")
+    if not has_times(summary):
+        comparable.remove("tokens_per_second")
     base = next((dict(row) for row in records if row["model"] == baseline_of(summary)), {})
     for row, own in zip(records, models.values(), strict=True):
-        if not machine["tokens_per_second"]:
-            row["tokens_per_second"] = None
-        for key in MEASURES:  # otherwise a ratio would compare machines
-            is_ratio = len(records) > 1 and machine.get(key, True) and base[key]
+        for key in MEASURES:
+            is_ratio = len(records) > 1 and key in comparable and base[key]
             row[f"{key}_ratio"] = row[key] / base[key] if is_ratio else math.nan
+        if "tokens_per_second" not in comparable:
+            row["tokens_per_second"] = None
         row["mfu"] = None if any(entry["mfu"] is None for entry in own) else mean(entry["mfu"] for entry in own)
     return records
 
