@@ -1,6 +1,8 @@
 """Measure what a run's models cost: time of a training step and of decoding, and bytes in the cache for each token."""
 
+import contextlib
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -8,31 +10,41 @@ from transformers import DynamicCache, PreTrainedModel
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import Timing, interleave
 from limelm.benchmark.workloads import DECODED_TOKENS, Work, decoding, training_step
+from limelm.environment import environment
 from limelm.models.decoder import CACHE
 from limelm.records import Record, Records
 
 ROUNDS = 7
 
 
-def measure_costs(models: Mapping[str, PreTrainedModel], baseline: str, inputs: Inputs) -> Records:
-    """Train each model on a batch, and decode one sequence with it, interleaved, on the CPU.
+def measure_costs(
+    models: Mapping[str, PreTrainedModel], baseline: str, inputs: Inputs, precision: Literal["fp32", "bf16"]
+) -> Records:
+    """Train each model on a batch, and decode one sequence with it, interleaved, on the first GPU or else on the CPU.
 
     Args:
-        models: by label; their weights change.
+        models: by label, in float32; their weights change, and they are moved to the device.
         baseline: the model that the others' times are compared with.
         inputs: the batch, and the tokens that are in the cache before decoding.
+        precision: of a training step, as of a recipe: bf16 is autocast. Decoding is in float32.
 
     Returns:
-        Records of `model`, `step_milliseconds`, `decoding_milliseconds` per token and `cache_bytes` per token; and for
-        all but the baseline the `step_ratio` and `decoding_ratio` of times with their quartiles
-        (`step_lower_quartile` and so on), and `cache_ratio`.
+        Records of `model`, `precision`, `device`, `step_milliseconds`, `decoding_milliseconds` per token and
+        `cache_bytes` per token; and for all but the baseline the `step_ratio` and `decoding_ratio` of times with their
+        quartiles (`step_lower_quartile` and so on), and `cache_ratio`.
     """
-    steps = _timed({label: training_step("train", model, inputs) for label, model in models.items()})
-    decodings = _timed({label: decoding(model, inputs) for label, model in models.items()})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for model in models.values():
+        model.to(device)
+    with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
+        steps = _timed({label: training_step("train", model, inputs) for label, model in models.items()}, device)
+    decodings = _timed({label: decoding(model, inputs) for label, model in models.items()}, device)
     sizes = {label: cache_bytes_per_token(model, inputs.decode_from) for label, model in models.items()}
     return [
         {
             "model": label,
+            "precision": precision,
+            "device": environment()["device"],
             "step_milliseconds": 1e3 * steps[label].median,
             **_beside("step", steps, label, baseline),
             "decoding_milliseconds": 1e3 * decodings[label].median / DECODED_TOKENS,
@@ -44,8 +56,8 @@ def measure_costs(models: Mapping[str, PreTrainedModel], baseline: str, inputs: 
     ]
 
 
-def _timed(works: Mapping[str, Work]) -> dict[str, Timing]:
-    return dict(zip(works, interleave(list(works.values()), ROUNDS, torch.device("cpu")), strict=True))
+def _timed(works: Mapping[str, Work], device: torch.device) -> dict[str, Timing]:
+    return dict(zip(works, interleave(list(works.values()), ROUNDS, device), strict=True))
 
 
 def _beside(name: str, timings: Mapping[str, Timing], label: str, baseline: str) -> Record:

@@ -164,6 +164,7 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
     from limelm.recipes.data import DATA
     from limelm.report.run import results_as_text, write_run
     from limelm.report.sections.answers import answer_records
+    from limelm.report.sections.fairness import is_compared_over_seeds
     from limelm.report.sections.results import results
     from limelm.report.writer import REPORT, is_made_of
     from limelm.training.router_statistics import measure_retrieval
@@ -174,7 +175,7 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
         state = f"{job.out}: complete, nothing to train. "
     else:
         tokenizer, _, held_out = job.recipe.open_data(job.data or job.out / DATA)
-        costs = _costs(job.recipe, summary, tokenizer) if "search" in summary else []
+        costs = _costs(job.recipe, summary, tokenizer) if is_compared_over_seeds(summary) else []
         write_run(job.out, summary, measure_retrieval(summary, held_out), answers, costs)
     return Output(
         f"{results_as_text(summary, answers)}\n{state}Report: {page}",
@@ -193,10 +194,12 @@ def _report(job: Job, trained: list[str], summary: dict[str, Any], answers: "Rec
 def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> "Records":
     """Measure what the models that the page compares cost, each with new weights and a batch of moderate size.
 
-    All are in memory at once, with their optimizers' states; none is measured where that is too much for a page.
+    All are in memory at once, with their optimizers' states; none is measured where that is too much for a page, or on
+    another device than they were trained on.
     """
     from limelm.benchmark.costs import measure_costs
     from limelm.benchmark.shape import Inputs
+    from limelm.environment import environment
     from limelm.evaluation.seeds import baseline_of, in_all_seeds
 
     compared = in_all_seeds(summary)
@@ -204,9 +207,13 @@ def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedToke
     if sum(each["parameters"] for each in trained.values()) > MOST_MEASURED:
         note("the models are too large for their costs to be measured here; limelm bench measures them, on a GPU too")
         return []
+    if any(each["environment"]["device"] != environment()["device"] for each in trained.values()):
+        note("the models were trained on another device, so their costs are not measured here")
+        return []
     models = {label: recipe.subjects[each["name"]].build(tokenizer, recipe.training) for label, each in trained.items()}
     length, batch_size = recipe.data.sequence_length, min(recipe.training.batch_size, Inputs.batch_size)
-    return measure_costs(models, baseline_of(summary), Inputs(batch_size, length, length // 2)) if models else []
+    inputs = Inputs(batch_size, length, length // 2)
+    return measure_costs(models, baseline_of(summary), inputs, recipe.training.precision) if len(models) > 1 else []
 
 
 def _note_missing_seeds(summary: dict[str, Any]) -> None:

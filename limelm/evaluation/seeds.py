@@ -1,11 +1,11 @@
-"""Compare the trainings of one or more seeds: which models differ, at equal tokens, equal FLOPs and equal time?
+"""Compare the trainings of one or more seeds: which models differ, at equal tokens and at equal FLOPs?
 
 Within a seed all models see the same data in the same order and share initial values, so differences are taken seed by
 seed (paired) before they are averaged.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_ver
 from limelm.records import Record, Records
 
 NOT_IN_ALL = "not reached in every seed"
-AXES = ("tokens", "flops", "seconds")
+AXES = ("tokens", "flops")
 COMPARISON = ("difference", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "lower_in", "verdict")
 
 
@@ -46,7 +46,6 @@ class Curve:
 
     tokens: np.ndarray
     flops: np.ndarray
-    seconds: np.ndarray
     loss: np.ndarray
 
 
@@ -57,7 +56,7 @@ def loss_at(curve: Curve, axis: str, budget: float) -> float:
 
 
 def first_reached(curve: Curve, axis: str, loss: float) -> float:
-    """The tokens, FLOPs or seconds after which the held-out loss was first as low as `loss`; NaN if never.
+    """The tokens or FLOPs after which the held-out loss was first as low as `loss`; NaN if never.
 
     It is linear between measurements; a curve that begins below has reached it at its first measurement, or earlier.
     """
@@ -72,21 +71,18 @@ def first_reached(curve: Curve, axis: str, loss: float) -> float:
     return float(spent[place - 1] + (higher - loss) / (higher - lower) * (spent[place] - spent[place - 1]))
 
 
-def losses_at_equal_budgets(
-    curves: Mapping[str, Mapping[int, Curve]], baseline: str, axes: Iterable[str] = AXES
-) -> Records:
+def losses_at_equal_budgets(curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Records:
     """Every model's held-out loss, per seed, at the largest budget that all models of the seed have spent.
 
     Args:
         curves: by model and seed; every model has the same seeds.
         baseline: the model that the others are compared with.
-        axes: the kinds of budget.
 
     Returns:
         Records of `model`, `axis`, `seed`, `budget`, `loss`, and its `difference` from the baseline's.
     """
     records: Records = []
-    for axis in axes:
+    for axis in AXES:
         for seed in curves[baseline]:
             budget = min(float(getattr(by_seed[seed], axis)[-1]) for by_seed in curves.values())
             reference = loss_at(curves[baseline][seed], axis, budget)

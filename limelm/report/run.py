@@ -13,11 +13,10 @@ from limelm.report.figures.palette import Palette, palette_of
 from limelm.report.made import how_made
 from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_tiles, answer_words
 from limelm.report.sections.costs import COSTS, efficiency, paper_scale
-from limelm.report.sections.fairness import FAIRNESS, fairness_records
+from limelm.report.sections.fairness import FAIRNESS, cost_words, fairness_records
 from limelm.report.sections.results import (
     ENTROPY,
     LOSSES,
-    has_times,
     is_one_environment,
     last_steps,
     loss_records,
@@ -63,6 +62,7 @@ def write_run(
         **routing_words(retrieval, palette, "base" in summary),
         **answer_words(tasks, records["exact_match_summary"]),
         **search_words(summary),
+        **cost_words(costs or []),
     }
     facts = how_made(summary)
     measured = models_in(retrieval)
@@ -122,7 +122,6 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),
-        "has_times": has_times(summary),
         "within_noise": "; ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
         "has_difference": any(row["difference"] is not None for row in records["results"]),
         "has_answers": bool(records["exact_match"]),

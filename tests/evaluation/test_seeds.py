@@ -15,9 +15,9 @@ from limelm.evaluation.seeds import (
 )
 
 
-def curve(losses, flops_per_token=1.0, seconds_per_token=1.0):
+def curve(losses, flops_per_token=1.0):
     tokens = np.arange(1, len(losses) + 1) * 10.0
-    return Curve(tokens, tokens * flops_per_token, tokens * seconds_per_token, np.array(losses, dtype=float))
+    return Curve(tokens, tokens * flops_per_token, np.array(losses, dtype=float))
 
 
 def test_loss_at_a_budget_is_linear_between_measurements():
@@ -43,21 +43,22 @@ def test_what_is_reached_is_what_stands_there(losses, share):
 CURVES = {
     # twice as dear per token, and better
     "LLaMA": {seed: curve([6 + 0.1 * seed, 5, 4 + 0.1 * seed]) for seed in range(4)},
-    "dear": {seed: curve([5 + 0.1 * seed, 4, 3 + 0.05 * seed], 2, 4) for seed in range(4)},
-    "same": {seed: curve([6, 5, 4.15 + 0.1 * (seed % 2)], 1, 1) for seed in range(4)},
+    "dear": {seed: curve([5 + 0.1 * seed, 4, 3 + 0.05 * seed], 2) for seed in range(4)},
+    "dearest": {seed: curve([5, 4, 3], 4) for seed in range(4)},
+    "same": {seed: curve([6, 5, 4.15 + 0.1 * (seed % 2)]) for seed in range(4)},
 }
 
 
 def test_budgets_are_the_largest_that_all_have_spent():
     rows = losses_at_equal_budgets(CURVES, "LLaMA")
-    assert len(rows) == 3 * 3 * 4
+    assert len(rows) == 4 * 2 * 4
     by_place = {(row["model"], row["axis"], row["seed"]): row for row in rows}
     assert by_place["dear", "tokens", 2]["loss"] == pytest.approx(3.1)
     assert by_place["dear", "tokens", 2]["difference"] == pytest.approx(-1.1)
     # LLaMA has spent 30 FLOPs, the dear model 20 and 40 at its first two measurements
     assert by_place["dear", "flops", 2]["budget"] == 30
     assert by_place["dear", "flops", 2]["loss"] == pytest.approx((5.2 + 4) / 2)
-    assert np.isnan(by_place["dear", "seconds", 2]["loss"])  # at 30 s it had not been measured yet
+    assert np.isnan(by_place["dearest", "flops", 2]["loss"])  # at 30 FLOPs it had not been measured yet
 
 
 def test_summary_by_hand():
@@ -79,8 +80,8 @@ def test_summary_by_hand():
 
 def test_a_budget_before_the_first_measurement_has_no_verdict():
     rows = compare_losses(losses_at_equal_budgets(CURVES, "LLaMA"), "LLaMA")
-    (dear,) = (row for row in rows if (row["model"], row["axis"]) == ("dear", "seconds"))
-    assert dear["verdict"] == "not measured so early" and dear["difference"] is None and dear["seeds"] == 4
+    (row,) = (row for row in rows if (row["model"], row["axis"]) == ("dearest", "flops"))
+    assert row["verdict"] == "not measured so early" and row["difference"] is None and row["seeds"] == 4
 
 
 def test_last_losses_are_those_at_equal_tokens():
@@ -100,7 +101,7 @@ def test_a_single_seed_has_a_difference_and_no_verdict():
     nothing = ("standard_deviation", "t_low", "t_high", "bootstrap_low", "bootstrap_high", "verdict")
     assert all(by_place[model, "tokens"][key] is None for model in CURVES for key in nothing)
     assert by_place["LLaMA", "tokens"]["difference"] is None
-    assert by_place["dear", "seconds"]["verdict"] == "not measured so early"
+    assert by_place["dearest", "flops"]["verdict"] == "not measured so early"
     sooner = {row["model"]: row for row in how_much_sooner(single, "LLaMA")}
     assert sooner["dear"]["share"] == pytest.approx(40 / 30) and sooner["dear"]["verdict"] is None
 
@@ -126,7 +127,7 @@ def test_how_much_sooner():
 def test_sooner_or_later_goes_by_the_interval():
     def curve(*losses):
         steps = np.arange(1.0, len(losses) + 1)
-        return Curve(steps, steps, steps, np.array(losses))
+        return Curve(steps, steps, np.array(losses))
 
     llama = {seed: curve(3, 2, 1) for seed in range(3)}
     models = {
@@ -140,7 +141,7 @@ def test_sooner_or_later_goes_by_the_interval():
 
 
 def test_a_run_that_was_measured_once_says_nothing_of_sooner():
-    once = Curve(*(np.array([value]) for value in (10.0, 10.0, 10.0, 4.0)))
+    once = Curve(*(np.array([value]) for value in (10.0, 10.0, 4.0)))
     assert how_much_sooner({"LLaMA": {0: once, 1: once}, "LIMe": {0: once, 1: once}}, "LLaMA") == []
 
 

@@ -300,6 +300,7 @@ def training(folder, label, place, seed=1, steps=2, eval_every=None):
         for step in range(1, steps + 1)
     ]
     for line in lines:
+        line["grad_norm"] = 1.0 + place
         if line["step"] == steps or (eval_every and line["step"] % eval_every == 0):
             line["eval_loss"] = line["loss"] - 3 - 0.1 * seed * place
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -322,6 +323,7 @@ def training(folder, label, place, seed=1, steps=2, eval_every=None):
         "mfu": None,
         "peak_memory_bytes": 1000,
         "routing": None,
+        "movement": None,
         "environment": ENVIRONMENT,
         "checkpoint": str(path),
     }

@@ -158,7 +158,7 @@ def test_without_llama_no_column_compares_with_it(tmp_path):
 
 ALWAYS = {"results", "efficiency"}
 SEVERAL = {"loss_over_seeds", "differences"}
-FROM_SCRATCH = {"equal_budgets", "sooner", "paper_scale"}
+FROM_SCRATCH = {"equal_budgets", "sooner", "paper_scale", "equal_time", "training_course"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limelm.evaluation.statistics import t_interval
-from limelm.report.sections.fairness import count_spikes, equal_parameters, fairness_records
+from limelm.report.sections.fairness import cost_words, count_spikes, equal_parameters, fairness_records
 from tests.report.synthetic import run
 
 
@@ -44,10 +44,8 @@ def by_model(rows):
 
 
 def test_equal_time_is_by_steps_of_measured_cost(searched):
-    costs = [{"model": "LLaMA", "step_ratio": None}]
-    costs += [
-        {"model": label, "step_ratio": ratio} for label, ratio in {"LIMe static": 2.0, "LIMe dynamic": 9.0}.items()
-    ]
+    ratios = {"LLaMA": None, "LIMe static": 2.0, "LIMe dynamic": 9.0}
+    costs = [{"model": label, "step_ratio": ratio} for label, ratio in ratios.items()]
     records = fairness_records(searched, costs)
     assert records["measured_costs"] == costs
     rows = by_model(records["equal_time"])
@@ -60,8 +58,13 @@ def test_equal_time_is_by_steps_of_measured_cost(searched):
     assert rows["LIMe dynamic"]["verdict"] == "not measured so early" and rows["LIMe dynamic"]["mean"] is None
 
 
-def test_without_measured_costs_nothing_is_said_about_equal_time(searched):
-    assert fairness_records(searched, [])["equal_time"] == []
+def test_without_measured_costs_the_clocks_of_one_sitting_say_what_a_step_costs(searched):
+    assert fairness_records(searched, [])["equal_time"] == []  # a search takes several
+    for entry in searched["trainings"]:
+        entry["tokens_per_second"] = {"LLaMA": 4.0, "LIMe static": 2.0, "LIMe dynamic": 4.0}[entry["label"]]
+    rows = by_model(fairness_records(without_search(searched), [])["equal_time"])
+    assert rows["LIMe static"]["step_ratio"] == 2.0 and rows["LIMe static"]["mean"] == 4.5
+    assert rows["LIMe dynamic"]["step_ratio"] == 1.0 and rows["LIMe dynamic"]["mean"] == 3.0
 
 
 def test_the_course_of_trainings(searched):
@@ -111,5 +114,22 @@ def test_a_spike_stands_out_from_the_steps_before_it():
     assert count_spikes([loss - 2 * (step == 60) for step, loss in enumerate(falling)]) == 0  # a loss that is low
 
 
-def test_a_run_without_a_search_has_none_of_it(searched):
-    assert fairness_records({key: value for key, value in searched.items() if key != "search"}, []) == {}
+def without_search(summary):
+    return {key: value for key, value in summary.items() if key != "search"}
+
+
+def test_a_single_seed_or_model_and_a_pretrained_model_have_none_of_it(searched):
+    plain = without_search(searched)
+    assert fairness_records(plain, []) != {}
+    assert fairness_records({**plain, "base": "a model"}, []) == {}
+    first = [entry for entry in plain["trainings"] if entry["seed"] == 1]
+    assert fairness_records({**plain, "seeds": [1], "trainings": first}, []) == {}
+    alone = [entry for entry in plain["trainings"] if entry["label"] == "LLaMA"]
+    assert fairness_records({**searched, "trainings": alone}, []) == {}
+
+
+def test_texts_say_how_costs_were_measured():
+    rows = [{"model": "LLaMA", "precision": "bf16", "device": "a GPU"}]
+    words = cost_words(rows)
+    assert words["step_precision"] == "bfloat16" and words["costs_device"] == "a GPU"
+    assert words["step_costs"] != cost_words([])["step_costs"]

@@ -9,11 +9,14 @@ import numpy as np
 
 from limelm.evaluation.seeds import COMPARISON, baseline_of, compare_losses
 from limelm.records import Record, Records
-from limelm.report.sections.results import trainings_of
+from limelm.report.captions import Words
+from limelm.report.sections.results import has_times, results, trainings_of
 from limelm.report.writer import Section
 from limelm.training.jsonl import METRICS, read_lines
 
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 32, 6  # steps before a spike, and how many of their standard deviations it stands out
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}  # of a recipe, in words
 
 FAIRNESS = (
     Section("equal_parameters"),
@@ -25,15 +28,15 @@ FAIRNESS = (
 
 
 def fairness_records(summary: dict[str, Any], costs: Records) -> dict[str, Records]:
-    """The records of `FAIRNESS`, by name; empty for a run that does not search for learning rates.
+    """The records of `FAIRNESS`, by name; empty for a run whose models are not compared over seeds.
 
     Args:
         summary: of the run, from `limelm.training.read_summary`.
-        costs: of its models, from `limelm.benchmark.costs.measure_costs`. Without them nothing is said about equal
-            time: trainings of a long run were not all under way at once, and each one's clock tells of its hour too.
+        costs: of its models, from `limelm.benchmark.costs.measure_costs`. Without them the trainings' own clocks say
+            what a step costs.
     """
     models, baseline = trainings_of(summary), baseline_of(summary)
-    if "search" not in summary or not models:
+    if not is_compared_over_seeds(summary) or len(models) < 2:
         return {}
     logs = {
         (label, entry["seed"]): read_lines(Path(entry["checkpoint"]) / METRICS)
@@ -43,10 +46,37 @@ def fairness_records(summary: dict[str, Any], costs: Records) -> dict[str, Recor
     return {
         "equal_parameters": equal_parameters(models),
         "measured_costs": costs,
-        "equal_time": equal_time(logs, baseline, {row["model"]: row["step_ratio"] for row in costs}),
+        "equal_time": equal_time(logs, baseline, _step_ratios(summary, costs)),
         "training_course": training_course(logs, baseline),
         "movement": [row for label, own in models.items() for row in _movement(label, own)],
     }
+
+
+def is_compared_over_seeds(summary: dict[str, Any]) -> bool:
+    """Whether a run has models from scratch in several seeds, or a search for their learning rates.
+
+    Its trainings are many, hours apart, so that each one's clock tells of its hour too: costs are measured apart.
+    """
+    return "base" not in summary and ("search" in summary or len(summary["seeds"]) > 1)
+
+
+def cost_words(costs: Records) -> Words:
+    """Facts for the sections' texts: how the costs were measured, if they were."""
+    if not costs:
+        return {"step_costs": "what its training's own clock says"}
+    return {
+        "step_costs": "what is measured above",
+        "step_precision": PRECISIONS[costs[0]["precision"]],
+        "costs_device": costs[0]["device"],
+    }
+
+
+def _step_ratios(summary: dict[str, Any], costs: Records) -> dict[str, float]:
+    """The time of a training step of each model, in that of the baseline; empty where none is known."""
+    if costs or not has_times(summary):
+        return {row["model"]: row["step_ratio"] for row in costs}
+    speeds = {row["model"]: row["tokens_per_second"] for row in results(summary)}
+    return {label: speeds[baseline_of(summary)] / speed for label, speed in speeds.items()}
 
 
 def equal_parameters(models: dict[str, Records]) -> Records:

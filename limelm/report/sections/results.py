@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from limelm.evaluation.seeds import (
-    AXES,
     COMPARISON,
     Curve,
     baseline_of,
@@ -26,7 +25,7 @@ from limelm.training.result import FINAL_LOSS_STEPS
 
 MOST_SMOOTHED = 11  # steps
 SMOOTHED_PART = 10  # a tenth of a run, where that is less
-AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs", "seconds": "wall-clock time"}
+AXIS_NAMES = {"tokens": "tokens", "flops": "training FLOPs"}
 
 LOSSES = (
     Section("loss_against_flops", training.loss_against_flops),
@@ -110,8 +109,7 @@ def loss_records(summary: dict[str, Any]) -> dict[str, Records]:
             label: {entry["seed"]: _curve(measured, label, entry["seed"]) for entry in models[label]}
             for label in models
         }
-        axes = [axis for axis in AXES if axis != "seconds" or has_times(summary)]
-        losses = losses_at_equal_budgets(budgets, baseline, axes)
+        losses = losses_at_equal_budgets(budgets, baseline)
         records["equal_budgets"] = [
             row | {"axis": AXIS_NAMES[row["axis"]]}
             for row in compare_losses(losses, baseline)
@@ -135,7 +133,7 @@ def _compared(models: dict[str, Records], reference: str) -> Records:
 
 def _curve(measured: Records, label: str, seed: int) -> Curve:
     rows = [row for row in measured if (row["model"], row["seed"]) == (label, seed)]
-    keys = ("train_tokens", "train_flops", "train_seconds", "eval_loss")
+    keys = ("train_tokens", "train_flops", "eval_loss")
     return Curve(*(np.array([row[key] for row in rows], dtype=float) for key in keys))
 
 
