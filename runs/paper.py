@@ -18,6 +18,7 @@ CLAIMS, PAGE = ROOT / "runs" / "paper.toml", ROOT / "docs" / "paper.md"
 SAME, OTHER, UNSEEN, AGAINST, MISSING = "reproduced", "same direction", "not seen", "contradicted", "not run"
 #: How the scale of a measurement at the paper's own scale begins.
 AT_SCALE = "the paper's"
+UNITS = {"B": 1e9, "T": 1e12}
 COLUMNS = {"difference": "difference", "low": "t_low", "high": "t_high"}
 TABLE = ("| | where | the paper says | measured | scale | verdict |", "|---|---|---|---|---|---|")
 HEAD = """\
@@ -27,15 +28,15 @@ What the two versions of the paper ([arXiv 2502.09245](https://arxiv.org/abs/250
 here. The verdicts are made by `python runs/paper.py` from the tables in [results](../results), so that nobody can write
 what was not measured:
 
-- **reproduced**: the same quantity at the paper's own scale, as near to the printed one as rounding of the paper's
-  totals explains.
+- **reproduced**: the same quantity at the paper's own scale, as near to the printed one as its rounding explains.
 - **same direction**: at another, smaller scale the 95 % interval over seeds, or the quartiles of a timing, lie on the
   side that the paper says, or a count agrees.
 - **not seen**: the interval holds both sides.
 - **contradicted**: it lies on the other side, or a count is another one.
-- **not run**: nothing was measured; the command says what it would cost, or runs it.
+- **not run**: nothing was measured over seeds; the command plans or trains a model that the claim needs.
 
-A verdict at a small scale is no verdict on the paper's: its models see 170,000 times as many tokens.
+A verdict at a small scale is no verdict on the paper's: its models have 400 times as many parameters and see 40,000
+times as many tokens.
 Intervals are Student's, over seeds, and take no account of how many claims there are.
 """
 
@@ -70,7 +71,9 @@ def _equal(claim: dict[str, Any]) -> tuple[str, str]:
     value = float(_find(claim["file"], claim["row"])[claim["column"]])
     is_near = abs(value / claim["printed"] - 1) <= claim["tolerance"]
     near = SAME if claim["scale"].startswith(AT_SCALE) else OTHER
-    return f"{100 * (value - 1):+.4f} %", near if is_near else AGAINST
+    unit = claim.get("unit")
+    measured = f"{value / UNITS[unit]:.5f} {unit}" if unit else f"{100 * (value - 1):+.4f} %"
+    return measured, near if is_near else AGAINST
 
 
 def _cheaper(claim: dict[str, Any]) -> tuple[str, str]:
@@ -114,7 +117,7 @@ def _how(claim: dict[str, Any]) -> str:
     if "file" in claim:
         parts.append(f"`{claim['command']}`, [{Path(claim['file']).name}](../{claim['file']})")
     if "cost" in claim:
-        parts.append(f"at the paper's scale `{claim['cost']}`")
+        parts.append(f"at a larger scale `{claim['cost']}`")
     return "; ".join(parts) + (f". {claim['note']}" if "note" in claim else "")
 
 

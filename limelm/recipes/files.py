@@ -4,7 +4,9 @@ Adding a recipe is adding a file to the `recipes` folder. `extends` names the re
 does not say itself; values that no file says are the defaults of `TrainingRecipe`, `EngineRecipe` and the data.
 """
 
+import contextlib
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -90,7 +92,7 @@ def override(recipe: Recipe, values: Mapping[str, Any], model: str | None = None
         key = name.replace("-", "_")
         if key not in places:
             raise UserError(f"recipe {recipe.name}: {_no_place(key, places, recipe, model)}")
-        places[key][key.split(".")[-1]] = _toml_value(text)
+        places[key][key.split(".")[-1]] = _value(text)
     return _recipe(content, f"recipe {recipe.name}")
 
 
@@ -165,13 +167,15 @@ def _path_of(text: str, folder: Path) -> Path:
     return Path(str(_recipe_folder() / f"{text}.toml"))
 
 
-def _toml_value(text: Any) -> Any:
+def _value(text: Any) -> Any:
+    """Read a field's value as recipes write it, or as JSON, the way messages name values; else it is plain text."""
     if not isinstance(text, str):
         return text
-    try:
+    with contextlib.suppress(tomllib.TOMLDecodeError):
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(text)
+    return text
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -223,6 +223,8 @@ def test_overrides_may_be_values_in_place_of_texts():
     texts = {"steps": "7", "learning_rate": "2e-3", "routing_sources": "{first = 2, last = 1}", "compile": "true"}
     values = {"steps": 7, "learning_rate": 2e-3, "routing_sources": {"first": 2, "last": 1}, "compile": True}
     assert load_recipe("deep-32", values, "top-p") == load_recipe("deep-32", texts, "top-p")
+    as_messages_have_it = texts | {"routing_sources": '{"first": 2, "last": 1}'}
+    assert load_recipe("deep-32", as_messages_have_it, "top-p") == load_recipe("deep-32", texts, "top-p")
     with pytest.raises(UserError, match="steps"):
         load_recipe("tiny", {"steps": 1.5})
 
