@@ -21,10 +21,8 @@ from limelm.adapters.hooks import (
 )
 from limelm.adapters.kinds import AdapterConfig
 from limelm.adapters.parameters import (
-    BaseIdentity,
     Fingerprints,
     fingerprint_parameters,
-    identify_base,
     plain_model,
     vocabulary_rows,
 )
@@ -67,10 +65,6 @@ class Attachment:
     stack: str
     layers: list[AttentionLayer]
     projections: list[RoutedProjection] = field(default_factory=list)
-
-    def identify(self, model: PreTrainedModel) -> BaseIdentity:
-        """The identity of a model's base."""
-        return identify_base(model, self.base)
 
 
 def attach(
@@ -200,7 +194,8 @@ def detach(model: PreTrainedModel) -> PreTrainedModel:
     save_as_before(model)
     for layer in attachment.layers:
         delattr(layer.module, ROUTER)
-    del find_decoder(model).__dict__[_ATTACHMENT]
+    for module in model.modules():  # the decoder, which is not found any more where layers were cut off since
+        module.__dict__.pop(_ATTACHMENT, None)
     if changed:
         warnings.warn(
             f"{len(changed)} weights of the model itself have changed since attach ({changed[0]}, ...) and stay so",

@@ -14,7 +14,7 @@ from limelm.models.attention_residuals import DepthAttention
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
 from limelm.models.residual_scalars import ResidualScalars
-from limelm.routing import DepthModule, ManifoldConnection, ManifoldReadout, RouterSpec, Rule, weighted_mix
+from limelm.routing import DepthModule, ManifoldConnection, ManifoldReadout, RouterSpec, weighted_mix
 from limelm.routing.module import ROUTING_WEIGHTS
 
 NORM_EPS = 1e-6  # of the sources, in their products with a query
@@ -39,15 +39,14 @@ class AttachedConnection(DepthModule):
     options: ClassVar[frozenset[str]] = frozenset()
     #: Whether the native part has weights over depth to look at.
     weighs_sources: ClassVar[bool] = True
+    #: What it is, as the card of an adapter says it.
+    called: ClassVar[str] = "Connections over depth"
+    rule = ROUTING_WEIGHTS  # a native one learns at the rate of the rest
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.layer_idx = spec.layer_idx
         self.own_source = spec.layer_idx + 1
-
-    def parameter_rules(self) -> dict[str, Rule]:
-        """The rule of all parameters: they learn at the routers' rate, and do not decay."""
-        return {name: ROUTING_WEIGHTS for name, _ in self.named_parameters()}
 
     def forward(self, layer_input: Tensor, output: Tensor, left: Left) -> Tensor:
         """Change what the layer hands on, `[..., D]`.

@@ -8,7 +8,7 @@ import copy
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from limelm.adapters.attachment import attach, required_attachment
 from limelm.adapters.kinds import ATTACHED_ROUTERS
@@ -65,7 +65,7 @@ def to_native(model: PreTrainedModel) -> LimeForCausalLM:
             state |= {f"{prefix}.self_attn.{name}": value for name, value in router.native_state().items()}
             if router.mixes_representations:
                 state[f"{prefix}.routing_layernorm.weight"] = state[f"{prefix}.input_layernorm.weight"]
-    return _filled(LimeForCausalLM(native_config), state, model)
+    return _filled(LimeForCausalLM, native_config, state, model)
 
 
 def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
@@ -109,7 +109,7 @@ def to_attached(model: LimeForCausalLM) -> PreTrainedModel:
         for projection in ("k_proj", "v_proj"):
             name = f"model.layers.{index}.self_attn.{projection}.weight"
             state[name] = (state[name].float() * ratio).to(state[name].dtype)
-    base = _filled(LlamaForCausalLM(LlamaConfig(**_llama_fields(model))), state, model)
+    base = _filled(LlamaForCausalLM, LlamaConfig(**_llama_fields(model)), state, model)
     attach(base, attached, config.routing_share_kv, config.routing_sources)
     for index, layer in enumerate(find_attention_layers(base)):
         prefix = f"model.layers.{index}.self_attn."
@@ -157,8 +157,10 @@ def _add_missing_biases(state: State, config: LimeConfig) -> None:
         state.setdefault(f"{name}.bias", weight.new_zeros(weight.shape[0]))
 
 
-def _filled(made: PreTrainedModel, state: State, like: PreTrainedModel) -> PreTrainedModel:
-    made = made.to(device=like.device, dtype=like.dtype)
+def _filled(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, state: State, like: PreTrainedModel
+) -> PreTrainedModel:
+    made = kind._from_config(config, dtype=like.dtype).to(like.device)  # RoPE's frequencies stay in float32
     loaded = made.load_state_dict(state, strict=False)
     missing = set(loaded.missing_keys) - set(made._tied_weights_keys if made.config.tie_word_embeddings else ())
     if missing or loaded.unexpected_keys:

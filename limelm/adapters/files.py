@@ -27,7 +27,7 @@ from limelm.adapters.attachment import (
     required_attachment,
 )
 from limelm.adapters.description import DESCRIPTION, Description, Resized, read_description
-from limelm.adapters.kinds import OTHERS
+from limelm.adapters.kinds import ATTACHED
 from limelm.adapters.parameters import (
     BaseIdentity,
     base_parameters,
@@ -40,6 +40,7 @@ from limelm.adapters.parameters import (
     router_parameters,
     vocabulary_rows,
 )
+from limelm.adapters.routers import LIME_ROUTERS
 from limelm.errors import UserError
 from limelm.extras import import_peft
 from limelm.files import is_dir, partial_of, write_text
@@ -108,7 +109,7 @@ def write_adapter(model: PreTrainedModel, folder: str | Path, training: Training
         limelm=__version__,
         **asdict(attachment.config),
         base_model=plain.config.name_or_path or None,
-        base=attachment.identify(plain),
+        base=identify_base(plain, attachment.base),
         replaces=tuple(changed),
         lora=has_lora,
         resized=Resized(attachment.vocabulary, rows) if rows != attachment.vocabulary else None,
@@ -156,6 +157,9 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
         raise UserError(f"{folder / LORA}: missing")
     if description.lora and lora_parameters(model):
         raise UserError(f"{adapter}: has a LoRA, and so has the model; a model takes one adapter at a time")
+    if description.lora:
+        import_peft()
+        _check_lora(folder / LORA)
     rows = vocabulary_rows(model)
     vocabulary = _base_vocabulary(rows, description.resized, folder)
     if check_base:
@@ -166,10 +170,8 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
             model.resize_token_embeddings(description.resized.adapted, mean_resizing=False)
         values = _read_tensors(model, folder / WEIGHTS, list(description.replaces))
         if description.lora:
-            import_peft()
             with reading(folder / LORA):
                 model.load_adapter(str(folder / LORA))
-            check_finite(folder / LORA, model.named_parameters())
         with torch.no_grad():  # when nothing can fail any more
             for target, tensor in values:
                 target.copy_(tensor)
@@ -181,6 +183,16 @@ def load_adapter(model: PreTrainedModel, adapter: str | Path, check_base: bool =
             detach(model)
         raise
     return model
+
+
+def _check_lora(folder: Path) -> None:
+    """Refuse a LoRA that cannot be read or holds NaN, before any of it is in a model."""
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    with reading(folder):
+        tensors = load_file(path)
+    check_finite(folder, iter(tensors.items()))
 
 
 def _base_vocabulary(rows: int, resized: Resized | None, folder: Path) -> int:
@@ -278,9 +290,11 @@ def _check_base(model: PreTrainedModel, wanted: BaseIdentity, vocabulary: int, a
 def _card(description: Description, name: str, model: PreTrainedModel, training: Training | None) -> str:
     beside = [f"{len(description.replaces)} weights of the model itself"] if description.replaces else []
     beside += ["a LoRA (PEFT)"] if description.lora else []
+    called = ATTACHED[description.routing].called
     return adapter_card(
         name,
-        "Connections over depth" if description.routing in OTHERS else "Layer-Integrated Memory routers",
+        called,
+        ("lime",) if called == LIME_ROUTERS else (),
         description.routing,
         description.base_model,
         f" {description.limelm}" + (f"; trained beside them: {', '.join(beside)}" if beside else ""),

@@ -151,7 +151,7 @@ class ForwardHistory:
         heads: the layers' "key" and "value", `[G, ..., d]`.
         normalized: their normalized representations, `[1, ..., D]`.
         norms: by layer, the norm before its attention.
-        mixed: the layer's mixed input, and whether keys or values were made from it, until the others are too.
+        mixed: by layer, the mixed input, and for which of keys and values it was made first; gone when both have it.
         left: what layers left that is neither, by number: values of Value Residual, what connections keep.
         acting: by layer, whether the gate of its router is open; None where that is not known, or there are no gates.
     """

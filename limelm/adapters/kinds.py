@@ -38,8 +38,6 @@ ATTACHED_CONNECTIONS: dict[str, type[AttachedConnection]] = {
     "mhc": AttachedManifoldConnection,
 }
 ATTACHED: dict[str, type[AttachedRouter] | type[AttachedConnection]] = {**ATTACHED_ROUTERS, **ATTACHED_CONNECTIONS}
-#: Those that are not LIMe's.
-OTHERS = ("value-residual", *ATTACHED_CONNECTIONS)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Fingerprints of a model: is this the base that an adapter was made for, and have its weights changed?"""
+"""Which parameters of a model are its base's, the routers' and a LoRA's; and fingerprints of the base.
+
+Fingerprints tell whether a model is the base that an adapter was made for, and whether its weights have changed.
+"""
 
 import hashlib
 import json

@@ -19,7 +19,6 @@ from limelm.routing import (
     RepresentationRouter,
     Router,
     RouterSpec,
-    Rule,
     ValueResidualRouter,
     depth_mix,
     mix_heads_by_token,
@@ -60,6 +59,10 @@ class Request:
         return project_heads(self.projection, self.module, self.which, inputs)
 
 
+#: What routers of LIMe are called; other kinds have other names.
+LIME_ROUTERS = "Layer-Integrated Memory routers"
+
+
 class AttachedRouter(Router):
     """The router of an attention module of another family."""
 
@@ -68,9 +71,9 @@ class AttachedRouter(Router):
     #: The arguments of `attach` that this kind understands, beyond the routing.
     options = frozenset({"routing_sources", "share_kv"})
 
-    def __init__(self, spec: RouterSpec):
-        super().__init__(spec)
-        self.reads = spec.source_ids
+    #: What the routers of a model are, as the card of an adapter says it.
+    called: ClassVar[str] = LIME_ROUTERS
+    rule = ROUTING_WEIGHTS
 
     def forward(self, request: Request) -> Tensor:
         """Route this layer's keys or values: those that are wanted, `[..., G, d]`."""
@@ -79,9 +82,6 @@ class AttachedRouter(Router):
     def values_of_call(self, call: tuple, output: Tensor) -> tuple[Tensor, Tensor] | None:
         (request,) = call
         return (output.flatten(-2), request.make_own().flatten(-2)) if request.which == "value" else None
-
-    def parameter_rules(self) -> dict[str, Rule]:
-        return {name: ROUTING_WEIGHTS for name, _ in self.named_parameters()}
 
     def set_index(self, which: str) -> int:
         """The set of weights for keys or values."""
@@ -147,10 +147,10 @@ class AttachedKeyValueRouter(AttachedRouter):
         place = self.set_index(request.which)
         if self.change is not None:
             assert isinstance(states, ApartSources)
-            sources = [source.movedim(0, -2) for source in states.each(self.reads, own.device)]
+            sources = [source.movedim(0, -2) for source in states.each(self.source_ids, own.device)]
             R = self.effective_weights().unflatten(0, (self.spec.num_sets, -1))[place]
             return self.mixed(mix_heads_by_token, sources, R.to(own.dtype), place * self.spec.num_heads, request.which)
-        return own + states.mix_heads(self.reads, self.weight[place]).movedim(0, -2)
+        return own + states.mix_heads(self.source_ids, self.weight[place]).movedim(0, -2)
 
 
 class AttachedRepresentationRouter(AttachedRouter):
@@ -200,7 +200,7 @@ class AttachedRepresentationRouter(AttachedRouter):
         layer_idx, place = self.spec.layer_idx, self.set_index(request.which)
         states = request.history.normalized
         assert isinstance(states, ApartSources)
-        sources = [source[0] for source in states.each(self.reads, request.inputs.device)]
+        sources = [source[0] for source in states.each(self.source_ids, request.inputs.device)]
         weights = self.gated_weights(place, request.inputs).to(sources[0].dtype)
         Z = self.mixed(depth_mix, sources, weights, place * self.spec.num_heads, request.which)
         return MixedInput(Z, request.history.norms[layer_idx])
@@ -211,7 +211,7 @@ class AttachedRepresentationRouter(AttachedRouter):
         made_for, Z = history.mixed.pop(layer_idx, (which, None))
         if Z is None or made_for == which or not self.spec.share_kv:
             A = weights(self.set_index(which), request.inputs)
-            Z = MixedInput(history.normalized.mix_depth(self.reads, A), history.norms[layer_idx])
+            Z = MixedInput(history.normalized.mix_depth(self.source_ids, A), history.norms[layer_idx])
             history.mixed[layer_idx] = which, Z
         return Z
 
@@ -289,6 +289,7 @@ class AttachedValueResidualRouter(AttachedRouter):
     """Value Residual in a trained model: `V~_i = w_0 V_0 + w_1 V_i`, of values alone (arXiv 2410.17897)."""
 
     native = "value_residual"
+    called = "Connections over depth"
     reads_what, makes_own_source = ValueResidualRouter.reads_what, True
     source_products = ValueResidualRouter.source_products
     options = frozenset()
@@ -298,9 +299,7 @@ class AttachedValueResidualRouter(AttachedRouter):
         if spec.layer_idx > 0:
             self.weight = nn.Parameter(torch.tensor([0.0, 1.0]))
 
-    @torch.no_grad()
-    def effective_weights(self, call: tuple | None = None) -> Tensor:
-        return whole(self.weight).expand(self.spec.num_heads, -1)
+    effective_weights = ValueResidualRouter.effective_weights
 
     def forward(self, request: Request) -> Tensor:
         own, left = request.own, request.history.left
@@ -323,6 +322,7 @@ class AttachedScale(AttachedRouter):
     """`K~_h = (1 + s_h) K_h`, V likewise: no routing, but what a router has to be better than."""
 
     native = "none"
+    called = "Scales of heads"
     routes = False
     options = frozenset({"share_kv"})
 

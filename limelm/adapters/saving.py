@@ -54,7 +54,7 @@ def saved_vocabulary(config: PreTrainedConfig) -> int | None:
         content = load_json(Path(path))
     except (OSError, ValueError, UserError):
         return None
-    rows = content.get("text_config", content).get("vocab_size") if isinstance(content, dict) else None
+    rows = (content.get("text_config") or content).get("vocab_size") if isinstance(content, dict) else None
     return rows if isinstance(rows, int) else None
 
 

@@ -67,7 +67,13 @@ class RouteChange:
         return cls(reader, ones, torch.zeros_like(ones, dtype=torch.bool))
 
     def then(self, other: "RouteChange") -> "RouteChange":
-        """Combine this change with another one upon it."""
+        """Combine this change with another one upon it.
+
+        Raises:
+            ValueError: where each sets routes to other means.
+        """
+        if None not in (self.means, other.means) and self.means is not other.means:
+            raise ValueError("routes are set to their means over one text at a time")
         return RouteChange(
             self.reader,
             self.factors * other.factors,

@@ -52,7 +52,6 @@ class AttentionResidualsConfig(DecoderConfig):
     """
 
     model_type = "attention_residuals"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "Language model with Attention Residuals (arXiv 2603.15031)"
 
     block_size: int = 1
@@ -192,7 +191,6 @@ class AttentionResidualsPreTrainedModel(StreamlessPreTrainedModel):
     """Configuration of models with Attention Residuals."""
 
     config: AttentionResidualsConfig
-    config_class = AttentionResidualsConfig
     _no_split_modules = ["AttentionResidualsDecoderLayer"]
 
 

@@ -160,13 +160,21 @@ def lora_card(base: str, training: Training) -> str:
 
 
 def adapter_card(
-    name: str, kind: str, routing: str, base: str | None, beside: str, model_class: str, training: Training | None
+    name: str,
+    kind: str,
+    tags: tuple[str, ...],
+    routing: str,
+    base: str | None,
+    beside: str,
+    model_class: str,
+    training: Training | None,
 ) -> str:
     """Write the card of an adapter.
 
     Args:
         name: of its folder.
         kind: what it is, in words.
+        tags: on the hub, beside "adapter" and the routing.
         routing: of `limelm.attach`.
         base: what its base was loaded from: a name on the hub, or a folder; None where it is not known.
         beside: what was trained beside the routers, or "".
@@ -181,7 +189,7 @@ def adapter_card(
         what=what,
         library="limelm",
         load=load + (_OR_BOTH if base and pipeline_tag == TEXT_GENERATION else ""),
-        tags=("lime", "adapter", routing),
+        tags=(*tags, "adapter", routing),
         pipeline_tag=pipeline_tag,
         base=base,
         relation="adapter",

@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS
 from limelm.errors import UserError
 from limelm.files import is_dir, is_file
 from limelm.models.configuration import HUB_MODULE
-from limelm.records import Check, FileName, Fraction, PositiveFloat, at_least, at_most, build, load_json
+from limelm.records import Check, FileName, Fraction, PositiveFloat, Size, at_least, at_most, build, load_json
 from limelm.text import printable
 
 T = TypeVar("T")
@@ -29,7 +29,6 @@ PEFT_CONFIG = "adapter_config.json"
 Dtype = Annotated[
     str, Check(lambda name: name == "auto" or _is_float(name), "the name of a floating-point type, such as bfloat16")
 ]
-Size = Annotated[int, at_least(1), at_most(2**31 - 1)]
 Layers = Annotated[int, at_least(0), at_most(10_000)]
 #: Attention from a repository of the hub would be code of somebody else's.
 Builtin = Annotated[

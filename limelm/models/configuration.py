@@ -27,7 +27,7 @@ class DecoderConfig(LlamaConfig):
     base_model_tp_plan = None
     base_model_pp_plan = None
     #: Model types whose checkpoints may be read with this class beside its own.
-    compatible_model_types: ClassVar[tuple[str, ...]] = ()
+    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     #: What the model is, in words.
     kind: ClassVar[str] = ""
 

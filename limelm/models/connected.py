@@ -15,11 +15,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from limelm.models.decoder import HIDDEN_STATES, Decoder, DecoderPreTrainedModel, HiddenState
 from limelm.models.llama import MLP, RMSNorm, SelfAttention
-from limelm.routing import CONNECTIONS, DepthReader, Rule
+from limelm.routing import CONNECTIONS, DepthReader
 
 
 class Connection(DepthReader):
-    """The parameters by which one place of a model mixes its sources; none of them decays."""
+    """The parameters by which one place of a model mixes its sources: they learn as the rest, and do not decay."""
+
+    rule = CONNECTIONS
 
     def at(self, place: int, source_ids: Iterable[int], *weight_sets: str) -> Self:
         """Say where in the model it stands, for those who show its `effective_weights`; its formulas do not ask.
@@ -29,10 +31,6 @@ class Connection(DepthReader):
         """
         self.place, self.source_ids, self.weight_sets = place, tuple(source_ids), weight_sets
         return self
-
-    def parameter_rules(self) -> dict[str, Rule]:
-        """The rule of all parameters: they learn at the rate of the rest, and do not decay."""
-        return {name: CONNECTIONS for name, _ in self.named_parameters()}
 
 
 class ConnectedLayer(GradientCheckpointingLayer):

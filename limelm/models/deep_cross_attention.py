@@ -48,7 +48,6 @@ class DeepCrossAttentionConfig(DecoderConfig):
     """
 
     model_type = "deep_cross_attention"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "DeepCrossAttention language model (arXiv 2502.06785)"
 
     num_recent: int | None = None
@@ -164,7 +163,6 @@ class DeepCrossAttentionPreTrainedModel(StreamlessPreTrainedModel):
     """Configuration of DeepCrossAttention models."""
 
     config: DeepCrossAttentionConfig
-    config_class = DeepCrossAttentionConfig
     _no_split_modules = ["DeepCrossAttentionDecoderLayer"]
 
 

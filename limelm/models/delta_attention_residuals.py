@@ -46,7 +46,6 @@ class DeltaAttentionResidualsConfig(DecoderConfig):
     """
 
     model_type = "delta_attention_residuals"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "Language model with Delta Attention Residuals (arXiv 2605.18855)"
 
     block_size: int = 1
@@ -121,7 +120,6 @@ class DeltaAttentionResidualsPreTrainedModel(ConnectedPreTrainedModel):
     """Configuration of models with Delta Attention Residuals."""
 
     config: DeltaAttentionResidualsConfig
-    config_class = DeltaAttentionResidualsConfig
     _no_split_modules = ["DeltaAttentionResidualsDecoderLayer"]
 
 

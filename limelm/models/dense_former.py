@@ -36,7 +36,6 @@ class DenseFormerConfig(DecoderConfig):
     """
 
     model_type = "dense_former"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "DenseFormer language model (arXiv 2402.02622)"
 
     period: int = 1
@@ -104,7 +103,6 @@ class DenseFormerPreTrainedModel(ConnectedPreTrainedModel):
     """Configuration of DenseFormer models."""
 
     config: DenseFormerConfig
-    config_class = DenseFormerConfig
     _no_split_modules = ["DenseFormerDecoderLayer"]
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from limelm.errors import UserError
 from limelm.models.offload import device_of, own_weights
 from limelm.routing import rms_normalize
-from limelm.routing.norms import computes
+from limelm.routing.norms import computes, epsilon_of
 
 NORMS = ("input_layernorm", "ln_1")
 # Attention reads X itself. It is not guessed for other families: their norm may have another name.
@@ -28,11 +28,8 @@ class InputNorm:
 
     @property
     def eps(self) -> float | None:
-        """The small number that is added to the variance."""
-        for name in ("variance_epsilon", "eps"):
-            if hasattr(self.module, name):
-                return float(getattr(self.module, name))
-        return None
+        """The small number that is added to the variance; None where there is none."""
+        return None if self.module is None else epsilon_of(self.module)
 
     def center(self, X: Tensor) -> Tensor:
         """Take the mean off where the norm does, as a LayerNorm."""

@@ -52,7 +52,6 @@ class MUDDFormerConfig(DecoderConfig):
     """
 
     model_type = "mudd_former"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "MUDDFormer language model (arXiv 2502.12170)"
 
     pre_post_norm: bool = False
@@ -172,7 +171,6 @@ class MUDDFormerPreTrainedModel(ConnectedPreTrainedModel):
     """Configuration of MUDDFormer models."""
 
     config: MUDDFormerConfig
-    config_class = MUDDFormerConfig
     _no_split_modules = ["MUDDFormerDecoderLayer"]
 
 

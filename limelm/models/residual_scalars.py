@@ -31,7 +31,6 @@ class ResidualScalarsConfig(DecoderConfig):
     """
 
     model_type = "residual_scalars"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "Language model with residual scalars"
 
 
@@ -87,7 +86,6 @@ class ResidualScalarsPreTrainedModel(ConnectedPreTrainedModel):
     """Configuration of models with residual scalars."""
 
     config: ResidualScalarsConfig
-    config_class = ResidualScalarsConfig
     _no_split_modules = ["ResidualScalarsDecoderLayer"]
 
 

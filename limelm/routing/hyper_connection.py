@@ -6,7 +6,7 @@ from torch.nn.functional import layer_norm
 from transformers import initialization as init
 
 from limelm.routing.module import CONNECTION_MATRICES, CONNECTIONS, DepthModule, Rule
-from limelm.routing.ops.backends import autocast_dtype
+from limelm.routing.ops.backends import autocast_dtype, without_autocast
 
 LAYER_NORM_EPS = 1e-5
 
@@ -100,7 +100,8 @@ class HyperConnection(DepthModule):
             dynamic = torch.tanh(plain_norm(streams) @ W)  # [B, T, n, n + 2]
             alpha = alpha + self.alpha_scale * dynamic[..., :-1]
             beta = beta + self.beta_scale * dynamic[..., -1]
-        M = alpha.transpose(-1, -2).to(streams.dtype) @ streams
+        with without_autocast(streams):  # which would round the residual streams
+            M = alpha.transpose(-1, -2).to(streams.dtype) @ streams
         return plain_norm(M[..., 0, :]), M[..., 1:, :], beta.to(streams.dtype)
 
     def write(self, output: Tensor, carried: Tensor, beta: Tensor) -> Tensor:

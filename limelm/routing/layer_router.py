@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limelm.routing.history import History
-from limelm.routing.linear import ModuleArgument
+from limelm.routing.linear import ModuleArgument, project_by_head
 from limelm.routing.norms import check_rms_norm, parameters_of
 from limelm.routing.router import Router
 
@@ -129,11 +129,13 @@ class LayerRouter(Router):
 
     def values_of_call(self, call: tuple, output: Routed) -> tuple[Tensor, Tensor] | None:
         attention_input, gain, _, v_proj = call[:4]
-        own = attention_input
         if self.mixes_representations and self.has_choice:  # projected are mixes of representations with this gain
-            own = gain * own_representation(call)
-        values = output[1].reshape(*attention_input.shape[:2], -1)
-        return values, nn.functional.linear(own, v_proj.weight, v_proj.bias)
+            mixed = (gain * own_representation(call)).unsqueeze(-2).expand(-1, -1, self.spec.num_heads, -1)
+            own = project_by_head(v_proj, mixed, self.spec.size_of_heads)
+        else:
+            (own,) = self._own(attention_input, v_proj)
+        shape = (*attention_input.shape[:2], -1)
+        return output[1].reshape(shape), own.reshape(shape)
 
     def elements_moved(self, tokens: int) -> int:
         """How many numbers a forward reads and writes at the least, projections of keys and values included."""

@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 from transformers import initialization as init
 
 from limelm.routing.hyper_connection import check_sizes, check_streams
-from limelm.routing.module import CONNECTIONS, DepthModule, Rule
+from limelm.routing.module import CONNECTIONS, DepthModule
 from limelm.routing.ops.backends import without_autocast
 from limelm.routing.ops.rms_norm import is_transformed
 
@@ -83,13 +83,7 @@ def first_shares(num_streams: int, site: int) -> Tensor:
     return torch.logit(shares)
 
 
-class _Undecayed(DepthModule):
-    def parameter_rules(self) -> dict[str, Rule]:
-        """The rule of all parameters: none of them decays."""
-        return {name: CONNECTIONS for name, _ in self.named_parameters(recurse=False)}
-
-
-class ManifoldConnection(_Undecayed):
+class ManifoldConnection(DepthModule):
     """The connection around one sublayer in mHC: the mix of streams that it reads, and how they go on.
 
     It is used as `HyperConnection`, but for the norm, which is the sublayer's own, and for the end:
@@ -104,6 +98,8 @@ class ManifoldConnection(_Undecayed):
         num_streams: n.
         site: the number of the sublayer, 2i for the attention of layer i and 2i + 1 for its MLP: see `first_shares`.
     """
+
+    rule = CONNECTIONS
 
     def __init__(self, hidden_size: int, num_streams: int, site: int):
         super().__init__()
@@ -145,7 +141,7 @@ class ManifoldConnection(_Undecayed):
         return (post.unsqueeze(-1) * output.unsqueeze(-2) + carried).to(carried.dtype)
 
 
-class ManifoldReadout(_Undecayed):
+class ManifoldReadout(DepthModule):
     """The end of mHC's streams: a mix of them, whose weights depend on all of them.
 
     Args:
@@ -153,6 +149,8 @@ class ManifoldReadout(_Undecayed):
         num_streams: n.
         site: one more than the last sublayer's.
     """
+
+    rule = CONNECTIONS
 
     def __init__(self, hidden_size: int, num_streams: int, site: int):
         super().__init__()

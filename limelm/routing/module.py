@@ -1,6 +1,7 @@
 """Modules that say how their parameters begin and how an optimizer treats them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -33,6 +34,8 @@ class DepthModule(nn.Module):
 
     #: Whether its own parameters are trained; set before they are made.
     trainable = True
+    #: The rule of all its parameters; a class whose parameters have several says them in `parameter_rules`.
+    rule: ClassVar[Rule | None] = None
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Take a parameter in, frozen where this module is: loading puts new ones here, which need gradients."""
@@ -49,4 +52,4 @@ class DepthModule(nn.Module):
 
     def parameter_rules(self) -> dict[str, Rule]:
         """The rules of parameters, by their names in this module; those that are not named have an ordinary layer's."""
-        return {}
+        return {name: self.rule for name, _ in self.named_parameters()} if self.rule else {}

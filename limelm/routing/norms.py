@@ -12,17 +12,25 @@ EPS_NAMES = ("variance_epsilon", "eps", "epsilon")
 
 
 def parameters_of(norm: nn.Module) -> tuple[Tensor, float]:
-    """The gain `[D]` and the epsilon of an RMSNorm, PyTorch's default epsilon where it has None.
+    """The gain `[D]` and the epsilon of an RMSNorm.
 
     Raises:
         TypeError: for a module that has no such parameters.
     """
-    weight = getattr(norm, "weight", None)
-    name = next((name for name in EPS_NAMES if hasattr(norm, name)), None)
-    if not isinstance(weight, Tensor) or name is None:
+    weight, eps = getattr(norm, "weight", None), epsilon_of(norm)
+    if not isinstance(weight, Tensor) or eps is None:
         raise _refusal(norm)
-    eps = getattr(norm, name)
-    return weight, torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps if eps is None else float(eps)
+    return weight, eps
+
+
+def epsilon_of(norm: nn.Module) -> float | None:
+    """Find what a norm adds to the mean square: PyTorch's default where it says None; None for a module without it."""
+    name = next((name for name in EPS_NAMES if hasattr(norm, name)), None)
+    if name is None:
+        return None
+    eps, weight = getattr(norm, name), getattr(norm, "weight", None)
+    dtype = torch.float32 if weight is None else torch.promote_types(weight.dtype, torch.float32)
+    return torch.finfo(dtype).eps if eps is None else float(eps)
 
 
 @torch.no_grad()

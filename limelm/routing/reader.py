@@ -98,14 +98,14 @@ class DepthReader(DepthModule):
         return len(self.source_ids) > 1
 
     def effective_weights(self, call: tuple | None = None) -> Tensor:
-        """How much of each of the n sources there is in what is read here.
+        """How much of each of the n sources there is in what is read here, a layer's own way past its router included.
 
         Args:
             call: the arguments of a call of this module; needed where the weights depend on tokens.
 
         Returns:
-            `[S G, n]`, for S sets of weights of G rows each; `[B, T, S G, n]` where they depend on tokens; or, where
-            heads are mixed with others, `[S G, n, G]`, by the sources' heads.
+            `[S G, n]`, for S sets of weights of G rows each, those of keys before those of values; `[B, T, S G, n]`
+            where they depend on tokens; or, where heads are mixed with others, `[S G, n, G]`, by the sources' heads.
         """
         raise NotImplementedError
 

@@ -111,23 +111,11 @@ class Router(DepthReader):
 
     @property
     def has_choice(self) -> bool:
-        """Whether there is more than one source: not in layer 0."""
+        """Whether the router has weights of its own to look at: from layer 1 on, where it routes."""
         return self.routes and self.spec.layer_idx > 0
 
     def extra_repr(self) -> str:
         return f"layer_idx={self.spec.layer_idx}, num_heads={self.spec.num_heads}, num_sources={self.spec.num_sources}"
-
-    def effective_weights(self, call: tuple | None = None) -> Tensor:
-        """How much of each source there is in what the layer's heads read, their own way past the router included.
-
-        Args:
-            call: the arguments of a call of this module; needed where the weights depend on tokens.
-
-        Returns:
-            `[S G, n]`, for S sets of weights, the keys' heads first; `[B, T, S G, n]` where they depend on tokens; or,
-            where heads are mixed with others, `[S G, n, G]`, by the sources' heads. The last source is the layer's own.
-        """
-        raise NotImplementedError
 
     def values_of_call(self, call: tuple, output: Any) -> tuple[Tensor, Tensor] | None:
         """The values that attention reads, and those of the layer's own input alone, each `[B, T, G d]`.

@@ -104,7 +104,7 @@ class RepresentationRouter(LayerRouter):
         if backend == "reference":
             # N_j = gain * normalized X_j; the gain is the same for all sources, so it is applied once, to their mix.
             A = self.routing_weights(gain * sources[-1]).to(sources[-1].dtype)
-            Z = gain * self.mixed(partial(depth_mix, kept=self.kept()), sources, A)
+            Z = gain * self.mixed(partial(depth_mix, kept=None if self.change else self.kept()), sources, A)
             sets = ((k_proj, Z[..., :heads, :]), (v_proj, Z[..., -heads:, :]))  # the same where they share weights
             K, V = (project_by_head(projection, mixed, self.spec.size_of_heads) for projection, mixed in sets)
             return K, V, None, None
@@ -120,10 +120,15 @@ class RepresentationRouter(LayerRouter):
         if not self.spec.share_kv:
             K, V = torch.cat((K, V), dim=-1).chunk(2)
         K, V = tokens_first(K, V, attention_input)
-        if k_proj.bias is not None:
-            biases = (parameter_of(projection, "bias") for projection in (k_proj, v_proj))
-            K, V = (x + bias.to(x.dtype).unflatten(0, (heads, -1)) for x, bias in zip((K, V), biases, strict=True))
+        K, V = (_with_bias(x, projection, heads) for x, projection in ((K, k_proj), (V, v_proj)))
         return K, V, carrier, None
+
+
+def _with_bias(x: Tensor, projection: nn.Module, heads: int) -> Tensor:
+    """Keys or values `[B, T, G, d]` with the bias of their projection, if it has one."""
+    if projection.bias is None:
+        return x
+    return x + parameter_of(projection, "bias").to(x.dtype).unflatten(0, (heads, -1))
 
 
 class StaticRouter(RepresentationRouter):

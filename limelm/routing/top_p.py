@@ -51,7 +51,7 @@ class Pruning:
     multiplies kept weights only; where most are kept, one dense product is faster than skipping.
 
     Args:
-        weight: a router's parameter, `[G, n]`; its values are kept.
+        logits: of the weights, `[S G, n]`; their values are kept.
         top_p: the mass to keep.
 
     Attributes:
@@ -59,9 +59,9 @@ class Pruning:
         sources: those that any head reads.
     """
 
-    def __init__(self, weight: Tensor, top_p: float):
-        self.weight = weight.detach().clone()
-        A = self.weight.float().softmax(dim=-1)
+    def __init__(self, logits: Tensor, top_p: float):
+        self.logits = logits.detach().clone()
+        A = self.logits.float().softmax(dim=-1)
         mask = top_p_mask(A, top_p)
         self.weights = prune(A, mask)
         self.kept = [row.nonzero().flatten().tolist() for row in mask]
@@ -70,10 +70,10 @@ class Pruning:
         self._of_sources = self.weights[:, self.sources]
         self._sparse: dict[torch.dtype, Tensor] = {}
 
-    def is_of(self, weight: Tensor) -> bool:
-        """Whether `weight` is what this was made from."""
-        own = self.weight
-        return own.device == weight.device and own.dtype == weight.dtype and torch.equal(own, weight)
+    def is_of(self, logits: Tensor) -> bool:
+        """Whether `logits` are what this was made from."""
+        own = self.logits
+        return own.device == logits.device and own.dtype == logits.dtype and torch.equal(own, logits)
 
     def operands(self, sources: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
         """Pick those of `sources` (one row each, in one block or several) that are read, and their weights `[G, n']`.

@@ -28,6 +28,15 @@ routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 OPTIONS = [{}, {"share_kv": False}, {"routing_sources": {"first": 1, "last": 1}}]
 
 
+@routings
+def test_a_norm_may_leave_its_epsilon_to_pytorch(routing):
+    model = family_model("llama")
+    for layer in model.model.layers:
+        layer.input_layernorm = torch.nn.RMSNorm(model.config.hidden_size)
+    before = model(tokens()).logits
+    assert torch.equal(attach(model, routing)(tokens()).logits, before)
+
+
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @routings

@@ -93,6 +93,8 @@ def test_bfloat16_rounds_the_routers_only(base, routing, gate):
     difference, largest = largest_difference(model, native)
     assert 0 < difference < 3e-3 * largest  # 1.4e-3, measured
     back = to_attached(native)
+    for made in (native, back):  # as `from_pretrained` leaves them
+        assert {value.dtype for name, value in made.named_buffers() if "inv_freq" in name} == {torch.float32}
     assert back.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in router_parameters(back).values()} == {torch.float32}
     difference, largest = largest_difference(native, back)

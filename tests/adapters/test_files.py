@@ -1,6 +1,7 @@
 """Adapters as files: what is loaded is what was saved, upon its own base and on no other."""
 
 import json
+import shutil
 import sys
 import warnings
 
@@ -167,6 +168,14 @@ def test_a_broken_adapter_is_named_and_leaves_the_model_alone(damage, message, t
     assert list(model.state_dict()) == names and torch.equal(model(tokens()).logits, before)
 
 
+@pytest.mark.parametrize(("routing", "is_lime"), [("kv", True), ("scale", False), ("attnres", False)])
+def test_a_card_calls_lime_what_is_lime(routing, is_lime, tmp_path):
+    save_adapter(attach(family_model("llama"), routing), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert ("Layer-Integrated Memory routers" in card) == ("- lime\n" in card) == is_lime
+    assert f"- {routing}\n" in card and f'`routing="{routing}"`' in card
+
+
 def nan_lora(folder):
     tensors = load_file(folder / "lora" / "adapter_model.safetensors")
     next(iter(tensors.values())).fill_(float("nan"))
@@ -184,18 +193,20 @@ def nan_lora(folder):
         ),
     ],
 )
-def test_a_broken_lora_leaves_the_weights_of_the_model_alone(damage, message, tmp_path):
+def test_a_broken_lora_leaves_the_model_alone(damage, message, tmp_path):
     model = trained()
     model.add_adapter(LoraConfig(**LORA))
     shift(model, "model.layers.1.mlp.down_proj.weight")
-    save_adapter(model, tmp_path)
-    damage(tmp_path)
+    save_adapter(model, tmp_path / "good")
+    shutil.copytree(tmp_path / "good", tmp_path / "broken")
+    damage(tmp_path / "broken")
     base = family_model("llama")
     with pytest.raises(UserError, match=message):
-        load_adapter(base, tmp_path)
+        load_adapter(base, tmp_path / "broken")
     assert not router_parameters(base)
-    weight = base.model.layers[1].mlp.down_proj.weight
-    assert torch.equal(weight, family_model("llama").model.layers[1].mlp.down_proj.weight)
+    assert torch.equal(base(tokens()).logits, family_model("llama")(tokens()).logits)
+    load_adapter(base, tmp_path / "good")
+    assert torch.equal(base(tokens()).logits, model.eval()(tokens()).logits)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):

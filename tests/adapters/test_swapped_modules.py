@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from limelm import attach, detach
+from limelm.adapters import attachment_of
 from limelm.adapters.hooks import is_ours
 from tests.families import ATTACHABLE, family_model, tokens, train_routers
 
@@ -129,6 +130,8 @@ def test_layers_that_were_moved_are_refused_and_cut_off_ones_are_not():
     wanted.config.num_hidden_layers = 2
     model.model.layers = model.model.layers[:2]
     torch.testing.assert_close(model(tokens(), use_cache=False).logits, wanted(tokens(), use_cache=False).logits)
+    for shortened in (model, wanted):
+        assert our_hooks(detach(shortened)) == 0 and attachment_of(shortened) is None
     for damage in (
         lambda model: model.model.layers.pop(1),
         lambda model: model.model.layers.insert(0, copy.deepcopy(model.model.layers[0])),

@@ -55,6 +55,17 @@ def test_the_model_is_left_without_hooks():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("variant", ["kv_gqa", "value_residual_gqa", "depth_attention_gqa"])
+def test_a_layers_own_values_are_made_with_its_lora(variant):
+    peft = pytest.importorskip("peft")
+    model = tiny_model(variant)
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False))
+    seen = ActivationReader(model.eval(), "m")(token_ids())
+    for layer, X, own in zip(model.model.layers, seen.hidden, seen.own_values, strict=False):
+        with torch.no_grad():
+            torch.testing.assert_close(own, layer.self_attn.v_proj(layer.input_layernorm(X)), atol=1e-6, rtol=1e-5)
+
+
 @all_variants
 def test_of_our_models(variant):
     model = tiny_model(variant)

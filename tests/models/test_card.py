@@ -111,7 +111,7 @@ def test_a_result_that_is_not_finite_is_not_among_the_metadata():
 )
 def test_a_base_on_the_hub_is_named_to_it_and_a_folder_is_not(base, name, tmp_path):
     assert name_on_hub(base) == name
-    adapter = read(adapter_card("mine", "Routers", "kv", base, " 0.1", "LlamaForCausalLM", None))
+    adapter = read(adapter_card("mine", "Routers", ("lime",), "kv", base, " 0.1", "LlamaForCausalLM", None))
     converted = read(model_card(LlamaConfig(**SIZES), base=base, origin="Converted."))
     assert adapter.data.base_model == converted.data.base_model == name
     relation = adapter.data.to_dict().get("base_model_relation")
@@ -130,7 +130,7 @@ def test_a_base_on_the_hub_is_named_to_it_and_a_folder_is_not(base, name, tmp_pa
     ],
 )
 def test_an_adapters_base_is_loaded_by_its_own_class(model_class, loader, task):
-    card = read(adapter_card("mine", "Routers", "kv", "o/m", "", model_class, None))
+    card = read(adapter_card("mine", "Routers", ("lime",), "kv", "o/m", "", model_class, None))
     assert card.data.pipeline_tag == task and f"import {loader}\n" in card.text
 
 
@@ -139,8 +139,8 @@ def test_text_of_others_stays_text():
     for text in (
         model_card(GPT2Config(), hostile, base=HOSTILE),
         lora_card(HOSTILE, hostile),
-        adapter_card(HOSTILE, "Routers", "kv", HOSTILE, "", "LlamaForCausalLM", hostile),
-        adapter_card(HOSTILE, "Routers", "kv", HOSTILE, "", "LlamaForCausalLM", None),
+        adapter_card(HOSTILE, "Routers", ("lime",), "kv", HOSTILE, "", "LlamaForCausalLM", hostile),
+        adapter_card(HOSTILE, "Routers", ("lime",), "kv", HOSTILE, "", "LlamaForCausalLM", None),
     ):
         card = read(text)
         assert card.data.license is None

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from limelm.routing.hyper_connection import plain_norm
+from limelm.routing.hyper_connection import HyperConnection, plain_norm
 from tests.models.variants import (
     MAIN_VARIANTS,
     all_variants,
@@ -122,6 +122,17 @@ def test_bfloat16_is_finite_and_near_float32(variant, how):
     assert relative_error(logits, expected_logits) < 0.05
     flat_actual, flat_expected = (torch.cat([g[name].flatten().float() for name in g]) for g in (actual, expected))
     assert relative_error(flat_actual, flat_expected) < 0.15
+
+
+@torch.no_grad()
+def test_under_autocast_hyper_connections_keep_their_streams_in_float32():
+    connection = HyperConnection(16, 3, 0)
+    connection.init_weights()
+    streams = torch.randn(2, 5, 3, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, carried, _ = connection(streams)
+    assert carried.dtype == torch.float32
+    torch.testing.assert_close(carried, connection(streams)[1], atol=1e-5, rtol=1e-5)
 
 
 def test_under_autocast_a_plain_norm_is_in_float32_on_every_device():

@@ -24,7 +24,7 @@ needs_triton = pytest.mark.skipif(why_not_triton("cpu") is not None, reason=str(
 class Stack(nn.Module):
     """Layers that do nothing but make keys and values, and add what comes of them to the stream."""
 
-    def __init__(self, options: dict, backend: str, bias: bool = False, norm: type[nn.Module] = nn.RMSNorm):
+    def __init__(self, options: dict, backend: str, biases: str = "", norm: type[nn.Module] = nn.RMSNorm):
         super().__init__()
         torch.manual_seed(0)
         if not ROUTERS[options["routing"]].has_fast_path:
@@ -33,8 +33,10 @@ class Stack(nn.Module):
             **options, num_layers=L, hidden_size=D, num_heads=G, head_dim=HEAD_DIM, backend=backend
         )
         self.norms = nn.ModuleList(norm(D, eps=1e-6) for _ in range(L))
-        self.k_projs, self.v_projs = (nn.ModuleList(nn.Linear(D, G * HEAD_DIM, bias) for _ in range(L)) for _ in "kv")
-        self.q_projs = nn.ModuleList(nn.Linear(D, 2 * G * HEAD_DIM, bias) for _ in range(L))
+        self.k_projs, self.v_projs = (
+            nn.ModuleList(nn.Linear(D, G * HEAD_DIM, which in biases) for _ in range(L)) for which in "kv"
+        )
+        self.q_projs = nn.ModuleList(nn.Linear(D, 2 * G * HEAD_DIM, "q" in biases) for _ in range(L))
         self.out_projs = nn.ModuleList(nn.Linear(G * HEAD_DIM, D) for _ in range(L))
 
     def add(self, i: int, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -91,10 +93,10 @@ def assert_near(actual: list[Tensor], expected: list[Tensor], tolerance: float =
 
 
 @options
-@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("biases", ["", "qkv", "k", "v"])
 @pytest.mark.parametrize("backend", ["auto", pytest.param("triton", marks=needs_triton)])
-def test_every_backend_equals_the_formulas(options, bias, backend):
-    expected, model = Stack(options, "reference", bias), Stack(options, backend, bias)
+def test_every_backend_equals_the_formulas(options, biases, backend):
+    expected, model = Stack(options, "reference", biases), Stack(options, backend, biases)
     assert_near(outcome(model, model), outcome(expected, expected))
 
 
@@ -283,7 +285,7 @@ def test_a_forgotten_history_is_missed_by_name():
 
 @torch.no_grad()
 def test_under_autocast_all_layers_make_keys_of_one_type():
-    model = Stack({"routing": "static"}, "auto", bias=True)
+    model = Stack({"routing": "static"}, "auto", "qkv")
     history, x = History(model.routers), inputs()
     with torch.autocast("cpu", torch.bfloat16):
         for i, router in enumerate(model.routers):

@@ -58,7 +58,6 @@ class HyperConnectionPreTrainedModel(DecoderPreTrainedModel):
     """Configuration and initialization of Hyper-Connection models."""
 
     config: HyperConnectionConfig
-    config_class = HyperConnectionConfig
     _no_split_modules = ["HyperConnectionDecoderLayer"]
     _can_record_outputs = {"hidden_states": HIDDEN_STATES, "attentions": SelfAttention}
 

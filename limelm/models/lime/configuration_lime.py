@@ -37,7 +37,6 @@ class LimeConfig(DecoderConfig):
     """
 
     model_type = "lime"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     kind: ClassVar[str] = "Language model with Layer-Integrated Memory (LIMe, arXiv 2502.09245)"
 
     routing: str = "static"

@@ -25,6 +25,7 @@ from limelm.routing import (
     as_arguments,
     parameter_of,
 )
+from limelm.routing.build import DEFAULTS
 
 
 class LimeAttention(Attention):
@@ -33,22 +34,9 @@ class LimeAttention(Attention):
     def __init__(self, config: LimeConfig, layer_idx: int):
         self.mixes_representations = ROUTERS[config.routing].mixes_representations and layer_idx > 0
         super().__init__(config, layer_idx)
-        self.router = ROUTERS[config.routing](
-            RouterSpec(
-                layer_idx=layer_idx,
-                hidden_size=config.hidden_size,
-                num_heads=config.num_key_value_heads,
-                head_dim=config.head_dim,
-                sources=config.routing_sources,
-                top_p=config.routing_top_p,
-                init=config.routing_init,
-                backend=config.routing_backend,
-                share_kv=config.routing_share_kv,
-                share_heads=config.routing_share_heads,
-                temperature=config.routing_temperature,
-                trainable=config.routing_trainable,
-            )
-        )
+        options = {name.removeprefix("routing_"): getattr(config, name) for name in (*DEFAULTS, "routing_backend")}
+        sizes = (config.hidden_size, config.num_key_value_heads, config.head_dim)
+        self.router = ROUTERS[config.routing](RouterSpec(layer_idx, *sizes, **options))
 
     def make_key_value_projection(self):
         if not self.mixes_representations:
@@ -133,7 +121,6 @@ class LimePreTrainedModel(DecoderPreTrainedModel):
     """Configuration and initialization of LIMe models."""
 
     config: LimeConfig
-    config_class = LimeConfig
     _no_split_modules = ["LimeDecoderLayer"]
     _can_record_outputs = {"hidden_states": LimeDecoderLayer, "attentions": LimeAttention}
 

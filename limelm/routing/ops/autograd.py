@@ -117,10 +117,10 @@ def mix_heads(
     Args:
         carrier, source_ids, backend: as for `mix_project`.
         sources: the heads of `n` layers, G rows each, `[G, 2 N d]`: the keys of all N tokens, then the values.
-        weights: R `[G, n G]`.
+        weights: R `[S G, n G]`, S sets of weights.
 
     Returns:
-        K and V `[G, N d]`, and the carrier for the next reader.
+        K and V `[S G, N d]`, and the carrier for the next reader.
     """
     if torch.is_grad_enabled():
         used = carrier if requires_grad(carrier) else None

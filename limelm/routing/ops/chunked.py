@@ -198,10 +198,10 @@ def mix_heads(compute: ComputeBackend, sources: Sequence[Tensor], weights: Tenso
 
     Args:
         sources: `n` layers' heads, G rows each, `[G, 2 N d]`: the keys of all tokens, then the values.
-        weights: R `[G, n G]`.
+        weights: R `[S G, n G]`, S sets of weights.
 
     Returns:
-        K and V `[G, N d]`, each in memory of its own, so that neither outlives its use for the other's sake.
+        K and V `[S G, N d]`, each in memory of its own, so that neither outlives its use for the other's sake.
     """
     matrix = SourceMatrix(sources)
     K, V = (

@@ -91,7 +91,7 @@ def _folded(
 
 
 def mix_heads(sources: list[Tensor], weights: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """K and V `[G, N d]`; arguments as in `autograd.mix_heads`."""
+    """K and V `[S G, N d]`; arguments as in `autograd.mix_heads`."""
     with without_autocast(weights):
         return chunked.mix_heads(compute_backend(backend), sources, weights.to(sources[0].dtype))
 

@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 
 from limelm.records import Record, Records
 from limelm.routing.ops.triton.launch import Launch
-from limelm.routing.ops.triton.normalize import plan_scale, plan_scale_backward
+from limelm.routing.ops.triton.normalize import plan_normalize, plan_normalize_backward
 from limelm.routing.ops.triton.rows import RowPlaces, plan_mix, plan_mix_backward
 from limelm.routing.ops.triton.tokens import plan_route, plan_softmax_backward
 
@@ -87,8 +87,8 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     yield "route", plan_route(empty(heads * n, D), X, A)
     partial = empty(TOKENS, 2, heads, n, dtype=torch.promote_types(dtype, torch.float32))
     yield "softmax_backward", plan_softmax_backward(A, partial, A.view(TOKENS, -1))
-    yield "rms_normalize_forward", plan_scale(X, X, inverse_rms, 1e-6)
-    yield "rms_normalize_backward", plan_scale_backward(X, X, inverse_rms, X)
+    yield "rms_normalize_forward", plan_normalize(X, X, inverse_rms, 1e-6)
+    yield "rms_normalize_backward", plan_normalize_backward(X, X, inverse_rms, X)
 
 
 def _compile(launch: Launch, capability: int) -> Record:

@@ -58,7 +58,7 @@ def rms_normalize_forward(x: Tensor, eps: float, out: Tensor | None = None) -> t
         return rms_norm.rms_normalize_forward(x, eps, out)
     N = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     inverse_rms = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-    plan_scale(_as_rows(x), _rows_in_place(N), inverse_rms, eps).run()
+    plan_normalize(_as_rows(x), _rows_in_place(N), inverse_rms, eps).run()
     return N, inverse_rms
 
 
@@ -67,11 +67,11 @@ def rms_normalize_backward(grad: Tensor, normalized: Tensor, inverse_rms: Tensor
     if grad.shape[-1] > LONGEST:
         return rms_norm.rms_normalize_backward(grad, normalized, inverse_rms)
     grad_X = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    plan_scale_backward(_as_rows(grad), _as_rows(normalized), inverse_rms.contiguous(), grad_X).run()
+    plan_normalize_backward(_as_rows(grad), _as_rows(normalized), inverse_rms.contiguous(), grad_X).run()
     return grad_X
 
 
-def plan_scale(X: Tensor, N: Tensor, inverse_rms: Tensor, eps: float) -> Launch:
+def plan_normalize(X: Tensor, N: Tensor, inverse_rms: Tensor, eps: float) -> Launch:
     """How to scale the rows of X `[N, D]` into those of N."""
     arguments: dict[str, Any] = {
         "X": X,
@@ -84,7 +84,7 @@ def plan_scale(X: Tensor, N: Tensor, inverse_rms: Tensor, eps: float) -> Launch:
     return _plan(normalize_kernel, arguments, *X.shape)
 
 
-def plan_scale_backward(grad: Tensor, N: Tensor, inverse_rms: Tensor, grad_X: Tensor) -> Launch:
+def plan_normalize_backward(grad: Tensor, N: Tensor, inverse_rms: Tensor, grad_X: Tensor) -> Launch:
     """How to run the backward on rows `[N, D]`."""
     arguments: dict[str, Any] = {"grad": grad, "N": N, "inverse_rms": inverse_rms, "grad_X": grad_X}
     arguments |= {
