@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 PEAK_BF16_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
-    "GH200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "L40S": 362e12,

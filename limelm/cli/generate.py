@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     if not length:
         raise UserError("PROMPT is empty, and the tokenizer has no BOS or EOS token to begin with; give some text")
 
-    sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
+    sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     set_seed(options.seed)
     try:
         model.generate(

@@ -15,8 +15,8 @@ Any other --key value overrides the recipe's field of that name, as in --steps 1
 as in --lora-layers '[1, 3]'. Fields of a single model can be overridden only in the commands train and plan."""
 
 
-#: Fields of [data] that say how a recipe's own text is prepared.
-OF_OWN_TEXT = ("preset", "vocab_size", "validation_fraction")
+#: Fields of [data] that say how a recipe's own text or problems are prepared.
+OF_OWN_DATA = ("preset", "vocab_size", "validation_fraction", "test_file")
 
 
 def add_model_of_recipe(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def all_fields(options: argparse.Namespace) -> dict[str, str]:
     Raises:
         UserError: where that is given under both of its names, or where --data leaves a field without effect.
     """
-    for name in OF_OWN_TEXT if getattr(options, "data", None) is not None else ():
+    for name in OF_OWN_DATA if getattr(options, "data", None) is not None else ():
         if name in options.fields or f"data.{name}" in options.fields:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: not with --data, whose folder was prepared before; leave one of the two out")

@@ -111,7 +111,8 @@ def run(options: argparse.Namespace) -> Output | None:
     jobs, runs = _jobs(options), []
     summaries, answers = {}, {}
     for job in jobs:
-        trained = reproduce(job.recipe, job.out, options.models, job.data, options.report_to)
+        is_own = options.data is None
+        trained = reproduce(job.recipe, job.out, options.models, job.data, options.report_to, is_own)
         if this_process().is_main_process:
             summary = summaries[job.recipe.name] = read_summary(job.out)
             answers[job.recipe.name] = job.recipe.data.score(job.out, summary, job.data or job.out / "data")

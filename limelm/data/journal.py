@@ -8,7 +8,7 @@ after the shards that it counts; what they hold beyond it is dropped when the pr
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -99,9 +99,7 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
         return False
     if not (out / SETTINGS).is_file():
         raise UserError(f"{out}: already there; name a new folder or remove it")
-    other = _first_difference(build(dict[str, Any], load_json(out / SETTINGS), str(out / SETTINGS)), settings)
-    if other:
-        raise UserError(f"{out}: already there, prepared with {other}; name a new folder or remove it")
+    refuse_other_settings(out, settings, _settings_of(out).keys() | settings.keys())
     left = Preparation(partial_of(out.resolve()))
     if left.folder.exists() and not left.prepared.exists():
         with _locked(left.folder, out):
@@ -154,6 +152,25 @@ def preparation(out: Path, settings: dict[str, Any]) -> Iterator[Preparation]:
 
 def _holds_something(out: Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def refuse_other_settings(out: Path, settings: dict[str, Any], names: Iterable[str]) -> None:
+    """Refuse a prepared folder whose settings are others.
+
+    Args:
+        names: of the settings that are compared.
+
+    Raises:
+        UserError: for the first that differs.
+    """
+    there = _settings_of(out)
+    other = _first_difference(*({name: each.get(name) for name in sorted(names)} for each in (there, settings)))
+    if other:
+        raise UserError(f"{out}: already there, prepared with {other}; name a new folder or remove it")
+
+
+def _settings_of(out: Path) -> dict[str, Any]:
+    return build(dict[str, Any], load_json(out / SETTINGS), str(out / SETTINGS))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from limelm.data.journal import refuse_other_settings
 from limelm.data.prepare import VALIDATION_FRACTION, VOCAB_SIZE, prepare
 from limelm.data.progress import Progress
 from limelm.data.shards import Manifest
@@ -37,6 +38,7 @@ _FINEWEB_EDU = Preset(
     tokenizer="HuggingFaceFW/ablation-model-fineweb-edu",
 )
 
+PYTHON_LIBRARY = "the Python standard library"
 PRESETS = {
     # The .py files of this Python's standard library: no network needed.
     "python-library": Preset(),
@@ -61,16 +63,11 @@ def prepare_preset(
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; allowed: {', '.join(PRESETS)}")
     preset = replace(PRESETS[name], **changes)
-    documents: LocalFiles | HubDataset
-    if preset.dataset is None:
-        documents, source = LocalFiles(list_python_library()), "the Python standard library"
-    else:
-        documents = HubDataset(preset.dataset, preset.dataset_config, preset.dataset_split, preset.text_field)
-        source = documents.description
+    hub = _on_hub(preset)
     return prepare(
         out,
-        documents,
-        source,
+        hub or LocalFiles(list_python_library()),
+        hub.description if hub else PYTHON_LIBRARY,
         tokenizer=preset.tokenizer,
         vocab_size=preset.vocab_size,
         validation_fraction=preset.validation_fraction,
@@ -78,3 +75,26 @@ def prepare_preset(
         processes=processes,
         progress=progress,
     )
+
+
+def refuse_other_preset(name: str, out: Path, vocab_size: int, validation_fraction: float) -> None:
+    """Refuse a prepared folder that is not of a preset with these settings; whether the text has changed is not asked.
+
+    Raises:
+        UserError: for the first setting that differs.
+    """
+    preset = PRESETS[name]
+    hub = _on_hub(preset)
+    wanted = {
+        "source": hub.description if hub else PYTHON_LIBRARY,
+        "vocab_size": vocab_size if preset.tokenizer is None else None,
+        "validation_fraction": validation_fraction,
+    }
+    refuse_other_settings(out, wanted, wanted)
+
+
+def _on_hub(preset: Preset) -> HubDataset | None:
+    """The data set of a preset; None where it is the Python library."""
+    if preset.dataset is None:
+        return None
+    return HubDataset(preset.dataset, preset.dataset_config, preset.dataset_split, preset.text_field)

@@ -116,15 +116,18 @@ def prepare_problems(
             lines = (json.dumps({"prompt": p.prompt, "steps": p.steps, "answer": p.answer}) for p in problems)
             write_text(partial / f"{split}.jsonl", "\n".join(lines) + "\n")
         content = _content_sha256(partial, worked_steps)
-        tested_on = "generated problems" if test_file is None else f"the first {test} of {printable(test_file.name)}"
-        made = ProblemFolder(
-            task, worked_steps, train, test, tested_on, drawn.text_format.delimiter, drawn.chance, content
-        )
+        on = tested_on(test, "" if test_file is None else test_file.name)
+        made = ProblemFolder(task, worked_steps, train, test, on, drawn.text_format.delimiter, drawn.chance, content)
         write_text(partial / PROBLEMS, json.dumps(asdict(made), indent=1) + "\n")
         partial.rename(folder)
     except OSError as error:
         raise UserError.from_os_error(folder, error) from error
     return made
+
+
+def tested_on(test: int, test_file: str) -> str:
+    """What a task is tested on, in words; `test_file` is the path of published problems, or ""."""
+    return f"the first {test} of {printable(Path(test_file).name)}" if test_file else "generated problems"
 
 
 def read_problems(folder: Path, split: str) -> list[Problem]:

@@ -22,7 +22,7 @@ from limelm.evaluation.kept import KeptAnswers, KeptScores, read_kept
 from limelm.evaluation.seeds import baseline_of, in_all_seeds, interval_over_seeds
 from limelm.evaluation.statistics import verdict
 from limelm.files import write_text
-from limelm.loading import load_checkpoint
+from limelm.loading import load_on
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
 
@@ -88,8 +88,7 @@ def score_checkpoint(checkpoint: Path, data: Path, longest: int, label: str = ""
     if earlier is not None and earlier["data_sha256"] == folder.content_sha256:
         return earlier
     problems, written_as = read_problems(data, "test"), folder.text_format
-    model, tokenizer = load_checkpoint(str(checkpoint))
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = load_on(torch.device("cuda" if torch.cuda.is_available() else "cpu"), checkpoint)
     prompts = [written_as.prompt(problem) for problem in problems]
     continuations = write_continuations(model, tokenizer, prompts, longest, label)
     correct = [

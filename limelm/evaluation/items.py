@@ -134,10 +134,12 @@ def file_name(label: str, what: str) -> str:
 
 
 def mean_metrics(task: Any) -> list[str]:
-    """The metrics of a task that are plain means over its items."""
+    """The metrics of a task that are plain means over its items, and better the higher they are."""
     from lm_eval.api.metrics import mean
 
-    return [name for name, aggregate in task.aggregation().items() if aggregate in (mean, np.mean)]
+    means = [name for name, aggregate in task.aggregation().items() if aggregate in (mean, np.mean)]
+    is_better = task.higher_is_better() or {}
+    return [name for name in means if is_better.get(name, True)]
 
 
 def correct(items: Iterable[Record], metric: str) -> list[float]:

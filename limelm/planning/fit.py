@@ -60,20 +60,28 @@ def plan_memory(
     Raises:
         UserError: where the processes cannot share the batch.
     """
+    phases = simulate(config, step_of(recipe, processes)).phases
+    others = {CONTEXT: allowance}
+    if processes > 1:  # DDP's gradients are not views of the buckets that it sends, as the Trainer sets it up
+        others[BUCKETS] = phases["optimizer step"][GRADIENTS]
+    plans = [MemoryPlan({**parts, **others}, phase) for phase, parts in phases.items()]
+    return max(plans, key=lambda plan: plan.total)
+
+
+def step_of(recipe: Recipe, processes: int) -> Step:
+    """Describe a forward and backward of one process among several, as the recipe says.
+
+    Raises:
+        UserError: where the processes cannot share the batch.
+    """
     size, accumulation = recipe.micro_batches(processes)
-    step = Step(
+    return Step(
         micro_batch_size=size,
         sequence_length=recipe.data.sequence_length,
         autocast=recipe.training.precision == "bf16",
         activation_checkpointing=recipe.engine.activation_checkpointing,
         accumulates=accumulation > 1,
     )
-    phases = simulate(config, step).phases
-    others = {CONTEXT: allowance}
-    if processes > 1:  # DDP's gradients are not views of the buckets that it sends, as the Trainer sets it up
-        others[BUCKETS] = phases["optimizer step"][GRADIENTS]
-    plans = [MemoryPlan({**parts, **others}, phase) for phase, parts in phases.items()]
-    return max(plans, key=lambda plan: plan.total)
 
 
 def ways_to_fit(

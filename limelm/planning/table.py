@@ -121,6 +121,10 @@ def _notes(plan: Plan) -> list[str]:
             f"Time: assumes {hardware.mfu:.0%} of {hardware.peak_flops / 1e12:,.0f} TFLOP/s, {rate:,.0f} tokens/s per "
             "GPU; --tokens-per-second takes a measured rate."
         )
+        if plan.recipe.training.precision == "fp32":
+            notes.append(
+                "The recipe computes in float32, in which a GPU is several times slower: give a measured rate."
+            )
     notes += [
         "Time counts training steps only, without evaluations and checkpoints.",
         "FLOPs: two per multiply-add of matrix compute, attention over the full square, backward = 2 x forward;",

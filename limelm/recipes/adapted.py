@@ -66,7 +66,7 @@ class AdaptedModel:
 
     @property
     def is_attached(self) -> bool:
-        """Whether anything is put into the attention layers."""
+        """Whether anything is put into the model."""
         return self.attach != NO_ROUTERS
 
 

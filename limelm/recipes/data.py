@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from limelm.data.dataset import TokenDataset, load_prepared_tokenizer
 from limelm.data.encode import available_processes
-from limelm.data.presets import PRESETS, prepare_preset
-from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems
+from limelm.data.presets import PRESETS, prepare_preset, refuse_other_preset
+from limelm.data.problems import ProblemDataset, ProblemFolder, load_problem_tokenizer, prepare_problems, tested_on
 from limelm.data.shards import MANIFEST, SPLITS, Manifest
 from limelm.data.synthetic.sampling import SPLITS as PROBLEM_SPLITS
 from limelm.data.synthetic.tasks import check_task, task_vocab_size
@@ -107,9 +107,10 @@ class TextData(Data):
 
     def prepare(self, folder: Path) -> None:
         """Prepare the text; not among several processes, which would wait for one for too long."""
-        if (folder / MANIFEST).exists():
-            return
         assert self.preset is not None
+        if (folder / MANIFEST).exists():
+            refuse_other_preset(self.preset, folder, self.vocab_size, self.validation_fraction)
+            return
         if this_process().num_processes > 1:
             raise UserError(
                 f"{folder}: several processes cannot prepare the data; run `limelm data prepare --preset "
@@ -180,6 +181,9 @@ class ProblemData(Data):
             prepare_problems(folder, *self._wanted, test_file, self.sequence_length)
         this_process().wait_for_everyone()
         self.describe(folder)
+        there, wanted = ProblemFolder.load(folder).tested_on, tested_on(self.test_problems, self.test_file)
+        if there != wanted:
+            raise UserError(f"{folder}: holds problems for a test on {there}, not {wanted}; name a new folder")
 
     def describe(self, folder: Path) -> dict[str, Any]:
         made = ProblemFolder.load(folder)

@@ -14,14 +14,15 @@ from limelm.environment import this_process
 from limelm.errors import UserError
 from limelm.progress import progress_bar
 from limelm.training import checkpoints
-from limelm.training.jsonl import append_line, drop_lines_after, read_lines
+from limelm.training.jsonl import append_line, drop_lines_after
 from limelm.training.places import Diverged, Divergence
 
 
 class MetricsLog(TrainerCallback):
     """Writes `metrics.jsonl`: exactly one line per step, with the held-out loss where it was measured.
 
-    `seconds` in a line is the time of the training steps so far, without evaluations and saves. A training that goes on
+    `seconds` in a line is the time of the training steps so far, without evaluations, saves and the loading of batches,
+    which the Trainer does before a step begins. A training that goes on
     from a checkpoint drops the lines of later steps, and takes up the time at its own.
     """
 
@@ -32,10 +33,9 @@ class MetricsLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            last = drop_lines_after(self.path, state.global_step)
-            self.seconds = last["seconds"] if last else 0.0
-            there = [line["step"] for line in read_lines(self.path)]
-            if there != list(range(1, state.global_step + 1)):
+            there = drop_lines_after(self.path, state.global_step)
+            self.seconds = there[-1]["seconds"] if there else 0.0
+            if [line["step"] for line in there] != list(range(1, state.global_step + 1)):
                 raise UserError(
                     f"{self.path}: does not have one line for each of the {state.global_step} steps up to the "
                     "checkpoint; remove that checkpoint to go on from an earlier one, or the folder to begin anew"
@@ -91,8 +91,8 @@ class ProgressBar(ProgressCallback):
     """One bar per model: steps, time left, latest losses, tokens per second, and model FLOPs utilization.
 
     Args:
-        flops_per_token: of training; None leaves the utilization out.
-        peak_flops: of all the devices together, per second; None where it is not known.
+        flops_per_token: of training.
+        peak_flops: of all the devices together, per second; None, where it is not known, leaves the utilization out.
     """
 
     def __init__(self, label: str, tokens_per_step: int, flops_per_token: float, peak_flops: float | None):
@@ -112,7 +112,6 @@ class ProgressBar(ProgressCallback):
                 initial=state.global_step,
                 bar_format="{l_bar}{bar}| {steps}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
             )
-        self.current_step = state.global_step
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_start = time.perf_counter()

@@ -30,6 +30,7 @@ def reproduce(
     models: list[str] | None = None,
     data: Path | None = None,
     report_to: Sequence[str] = (),
+    is_own_data: bool = False,
 ) -> list[str]:
     """Train the models that `out` does not hold yet, with every seed, and bring `out/summary.json` up to date.
 
@@ -37,6 +38,7 @@ def reproduce(
         models: names in the recipe, or ["all"]; by default the recipe's `compare`.
         data: a prepared folder; by default the recipe's own data is prepared in `out/data`.
         report_to: see `train_model`.
+        is_own_data: `data` is the recipe's own, which another run has prepared.
 
     Returns:
         The folders in `out` of what was trained now, such as "seed-42/static", or in a search for learning rates
@@ -54,7 +56,10 @@ def reproduce(
         tokenizer, *_ = recipe.open_data(data)
         for name in names:
             recipe.subjects[name].check_tokenizer(tokenizer, data)
-    run = {"data": recipe.own_data() if data is None else "a prepared folder (--data)", "recipe": recipe.published()}
+    run = {
+        "data": recipe.own_data() if data is None or is_own_data else "a prepared folder (--data)",
+        "recipe": recipe.published(),
+    }
     _check_same_run(out, run)
     outcomes = find_outcomes(recipe, out)
     vocab_size = recipe.data.vocab_size if data is None else recipe.data.describe(data)["vocab_size"]

@@ -26,7 +26,7 @@ class MetricsLine:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One routing layer: see `limelm.training.router_statistics.layer_statistics`."""
+    """One routing layer: see `limelm.analysis.retrieval_statistics.layer_statistics`."""
 
     layer: Count
     entropy: AnyFloat
@@ -38,7 +38,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class PruningTotals:
-    """Pruned weights of a whole model: see `limelm.training.router_statistics.pruning_totals`."""
+    """Pruned weights of a whole model: see `limelm.analysis.retrieval_statistics.pruning_totals`."""
 
     pruned: Count
     weights: Count
@@ -93,17 +93,17 @@ def read_lines(path: Path) -> Records:
     return records
 
 
-def drop_lines_after(path: Path, step: int) -> Record | None:
+def drop_lines_after(path: Path, step: int) -> Records:
     """Drop the records after `step`, at which a training goes on.
 
     Returns:
-        The last record that stays, or None.
+        The records that stay.
 
     Raises:
         UserError: as `read_lines` does, or where the file cannot be written.
     """
     if not path.exists():
-        return None
+        return []
     kept = [record for record in read_lines(path) if record["step"] <= step]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-    return kept[-1] if kept else None
+    return kept

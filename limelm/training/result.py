@@ -64,8 +64,9 @@ class TrainingResult:
     Attributes:
         flops_per_token_forward, paper_flops_per_token_forward: see `limelm.models.flops.ModelCost`.
         final_train_loss: mean over the last ten steps, in nats per token.
-        eval_loss: mean over the whole validation split.
-        seconds: of the training steps alone, without evaluations and saves.
+        eval_loss: mean over the whole validation split: of each batch's mean per token, weighted by its sequences.
+            Problems have different numbers of tokens, so that there it depends on the micro-batch, too.
+        seconds: of the training steps alone, without evaluations, saves and the loading of batches.
         tokens_per_second: of the median step.
         mfu: model FLOPs utilization of the median step: training FLOPs over the devices' peak; None where unknown.
         peak_memory_bytes: of training, in one process; by the allocator on CUDA (evaluations included), elsewhere by

@@ -118,8 +118,8 @@ class RouterStatistics(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._measured_step = None
         if state.is_world_process_zero:
-            last = drop_lines_after(self.path, state.global_step)
-            self._written_step = last["step"] if last else -1
+            there = drop_lines_after(self.path, state.global_step)
+            self._written_step = there[-1]["step"] if there else -1
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         self.measure(model, state)

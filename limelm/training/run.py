@@ -4,6 +4,7 @@ A run's folder holds `run.json` (the resolved recipe, and what decides the resul
 line per step), and at the end the model, its tokenizer and `result.json`.
 """
 
+import gc
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,14 @@ from limelm.errors import Stopped, UserError
 from limelm.files import lock, write_text
 from limelm.models.flops import training_flops_per_token
 from limelm.optimization import checkpoint_activations
-from limelm.planning.fit import require_memory
-from limelm.planning.peak_memory import peak_training_memory
+from limelm.planning.fit import require_memory, step_of
+from limelm.planning.peak_memory import measure_step
 from limelm.recipes.data import DATA, SequenceDataset
 from limelm.recipes.recipe import Recipe
 from limelm.training import checkpoints
 from limelm.training.callbacks import MetricsLog, ProgressBar, StopOnSignal
 from limelm.training.card import training_of_card
-from limelm.training.jsonl import METRICS, ROUTERS_LOG
+from limelm.training.jsonl import METRICS, ROUTERS_LOG, drop_lines_after
 from limelm.training.movement import mixing_parameters, movement
 from limelm.training.result import TrainingResult, read_result, summarize
 from limelm.training.router_statistics import RouterStatistics, routing_summary
@@ -61,6 +62,7 @@ def train_model(
         Stopped: when a signal asked for it, after a checkpoint.
     """
     check_trackers(report_to)
+    _free_memory()
     subject = recipe.subjects[name]
     arguments = training_arguments(recipe, name, folder / CHECKPOINTS, report_to)
     recorded = read_run(folder)
@@ -80,7 +82,7 @@ def train_model(
     result = read_result(folder)
     if result is not None:
         return result
-    routed = _routed_sequences(eval_set)
+    routed, peak_memory = _routed_sequences(eval_set), 0
     with _at_work(folder, recipe, run) as checkpoint:
         if checkpoint is None or checkpoints.step_of(checkpoint) < recipe.training.steps:
             model = initial_model(recipe, name, tokenizer)
@@ -98,7 +100,7 @@ def train_model(
                 callbacks=[metrics],
             )
             if subject.is_trained:
-                _train(trainer, _progress_bar(recipe, name, model), checkpoint)
+                peak_memory = _train(trainer, _progress_bar(recipe, name, model), checkpoint)
                 checkpoint = checkpoints.newest_complete(folder / CHECKPOINTS)
             else:
                 _measure(trainer, folder / METRICS)
@@ -107,7 +109,9 @@ def train_model(
         if this_process().is_main_process:
             for split in (train_set, eval_set):
                 split.check_unchanged()
-            _finish(recipe, name, checkpoint, tokenizer, routed, start, described, folder)
+            if subject.is_trained and not torch.cuda.is_available():
+                peak_memory = _peak_memory(recipe, name, tokenizer)
+            _finish(recipe, name, checkpoint, tokenizer, routed, start, described, peak_memory, folder)
     this_process().wait_for_everyone()
     result = read_result(folder)
     assert result is not None
@@ -184,7 +188,15 @@ def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> Progress
     )
 
 
-def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> None:
+def _free_memory() -> None:
+    """Give a GPU back what an earlier model of this process has left there, its Trainer in a cycle of references."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> int:
+    """Train to the last step; returns the peak of a GPU's allocated bytes, 0 without one."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(progress)
     if torch.cuda.is_available():
@@ -199,11 +211,14 @@ def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None)
     if stop.received is not None and done < trainer.state.max_steps:
         where = f"after step {done} of {trainer.state.max_steps}, with a checkpoint" if done else "in the first step"
         raise Stopped(f"stopped {where}; the same command goes on from there", stop.received)
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def _measure(trainer: LimeTrainer, metrics: Path) -> None:
     """The held-out loss of a model that is not trained, as the only line of its metrics."""
     trainer.remove_callback(ProgressCallback)
+    if this_process().is_main_process:
+        drop_lines_after(trainer.statistics.path, -1)  # of a measurement that was killed
     loss = trainer.evaluate()["eval_loss"]
     if this_process().is_main_process:
         write_text(metrics, json.dumps({"step": 0, "tokens": 0, "seconds": 0.0, "eval_loss": loss}) + "\n")
@@ -217,6 +232,7 @@ def _finish(
     routed: Tensor,
     start: dict[str, Tensor],
     described: dict[str, Any],
+    peak_memory: int,
     folder: Path,
 ) -> None:
     """Write the model of the last checkpoint with its card, its tokenizer and the result.
@@ -225,9 +241,8 @@ def _finish(
         routed: held-out sequences, from `_routed_sequences`.
         start: the connections before training, from `mixing_parameters`.
         described: the data, from `Data.describe`.
+        peak_memory: bytes at the peak of a training step in one process; 0 where it is not known.
     """
-    on_gpu = torch.cuda.is_available()
-    peak_memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(recipe, name, tokenizer)
     subject = recipe.subjects[name]
     if checkpoint is None:
         model = initial_model(recipe, name, tokenizer)
@@ -246,9 +261,6 @@ def _finish(
 
 
 def _peak_memory(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    """The peak bytes of one process's training step, counted by the tensors alive; 0 if no step is taken."""
-    if not recipe.subjects[name].is_trained:
-        return 0
-    model = initial_model(recipe, name, tokenizer)
-    micro_batch_size, _ = recipe.micro_batches(this_process().num_processes)
-    return peak_training_memory(model, micro_batch_size, recipe.data.sequence_length)
+    """The peak bytes of one process's training step, counted by the tensors alive."""
+    model = recipe.subjects[name].build(tokenizer, recipe.training)
+    return measure_step(model, step_of(recipe, this_process().num_processes)).peak

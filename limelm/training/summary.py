@@ -64,7 +64,7 @@ def summarize_run(recipe: Recipe, out: Path, described: dict[str, Any]) -> dict[
     """Make the content of `summary.json` from the results in the folder.
 
     Args:
-        described: the data, from `describe_data`.
+        described: the data, from `limelm.recipes.data.Data.describe`.
 
     Returns:
         `name` and `recipe` (all that decides the result), `base` (of a pretrained model), `data`, `environment`,

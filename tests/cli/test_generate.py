@@ -59,6 +59,13 @@ def test_logits_that_overflow_are_refused(saved, capsys, monkeypatch, temperatur
     assert line == f"limelm: error: {checkpoint}: its logits are not finite; weights may be NaN or infinite"
 
 
+def test_sampling_cuts_nothing_off_that_was_not_asked_for(saved, capsys, monkeypatch):
+    checkpoint, given = saved(lime()), {}
+    monkeypatch.setattr(LimeForCausalLM, "generate", lambda self, **options: given.update(options))
+    assert main(["generate", checkpoint, "memory", "--top-p", "0.5"]) == 0
+    assert (given["top_p"], given["top_k"], given["do_sample"]) == (0.5, 0, True)
+
+
 def test_more_tokens_than_there_are_learned_positions(saved, capsys):
     checkpoint = saved(GPT2LMHeadModel(GPT2Config(n_positions=8, n_embd=32, n_layer=1, n_head=2, **SIZES)))
     line = refused(capsys, checkpoint, "memory " * 20)

@@ -20,6 +20,7 @@ def test_the_plan_is_printed(recipe, capsys):
         "checkpoints",
         "GPU-hours",
         "assumes 40% of 989 TFLOP/s",
+        "computes in float32",
     ):
         assert words in out
     assert not err

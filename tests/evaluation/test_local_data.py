@@ -8,7 +8,7 @@ import pytest
 
 from limelm.errors import UserError
 from limelm.evaluation import tasks
-from limelm.evaluation.items import definition_fingerprint
+from limelm.evaluation.items import definition_fingerprint, mean_metrics
 from limelm.evaluation.local_data import LOCAL_TASKS, read_splits
 from limelm.evaluation.suites import SUITES, expand
 from limelm.evaluation.tasks import load_tasks
@@ -347,6 +347,13 @@ def test_what_has_no_mean_over_items_is_refused(benchmarks, monkeypatch):
     monkeypatch.setattr(loaded.task, "_aggregation_list", {"perplexity": max})
     with pytest.raises(UserError, match="no metric of lambada_openai is a mean"):
         tasks._check(loaded)
+
+
+def test_a_metric_that_is_better_the_lower_it_is_is_left_out(benchmarks, monkeypatch):
+    [loaded] = load_tasks(expand(["lambada_openai"], 0), benchmarks, seed=0)
+    assert "acc" in mean_metrics(loaded.task)
+    monkeypatch.setattr(loaded.task, "_higher_is_better", {"acc": False})
+    assert "acc" not in mean_metrics(loaded.task)
 
 
 def test_a_task_that_two_names_stand_for_runs_once(benchmarks, monkeypatch):

@@ -187,6 +187,27 @@ def test_a_run_killed_while_it_prepared_data_can_go_on(tmp_path, monkeypatch):
         reproduce(recipe, out, data=out / "data")
 
 
+def test_data_that_another_run_has_prepared_are_the_recipes_own(finished, tmp_path, monkeypatch):
+    recipe, data, _ = finished
+    reproduce(recipe, tmp_path / "run", ["llama"], data, is_own_data=True)
+    made = []
+    monkeypatch.setattr("limelm.recipes.data.prepare_preset", lambda name, folder, **_: made.append(prepared(folder)))
+    assert reproduce(recipe, tmp_path / "run", ["llama"]) == [] and len(made) == 1
+
+
+def test_own_data_that_were_prepared_otherwise_are_refused(finished, tmp_path):
+    recipe, data, _ = finished
+    own = tmp_path / "own" / "data"
+    shutil.copytree(data, own)
+    settings = json.loads((own / "preparation.json").read_text())
+    settings["source"] = "the Python standard library"
+    (own / "preparation.json").write_text(json.dumps(settings))
+    recipe.data.prepare(own)
+    for field, value in {"vocab_size": 301, "validation_fraction": 0.3, "preset": "fineweb-edu"}.items():
+        with pytest.raises(UserError, match="already there, prepared with .*; name a new folder"):
+            train_model(override(recipe, {field: value}), "llama", None, tmp_path / "own")
+
+
 def test_a_run_goes_on_with_a_recipe_that_has_more_models(run):
     recipe, data, folder = run
     more = replace(recipe, name="renamed", models={**recipe.models, "identity": IDENTITY})

@@ -14,15 +14,15 @@ def read_steps(path):
 
 def test_lines_after_a_step_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert drop_lines_after(path, 3) is None and not path.exists()
+    assert drop_lines_after(path, 3) == [] and not path.exists()
     for step in (1, 2, 2, 3):
         append_line(path, {**LINE, "step": step, "loss": step / 3})
     before = path.read_text()
-    assert drop_lines_after(path, 3) == {**LINE, "step": 3, "loss": 1.0} and path.read_text() == before
-    assert drop_lines_after(path, 2) == {**LINE, "step": 2, "loss": 2 / 3}
+    assert drop_lines_after(path, 3)[-1] == {**LINE, "step": 3, "loss": 1.0} and path.read_text() == before
+    assert drop_lines_after(path, 2)[2:] == [{**LINE, "step": 2, "loss": 2 / 3}]
     assert read_steps(path) == [1, 2, 2]
     assert list(tmp_path.iterdir()) == [path]
-    assert drop_lines_after(path, 0) is None and path.read_text() == ""
+    assert drop_lines_after(path, 0) == [] and path.read_text() == ""
 
 
 @pytest.mark.parametrize("torn", ['{"step": 3, "lo', '{"step": 3', "{", '{"step"\x00\x00', "\x00"])
@@ -32,7 +32,7 @@ def test_what_a_crash_left_of_a_line_is_dropped(tmp_path, torn):
     append_line(path, {**LINE, "step": 2})
     with path.open("a") as stream:
         stream.write(torn)
-    assert drop_lines_after(path, 5) == {**LINE, "step": 2}
+    assert drop_lines_after(path, 5) == [{**LINE, "step": 1}, {**LINE, "step": 2}]
     append_line(path, {**LINE, "step": 3})
     assert read_steps(path) == [1, 2, 3]
 
