@@ -1,7 +1,9 @@
 """Write files whole or not at all, let one process at a time work in a folder, and follow no symbolic links."""
 
+import hashlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,12 +64,11 @@ def is_file(path: str | Path) -> bool:
         return False
 
 
-def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
+def refuse_links(folder: Path) -> None:
     """Refuse a folder in which results would be written through a symbolic link.
 
     Args:
         folder: of results, with all that is below it; one that is missing has no links.
-        but: names in `folder` that are only read, and may be links.
 
     Raises:
         UserError: for the first link.
@@ -75,8 +76,32 @@ def refuse_links(folder: Path, but: tuple[str, ...] = ()) -> None:
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent, name)
-            if path.is_symlink() and not (parent == str(folder) and name in but):
+            if path.is_symlink():
                 raise UserError(f"{path}: a symbolic link, through which results would be written; remove it")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """Make an empty folder that is renamed to `out` if all goes well, and removed if not."""
+    partial = partial_of(out)
+    if partial.is_symlink():
+        partial.unlink()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()  # empty
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -20,9 +20,9 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun: "1 seed", "2 seeds"; `plural` is for nouns that do not just take an s."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 seed", "2 seeds"."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def has_control_characters(text: str) -> bool:

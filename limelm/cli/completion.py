@@ -32,7 +32,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
         UserError: where the extra `completion` is not installed.
     """
     shtab = import_extra("shtab", "completion")
-    from limelm.training import recipe_names
+    from limelm.recipes.files import recipe_names
 
     completes = {
         recipe_name: _recipes(recipe_names()),

@@ -2,16 +2,13 @@
 
 import argparse
 import copy
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from limelm.cli.options import add_shared
 from limelm.cli.output import Output
 from limelm.cli.resources import check_out
 from limelm.errors import UserError
-from limelm.files import partial_of
+from limelm.files import folder_beside
 
 HELP = "convert an adapter to a native checkpoint, or back"
 NEEDS = None
@@ -81,7 +78,7 @@ def run(options: argparse.Namespace) -> Output:
             f"{options.checkpoint}: the logits would differ by {difference:.2g} (the largest is {largest:.3g}), and by "
             f"{worst:.2g} in float32; allowed are {ROUNDING * largest:.2g} and {TOLERANCE * largest:.2g}"
         )
-    with _folder_beside(out) as partial:
+    with folder_beside(out) as partial:
         _write(converted, tokenizer, partial, model.config.name_or_path)
     what = f"native, routing={converted.config.routing!r}" if is_adapter else "a Llama in base/ and its adapter"
     return Output(
@@ -119,19 +116,3 @@ def _write(converted, tokenizer, folder: Path, source: str) -> None:
         tokenizer.save_pretrained(folder / "base")
     except SafetensorError as error:  # a full disk
         raise UserError(f"{folder}: cannot be written ({error})") from error
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """Make an empty folder that is renamed to `out` if all goes well, and removed if not."""
-    partial = partial_of(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            out.rmdir()  # empty
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

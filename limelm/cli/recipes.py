@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output:
     """List the recipes, or show one."""
-    from limelm.training import load_recipe, recipe_as_toml, recipe_names
+    from limelm.recipes.files import load_recipe, recipe_as_toml, recipe_names
 
     if options.recipe is not None:
         recipe = load_recipe(options.recipe)

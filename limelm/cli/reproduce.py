@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> Output | None:
 def _jobs(options: argparse.Namespace) -> list[Job]:
     """List the recipes to run, all checked before the first one starts."""
     from limelm.recipes.data import DATA, Data
-    from limelm.training import load_recipe
+    from limelm.recipes.files import load_recipe
     from limelm.training.run_folder import RUN
 
     seeds = {} if options.seeds is None else {"seeds": str(options.seeds)}

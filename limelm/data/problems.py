@@ -5,7 +5,6 @@ A folder holds `problems.json`, `train.jsonl` and `test.jsonl` (a problem each l
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ from limelm.data.synthetic.tasks import draw_task
 from limelm.data.synthetic.tokenizer import word_tokenizer
 from limelm.data.tokenization import load_document_tokenizer, tokenizer_sha256
 from limelm.errors import UserError
-from limelm.files import partial_of, write_text
+from limelm.files import folder_beside, write_text
 from limelm.records import (
     Check,
     Fraction,
@@ -101,32 +100,29 @@ def prepare_problems(
     Raises:
         UserError: see `limelm.data.synthetic.tasks.draw_task`; for too short sequences; or where it cannot be written.
     """
-    drawn, partial = draw_task(task, train, test, test_file), partial_of(folder)
+    drawn = draw_task(task, train, test, test_file)
     tokenizer = word_tokenizer(drawn.words)
     if sequence_length is not None:
         encoded = _encode(tokenizer, [*drawn.train, *drawn.test], drawn.text_format, worked_steps, task)
         _check_length(*encoded, sequence_length, f"{task}: its longest problem")
+    on = tested_on(test, "" if test_file is None else test_file.name)
     try:
-        if partial.is_symlink():
-            partial.unlink()
-        elif partial.exists():
-            shutil.rmtree(partial)
-        tokenizer.save_pretrained(partial / TOKENIZER)
-        for split, problems in zip(SPLITS, (drawn.train, drawn.test), strict=True):
-            lines = (json.dumps({"prompt": p.prompt, "steps": p.steps, "answer": p.answer}) for p in problems)
-            write_text(partial / f"{split}.jsonl", "\n".join(lines) + "\n")
-        content = _content_sha256(partial, worked_steps)
-        on = tested_on(test, "" if test_file is None else test_file.name)
-        made = ProblemFolder(task, worked_steps, train, test, on, drawn.text_format.delimiter, drawn.chance, content)
-        write_text(partial / PROBLEMS, json.dumps(asdict(made), indent=1) + "\n")
-        partial.rename(folder)
+        with folder_beside(folder) as partial:
+            tokenizer.save_pretrained(partial / TOKENIZER)
+            for split, problems in zip(SPLITS, (drawn.train, drawn.test), strict=True):
+                lines = (json.dumps({"prompt": p.prompt, "steps": p.steps, "answer": p.answer}) for p in problems)
+                write_text(partial / f"{split}.jsonl", "\n".join(lines) + "\n")
+            content = _content_sha256(partial, worked_steps)
+            delimiter = drawn.text_format.delimiter
+            made = ProblemFolder(task, worked_steps, train, test, on, delimiter, drawn.chance, content)
+            write_text(partial / PROBLEMS, json.dumps(asdict(made), indent=1) + "\n")
     except OSError as error:
         raise UserError.from_os_error(folder, error) from error
     return made
 
 
 def tested_on(test: int, test_file: str) -> str:
-    """What a task is tested on, in words; `test_file` is the path of published problems, or ""."""
+    """Say in words what a task is tested on: the published problems of a file, or generated ones where it is ""."""
     return f"the first {test} of {printable(Path(test_file).name)}" if test_file else "generated problems"
 
 

@@ -111,9 +111,3 @@ class Manifest:
 def token_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
     """The smallest unsigned type that holds every token id."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,8 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from limelm.data.shards import file_sha256
 from limelm.errors import UserError
+from limelm.files import file_sha256
 from limelm.tokenizers import load_tokenizer
 
 BOS, EOS = "<bos>", "<eos>"

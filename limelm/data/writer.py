@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from limelm.data.shards import Shard, Split, file_sha256
+from limelm.data.shards import Shard, Split
 from limelm.errors import UserError
+from limelm.files import file_sha256
 from limelm.records import Count
 
 

@@ -15,6 +15,7 @@ from limelm.evaluation.statistics import (
     chance_level,
     constant_rate,
     error_of_average,
+    known,
     sample_size,
     standard_error,
     t_interval,
@@ -142,7 +143,7 @@ def _row(model: Record, record: Record, metric: str) -> Record:
         "items": len(items),
         "items_cut": record["items_cut"],
         "accuracy": accuracy,
-        "standard_error": _known(error),
+        "standard_error": known(error),
         **_bounds_of_mean(accuracies, groups),
         "chance": chance,
         "constant_rate": constant,
@@ -210,11 +211,6 @@ def _average(rows: Records, key: str) -> float | None:
     """The mean of the values; None if any of them is None."""
     values = [row[key] for row in rows]
     return None if None in values else sum(values) / len(values)
-
-
-def _known(value: float) -> float | None:
-    """The value, or None for NaN, which JSON does not know."""
-    return None if math.isnan(value) else value
 
 
 def _bounds(interval: Interval) -> tuple[float, float, float]:

@@ -212,6 +212,11 @@ def is_verdict(text: str | None) -> bool:
     return text is not None and text != TOO_FEW
 
 
+def known(value: float) -> float | None:
+    """The value, or None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else value
+
+
 def sample_size(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> int:
     """The number of items, or of groups where items belong together."""
     return len(_totals(values, groups)[0])

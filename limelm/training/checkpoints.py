@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limelm.data.shards import file_sha256
 from limelm.errors import UserError
-from limelm.files import write_text
+from limelm.files import file_sha256, write_text
 from limelm.records import Count, Sha256, read_json
 from limelm.training.run_folder import refuse_other_run
 

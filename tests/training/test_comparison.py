@@ -204,7 +204,7 @@ def test_own_data_that_were_prepared_otherwise_are_refused(finished, tmp_path):
     (own / "preparation.json").write_text(json.dumps(settings))
     recipe.data.prepare(own)
     for field, value in {"vocab_size": 301, "validation_fraction": 0.3, "preset": "fineweb-edu"}.items():
-        with pytest.raises(UserError, match="already there, prepared with .*; name a new folder"):
+        with pytest.raises(UserError, match=r"already there, prepared with .*; name a new folder"):
             train_model(override(recipe, {field: value}), "llama", None, tmp_path / "own")
 
 
