@@ -33,7 +33,7 @@ if not checkpoint.exists():
     recipe = load_recipe("tiny", {**shape, "learning_rate": 4e-3, "steps": STEPS})
     train_model(recipe, "dynamic", data, checkpoint)
 model, tokenizer = load_checkpoint(checkpoint)
-print(f"{checkpoint}: {model.config.num_hidden_layers} layers, routing {model.config.routing!r}")
+print(f"{checkpoint}: {model.config.num_hidden_layers} layers, {model.config.model_type}")
 
 # %% [markdown]
 # ## The page
@@ -53,9 +53,10 @@ print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, open it in a browser")
 # %%
 shown = exploration.data["models"][0]
 for place in shown["places"]:
-    weights = place["weights"].mean(axis=(0, 1))[:, 0]  # of [tokens, heads, sources, 1]
-    read = ", ".join(f"{weight:.2f}" for weight in weights)
-    print(f"{place['name']} reads the sources 0 to {len(weights) - 1} with mean weights {read}")
+    weights = abs(place["weights"])  # [..., heads, sources, columns], by tokens where they depend on them
+    means = weights.reshape(-1, *weights.shape[-2:]).mean(axis=(0, 2))
+    read = ", ".join(f"{mean:.2f} of source {source}" for source, mean in zip(place["sources"], means, strict=True))
+    print(f"{place['name']} reads, by mean weights, {read}")
 
 # %% [markdown]
 # ## Cut a route by hand

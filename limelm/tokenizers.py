@@ -1,13 +1,18 @@
-"""Read other people's tokenizers without running their code, and check them against a model's vocabulary."""
+"""Read other people's tokenizers without running their code, check their vocabularies, and write tokens as text."""
 
+import functools
 import json
+import re
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from limelm.errors import UserError
 
 FILES = ("tokenizer_config.json", "tokenizer.json")
+BROKEN = "\ufffd"  # what stands for bytes that are no character
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # how other vocabularies than byte-level ones name a byte
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
@@ -88,3 +93,24 @@ def with_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text that begins with BOS, or else EOS, as every document does in training."""
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     return text if text.startswith(bos) else bos + text
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Write one token as text; bytes that are only part of a character as `\\xD7`."""
+    text = tokenizer.decode([token])
+    symbol = tokenizer.convert_ids_to_tokens(token)
+    if symbol is None:
+        return f"#{token}"
+    if text and BROKEN not in text:
+        return f" {text}" if symbol.startswith("\u2581") and not text.startswith(" ") else text
+    if BYTE.fullmatch(symbol):
+        return f"\\x{symbol[3:5]}"
+    if all(letter in _byte_of() for letter in symbol):
+        return "".join(f"\\x{_byte_of()[letter]:02X}" for letter in symbol)
+    return str(symbol)
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for."""
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}

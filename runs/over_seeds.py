@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from limelm.evaluation.seeds import compare_losses, interval_over_seeds
+from limelm.evaluation.seeds import compare_losses, final_losses, interval_over_seeds
 from limelm.evaluation.statistics import Interval, verdict
 from limelm.records import Record, Records
 from limelm.report.evaluation import EVALUATION
@@ -67,14 +67,13 @@ def over_seeds(tables: list[Records], measure: Measure) -> Records:
 
 def _of_key(seeds: list[Records], value: str) -> Records:
     """The records of one task, or of one class of tokens in a domain, a model each."""
-    losses = [
-        {"model": row["model"], "axis": "", "seed": seed, "loss": row[value], "difference": row[value] - own[0][value]}
-        for seed, own in enumerate(seeds)
-        for row in own
-    ]
-    records = []
-    for row in compare_losses(losses, baseline=seeds[0][0]["model"]):
-        interval = interval_over_seeds(np.array([each["loss"] for each in losses if each["model"] == row["model"]]))
+    values: dict[str, dict[int, float]] = {}
+    for seed, own in enumerate(seeds):
+        for row in own:
+            values.setdefault(row["model"], {})[seed] = row[value]
+    records, baseline = [], seeds[0][0]["model"]
+    for row in compare_losses(final_losses(values, baseline), baseline):
+        interval = interval_over_seeds(np.array([*values[row["model"]].values()]))
         record = {key: row[key] for key in ("model", "seeds", "standard_deviation", *COMPARED)}
         if value == "accuracy" and row["verdict"]:
             record["verdict"] = verdict(Interval(row["difference"], row["t_low"], row["t_high"]), sample=None)

@@ -1,14 +1,16 @@
-"""Broken tokenizers of other people end in one line that names the folder."""
+"""Broken tokenizers of other people end in one line that names the folder; tokens are written as people read them."""
 
 import json
 import shutil
 
 import pytest
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from limelm.data.tokenization import train_tokenizer
 from limelm.errors import UserError
-from limelm.tokenizers import check_vocabulary, load_tokenizer
+from limelm.tokenizers import check_vocabulary, load_tokenizer, token_text
 from tests.recipes import corpus
 
 
@@ -98,3 +100,20 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(whole):
     check_vocabulary(tokenizer, 300, "tokens", "the model")
     with pytest.raises(UserError, match=r"tokens: .* token ids up to 299, but the model has vocab_size=299"):
         check_vocabulary(tokenizer, 299, "tokens", "the model")
+
+
+def test_parts_of_characters_are_written_as_bytes(whole):
+    tokenizer = load_tokenizer(whole)
+    ids = tokenizer("é\U0001f642", add_special_tokens=False).input_ids
+    assert "".join(token_text(tokenizer, token) for token in ids) == "\\xC3\\xA9\\xF0\\x9F\\x99\\x82"
+    assert token_text(tokenizer, 1_000_000) == "#1000000"
+
+
+def test_a_space_before_a_word_is_written_and_a_byte_without_a_character_too():
+    """As in a vocabulary of SentencePiece's, whose decoder drops the first space of a text."""
+    model = BPE({"\u2581is": 0, "is": 1, "<0xD7>": 2, "<0x0A>": 3}, [], byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert [token_text(theirs, token) for token in range(4)] == [" is", "is", "\\xD7", "\n"]

@@ -44,7 +44,7 @@ class Activations:
 
     @property
     def routing(self) -> dict[int, Tensor]:
-        """The weights of each layer that routes dynamically, `[B, T, G, i + 1]`; see `RetrievalWeights` for others."""
+        """Weights `[B, T, G, i + 1]` of each place where they depend on tokens; for others see `RetrievalWeights`."""
         places: dict[int, list[Tensor]] = {}
         for reader, weights in self.weights.items():
             places.setdefault(reader.place, []).append(weights)

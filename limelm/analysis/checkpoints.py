@@ -72,7 +72,8 @@ def analyze(checkpoints: list[str], data: list[Path], settings: Settings, device
         if missing is not None:
             analysis.notes.append({"model": label, "analysis": ", ".join(ON_WORDS), "reason": missing})
         analysis.models.append({"label": label, "checkpoint": shown_path(checkpoint), **study.facts()})
-        analysis.facts = _facts(sequences, settings, study.sampled)
+        read = max(study.sampled, analysis.facts.get("sequences", 0))
+        analysis.facts = _facts(sequences, settings, read)
         analysis.cautions = _cautions([each.tokenizer.get_vocab() for each in found], sequences)
         yield analysis
 
@@ -147,12 +148,12 @@ def _router_kind(checkpoint: str) -> type[Router] | None:
     return adapter.kind if issubclass(adapter.kind, Router) else None
 
 
-def _facts(sequences: Sequences, settings: Settings, sampled: int) -> dict[str, Any]:
+def _facts(sequences: Sequences, settings: Settings, read: int) -> dict[str, Any]:
     return {
         "data": ", ".join(map(shown_path, sequences.data)),
-        "sequences": sampled,
+        "sequences": read,
         "sequence_length": sequences.length,
-        "tokens": sampled * sequences.length,
+        "tokens": read * sequences.length,
         "alpha": settings.alpha,
         "probe": settings.probe,
         "words": ", ".join(settings.words or DEFAULT_WORDS),

@@ -24,7 +24,8 @@ from limelm.analysis.retrieval import routers_of, set_label
 from limelm.models.families import find_layers
 from limelm.models.input_norms import InputNorm
 from limelm.records import Records
-from limelm.routing import Router, routers_in
+from limelm.routing import routers_in
+from limelm.tokenizers import token_text
 
 TOP_TOKENS = 10
 EXAMPLES = 5
@@ -35,7 +36,7 @@ NO_TOKEN = -1
 ROUNDING = 1e-6  # of a coherence; matched routes may choose the very same tokens
 CLEAR_ABOVE = 95  # percentile: by chance one route in twenty is
 #: Whether a route's tokens are more alike than random routes' are: than those of any frequency and of its own, than
-#: those of any frequency alone, or neither.
+#: those of any frequency alone, or otherwise.
 CLEAR, FREQUENT, UNCLEAR = "yes", "frequent tokens", "no"
 
 
@@ -94,15 +95,18 @@ def check_circuits(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) -> tuple[TopTokens, TopTokens]:
+def tokens_of_routes(
+    layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS, controls: Tensor | None = None
+) -> tuple[TopTokens, TopTokens]:
     """The tokens that open each route of a dynamically routing layer most, and the same for random routes.
 
     Args:
         directions: `[vocabulary, D]`, see `vocabulary_directions`.
+        controls: from `random_route_logits`, where that is known already.
 
     Returns:
         Of the routes, head by head (row h n + s is source s of head h; where keys and values have routers of their own,
-        the keys' heads come first), and of CONTROLS random routes: Gaussian directions with the routes' mean norm.
+        the keys' heads come first), and of the random routes.
 
     Raises:
         LookupError: where there is no norm before attention.
@@ -117,30 +121,40 @@ def tokens_of_routes(layer: nn.Module, directions: Tensor, k: int = TOP_TOKENS) 
         logits = N @ P[head * sources : (head + 1) * sources].T  # [vocabulary, n]
         found.append(_top(logits, logits.softmax(dim=-1), embedding, k))
     fields = (torch.cat([getattr(top, name) for top in found]) for name in TopTokens.__annotations__)
-    control_logits = N @ _random_routes(router, P).T
-    return TopTokens(*fields), _top(control_logits, torch.full_like(control_logits, torch.nan), embedding, k)
+    controls = random_route_logits(layer, directions) if controls is None else controls
+    return TopTokens(*fields), _top(controls, torch.full_like(controls, torch.nan), embedding, k)
 
 
 @torch.no_grad()
-def matched_coherence(layer: nn.Module, directions: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def random_route_logits(layer: nn.Module, directions: Tensor) -> Tensor:
+    """The logits `[vocabulary, CONTROLS]` of random routes, Gaussian directions with the mean norm of a layer's routes.
+
+    They are the same for each call; arguments as in `tokens_of_routes`.
+    """
+    router = next(routers_in(layer))
+    norm, P = router.directions(layer)
+    generator = torch.Generator().manual_seed(router.spec.layer_idx)
+    noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
+    return _read_by(norm, layer, directions) @ (normalize(noise, dim=-1) * P.norm(dim=-1).mean()).T
+
+
+@torch.no_grad()
+def matched_coherence(controls: Tensor, directions: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """How alike the routes' tokens are frequency aside, and how alike those of random routes of the same frequency are.
 
     The direction along which embeddings change with frequency is taken out of them first, and random routes choose as
     many tokens of each frequency as a route did.
 
     Args:
-        layer, directions: as in `tokens_of_routes`.
+        controls: from `random_route_logits`.
+        directions: as in `tokens_of_routes`.
         tokens: ids of each route's tokens, `[routes, k]`.
         counts: how often each token stands in a sample, `[vocabulary]`.
 
     Returns:
-        The coherence of the routes `[routes]`, and for each of them that of the random routes of `tokens_of_routes`,
-        `[routes, CONTROLS]`.
+        The coherence of the routes `[routes]`, and for each of them that of the random routes `[routes, CONTROLS]`.
     """
-    router = next(routers_in(layer))
-    norm, P = router.directions(layer)
-    logits = _read_by(norm, layer, directions) @ _random_routes(router, P).T
-    matched = MatchedRoutes(logits, frequency_bins(counts.cpu()), tokens.shape[1])
+    matched = MatchedRoutes(controls, frequency_bins(counts.cpu()), tokens.shape[1])
     embedding = normalize(without_frequency(directions, counts), dim=-1)
     profiles = [matched.profile(own) for own in tokens]
     by_profile = {profile: _coherence(embedding, matched.tokens(profile)) for profile in dict.fromkeys(profiles)}
@@ -150,13 +164,6 @@ def matched_coherence(layer: nn.Module, directions: Tensor, tokens: Tensor, coun
 def _read_by(norm: Callable[[Tensor], Tensor], layer: nn.Module, directions: Tensor) -> Tensor:
     """The router's view of a residual stream along each token's direction, `[vocabulary, D]`."""
     return norm(directions.to(next(layer.parameters()).dtype)).float()
-
-
-def _random_routes(router: Router, P: Tensor) -> Tensor:
-    """Gaussian directions with the mean norm of a layer's routes, `[CONTROLS, D]`; the same for each call."""
-    generator = torch.Generator().manual_seed(router.spec.layer_idx)
-    noise = torch.randn(CONTROLS, P.shape[1], generator=generator).to(P.device)
-    return normalize(noise, dim=-1) * P.norm(dim=-1).mean()
 
 
 def _embedding(directions: Tensor) -> Tensor:
@@ -231,17 +238,17 @@ def circuit_records(
         `control_coherence` of a random route, and `coherence_percentile`, the share of the layer's random routes that
         are less coherent, in per cent; `matched_coherence` and `matched_percentile`, the same frequency aside (see
         `matched_coherence`); `clear`, whether both percentiles are above CLEAR_ABOVE (CLEAR), the first alone
-        (FREQUENT) or neither (UNCLEAR); `examples`, places in the data where the route is open widest.
+        (FREQUENT) or otherwise (UNCLEAR); `examples`, places in the data where the route is open widest.
     """
     directions = vocabulary_directions(model)
     counts = torch.zeros(len(directions), dtype=torch.long)
     counts[: len(examples.counts)] = examples.counts
-    names = TokenNames(tokenizer)
     records: Records = []
     layers = find_layers(model)
     for index, router in routers_of(model).items():
-        top, control = tokens_of_routes(layers[index], directions)
-        aside, matched = matched_coherence(layers[index], directions, top.tokens, counts)
+        controls = random_route_logits(layers[index], directions)
+        top, control = tokens_of_routes(layers[index], directions, controls=controls)
+        aside, matched = matched_coherence(controls, directions, top.tokens, counts)
         sets, sources = router.weight_sets, router.spec.source_ids
         num_heads = len(usage[index]) // max(1, len(sets))
         for head in range(len(usage[index])):
@@ -260,15 +267,15 @@ def circuit_records(
                         "is_own": source == index,
                         "usage": used,
                         "usage_bin": USAGE_BINS[min(4, int(used * 5))],
-                        "tokens": _listed(names, top, row),
+                        "tokens": _listed(tokenizer, top, row),
                         "coherence": float(top.coherence[row]),
-                        "control_tokens": _listed(names, control, random),
+                        "control_tokens": _listed(tokenizer, control, random),
                         "control_coherence": float(control.coherence[random]),
                         "coherence_percentile": percentile,
                         "matched_coherence": float(aside[row]),
                         "matched_percentile": among_matched,
                         "clear": _clear(percentile, among_matched),
-                        "examples": _examples(names, examples, index, head * (index + 1) + source),
+                        "examples": _examples(tokenizer, examples, index, head * (index + 1) + source),
                     }
                 )
     return records
@@ -285,40 +292,26 @@ def _clear(percentile: float, among_matched: float) -> str:
     return CLEAR if among_matched > CLEAR_ABOVE else FREQUENT
 
 
-class TokenNames:
-    """Tokens as text."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
-
-    def name(self, token: int) -> str:
-        """One token; where it is not whole text, as the vocabulary has it."""
-        text = self.tokenizer.decode([token])
-        if "\ufffd" in text or not text:
-            return str(self.tokenizer.convert_ids_to_tokens(token) or f"#{token}")
-        return text
-
-    def text(self, tokens: list[int]) -> str:
-        """Several in a row."""
-        return self.tokenizer.decode([token for token in tokens if token != NO_TOKEN])
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    return str(tokenizer.decode([token for token in tokens if token != NO_TOKEN]))
 
 
-def _listed(names: TokenNames, top: TopTokens, row: int) -> Records:
+def _listed(tokenizer: PreTrainedTokenizerBase, top: TopTokens, row: int) -> Records:
     return [
-        {"token": names.name(token), "logit": logit, "weight": None if math.isnan(weight) else weight}
+        {"token": token_text(tokenizer, token), "logit": logit, "weight": None if math.isnan(weight) else weight}
         for token, logit, weight in zip(
             top.tokens[row].tolist(), top.logits[row].tolist(), top.weights[row].tolist(), strict=True
         )
     ]
 
 
-def _examples(names: TokenNames, examples: OpenRoutes, layer: int, route: int) -> Records:
+def _examples(tokenizer: PreTrainedTokenizerBase, examples: OpenRoutes, layer: int, route: int) -> Records:
     before, _ = CONTEXT
     return [
         {
-            "before": names.text(window[:before]),
-            "token": names.name(window[before]),
-            "after": names.text(window[before + 1 :]),
+            "before": _text(tokenizer, window[:before]),
+            "token": token_text(tokenizer, window[before]),
+            "after": _text(tokenizer, window[before + 1 :]),
             "weight": weight,
         }
         for weight, window in zip(

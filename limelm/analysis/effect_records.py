@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limelm.analysis.route_effects import Measured, Route, RouteEffects
 from limelm.records import Record, Records
-from limelm.routing import SUBLAYERS
+from limelm.tokenizers import token_text
 
 STRONGEST, TOKENS = 10, 5  # routes of whose effects the tokens are listed, and how many of these
 
@@ -23,7 +23,7 @@ def effect_records(
         sequences: the batches `[B, T]` that they were measured on.
     """
     return {
-        "cell_effects": _every_cell(model, effects),
+        "cell_effects": _every_cell(model, effects, sum(batch.numel() for batch in sequences)),
         "route_effects": _every_route(model, effects),
         "weight_and_effect": _rank_correlations(model, effects),
         "effect_estimates": _errors(model, effects),
@@ -50,16 +50,15 @@ def _ranks(values: Iterable[float]) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _every_cell(model: str, effects: RouteEffects) -> Records:
+def _every_cell(model: str, effects: RouteEffects, tokens: int) -> Records:
     """List what places read of each source, all rows together.
 
-    Fields: `layer`, `source`, `by_sublayer` (what both count), the mean `weight` over rows, the sum of their
-    `estimate`, and `effect` and `kl` where all were cut at once (None for others).
+    Fields: `layer`, `source`, `sources_are` (of what kind), the mean `weight` over rows, the sum of their `estimate`,
+    and `effect` and `kl` where all were cut at once (None for others); `tokens`, on how many they were measured.
     """
     weights: dict[tuple[int, int], list[float]] = {}
     for route in effects.routes:
         weights.setdefault((route.place, route.source), []).append(route.weight)
-    by_sublayer = effects.routes[0].weight_set == SUBLAYERS
     rows = []
     for (place, source), estimate in effects.estimated_cells().items():
         cut = effects.cells.get((place, source))
@@ -68,11 +67,12 @@ def _every_cell(model: str, effects: RouteEffects) -> Records:
                 "model": model,
                 "layer": place,
                 "source": source,
-                "by_sublayer": by_sublayer,
+                "sources_are": effects.sources_are,
                 "weight": float(np.mean(weights[place, source])),
                 "estimate": estimate,
                 "effect": cut and cut.loss,
                 "kl": cut and cut.kl,
+                "tokens": tokens,
             }
         )
     return rows
@@ -171,7 +171,7 @@ def _by_token(model: str, effects: RouteEffects, input_ids: Tensor, tokenizer: P
                 {
                     **_of_route(model, route),
                     "estimate": route.estimate,
-                    "token": tokenizer.decode([int(ids[place])]),
+                    "token": token_text(tokenizer, int(ids[place])),
                     "occurrences": int(counts[place]),
                     "part": float(totals[place]),
                 }

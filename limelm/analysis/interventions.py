@@ -238,52 +238,57 @@ class Routes:
         changed = type(self).__new__(type(self))
         changed.readers, changed._entered = self.readers, []
         changed._changes = dict(self._changes)
-        found = False
-        layers = _places(layer, {reader.place for reader in self.readers}, "layer")
-        for reader in self.readers:
-            chosen = _chosen(reader, head, source, weight_set) if reader.place in layers else None
-            if chosen is not None and bool(chosen.any()):
-                found = True
-                changed._changes[reader] = edit(self._changes.get(reader, RouteChange.nothing(reader)), chosen)
-        if not found:
+        layers = _places(layer, {reader.place for reader in self.readers})
+        own = [reader for reader in self.readers if reader.place in layers]
+        chosen = {reader: _chosen(reader, head, source, weight_set) for reader in own}
+        is_there = any(bool(routes.any()) for routes in chosen.values())
+        if not is_there or not _numbers(head) <= _heads_of(own) or not _numbers(source) <= _sources_of(own):
             raise ValueError(
-                f"no such route: layer={layer}, head={head}, source={source}, weight_set={weight_set}; "
-                f"{_describe(self.readers, layers)}"
+                f"no such route: layer={layer}, head={head}, source={source}, weight_set={weight_set}; {_describe(own)}"
             )
+        for reader, routes in chosen.items():
+            if bool(routes.any()):
+                changed._changes[reader] = edit(self._changes.get(reader, RouteChange.nothing(reader)), routes)
         return changed
 
 
-def _places(which: Which, allowed: set[int], name: str) -> set[int]:
-    """The numbers that are meant, all of which must be allowed."""
+def _numbers(which: Which) -> set[int]:
+    """The numbers that are named: none where all are meant."""
+    return set() if which is None else {which} if isinstance(which, int) else set(which)
+
+
+def _places(which: Which, allowed: set[int]) -> set[int]:
+    """The layers that are meant, all of which must be allowed."""
     if which is None:
         return allowed
-    wanted = {which} if isinstance(which, int) else set(which)
-    if not wanted <= allowed:
-        unknown = min(wanted - allowed)
-        raise ValueError(f"{name}={unknown}: no route there; allowed: {', '.join(map(str, sorted(allowed)))}")
-    return wanted
+    if unknown := _numbers(which) - allowed:
+        raise ValueError(f"layer={min(unknown)}: no route there; allowed: {', '.join(map(str, sorted(allowed)))}")
+    return _numbers(which)
+
+
+def _heads_of(readers: Iterable[DepthReader]) -> set[int]:
+    return {head for reader in readers for _, head in reader.rows}
+
+
+def _sources_of(readers: Iterable[DepthReader]) -> set[int]:
+    """The numbers by which sources may be named, from the end too."""
+    return {id for reader in readers for id in (*reader.source_ids, *range(-len(reader.source_ids), 0))}
 
 
 def _chosen(reader: DepthReader, head: Which, source: Which, weight_set: str | None) -> Tensor:
     """Which routes of a reader are meant, `[R, n]`."""
-    heads = None if head is None else {head} if isinstance(head, int) else set(head)
-    rows = torch.tensor([weight_set in (None, name) and (heads is None or row in heads) for name, row in reader.rows])
-    columns = torch.ones(len(reader.source_ids), dtype=torch.bool)
-    if source is not None:
-        wanted = (source,) if isinstance(source, int) else source
-        last = len(reader.source_ids)
-        columns = torch.tensor([id in wanted or place - last in wanted for place, id in enumerate(reader.source_ids)])
-    return rows[:, None] & columns
+    heads, sources, last = _numbers(head), _numbers(source), len(reader.source_ids)
+    rows = [weight_set in (None, name) and (head is None or row in heads) for name, row in reader.rows]
+    columns = [source is None or bool({id, at - last} & sources) for at, id in enumerate(reader.source_ids)]
+    return torch.tensor(rows)[:, None] & torch.tensor(columns)
 
 
-def _describe(readers: list[DepthReader], layers: set[int]) -> str:
-    """Say in words which routes the readers of some places have."""
-    own = [reader for reader in readers if reader.place in layers]
-    sets = dict.fromkeys(name for reader in own for name in reader.weight_sets)
-    last = max(head for reader in own for _, head in reader.rows)
-    sources = sorted({source for reader in own for source in reader.source_ids})
+def _describe(readers: list[DepthReader]) -> str:
+    """Say in words which routes readers have."""
+    sets = dict.fromkeys(name for reader in readers for name in reader.weight_sets)
+    sources = sorted({source for reader in readers for source in reader.source_ids})
     named = f", sets {', '.join(sets)}" if sets else ""
-    return f"there are heads 0 to {last}, sources {sources[0]} to {sources[-1]}{named}"
+    return f"there are heads 0 to {max(_heads_of(readers))}, sources {sources[0]} to {sources[-1]}{named}"
 
 
 def routes(model: PreTrainedModel) -> Routes:

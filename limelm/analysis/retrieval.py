@@ -7,14 +7,20 @@ r >= m. Other connections have places like layers (`limelm.routing.reader`), the
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limelm.routing import SUBLAYERS, DepthReader, Router, readers_in, routers_in
+from limelm.adapters.routers import LIME_ROUTERS, AttachedRouter
+from limelm.routing import DepthReader, Router, readers_in, routers_in
+from limelm.routing.reader import REPRESENTATIONS
+from limelm.routing.value_routers import ValueRouter
+
+#: What weights over depth are those of: LIMe's routers, native or attached, or other connections.
+ROUTERS, ATTACHED_ROUTERS, CONNECTIONS = "routers", "attached routers", "other connections"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class RetrievalWeights:
             not read; empty for the others.
         sets_of: for each layer what parts of its rows, equally large, are for: WEIGHT_SETS where keys and values have
             routers of their own. Empty for a layer where all rows are for the same.
+        readers: whose weights they are: ROUTERS, ATTACHED_ROUTERS or CONNECTIONS.
+        depends_on_tokens: whether they are means over tokens.
+        sources_are: see `DepthReader.sources_are`.
     """
 
     model: str
@@ -43,6 +52,9 @@ class RetrievalWeights:
     top_p: float | None = None
     head_mixes: dict[int, np.ndarray] = field(default_factory=dict)
     sets_of: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    readers: str = ROUTERS
+    depends_on_tokens: bool = False
+    sources_are: str = REPRESENTATIONS
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -69,7 +81,8 @@ class RetrievalWeights:
             for arrays in (self.layers, self.head_mixes)
         )
         sources = {layer: self.sources[layer] for layer in layers}
-        return RetrievalWeights(set_label(self.model, name), layers, sources, self.top_p, mixes)
+        label = set_label(self.model, name)
+        return replace(self, model=label, layers=layers, sources=sources, head_mixes=mixes, sets_of={})
 
     def _rows(self, layer: int, rows: np.ndarray, name: str) -> np.ndarray:
         sets = self.sets_of[layer]
@@ -79,11 +92,6 @@ class RetrievalWeights:
 def set_label(model: str, name: str) -> str:
     """The label of a model where only one set of its weights is meant, such as its routers for keys."""
     return f"{model} ({name})"
-
-
-def is_by_sublayer(label: str) -> bool:
-    """Whether the layers of retrieval weights with this label are sublayers, and the sources what these added."""
-    return label.endswith(set_label("", SUBLAYERS))
 
 
 def retrieval_weights(model: PreTrainedModel, label: str, sequences: Iterable[Tensor] = ()) -> RetrievalWeights | None:
@@ -145,7 +153,15 @@ def weights_of_readers(
     sets: dict[int, tuple[str, ...]] = {}
     for reader in readers:
         sets[reader.place] = (*sets.get(reader.place, ()), *reader.weight_sets)
-    return RetrievalWeights(label, priors, sources, readers[0].top_p, mixes, sets)
+    first = readers[0]
+    of_first = _kind_of(first), first.depends_on_tokens, first.sources_are
+    return RetrievalWeights(label, priors, sources, first.top_p, mixes, sets, *of_first)
+
+
+def _kind_of(reader: DepthReader) -> str:
+    if isinstance(reader, AttachedRouter):
+        return ATTACHED_ROUTERS if reader.called == LIME_ROUTERS else CONNECTIONS
+    return ROUTERS if isinstance(reader, Router) and not isinstance(reader, ValueRouter) else CONNECTIONS
 
 
 def _by_place(readers: Iterable[DepthReader], rows: Iterable[np.ndarray]) -> dict[int, np.ndarray]:

@@ -96,8 +96,9 @@ def retrieval_records(weights: RetrievalWeights) -> dict[str, Records]:
 
 
 def _records(weights: RetrievalWeights) -> dict[str, Records]:
+    what_is_read = {key: getattr(weights, key) for key in ("readers", "depends_on_tokens", "sources_are")}
     records = {
-        "mean_retrieval": mean_by_source(weights),
+        "mean_retrieval": [row | what_is_read for row in mean_by_source(weights)],
         "self_retrieval": self_retrieval(weights),
         "self_retrieval_by_layer": self_retrieval_by_layer(weights),
         "expected_source": expected_source(weights),
@@ -111,9 +112,10 @@ def _records(weights: RetrievalWeights) -> dict[str, Records]:
 
 
 def weight_records(weights: RetrievalWeights) -> Records:
-    """Every weight (Figures 13 and 14): layer r, head, source m."""
+    """Every weight (Figures 13 and 14): layer r, head, source m; `sources_are` says what the layer reads."""
+    read = {"model": weights.model, "sources_are": weights.sources_are}
     return [
-        {"model": weights.model, "layer": layer, "head": head, "source": source, "weight": float(value)}
+        {**read, "layer": layer, "head": head, "source": source, "weight": float(value)}
         for layer, matrix in weights.layers.items()
         for (head, source), value in np.ndenumerate(matrix)
         if source in weights.sources[layer]
@@ -121,24 +123,39 @@ def weight_records(weights: RetrievalWeights) -> Records:
 
 
 def self_retrieval(weights: RetrievalWeights) -> Records:
-    """The weight of each head on its layer's own input (Figure 3)."""
+    """The weight of each head on its layer's own input (Figure 3), and what it would be if all sources had the same."""
     return [
-        {"model": weights.model, "layer": layer, "head": head, "weight": float(value)}
+        {"model": weights.model, "layer": layer, "head": head, "weight": float(value), "uniform": uniform}
         for layer, matrix in weights.layers.items()
+        for uniform in [_uniform(weights, layer)]
         for head, value in enumerate(matrix[:, layer])
     ]
 
 
 def self_retrieval_by_layer(weights: RetrievalWeights) -> Records:
-    """The weight on the layer's own input, mean over heads (Figure 10)."""
+    """The weight on the layer's own input, mean over heads (Figure 10); `uniform` as in `self_retrieval`."""
     return [
-        {"model": weights.model, "layer": layer, "weight": float(matrix[:, layer].mean())}
+        {
+            "model": weights.model,
+            "layer": layer,
+            "weight": float(matrix[:, layer].mean()),
+            "uniform": _uniform(weights, layer),
+        }
         for layer, matrix in weights.layers.items()
     ]
 
 
+def _uniform(weights: RetrievalWeights, layer: int) -> float:
+    """The weight on a layer's own input of a head without preferences: none where it does not read that."""
+    sources = weights.sources[layer]
+    return sources.count(layer) / len(sources)
+
+
 def expected_source(weights: RetrievalWeights) -> Records:
-    """The expected retrieved representation `sum_m m A[r, m]`, mean and range over heads (Figure 4)."""
+    """The expected retrieved representation `sum_m m A[r, m]`, mean and range over heads (Figure 4).
+
+    `uniform` is what it is of a head without preferences: the mean of the sources that the layer reads.
+    """
     records = []
     for layer, matrix in weights.layers.items():
         expected = matrix @ np.arange(layer + 1)
@@ -149,6 +166,7 @@ def expected_source(weights: RetrievalWeights) -> Records:
                 "expected_source": float(expected.mean()),
                 "lowest_head": float(expected.min()),
                 "highest_head": float(expected.max()),
+                "uniform": float(np.mean(weights.sources[layer])),
             }
         )
     return records
@@ -158,14 +176,16 @@ def layer_mass(weights: RetrievalWeights) -> Records:
     """The weight that layer r puts on representation m, mean over heads.
 
     Returns:
-        Records of `layer`, `source` and `share`; for kv routing (the paper's second version, Figure 5) also `absolute`,
-        the sum of `abs(R)` over source heads, and `same_head_share`, the part of it that stays in the same head.
+        Records of `layer`, `source`, `sources_are` and `share`; for kv routing (the paper's second version, Figure 5)
+        also `absolute`, the sum of `abs(R)` over source heads, and `same_head_share`, the part of it that stays in the
+        same head.
     """
     records: Records = []
+    read = {"model": weights.model, "sources_are": weights.sources_are}
     for layer, matrix in weights.layers.items():
         mix = np.abs(weights.head_mixes[layer]) if layer in weights.head_mixes else None
         for source in weights.sources[layer]:
-            row = {"model": weights.model, "layer": layer, "source": source, "share": float(matrix[:, source].mean())}
+            row = {**read, "layer": layer, "source": source, "share": float(matrix[:, source].mean())}
             if mix is None:
                 records.append({**row, "absolute": None, "same_head_share": None})
                 continue

@@ -69,12 +69,10 @@ class Measured:
     Attributes:
         loss: the change of the mean loss on the next token, in nats.
         kl: the mean divergence of the changed prediction from the model's own, KL(own || changed), in nats.
-        losses: the change of the loss of each token but the first, `[B, T - 1]`.
     """
 
     loss: float
     kl: float
-    losses: Tensor
 
 
 @dataclass
@@ -86,6 +84,7 @@ class RouteEffects:
         by_token: for each place the estimated effect of reading at each token, `[B, T, R, n]`, by rows and the place's
             sources; its sum over tokens is the estimate.
         loss: of the model as it is, mean over tokens, in nats.
+        sources_are: see `DepthReader.sources_are`.
         cut, to_mean: what was measured, by number of the route.
         chosen: why a route was measured: "all", "largest" or "random".
         cells: by place and source, what cutting the routes of all rows of the place to it does.
@@ -94,6 +93,7 @@ class RouteEffects:
     routes: list[Route]
     by_token: dict[int, Tensor]
     loss: float
+    sources_are: str
     cut: dict[int, Measured] = field(default_factory=dict)
     to_mean: dict[int, Measured] = field(default_factory=dict)
     chosen: dict[int, str] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def route_effects(
     found = _list_routes(weights, of.readers, estimates)
     with without_dropout(model):
         judge = _Judge(model, batches)
-        effects = RouteEffects(found, _by_place(of.readers, estimates), judge.loss)
+        effects = RouteEffects(found, _by_place(of.readers, estimates), judge.loss, of.readers[0].sources_are)
         effects.chosen = _choose(found, largest, random)
         chosen_cells = _choose_cells(effects, cells, with_own_inputs=with_means)
         total = len(effects.chosen) * (1 + with_means) + len(chosen_cells)
@@ -287,8 +287,7 @@ class _Judge:
                 own, other = self._run(batch)
                 rises.append(own - losses)
                 divergences.append(kl_div(other, predictions, reduction="none", log_target=True).sum(dim=-1))
-        losses = torch.cat(rises)
-        return Measured(float(losses.mean()), float(torch.cat(divergences).mean()), losses.cpu())
+        return Measured(float(torch.cat(rises).mean()), float(torch.cat(divergences).mean()))
 
     @torch.no_grad()
     def _run(self, batch: Tensor) -> tuple[Tensor, Tensor]:

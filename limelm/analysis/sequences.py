@@ -53,11 +53,6 @@ class Sequences:
                     f"{', '.join(map(str, data))}: fewer tokens than one sequence of {length}; give more text"
                 )
 
-    @property
-    def are_shards(self) -> bool:
-        """Whether the data are token shards of `limelm data prepare`, not text."""
-        return bool(self._shards)
-
     def sample(self) -> Iterator[Tensor]:
         """Yield sequences `[T]`: the validation split of shards in a fixed shuffled order, or a whole text in order."""
         return self._shuffled(self._shards[0]) if self._shards else self.everything()

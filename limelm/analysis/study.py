@@ -24,6 +24,7 @@ from limelm.analysis.retrieval import (
     RetrievalWeights,
     TokenPriors,
     readers_of,
+    routers_of,
     weights_of_readers,
 )
 from limelm.analysis.retrieval_statistics import retrieval_records
@@ -154,7 +155,7 @@ class ModelStudy:
 
     Attributes:
         notes: what could not be had, and why.
-        sampled: sequences in the sample; 0 where nothing was measured on it.
+        sampled: sequences of the sample that were read, or else those that hold the words; 0 where the model read none.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class ModelStudy:
         return {
             "model_type": config.model_type,
             "routing": routing if attachment is None else attachment.config.routing,
+            "has_routers": bool(routers_of(self.model)),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "num_layers": len(self.reader.layers),
             "hidden_size": config.hidden_size,
@@ -226,13 +228,13 @@ class ModelStudy:
         """Show the sample to the measures."""
         if not measures:
             return {}
-        count = max(1, self.settings.tokens // self.sequences.length)
-        self.sampled = 0
+        count, read = max(1, self.settings.tokens // self.sequences.length), 0
         for batch in self._batches(name, islice(self.sequences.sample(), count), count):
             seen = self.reader(batch)
-            self.sampled += len(batch)
+            read += len(batch)
             for measure in measures:
                 measure.update(seen)
+        self.sampled = max(self.sampled, read)
         records: dict[str, Records] = {}
         for measure in measures:
             records |= measure.records(self.label)
@@ -242,6 +244,7 @@ class ModelStudy:
         """Measure on some of the sample what cutting routes does."""
         count = max(1, min(EFFECT_TOKENS, self.settings.tokens) // self.sequences.length)
         sample = list(batches(islice(self.sequences.sample(), count), BATCH_TOKENS))
+        self.sampled = max(self.sampled, sum(map(len, sample)))
         effects = route_effects(self.model, sample, cells=CELLS, label=self.label)
         return effect_records(self.label, effects, sample, self.tokenizer)
 
@@ -249,18 +252,18 @@ class ModelStudy:
         """The words' occurrences and their sequences; None where not wanted, or too few of the default words."""
         if not self.settings.wants(*ON_WORDS):
             return None
-        if self.settings.words is not None:
-            tokens = {word: token_of_word(word, self.tokenizer) for word in self.settings.words}
-            return find_occurrences(self.sequences.everything(), tokens, self.settings.occurrences)
         try:
-            tokens = {word: token_of_word(word, self.tokenizer) for word in DEFAULT_WORDS}
+            tokens = {word: token_of_word(word, self.tokenizer) for word in self.settings.words or DEFAULT_WORDS}
             return find_occurrences(self.sequences.everything(), tokens, self.settings.occurrences)
         except UserError as error:
+            if self.settings.words is not None:
+                raise
             self._note(", ".join(ON_WORDS), str(error))
             return None
 
     def _word_records(self, occurrences: list[Occurrence], sequences: list[Tensor]) -> dict[str, Records]:
         states = collect_states(self.reader, occurrences, self._batches("words", sequences, len(sequences)))
+        self.sampled = self.sampled or len(sequences)
         records: dict[str, Records] = {}
         if self.settings.wants("separability"):
             records["separability"] = separability_records(self.label, states, self.settings.probe)

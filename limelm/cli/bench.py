@@ -46,6 +46,7 @@ cases:
   NAME-reference: routing_backend="reference"
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
+  value_residual, depth_attention, mhc and other model types of later papers, compared where they are named
 
 cases with --from:
   kv, static, dynamic; for these also
@@ -91,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cases",
         type=listed,
         metavar="NAME,...",
-        help="some of the cases below (default: all but NAME-bounded and NAME-triton; --from: kv, static, dynamic; "
-        "--peers: these and hc)",
+        help="some of the cases below (default: all but NAME-bounded, NAME-triton and later papers' models; "
+        "--from: kv, static, dynamic; --peers: these and hc)",
     )
     parser.add_argument(
         "--workloads",

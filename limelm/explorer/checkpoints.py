@@ -40,7 +40,7 @@ def _step(checkpoint: str) -> int | None:
 def _load(checkpoint: str, label: str, device: torch.device) -> Subject:
     model = load_model(checkpoint)
     step = _step(checkpoint)
-    training = Path(checkpoint).resolve().parents[1]
+    training = Path(checkpoint).resolve().parent.parent
     has_own = step is None or (Path(checkpoint) / "tokenizer.json").exists()
     tokenizer = load_tokenizer(checkpoint if has_own else training)
     return Subject(label, to_device(model, device).eval(), tokenizer, step)

@@ -101,7 +101,7 @@ def explore_subjects(subjects: Sequence[Subject], text: str, is_live: bool = Fal
         for each in subjects
     ]
     kind = "steps" if is_steps else "checkpoints"
-    return Exploration({"format": 1, "text": text, "kind": kind, "live": is_live, "models": models})
+    return Exploration({"text": text, "kind": kind, "live": is_live, "models": models})
 
 
 def encode(text: str, subject: Subject) -> Tensor:

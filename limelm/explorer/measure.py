@@ -4,6 +4,7 @@ Weights, effects and lenses are those of `limelm.analysis`: what a page shows eq
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from limelm.analysis.retrieval import readers_of, run_decoder, without_dropout
 from limelm.analysis.route_effects import RouteEffects, route_effects
 from limelm.errors import UserError
 from limelm.explorer.page import block
-from limelm.explorer.token_text import token_text
 from limelm.routing import DepthReader, Router
+from limelm.tokenizers import token_text
 
 TOP = 5  # predictions of each token
 #: What is cut really: whole cells, routes of single heads that seem the largest, and some by chance; fewer of long
@@ -303,18 +304,24 @@ def _describe(model: PreTrainedModel) -> str:
     return f"{kind}, {config.num_hidden_layers} layers of {config.hidden_size}"
 
 
-def cut_routes(model: PreTrainedModel, changes: Sequence[dict[str, Any]]) -> Routes:
-    """The routes of a model without those that somebody has cut.
+@dataclass(frozen=True)
+class Change:
+    """A route that is cut: `row` counts over all sets of the place; None means all rows."""
 
-    Args:
-        changes: `place`, `row` (None for all) and `source` of each, with rows counted over all sets of the place.
+    place: int
+    source: int
+    row: int | None = None
+
+
+def cut_routes(model: PreTrainedModel, changes: Sequence[Change]) -> Routes:
+    """The routes of a model without those that somebody has cut.
 
     Raises:
         UserError: for a route that is not there.
     """
     of = routes(model)
     for change in changes:
-        place, row, source = change["place"], change["row"], change["source"]
+        place, row, source = change.place, change.row, change.source
         own = [reader for reader in of.readers if reader.place == place]
         rows = [row for reader in own for row in reader.rows]
         if not own:

@@ -17,7 +17,7 @@ from typing import Any
 
 from limelm.errors import UserError
 from limelm.explorer.exploration import Exploration, Subject, explore_subjects
-from limelm.explorer.measure import as_blocks, cut_routes
+from limelm.explorer.measure import Change, as_blocks, cut_routes
 from limelm.explorer.page import to_json
 from limelm.extras import import_extra
 from limelm.records import AnyText, build, parse_json
@@ -29,15 +29,6 @@ MOST_HOST = 100  # characters of a name that is refused
 MOST_BYTES = 256 * 1024  # of a request
 MOST_CHANGES = 1_000
 MOST_REQUESTS, PER_SECONDS = 120, 60  # of measurements
-
-
-@dataclass(frozen=True)
-class Change:
-    """A route that is cut: `row` counts over all sets of the place; None means all rows."""
-
-    place: int
-    source: int
-    row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +55,10 @@ class Explorer:
             UserError: for a text or a route that cannot be had, or too many questions at once.
         """
         self._count()
-        changes = [vars(change) for change in question.changes]
         with self._lock, ExitStack() as stack:
-            if changes:
+            if question.changes:
                 for subject in self.subjects:
-                    stack.enter_context(cut_routes(subject.model, changes))
+                    stack.enter_context(cut_routes(subject.model, question.changes))
             return explore_subjects(self.subjects, question.text, is_live=True)
 
     def _count(self) -> None:

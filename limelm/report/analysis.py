@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from limelm.report.figures.palette import palette_of, routes
+from limelm.report.figures.palette import palette_of
 from limelm.report.made import made_now
 from limelm.report.sections.circuits import CIRCUITS
 from limelm.report.sections.effects import EFFECTS
@@ -26,7 +26,6 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
     """
     models, facts, records = analysis["models"], analysis["facts"], analysis["records"]
     palette = with_weight_sets(palette_of(models), records)
-    is_attached = [entry["routing"] is not None and entry["model_type"] != "lime" for entry in models]
     told = {key: analysis[key] for key in ("models", "facts", "notes", "cautions")}
     write_json(out / ANALYSIS, told)
     return write_page(
@@ -34,7 +33,7 @@ def write_analysis(out: Path, analysis: dict[str, Any]) -> Path:
         [*routing_sections(records), *EFFECTS, CIRCUITS, *STATES],
         records,
         palette,
-        {"has_routers": routes(palette), **routing_words(records, palette, any(is_attached))},
+        {"has_routers": any(entry["has_routers"] for entry in models), **routing_words(records)},
         title="Inside the models: routing and representations by depth",
         lead=f"{_measured_on(facts)} Layers count from zero; representation 0 is the token embedding, m the output of "
         "layer m - 1.",

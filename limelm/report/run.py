@@ -30,6 +30,7 @@ from limelm.text import counted
 from limelm.training.router_statistics import routed_with_weights
 
 PAPER_PARAMETERS, PAPER_TOKENS = 1e9, 40e9  # from here on a run has the paper's scale
+YOUNG = 1_000  # steps, below which routing weights are said to be near their start
 
 
 def write_run(
@@ -57,9 +58,10 @@ def write_run(
     if _is_from_scratch_on_text(summary):
         records["paper_scale"] = paper_scale()
     palette = with_weight_sets(palette_of_run(summary), retrieval)
+    routed = routed_with_weights(summary)
     words = {
-        **run_words(summary, records),
-        **routing_words(retrieval, palette, "base" in summary),
+        **run_words(summary, records, {label: entry["seed"] for label, entry in routed.items() if entry is not None}),
+        **routing_words(retrieval),
         **answer_words(tasks, records["exact_match_summary"]),
         **search_words(summary),
         **cost_words(costs or []),
@@ -68,7 +70,7 @@ def write_run(
     measured = models_in(retrieval)
     unmeasured = [
         label
-        for label, kept in routed_with_weights(summary).items()
+        for label, kept in routed.items()
         if kept is None and not any(name == label or is_set_of(label, name) for name in measured)
     ]
     return write_page(
@@ -103,13 +105,20 @@ def palette_of_run(summary: dict[str, Any]) -> Palette:
     return palette_of(models.values())
 
 
-def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[str, Any]:
-    """Facts for the texts of a run's sections, its lead and its cautions."""
+def run_words(
+    summary: dict[str, Any], records: Mapping[str, Records], routing_seeds: Mapping[str, int]
+) -> dict[str, Any]:
+    """Facts for the texts of a run's sections, its lead and its cautions.
+
+    Args:
+        routing_seeds: of each model the seed of the weights whose routing is shown.
+    """
     data, trainings, models = summary["data"], summary["trainings"], trainings_of(summary)
     parameters, tokens = (max(entry[key] for entry in trainings) for key in ("parameters", "train_tokens"))
     is_from_scratch, has_seeds = "base" not in summary, len(summary["seeds"]) > 1
     is_text = _is_from_scratch_on_text(summary)
     has_routing = any(records.get(name) for name in ("mean_retrieval", "router_entropy"))
+    curves = records.get("loss_against_flops") or records["loss_over_seeds"]
     return {
         "name": summary["name"],
         "base": summary.get("base"),
@@ -118,14 +127,14 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "is_small": is_text and (parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS),
         "is_mixed": not is_one_environment(summary),
         "is_sparse": any(row["mean"] is None for row in records.get("equal_budgets", [])),
-        "is_routing_young": has_routing,
+        "is_routing_young": has_routing and max((row["step"] for row in curves), default=0) < YOUNG,
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,
         "has_budgets": bool(records.get("equal_budgets")),
         "within_noise": "; ".join(row["model"] for row in records["results"] if row["verdict"] == NOT_DISTINGUISHABLE),
         "has_difference": any(row["difference"] is not None for row in records["results"]),
         "has_answers": bool(records["exact_match"]),
-        "routing_seeds": _routing_seeds(summary) if has_routing and has_seeds else "",
+        "routing_seeds": _seeds_in_words(summary["seeds"][0], routing_seeds) if has_routing and has_seeds else "",
         "left_out": ", ".join(dict.fromkeys(row["label"] for row in trainings if row["label"] not in models)),
         "baseline": baseline_of(summary),
         "models": counted(len(models), "model"),
@@ -136,14 +145,15 @@ def run_words(summary: dict[str, Any], records: Mapping[str, Records]) -> dict[s
         "length": data["sequence_length"],
         "documents": counted(data.get("validation_documents", 0), "document"),
         "held_out": data.get("validation_tokens"),
-        "last_steps": last_steps(records.get("loss_against_flops") or records["loss_over_seeds"]),
+        "last_steps": last_steps(curves),
     }
 
 
-def _routing_seeds(summary: dict[str, Any]) -> str:
-    """List the seeds of which the page shows routing: the first, for its logs, and those of the weights."""
-    kept = [entry["seed"] for entry in routed_with_weights(summary).values() if entry is not None]
-    return ", ".join(map(str, sorted({summary["seeds"][0], *kept})))
+def _seeds_in_words(first: int, of_weights: Mapping[str, int]) -> str:
+    """Name the seeds of which the page shows routing: the first, for its logs, and those of the models' weights."""
+    if {first} >= {*of_weights.values()}:
+        return str(first)
+    return f"{', '.join(f'{label}: {seed}' for label, seed in of_weights.items())}; over training: {first}"
 
 
 def _in_short(source: str) -> str:

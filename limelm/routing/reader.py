@@ -15,7 +15,8 @@ from limelm.routing.module import DepthModule
 #: What the only set of weights is called where places are sublayers, attention and MLP in turn, and sources what each
 #: added: source m > 0 is the delta of sublayer m - 1, or the sum of a block of them up to it.
 SUBLAYERS = "sublayers"
-
+#: What sources are, but for the embeddings: what layers left, or what layers or sublayers added to the residual stream.
+REPRESENTATIONS, LAYER_DELTAS, SUBLAYER_DELTAS = "representations", "deltas of layers", "deltas of sublayers"
 
 #: `mix(sources, weights)`: n sources `[B, T, ...]` and weights as `DepthReader.effective_weights` gives them, or shares
 #: `[G, n]` of weights that the mix knows itself; linear in both. Returns `[B, T, G, ...]`, one row after the other in a
@@ -80,13 +81,20 @@ class DepthReader(DepthModule):
         if number == 0:
             return "embedding"
         left_by = _sublayer(number - 1) if self._is_by_sublayer else f"layer {number - 1}"
-        return f"what {left_by} added" if self.reads_deltas or self._is_by_sublayer else f"after {left_by}"
+        return f"after {left_by}" if self.sources_are == REPRESENTATIONS else f"what {left_by} added"
 
     def place_name(self, num_layers: int) -> str:
         """Name the place for people, in a decoder of L layers."""
         if self.place == num_layers * (2 if self._is_by_sublayer else 1):
             return "final norm"
         return _sublayer(self.place) if self._is_by_sublayer else f"layer {self.place}"
+
+    @property
+    def sources_are(self) -> str:
+        """Say what its sources are: REPRESENTATIONS, LAYER_DELTAS or SUBLAYER_DELTAS."""
+        if self._is_by_sublayer:
+            return SUBLAYER_DELTAS
+        return LAYER_DELTAS if self.reads_deltas else REPRESENTATIONS
 
     @property
     def _is_by_sublayer(self) -> bool:

@@ -24,18 +24,21 @@ from limelm.analysis import (
     Settings,
     analyze,
     retrieval_records,
+    route_effects,
     tokens_of_routes,
     vocabulary_directions,
 )
 from limelm.analysis.circuits import check_circuits
-from limelm.analysis.retrieval import retrieval_weights, routers_of
+from limelm.analysis.retrieval import ATTACHED_ROUTERS, CONNECTIONS, ROUTERS, retrieval_weights, routers_of
 from limelm.errors import UserError
 from limelm.report.analysis import write_analysis
 from limelm.training.router_statistics import routing_summary
 from tests.analysis.models_on_text import write_study
+from tests.analysis.routed import routed_model
 from tests.families import ATTACHABLE, MULTI_HEAD, family_model, tokens, train_routers
 
 CPU = torch.device("cpu")
+WHAT_IS_READ = ("readers", "depends_on_tokens", "sources_are")
 routings = pytest.mark.parametrize("routing", ["kv", "static", "dynamic"])
 
 
@@ -224,6 +227,28 @@ def test_keys_and_values_with_routers_of_their_own_stand_beside_each_other(routi
     assert all(row["share"] >= 0 and (row["same_head_share"] or 0) <= 1 for row in rows)
     summary = json.loads(json.dumps(routing_summary(model, tokens())))
     assert summary["heads"] == 4 and summary["weights"] == 4 * (2 + 3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "readers", "depends_on_tokens", "sources_are"),
+    [
+        ("static", ROUTERS, False, "representations"),
+        ("attached kv", ATTACHED_ROUTERS, False, "representations"),
+        ("attached dynamic", ATTACHED_ROUTERS, True, "representations"),
+        ("attached value-residual", CONNECTIONS, False, "representations"),
+        ("value_residual_gqa", CONNECTIONS, False, "representations"),
+        ("attached dense", CONNECTIONS, False, "representations"),
+        ("attached attnres", CONNECTIONS, True, "deltas of layers"),
+        ("attention_residuals", CONNECTIONS, True, "deltas of sublayers"),
+    ],
+)
+def test_records_say_whose_weights_they_are_and_what_the_sources_are(variant, readers, depends_on_tokens, sources_are):
+    ids = torch.arange(8)[None]
+    records = retrieval_records(retrieval_weights(routed_model(variant), "m", [ids]))
+    found = {tuple(row[key] for key in WHAT_IS_READ) for row in records["mean_retrieval"]}
+    assert found == {(readers, depends_on_tokens, sources_are)}
+    effects = route_effects(routed_model(variant), [ids], largest=0, random=0, with_means=False)
+    assert effects.sources_are == sources_are
 
 
 @routings

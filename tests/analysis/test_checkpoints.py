@@ -100,6 +100,18 @@ def test_one_model_alone_gives_the_same_and_one_analysis_only_itself(everything,
     assert alone.records["cka"] == [row for row in everything.records["cka"] if row["model"] == "kv"]
 
 
+@pytest.mark.parametrize("name", ["effects", "separability", "tsne"])
+def test_the_text_that_was_read_is_told_whatever_was_asked_for_and_whichever_model_is_last(folder, name):
+    names = ["kv", "llama-like"] if name == "effects" else ["kv"]
+    facts = last([str(folder / each) for each in names], [folder / "tokens"], analyses=(name,)).facts
+    assert facts["tokens"] == 16 * facts["sequences"] > 0
+    assert name != "effects" or facts["sequences"] == 20
+
+
+def test_weights_that_do_not_depend_on_tokens_are_read_without_text(folder):
+    assert last([str(folder / "kv")], [folder / "tokens"], analyses=("retrieval",)).facts["tokens"] == 0
+
+
 @pytest.mark.parametrize("name", ANALYSES)
 def test_each_analysis_by_itself(folder, name):
     names = {"collapse": {"effective_rank", "cosine"}, "logit-lens": {"logit_lens"}, "retrieval": RETRIEVAL}

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from limelm import LimeConfig, LimeForCausalLM
 from limelm.analysis import ActivationReader, circuit_records, tokens_of_routes, vocabulary_directions
-from limelm.analysis.circuits import CONTEXT, CONTROLS, EXAMPLES, OpenRoutes, matched_coherence
+from limelm.analysis.circuits import CONTEXT, CONTROLS, EXAMPLES, OpenRoutes, matched_coherence, random_route_logits
 from limelm.analysis.frequency import SMALLEST_BIN, MatchedRoutes, frequency_bins, without_frequency
 from limelm.data.tokenization import train_tokenizer
 from tests.models.variants import randomize, tiny_model, token_ids
@@ -117,6 +117,8 @@ def test_records():
     assert found["usage"] == 0.9 and found["usage_bin"] == "0.8-1" and not found["is_own"]
     assert found["coherence_percentile"] > 95 and found["coherence"] > found["control_coherence"]
     assert [len(found[key]) for key in ("tokens", "control_tokens", "examples")] == [10, 10, 5]
+    named = {entry["token"] for record in records for key in ("tokens", "control_tokens") for entry in record[key]}
+    assert not any("\ufffd" in token for token in named) and any(token.startswith("\\x") for token in named)
     assert found["control_tokens"][0]["weight"] is None and 0 <= found["tokens"][0]["weight"] <= 1
     example = found["examples"][0]
     assert example["token"].strip() and example["token"] in "the cat sat on the mat and the dog ate the hat<bos>"
@@ -205,7 +207,7 @@ def test_a_route_to_frequent_tokens_is_no_clearer_than_they_are():
     layer, directions = model.model.layers[LAYER], vocabulary_directions(model)
     routes, random = tokens_of_routes(layer, directions)
     assert max(routes.tokens[0].tolist()) < 40 and sorted(routes.tokens[3].tolist()) == RARE
-    aside, matched = matched_coherence(layer, directions, routes.tokens, counts)
+    aside, matched = matched_coherence(random_route_logits(layer, directions), directions, routes.tokens, counts)
     assert aside.shape == (12,) and matched.shape == (12, CONTROLS)
     share = lambda others, value: float((others < value).float().mean())  # noqa: E731
     assert min(share(random.coherence, routes.coherence[row]) for row in (0, 3)) > 0.95
@@ -235,7 +237,7 @@ def test_random_routes_are_above_95_one_time_in_twenty():
     layer, directions = model.model.layers[LAYER], vocabulary_directions(model)
     logits = layer.routing_layernorm(directions) @ torch.randn(64, 400, generator=torch.Generator().manual_seed(7))
     tokens = logits.T.topk(10).indices
-    aside, matched = matched_coherence(layer, directions, tokens, counts)
+    aside, matched = matched_coherence(random_route_logits(layer, directions), directions, tokens, counts)
     above = (matched < aside[:, None]).float().mean(dim=1) > 0.95
     assert 0.01 < float(above.float().mean()) < 0.12
 
@@ -257,7 +259,8 @@ def test_coherence_frequency_aside_by_hand():
     model, counts = young()
     directions = vocabulary_directions(model)
     tokens = torch.tensor([[3, 17, 60, 299], [100, 5, 7, 9]])
-    aside, _ = matched_coherence(model.model.layers[LAYER], directions, tokens, counts)
+    controls = random_route_logits(model.model.layers[LAYER], directions)
+    aside, _ = matched_coherence(controls, directions, tokens, counts)
     unit = torch.nn.functional.normalize(without_frequency(directions, counts), dim=-1)
     for row, own in enumerate(tokens.tolist()):
         pairs = [float(unit[a] @ unit[b]) for a in own for b in own if a != b]

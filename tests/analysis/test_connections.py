@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limelm.analysis import ActivationReader, RetrievalWeights, retrieval_records, retrieval_weights
-from limelm.analysis.retrieval import is_by_sublayer
+from limelm.analysis.retrieval import CONNECTIONS
 from limelm.analysis.retrieval_statistics import layer_statistics
 from limelm.models.connected import Connection
 from limelm.routing import readers_in, routers_in
@@ -159,11 +159,13 @@ def test_each_set_of_weights_stands_for_itself(variant):
     _, weights = weights_of(variant)
     parts = {part.model: part for part in weights.split()}
     assert list(parts) == [f"m ({name})" for name in SETS[variant][0]]
-    assert all(is_by_sublayer(label) == ("sublayers" in weights.sets) for label in parts)
+    is_by_sublayer = "sublayers" in weights.sets
+    assert all((part.sources_are == "deltas of sublayers") == is_by_sublayer for part in parts.values())
     last = max(weights.layers)
     for name, part in zip(SETS[variant][0], parts.values(), strict=True):
         assert (last in part.layers) == (name in SETS[variant][1]) and part.layers.keys() == part.sources.keys()
     rows = [row for part in parts.values() for row in retrieval_records(part)["weights"]]
+    assert {row["readers"] for row in retrieval_records(weights)["mean_retrieval"]} == {CONNECTIONS}
     assert retrieval_records(weights)["weights"] == rows
     assert len(rows) == sum(len(matrix) * len(weights.sources[place]) for place, matrix in weights.layers.items())
 

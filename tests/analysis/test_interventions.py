@@ -158,6 +158,9 @@ def test_compiled_models_are_cut_too():
         ({"layer": 1, "source": 3}, r"no such route: layer=1.*sources 0 to 1"),
         ({"weight_set": "queries"}, "no such route"),
         ({"layer": [1, 5]}, "layer=5"),
+        ({"head": [0, 99]}, r"no such route: .*head=\[0, 99\].*there are heads 0 to 1"),
+        ({"source": [0, 4]}, r"no such route: .*source=\[0, 4\].*sources 0 to 3"),
+        ({"layer": 2, "source": [-1, -4]}, "no such route: layer=2.*sources 0 to 2"),
     ],
 )
 def test_routes_that_are_not_there_are_refused(route, message):

@@ -41,7 +41,8 @@ def column(records, *keys):
 def test_every_weight(planted):
     records = records_of(planted)["weights"]
     assert len(records) == 2 * (2 + 3)
-    assert records[4] == {"model": "m", "layer": 2, "head": 0, "source": 0, "weight": pytest.approx(0.1)}
+    read = {"model": "m", "sources_are": "representations"}
+    assert records[4] == {**read, "layer": 2, "head": 0, "source": 0, "weight": pytest.approx(0.1)}
     for row in records:
         assert row["weight"] == pytest.approx(WEIGHTS[row["layer"]][row["head"]][row["source"]], abs=1e-6)
 
@@ -67,6 +68,16 @@ def test_expected_representation(planted):
     keys = ("expected_source", "lowest_head", "highest_head")
     assert tuple(first[key] for key in keys) == pytest.approx((0.6, 0.4, 0.8), abs=1e-6)
     assert tuple(second[key] for key in keys) == pytest.approx((1.3, 1, 1.6), abs=1e-6)
+
+
+def test_no_preference_is_for_none_of_the_sources_that_a_layer_reads():
+    """Layer 2 reads the sources 0 and 2, layer 3 the sources 0 and 1, not its own input."""
+    layers = {2: np.array([[0.3, 0, 0.7]]), 3: np.array([[0.5, 0.5, 0, 0]])}
+    records = records_of(RetrievalWeights("m", layers, {2: (0, 2), 3: (0, 1)}))
+    for name in ("self_retrieval", "self_retrieval_by_layer"):
+        assert column(records[name], "weight", "uniform") == [(0.7, 0.5), (0, 0)]
+    assert column(records["expected_source"], "expected_source", "uniform") == [(1.4, 1.0), (0.5, 0.5)]
+    assert column(records["mean_retrieval"], "source", "uniform") == [(0, 0.5), (1, 0.5), (2, 0.5)]
 
 
 def test_layer_mass_of_static_routing(planted):

@@ -67,7 +67,7 @@ def test_what_is_measured_is_the_change_of_the_loss(variant):
         ):
             with changed:
                 assert measured[number].loss == pytest.approx(loss_of(model) - found.loss, abs=2e-6)
-            assert measured[number].losses.shape == (2, 7) and measured[number].kl >= 0
+            assert measured[number].kl >= 0
     assert set(found.cells) == {(route.place, route.place) for route in found.routes if route.source == route.place}
     for (place, source), measured in found.cells.items():
         with routes(model).cut(place, source=source):

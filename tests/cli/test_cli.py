@@ -271,7 +271,7 @@ def test_an_interrupt_is_not_a_bug(tmp_path, capsys, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("limelm.training.load_recipe", interrupt)
+    monkeypatch.setattr("limelm.recipes.files.load_recipe", interrupt)
     assert "interrupted" in fails(capsys, "reproduce", "tiny", "--out", tmp_path / "run", code=130)
 
 
@@ -279,7 +279,7 @@ def test_a_bug_shows_its_traceback_only_on_request(tmp_path, capsys, monkeypatch
     def crash(*arguments, **options):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("limelm.training.load_recipe", crash)
+    monkeypatch.setattr("limelm.recipes.files.load_recipe", crash)
     arguments = ["reproduce", "tiny", "--out", tmp_path / "run"]
     assert "RuntimeError: two lines" in fails(capsys, *arguments, code=1)
     assert main([*map(str, arguments), "--debug"]) == 1

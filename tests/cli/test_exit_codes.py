@@ -27,7 +27,7 @@ def test_an_error_ends_with_its_code_and_one_line(name, monkeypatch, capsys):
     def fail():
         raise error
 
-    monkeypatch.setattr("limelm.training.recipe_names", fail)
+    monkeypatch.setattr("limelm.recipes.files.recipe_names", fail)
     assert main(["recipes"]) == code
     out, err = capsys.readouterr()
     assert not out and err.startswith("limelm: error: ") and err.count("\n") == 1

@@ -105,13 +105,13 @@ def test_a_plan_that_does_not_fit_is_printed_before_the_error(made, capsys):
 
 
 def test_what_libraries_print_is_not_in_the_document(monkeypatch, capsys):
-    load = limelm.training.load_recipe
+    load = limelm.recipes.files.load_recipe
 
     def loud(*arguments):
         print("a notice of somebody's")
         return load(*arguments)
 
-    monkeypatch.setattr("limelm.training.load_recipe", loud)
+    monkeypatch.setattr("limelm.recipes.files.load_recipe", loud)
     assert main(["recipes", "tiny", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["recipes"][0]["name"] == "tiny" and "a notice of somebody's" in err

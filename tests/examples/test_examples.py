@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import limelm
+from tests.analysis.models_on_text import write_study
 from tests.examples.running import FOLDER, PARAMETERS, cells, run_example, with_parameters
 
 #: The values with which each takes seconds. Nothing is trained for long enough to be good.
@@ -132,7 +133,17 @@ def test_explore(capsys):
         assert model(tokens, labels=tokens).loss.item() == names["before"]
         with limelm.routes(model).scale(0, source=0):
             assert model(tokens, labels=tokens).loss.item() == names["without"] != names["before"]
-    assert "layer 5 reads the sources 0 to 5" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "layer 5 reads, by mean weights, 0." in printed and "of source 5\n" in printed
+
+
+@pytest.mark.parametrize("kind", ["static", "kv", "dense", "blocks"])
+def test_explore_looks_at_any_model_that_routes(kind, tmp_path, capsys):
+    checkpoint = write_study(tmp_path / "study") / kind
+    names = run_example("explore", {**SMALL["explore"], "CHECKPOINT": str(checkpoint), "TEXT": "one day it was late"})
+    assert names["after"] - names["before"] == pytest.approx(names["strongest"]["loss"], abs=1e-4)
+    (place, *_) = names["shown"]["places"]
+    assert f"{place['name']} reads, by mean weights, 0." in capsys.readouterr().out
 
 
 def test_compare(capsys):

@@ -27,7 +27,7 @@ def sample(models=1, *, text="The old clock maker", kind="checkpoints", live=Fal
         label = f"step {100 * 4**number}" if kind == "steps" else labels[number % 4]
         step = 100 * 4**number if kind == "steps" else None
         made.append({**model(seed=number, **options), "label": label, "step": step})
-    return {"format": 1, "text": text, "kind": kind, "live": live, "models": made}
+    return {"text": text, "kind": kind, "live": live, "models": made}
 
 
 def model(

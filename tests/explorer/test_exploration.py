@@ -11,11 +11,10 @@ from limelm.analysis import ActivationReader, route_effects
 from limelm.analysis.logit_lens import final_norm_and_head
 from limelm.analysis.retrieval import readers_of
 from limelm.errors import UserError
-from limelm.explorer import Subject, explore_subjects
+from limelm.explorer import Subject, checkpoints, explore_subjects
 from limelm.explorer import measure as measuring
-from limelm.explorer.measure import cut_routes
+from limelm.explorer.measure import Change, cut_routes
 from limelm.explorer.page import data_of
-from limelm.explorer.token_text import token_text
 from tests.analysis.models_on_text import write_study
 from tests.analysis.routed import ROUTED, routed_model
 from tests.models.variants import tiny_model
@@ -207,7 +206,7 @@ def test_texts_that_cannot_be_read_are_refused():
 def test_routes_that_are_not_there_are_refused(place, row, source, message):
     model = tiny_model("static_apart_gqa", num_key_value_heads=4)
     with pytest.raises(UserError, match=message):
-        cut_routes(model, [{"place": place, "row": row, "source": source}])
+        cut_routes(model, [Change(place, source, row)])
 
 
 @pytest.mark.parametrize(
@@ -226,18 +225,19 @@ def test_it_is_said_what_sources_are(variant, own, words):
     assert found["ownSource"] == own and words in found["sourcesAre"]
 
 
-def test_parts_of_characters_are_shown_as_bytes(folder):
-    tokenizer = AutoTokenizer.from_pretrained(folder / "static")
-    ids = tokenizer("é\U0001f642 is", add_special_tokens=False).input_ids
-    shown = [token_text(tokenizer, token) for token in ids]
-    assert "".join(shown[:-1]).startswith("\\xC3\\xA9\\xF0\\x9F") and shown[-1] == " is"
+@pytest.mark.parametrize(("checkpoint", "of"), [("/model", "/model"), ("/checkpoint-3", "/")])
+def test_a_checkpoint_may_lie_at_the_root(monkeypatch, checkpoint, of):
+    monkeypatch.setattr(checkpoints, "load_model", lambda path: tiny_model("static"))
+    monkeypatch.setattr(checkpoints, "load_tokenizer", str)
+    (subject,) = checkpoints.load_subjects([checkpoint], torch.device("cpu"))
+    assert subject.tokenizer == of
 
 
 def test_rows_count_over_all_sets():
     model = tiny_model("static_apart_gqa")  # two heads for keys, then two for values
     ids = torch.arange(1, 9)[None]
     found = []
-    for cut in (cut_routes(model, [{"place": 2, "row": 3, "source": 1}]), limelm.routes(model).cut(2, 1, 1, "values")):
+    for cut in (cut_routes(model, [Change(2, 1, row=3)]), limelm.routes(model).cut(2, 1, 1, "values")):
         with torch.no_grad(), cut:
             found.append(model(ids).logits)
     assert torch.equal(*found)

@@ -73,17 +73,6 @@ def test_at_the_last_token_there_are_shares_only(show):
     assert "Shares only" not in tab.inner_text("#flow-lead")
 
 
-def test_effects_that_are_not_kept_by_token_are_those_of_the_sentence_only(show):
-    data = sample()
-    for place in data["models"][0]["places"]:
-        place["effectsByToken"] = None
-    tab = show(data, "#token=7&scope=token")
-    assert "Shares only: effects were not kept by token." in tab.inner_text("#flow-lead")
-    assert tab.locator("#flow-table th").count() == 2
-    tab.keyboard.press("t")
-    tab.wait_for_selector("#flow-table th:nth-child(3)")
-
-
 def test_the_lead_says_where_an_arc_ends(show):
     lead = show(sample()).inner_text("#flow-lead")
     assert "An arc begins at a source and ends at what the layer hands on." in lead

@@ -170,11 +170,12 @@ def test_a_model_without_routes_shows_the_rest(show):
 
 
 def test_a_missing_lens_and_missing_effects_are_said(show):
-    data = sample(effects=False)
+    data = sample(effects=False, dynamic=False)
     data["models"][0] |= {"lens": None, "lensMissing": "its head reads two streams", "sourceLens": None}
     tab = show(data)
     assert "its head reads two streams" in tab.inner_text("#lens")
     assert tab.inner_text("#trust") == "The sentence is too long for effects."
+    assert tab.inner_text("#reading-lead").endswith("at every token. The sentence is too long for effects.")
     assert not tab.locator("#effect-map").is_visible()
 
 

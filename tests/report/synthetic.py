@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+from limelm.analysis.retrieval import ROUTERS
+from limelm.routing.reader import REPRESENTATIONS
+
 WORDS = ("is", "are", "was", "were")
 VOCABULARY = (
     " is",
@@ -55,6 +58,7 @@ class Study:
                     "checkpoint": f"runs/{label}",
                     "model_type": kinds[label],
                     "routing": routing,
+                    "has_routers": bool(routing),
                     "parameters": 1_176_770_784,
                     "num_layers": self.layers,
                     "hidden_size": 2048,
@@ -77,7 +81,14 @@ class Study:
 
     def retrieval(self):
         rows = [
-            {"model": model, "layer": layer, "head": head, "source": source, "weight": float(matrix[head, source])}
+            {
+                "model": model,
+                "sources_are": REPRESENTATIONS,
+                "layer": layer,
+                "head": head,
+                "source": source,
+                "weight": float(matrix[head, source]),
+            }
             for model, layers in self.weights.items()
             for layer, matrix in layers.items()
             for head in range(self.heads)
@@ -85,11 +96,17 @@ class Study:
         ]
         own = [
             {key: row[key] for key in ("model", "layer", "head", "weight")}
+            | {"uniform": 1 / len(self._sources(row["layer"]))}
             for row in rows
             if row["layer"] == row["source"]
         ]
         by_layer = [
-            {"model": model, "layer": layer, "weight": float(matrix[:, layer].mean())}
+            {
+                "model": model,
+                "layer": layer,
+                "weight": float(matrix[:, layer].mean()),
+                "uniform": 1 / len(self._sources(layer)),
+            }
             for model, layers in self.weights.items()
             for layer, matrix in layers.items()
         ]
@@ -122,8 +139,8 @@ class Study:
                         by_token.append({**route, "estimate": estimate, **token})
                 for source in self._sources(layer):
                     estimate = float(self.random.normal(0, 0.004))
-                    cell = {"model": model, "layer": layer, "source": source, "by_sublayer": False}
-                    cell |= {"weight": float(matrix[:, source].mean()), "estimate": estimate}
+                    cell = {"model": model, "layer": layer, "source": source, "sources_are": REPRESENTATIONS}
+                    cell |= {"tokens": 1024, "weight": float(matrix[:, source].mean()), "estimate": estimate}
                     cell_effects.append(cell | {"effect": estimate if source == layer else None, "kl": None})
                 correlation = float(self.random.uniform(-0.5, 1)) if layer > 1 else None
                 weight_and_effect.append({"model": model, "layer": layer, "rank_correlation": correlation})
@@ -156,12 +173,15 @@ class Study:
         return layers
 
     def _mean_retrieval(self, model):
+        depends = self.models[model] == "dynamic"
+        what_is_read = {"readers": ROUTERS, "depends_on_tokens": depends, "sources_are": REPRESENTATIONS}
         for source in range(self.layers):
             readers = [layer for layer in range(max(1, source), self.layers) if source in self._sources(layer)]
             if readers:
                 weights = [self.weights[model][layer][:, source].mean() for layer in readers]
                 uniform = float(np.mean([1 / len(self._sources(layer)) for layer in readers]))
-                yield {"model": model, "source": source, "mean_weight": float(np.mean(weights)), "uniform": uniform}
+                means = {"mean_weight": float(np.mean(weights)), "uniform": uniform}
+                yield {"model": model, "source": source, **means, **what_is_read}
 
     def _expected_source(self, model):
         for layer, matrix in self.weights[model].items():
@@ -170,6 +190,7 @@ class Study:
                 "expected_source": expected.mean(),
                 "lowest_head": expected.min(),
                 "highest_head": expected.max(),
+                "uniform": np.mean(self._sources(layer)),
             }
             yield {"model": model, "layer": layer, **{key: float(value) for key, value in numbers.items()}}
 
@@ -179,7 +200,8 @@ class Study:
             for source in self._sources(layer):
                 share = float(matrix[:, source].mean())
                 kv = {"absolute": 3 * share if is_kv else None, "same_head_share": 0.2 + 0.6 * share if is_kv else None}
-                yield {"model": model, "layer": layer, "source": source, "share": share, **kv}
+                row = {"model": model, "sources_are": REPRESENTATIONS, "layer": layer, "source": source}
+                yield {**row, "share": share, **kv}
 
     def _pruned(self, model):
         total = self.heads * (self.layers * (self.layers + 1) // 2 - 1)

@@ -190,6 +190,32 @@ def test_a_bounded_router_shows_what_it_does_not_read():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not read"]
 
 
+def dashed(axes):
+    return [line for line in axes.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+
+
+def test_models_that_read_the_same_share_the_line_of_no_preference_and_others_have_their_own():
+    """Every layer of the bounded model reads the first and the last source, whose mean is that of all of them."""
+    every, bounded = (
+        Study({"a": "static", "b": "kv"}, layers=6),
+        Study({"c": "static"}, layers=6, read_first_and_last=1),
+    )
+    palette = Palette(["a", "b", "c"])
+    alike, others = every.retrieval(), bounded.retrieval()
+    for name in ("mean_retrieval", "self_retrieval_by_layer", "expected_source"):
+        (axes,) = getattr(routing, name)(alike[name], palette).axes
+        (line,) = dashed(axes)
+        assert line.get_color() == "#999999" and line.get_label() == "no preference (uniform)"
+        assert list(line.get_ydata()) == [row["uniform"] for row in alike[name] if row["model"] == "a"]
+        (axes,) = getattr(routing, name)(alike[name] + others[name], palette).axes
+        colors = ["#999999"] if name == "expected_source" else [palette[model] for model in "abc"]
+        assert [line.get_color() for line in dashed(axes)] == colors
+        assert list(dashed(axes)[-1].get_ydata()) == [row["uniform"] for row in others[name]]
+    first, _, last = routing.self_retrieval(alike["self_retrieval"] + others["self_retrieval"], palette).axes
+    assert list(dashed(first)[0].get_ydata()) == [1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6]
+    assert list(dashed(last)[0].get_ydata()) == [1 / 2] * 5
+
+
 def test_figure_9_shows_both_curves_of_every_model():
     records = study({"a": "static", "b": "static"}, top_p=["a", "b"], layers=4)["records"]["retrieval_under_top_p"]
     figure = routing.retrieval_under_top_p(records)

@@ -4,13 +4,15 @@ import csv
 import re
 import tomllib
 from html import unescape
+from pathlib import Path
 
 import pytest
 
-from limelm.analysis.retrieval import set_label
+from limelm.analysis.retrieval import ATTACHED_ROUTERS, CONNECTIONS, set_label
 from limelm.report.analysis import write_analysis
-from limelm.report.captions import TEMPLATES, columns
-from limelm.report.figures import heatmaps
+from limelm.report.captions import TEMPLATES, columns, paragraphs
+from limelm.report.figures import heatmaps, routing
+from limelm.report.figures.palette import Palette
 from limelm.report.overview import RUNS, runs_fingerprint, write_overview
 from limelm.report.run import write_run
 from limelm.report.sections.answers import ANSWERS
@@ -24,6 +26,7 @@ from limelm.report.sections.scores import SECTIONS
 from limelm.report.sections.search import SEARCH
 from limelm.report.sections.states import STATES
 from limelm.report.writer import is_made_of
+from limelm.routing.reader import LAYER_DELTAS, REPRESENTATIONS, SUBLAYER_DELTAS
 from tests.report.synthetic import ENVIRONMENT, Study, asked, run
 
 pytestmark = pytest.mark.usefixtures("figures_stay_undrawn")
@@ -39,9 +42,9 @@ ONLY_WITH = {
 
 def analysis_page(tmp_path, models, attached=()):
     analysis = Study(models, layers=4).analysis()
-    for entry in analysis["models"]:
-        if entry["label"] in attached:
-            entry["model_type"] = "gpt2"
+    for row in analysis["records"].get("mean_retrieval", []):
+        if row["model"] in attached:
+            row["readers"] = ATTACHED_ROUTERS
     return text_of(write_analysis(tmp_path, analysis))
 
 
@@ -67,22 +70,33 @@ def test_captions_explain_what_is_there_and_nothing_else(tmp_path, models, attac
 
 
 @pytest.mark.parametrize(
-    ("model_type", "part", "said"),
+    ("sources", "part", "said", "place", "source"),
     [
-        ("attention_residuals", "sublayers", {"Of a model marked (sublayers), r is a sublayer"}),
-        ("mudd_former", "queries", {"Of other connections over depth"}),
-        ("mudd_former", None, {"Of other connections over depth"}),
+        (SUBLAYER_DELTAS, "sublayers", {"sublayers"}, "sublayer r", "0: embedding, m: delta of sublayer m - 1"),
+        (LAYER_DELTAS, "queries", {"deltas"}, "layer r", "0: embedding, m: delta of layer m - 1"),
+        (REPRESENTATIONS, None, set(), "layer r", "representation m"),
     ],
 )
-def test_captions_say_what_the_rows_of_other_connections_are(tmp_path, model_type, part, said):
+def test_captions_say_what_the_rows_of_other_connections_are(tmp_path, sources, part, said, place, source):
     label = "m" if part is None else set_label("m", part)
-    analysis = Study({label: "static"}, layers=4).analysis()
-    analysis["models"][0] |= {"label": "m", "model_type": model_type, "routing": None}
+    analysis = Study({label: "dynamic"}, layers=4).analysis()
+    analysis["models"][0] |= {"label": "m", "model_type": "llama", "routing": "dense", "has_routers": False}
+    for rows in analysis["records"].values():
+        for row in rows:
+            row |= {"readers": CONNECTIONS} if "readers" in row else {}
+            row |= {"sources_are": sources} if "sources_are" in row else {}
     page = text_of(write_analysis(tmp_path, analysis))
-    words = ("Of a model marked (sublayers), r is a sublayer", "Of other connections over depth")
-    assert {each for each in words if each in page} == said
-    drawn = heatmaps.weights(analysis["records"]["weights"]).axes[0].get_ylabel()
-    assert drawn == ("sublayer r" if part == "sublayers" else "layer r")
+    words = {
+        "sublayers": "Of a model marked (sublayers), r is a sublayer",
+        "deltas": "m is what layer m - 1 added",
+        "connections": "Of other connections over depth",
+    }
+    assert {each for each, text in words.items() if text in page} == {"connections", *said}
+    assert not any(ONLY_WITH[kind] in page for kind in ("attached", "dynamic", "routers"))
+    (axes, *_) = heatmaps.weights(analysis["records"]["weights"]).axes
+    assert (axes.get_ylabel(), axes.get_xlabel()) == (place, source)
+    (axes,) = routing.mean_retrieval(analysis["records"]["mean_retrieval"], Palette([label])).axes
+    assert axes.get_xlabel().startswith("representation m" if said == set() else "source m")
 
 
 def test_each_figure_of_the_paper_stands_in_one_title(tmp_path):
@@ -192,6 +206,40 @@ def test_models_that_not_all_seeds_have_are_named_and_left_out(tmp_path):
         assert path.stem == "paper_scale" or "LIMe KV" not in path.read_text()
     summary["trainings"] = summary["trainings"][:1] + summary["trainings"][-1:]  # no model has both seeds
     assert "left out of comparisons: LLaMA, LIMe static." in text_of(write_run(tmp_path, summary, {}))
+
+
+@pytest.mark.parametrize(("steps", "is_young"), [(999, True), (1000, False)])
+def test_routing_weights_are_young_below_a_thousand_steps(tmp_path, steps, is_young):
+    records = Study({"LIMe static": "static"}, layers=3).retrieval()
+    page = text_of(write_run(tmp_path, run(tmp_path / "models", LABELS, steps=steps), records))
+    assert ("still carry their initialization" in page) == is_young
+    assert "still carry" not in text_of(write_run(tmp_path, run(tmp_path / "others", LABELS), {}))
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"LIMe static": 1, "LIMe KV": 1}, "(1)"),
+        ({"LIMe static": 1, "LIMe KV": 2}, "(LIMe static: 1, LIMe KV: 2; over training: 1)"),
+        ({}, "(1)"),
+    ],
+)
+def test_it_is_said_which_seed_of_each_model_shows_its_routing(tmp_path, kept, said):
+    summary = run(tmp_path / "models", [*LABELS, "LIMe KV"], seeds=(1, 2))
+    for entry in summary["trainings"]:
+        entry["routing"] = None if entry["label"] == "LLaMA" else {}
+        if kept.get(entry["label"]) == entry["seed"]:
+            Path(entry["checkpoint"], "model.safetensors").touch()
+    page = text_of(write_run(tmp_path, summary, Study({"LIMe static": "static"}, layers=3).retrieval()))
+    assert f"What routers retrieve is shown of one seed of each model {said}; other seeds may differ." in page
+
+
+@pytest.mark.parametrize("name", ["scores", "average"])
+def test_differences_are_spoken_of_where_there_are_models_to_compare(name):
+    (section,) = (section for section in SECTIONS if section.name == name)
+    for models in (["a"], ["a", "b"]):
+        words = section.words([{"model": model, "tasks": 2} for model in models])
+        assert ("difference is to a" in " ".join(paragraphs(name, "text", words))) == (len(models) > 1)
 
 
 def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):

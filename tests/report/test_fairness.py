@@ -98,6 +98,8 @@ def test_equal_parameters_are_on_the_line_between_two_llamas():
         "rival": trainings(150, "lime", 3.0, 4.0),
         "wide": trainings(200, "llama", 3.0, 4.5),
         "small": trainings(100, "lime", 4.5, 5.5),
+        "smaller": trainings(99, "lime", 4.5, 5.5),
+        "larger": trainings(201, "lime", 4.5, 5.5),
     }
     rows = by_model(equal_parameters(models))
     assert rows.keys() == {"rival", "small"}

@@ -86,6 +86,9 @@ def test_models_of_one_kind_have_its_color_and_other_marks():
         ({"label": "run-7", "model_type": "llama", "routing": None}, "llama"),
         ({"label": "run-7", "model_type": "llama", "routing": "kv"}, "kv"),  # an adapter upon a Llama
         ({"label": "run-7", "model_type": "gpt2", "routing": "kv"}, "kv"),
+        ({"label": "run-7", "model_type": "llama", "routing": "dense"}, None),  # a connection upon a Llama
+        ({"label": "run-7", "model_type": "llama", "routing": "value-residual"}, None),
+        ({"label": "run-7", "model_type": "dense_former", "routing": {"top_p": None}}, "dense_former"),
         ({"label": "run-7", "model_type": "gpt2", "routing": None}, None),
         ({"label": "run-7", "model_type": "lime", "name": "top-p", "routing": {"top_p": 0.9}}, "top-p"),
         ({"label": "LIMe static, top-p 0.9", "model_type": "lime", "routing": "static"}, "top-p"),

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from limelm.training import read_summary, reproduce
 from limelm.training.jsonl import append_line
 from limelm.training.router_statistics import measure_retrieval
 from tests.recipes import prepared, small_recipe
+from tests.report.synthetic import run as synthetic_run
 
 FIGURES = {
     "loss_against_flops",
@@ -101,6 +103,15 @@ def test_tables_compare_with_llama(run):
     ):
         shown = [column.show(row[column.key]) for table in tables for row in table for column in columns(name)]
         assert all(isinstance(text, str) for text in shown) and any(shown)
+
+
+def test_a_model_that_takes_no_step_has_no_speed_to_compare(tmp_path):
+    summary = synthetic_run(tmp_path, ["LLaMA", "untrained", "LIMe static"])
+    summary["trainings"][1]["tokens_per_second"] = 0
+    rows = efficiency(summary)
+    assert [row["tokens_per_second"] for row in rows] == [8.0, None, 8.0]
+    ratios = [row["tokens_per_second_ratio"] for row in rows]
+    assert (ratios[0], ratios[2]) == (1, 1) and math.isnan(ratios[1])
 
 
 def test_the_paper_scale_table_is_exact():

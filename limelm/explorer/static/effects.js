@@ -29,17 +29,14 @@ function effectsMinus(one, other) {
   };
 }
 
-/** Whether a place's effects for token `t` are those of the whole sentence, as measured ones always are. */
-const isOfSentence = (place, t) => t === null || !place.effectsByToken;
-
-/** One number for each source: the measured effect where there is one of the same scope, else the estimate. */
+/** One number for each source: the measured effect of the whole sentence where there is one, else the estimate. */
 function bestEffects({ estimates, measured }, ofSentence) {
   if (!estimates || !ofSentence) return estimates;
   return estimates.map((estimate, i) => measured[i]?.loss ?? estimate);
 }
 
 /** The best known effects of a place's sources, for one row or for all rows together. */
-const bestEffectsOf = (model, place, t, key) => bestEffects(effectsOf(model, place, t, key), isOfSentence(place, t));
+const bestEffectsOf = (model, place, t, key) => bestEffects(effectsOf(model, place, t, key), t === null);
 
 /** Note at each place which of its routes were cut when its numbers were taken. */
 function noteCuts(models, cuts) {

@@ -13,12 +13,8 @@ function svgElement(tag, attributes) {
 /** Why a model's routes have no effects in the scope that is shown; an empty text where they have. */
 function whyNoFlowEffects(model) {
   if (!model.places.some(({ effects }) => effects)) return model.effectsMissing ?? "Effects were not measured.";
-  if (scopeToken() === null) return "";
-  if (state.token === model.tokens.length - 1) {
-    return "Shares only: nothing follows this token, so reading at it has no effect.";
-  }
-  const isKept = model.places.every((place) => !place.effects || place.effectsByToken);
-  return isKept ? "" : "Shares only: effects were not kept by token.";
+  const isLast = scopeToken() === model.tokens.length - 1;
+  return isLast ? "Shares only: nothing follows this token, so reading at it has no effect." : "";
 }
 
 /**

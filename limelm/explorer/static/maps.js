@@ -180,12 +180,11 @@ function weightWords(model, t) {
 
 /** What the map of effects shows: of which heads, and where. */
 function effectWords(model, t) {
-  const byToken = model.places.some(({ effectsByToken }) => effectsByToken);
   const heads = state.row === ALL_ROWS ? "all heads together" : keyName(state.row);
   const { unit } = unitOfEffects(currentNumbers().effectLimit);
-  const share = byToken ? "the part of the sentence's effect that arises where " +
-    `${tokenName(model, t ?? 0)} reads; it may show at later tokens` : "whole sentence (not kept by token)";
-  return `rise of the mean loss in ${unit}, ${heads}, ${t === null ? "whole sentence" : share}`;
+  const scope = t === null ? "whole sentence"
+    : `the part of the sentence's effect that arises where ${tokenName(model, t)} reads; it may show at later tokens`;
+  return `rise of the mean loss in ${unit}, ${heads}, ${scope}`;
 }
 
 /** How many cells are shown that are not cut, and how many of them were measured. */
@@ -199,8 +198,7 @@ function countDots() {
 
 /** Which of the cells that are shown were measured. */
 function dotWords() {
-  const { places } = currentNumbers();
-  if (places.every(({ ofSentence }) => !ofSentence)) {
+  if (scopeToken() !== null) {
     return "Effects at one token are estimates from the gradient; only those of the whole sentence are measured.";
   }
   const { dots, cells } = countDots();

@@ -19,7 +19,7 @@ function rowKeys(model) {
   return [...new Set(model.places.flatMap((place) => place.rows.map(rowKey)))];
 }
 
-/** The places of a model in the order of depth, and how many sources there are. */
+/** How many sources there are, up to the newest that a place reads. */
 function sourceCount(model) {
   return 1 + Math.max(0, ...model.places.map(ownInput));
 }
@@ -79,11 +79,11 @@ function weightsAt(place, t) {
   return meansOf(place)?.weights ?? null;
 }
 
-/** Effects [rows, sources] of a place: the share of token `t`, or the sentence's where that is null or not kept. */
+/** Effects [rows, sources] of a place: the share of token `t`, or the sentence's where that is null. */
 function effectsAt(place, t) {
-  if (t === null || !place.effectsByToken) return place.effects?.whole() ?? null;
+  if (t === null) return place.effects?.whole() ?? null;
   const each = place.rows.length * place.sources.length;
-  return place.effectsByToken.slice(t * each, each);
+  return place.effectsByToken?.slice(t * each, each) ?? null;
 }
 
 /** One row out of `values` [rows, ...], or the mean of all rows' sizes; null where the place has no such row. */

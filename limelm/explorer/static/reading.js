@@ -119,7 +119,7 @@ function readingWords(place) {
   const each = "each source (down) at each token (across)";
   if (place.dependsOnTokens) return `Weights of ${place.name}, ${keyName(state.row)}: how much it reads of ${each}.`;
   const same = `${place.name} reads with the same weights at every token`;
-  if (!place.effectsByToken) return `${same}, and effects by token were not kept.`;
+  if (!place.effectsByToken) return `${same}. ${currentModel().effectsMissing ?? "Effects were not measured."}`;
   return `${same}; so what is shown, for ${keyName(state.row)}, is how much reading ${each} matters. The numbers are ` +
     "estimates, in nats: a cell is the part of the sentence's mean loss that arises where this token reads, and it " +
     "may show in the losses of later tokens. Whose loss changes is seen by cutting: the underlines of the sentence " +

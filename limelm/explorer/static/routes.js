@@ -18,7 +18,7 @@ function numbersOfPlace(place, other, reasons, t) {
   const own = effectsOf(currentModel(), place, t, state.row);
   const { estimates, measured } = against && !reasons.effects
     ? effectsMinus(own, effectsOf(other, against, t, state.row)) : own;
-  const ofSentence = isOfSentence(place, t);
+  const ofSentence = t === null;
   const cut = place.sources.map((source) => cutPart(place, source, state.row));
   return {
     place,
@@ -120,7 +120,7 @@ function routeFacts(route) {
   const model = currentModel();
   const numbers = numbersOf(route);
   if (!numbers) return [["", "not read here"]];
-  const { place, ofSentence } = numbers.entry;
+  const { place } = numbers.entry;
   const where = [
     ["head", headOf(state.row)],
     ["source", `${sourceName(model, route.source)} (number ${route.source})`],
@@ -138,7 +138,7 @@ function routeFacts(route) {
     [`weight${sum ? ", mean size" : ""}${minusWord}`,
       numbers.weights ? numbers.weights.map(short).join(", ") : noWeights],
     [`effect, estimated${sum ? " (sum of heads)" : ""}${minusWord}`,
-      estimate === null ? null : effectInWords(estimate, null, ofToken && ofSentence)],
+      estimate === null ? null : effectInWords(estimate, null, false)],
     [`effect, measured${minusWord}`, measured ? effectInWords(measured.loss, measured.kl, ofToken) : null],
   ];
 }
@@ -162,7 +162,7 @@ function uncutNumbers(place, valuesOf) {
 function rankFacts(route) {
   const numbers = numbersOf(route);
   if (!numbers?.weights || subtracted() || numbers.cut === 1) return [];
-  const { place, effects, ofSentence } = numbers.entry;
+  const { place, effects } = numbers.entry;
   const t = scopeToken();
   const all = weightsAt(place, t);
   const largestOfColumns = (key) => {
@@ -172,10 +172,9 @@ function rankFacts(route) {
   };
   const at = numbers.at + (state.row === ALL_ROWS ? 0 : rowOf(place, state.row) * place.sources.length);
   const losses = effects && uncutNumbers(place, (key) => bestEffectsOf(currentModel(), place, t, key));
-  const mark = ofSentence && t !== null ? " (whole sentence)" : "";
   return [
     ["rank by size of the weight", rankOf(uncutNumbers(place, largestOfColumns), at)],
-    ["rank by size of the effect", losses ? rankOf(losses, at) + mark : null],
+    ["rank by size of the effect", losses ? rankOf(losses, at) : null],
   ];
 }
 

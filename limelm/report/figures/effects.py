@@ -32,7 +32,7 @@ def weights_and_effects(records: Records, _: Palette | None = None) -> Figure:
             measured = [row for row in own if row["effect"] is not None]
             if key == "shown" and len(measured) < len(own):
                 axes.plot(numbers(measured, "source"), numbers(measured, "layer"), ".", color="black", markersize=2)
-        style.label_edges(grid, *edges(row["by_sublayer"] for row in rows))
+        style.label_edges(grid, *edges(rows))
     bar = draw_bar(figure, images["weight"], "weight, mean over heads (cube-root scale)")
     bar.set_ticks([0, 0.01, 0.1, 0.4, 1], labels=["0", "0.01", "0.1", "0.4", "1"])
     bar = draw_bar(figure, images["shown"], "rise of the loss, nats (logarithmic)")

@@ -1,7 +1,7 @@
 """Heatmaps: all retrieval weights (Figures 13 and 14), what layers take from each other, and their alignment."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,10 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from limelm.analysis.retrieval import is_by_sublayer
 from limelm.records import Records
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import PAGE_WIDTH, by_model, label_edges, new_panels, numbers, shown
+from limelm.routing.reader import LAYER_DELTAS, REPRESENTATIONS, SUBLAYER_DELTAS
 
 COLORS = "viridis"
 UNREAD = "#d5d5d5"
@@ -25,10 +25,13 @@ CELL = 0.034  # inches below which a cell of a deep model is not seen
 ROOMY, WIDEST = 3.4, 5.2  # inches of a panel: where there is room, and where cells need it
 IN_ONE_ROW = 4
 ROOT = 1 / 3  # deep models' weights are small
-#: The labels of columns and rows where layers read representations, where sublayers read deltas, and of both together.
 LAYERS = ("representation m", "layer r")
-BY_SUBLAYER = ("0: embedding, m: delta of sublayer m - 1", "sublayer r")
-BOTH = ("source m", "layer or sublayer r")
+#: The labels of columns and rows, by what sources are.
+EDGES = {
+    REPRESENTATIONS: LAYERS,
+    LAYER_DELTAS: ("0: embedding, m: delta of layer m - 1", "layer r"),
+    SUBLAYER_DELTAS: ("0: embedding, m: delta of sublayer m - 1", "sublayer r"),
+}
 CHARACTER = 0.087  # inches of a letter in a panel's title
 ROOT_TICKS = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
@@ -41,13 +44,13 @@ def weights(records: Records, _: Palette | None = None) -> Figure:
     titles = [f"head {head}" for head in heads] if len(heads) > 1 else ["all heads"]
     panels = [(title, Triangle(rows, "weight")) for title, rows in zip(titles, heads.values(), strict=True)]
     label = "retrieval weight (cube-root scale)"
-    return _triangles(panels, PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
+    return _triangles(panels, PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=edges(records))
 
 
 def layer_mass(records: Records, _: Palette | None = None) -> Figure:
     """Draw the share that each layer takes from each representation, mean over heads, a panel per model."""
     label = "share, mean over heads (cube-root scale)"
-    return _triangles(_by_model(records, "share"), PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=_edges(records))
+    return _triangles(_by_model(records, "share"), PowerNorm(ROOT, 0, 1), label, ROOT_TICKS, edges=edges(records))
 
 
 def absolute_mass(records: Records, _: Palette | None = None) -> Figure:
@@ -90,15 +93,12 @@ class Triangle:
         return axes.imshow(self.values, cmap=colors, norm=norm, **place)
 
 
-def _edges(records: Records) -> tuple[str, str]:
-    """The labels of columns and rows of retrieval weights."""
-    return edges(is_by_sublayer(row["model"]) for row in records)
-
-
-def edges(by_sublayer: Iterable[bool]) -> tuple[str, str]:
-    """The labels of columns and rows of weights, which may be by sublayer or by layer."""
-    kinds = set(by_sublayer)
-    return BOTH if len(kinds) > 1 else BY_SUBLAYER if True in kinds else LAYERS
+def edges(records: Records) -> tuple[str, str]:
+    """The labels of columns and rows of weights, whose sources may be of several kinds."""
+    first, *others = {row["sources_are"] for row in records}
+    if not others:
+        return EDGES[first]
+    return "source m", "layer or sublayer r" if SUBLAYER_DELTAS in (first, *others) else "layer r"
 
 
 def _by_model(records: Records, key: str) -> list[tuple[str, Triangle]]:

@@ -35,46 +35,46 @@ class Look:
         return Look(self.color, MARKERS[markers % len(MARKERS)], LINES[lines % len(LINES)])
 
 
-#: The models of the recipes, native or attached to a pretrained model: kind, look, whether it routes, and its labels.
+#: The models of the recipes, native or attached to a pretrained model: kind, look, and labels.
 MODELS = (
-    ("llama", Look("#4d4d4d", "o"), False, ["LLaMA"]),
-    ("hyper_connection", Look("#d55e00", "s"), False, ["Hyper-Connections", "hc"]),
-    ("static", Look("#0072b2", "^"), True, ["LIMe static"]),
-    ("dynamic", Look("#009e73", "D"), True, ["LIMe dynamic"]),
-    ("kv", Look("#cc79a7", "v"), True, ["LIMe KV"]),
-    ("top-p", Look("#56b4e9", "P"), True, ["LIMe static, top-p 0.9"]),
-    ("none", Look("#e69f00", "X"), False, ["base", "no training"]),
-    ("scale", Look("#ddcc77", "<"), False, ["K/V scale per head"]),
-    ("lora", Look("#661100", "h"), False, ["LoRA, rank 1"]),
-    ("full", Look("#000000", ">"), False, ["everything"]),
-    ("llama-grouped", Look("#4d4d4d", "o").other(1), False, ["LLaMA, 8 key/value heads"]),
-    ("kv-grouped", Look("#cc79a7", "v").other(1), True, ["LIMe KV, 8 key/value heads"]),
-    ("kv-full", Look("#cc79a7", "v").other(2), True, ["LIMe KV and everything"]),
-    ("static-full", Look("#0072b2", "^").other(1), True, ["LIMe static and everything"]),
+    ("llama", Look("#4d4d4d", "o"), ["LLaMA"]),
+    ("hyper_connection", Look("#d55e00", "s"), ["Hyper-Connections", "hc"]),
+    ("static", Look("#0072b2", "^"), ["LIMe static"]),
+    ("dynamic", Look("#009e73", "D"), ["LIMe dynamic"]),
+    ("kv", Look("#cc79a7", "v"), ["LIMe KV"]),
+    ("top-p", Look("#56b4e9", "P"), ["LIMe static, top-p 0.9"]),
+    ("none", Look("#e69f00", "X"), ["base", "no training"]),
+    ("scale", Look("#ddcc77", "<"), ["K/V scale per head"]),
+    ("lora", Look("#661100", "h"), ["LoRA, rank 1"]),
+    ("full", Look("#000000", ">"), ["everything"]),
+    ("llama-grouped", Look("#4d4d4d", "o").other(1), ["LLaMA, 8 key/value heads"]),
+    ("kv-grouped", Look("#cc79a7", "v").other(1), ["LIMe KV, 8 key/value heads"]),
+    ("kv-full", Look("#cc79a7", "v").other(2), ["LIMe KV and everything"]),
+    ("static-full", Look("#0072b2", "^").other(1), ["LIMe static and everything"]),
     # The rivals have colors of models that stand in no comparison with them, or are of one kind with them.
-    ("llama-wide", Look("#4d4d4d", "o").other(2), False, ["LLaMA, wider MLP"]),
-    ("residual_scalars", Look("#661100", "h").other(1), False, ["Residual scalars"]),
-    ("dense_former", Look("#ddcc77", "<").other(1), False, ["DenseFormer"]),
-    ("value_residual", Look("#cc79a7", "v").other(3), True, ["Value Residual"]),
-    ("depth_attention", Look("#0072b2", "^").other(2), True, ["Depth-Attention"]),
-    ("mhc", Look("#d55e00", "s").other(1), False, ["mHC"]),
-    ("attention_residuals", Look("#e69f00", "X").other(1), False, ["Attention Residuals"]),
-    ("attention-residuals-heads", Look("#e69f00", "X").other(2), False, ["Attention Residuals, 4 heads"]),
-    ("attention-residuals-block", Look("#e69f00", "X").other(3), False, ["Attention Residuals, blocks of 2 layers"]),
-    ("deep_cross_attention", Look("#009e73", "D").other(1), False, ["DeepCrossAttention"]),
-    ("mudd_former", Look("#000000", ">").other(1), False, ["MUDDFormer"]),
-    ("mudd-former-norms", Look("#000000", ">").other(2), False, ["MUDDFormer, pre/post-norm"]),
-    ("delta_attention_residuals", Look("#56b4e9", "P").other(1), False, ["Delta Attention Residuals"]),
+    ("llama-wide", Look("#4d4d4d", "o").other(2), ["LLaMA, wider MLP"]),
+    ("residual_scalars", Look("#661100", "h").other(1), ["Residual scalars"]),
+    ("dense_former", Look("#ddcc77", "<").other(1), ["DenseFormer"]),
+    ("value_residual", Look("#cc79a7", "v").other(3), ["Value Residual"]),
+    ("depth_attention", Look("#0072b2", "^").other(2), ["Depth-Attention"]),
+    ("mhc", Look("#d55e00", "s").other(1), ["mHC"]),
+    ("attention_residuals", Look("#e69f00", "X").other(1), ["Attention Residuals"]),
+    ("attention-residuals-heads", Look("#e69f00", "X").other(2), ["Attention Residuals, 4 heads"]),
+    ("attention-residuals-block", Look("#e69f00", "X").other(3), ["Attention Residuals, blocks of 2 layers"]),
+    ("deep_cross_attention", Look("#009e73", "D").other(1), ["DeepCrossAttention"]),
+    ("mudd_former", Look("#000000", ">").other(1), ["MUDDFormer"]),
+    ("mudd-former-norms", Look("#000000", ">").other(2), ["MUDDFormer, pre/post-norm"]),
+    ("delta_attention_residuals", Look("#56b4e9", "P").other(1), ["Delta Attention Residuals"]),
 )
-KNOWN = {kind: look for kind, look, _, _ in MODELS}
-LABELS = {label: kind for kind, _, _, labels in MODELS for label in labels}
+KNOWN = {kind: look for kind, look, _ in MODELS}
+LABELS = {label: kind for kind, _, labels in MODELS for label in labels}
 
 #: Colors of other models, none of them a known model's.
 OTHERS = ("#9900ee", "#993300", "#330099", "#99cc99", "#660066")
 
 
 def kind_of(label: str, model_type: str | None = None, routing: str | None = None) -> str | None:
-    """The known model that a label (or else type and routing) means; None for another model.
+    """The known model that a label means, or else the routing, or else the type; None for another model.
 
     A part in brackets after a label, such as the folder's name or "keys", does not count.
     """
@@ -82,7 +82,8 @@ def kind_of(label: str, model_type: str | None = None, routing: str | None = Non
     for name in (label, plain):
         if name in KNOWN or name in LABELS:
             return name if name in KNOWN else LABELS[name]
-    return next((name for name in (routing, model_type) if name in KNOWN), None)
+    named = model_type if routing is None else routing
+    return named if named in KNOWN else None
 
 
 class Palette:
@@ -113,9 +114,6 @@ class Palette:
         """The model's color."""
         return self.looks[model].color
 
-    def __len__(self) -> int:
-        return len(self.looks)
-
     def marker(self, model: str) -> str:
         """The model's marker."""
         return self.looks[model].marker
@@ -136,11 +134,6 @@ class Palette:
             "markevery": math.ceil(points / MARKS_PER_LINE),
             "label": shown(model),
         }
-
-
-def routes(palette: Palette) -> bool:
-    """Whether any of the models is known to have routers."""
-    return bool({kind for kind, _, routes, _ in MODELS if routes} & set(palette.kinds.values()))
 
 
 def palette_of(models: Iterable[Mapping[str, Any]]) -> Palette:

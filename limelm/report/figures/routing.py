@@ -1,13 +1,16 @@
 """Curves of what routers retrieve: Figures 2, 3, 4, 9 and 10."""
 
+import math
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from limelm.analysis.retrieval import is_by_sublayer
 from limelm.records import Records
 from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model, numbers, shown
+from limelm.routing.reader import REPRESENTATIONS
 
 UNIFORM = "no preference (uniform)"
 #: Colors of Figure 9 in the paper.
@@ -16,11 +19,12 @@ GREEN, ORANGE = "#009e73", "#d55e00"
 
 def mean_retrieval(records: Records, palette: Palette) -> Figure:
     """Draw the mean retrieval weight of each representation over the layers that read it (Figure 2)."""
-    with style.wide_panel("representation m (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
+    is_plain = {row["sources_are"] for row in records} == {REPRESENTATIONS}
+    source = f"{'representation' if is_plain else 'source'} m (0: token embedding)"
+    with style.wide_panel(source, "mean weight in layers r ≥ m") as (figure, axes):
         for model, rows in by_model(records):
             style.draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
-        deepest = max(by_model(records), key=lambda model: (not is_by_sublayer(model[0]), len(model[1])))[1]
-        axes.plot(numbers(deepest, "source"), numbers(deepest, "uniform"), "--", color=style.REFERENCE, label=UNIFORM)
+        _draw_uniform(axes, records, "source", palette)
         axes.set_ylim(bottom=0)
     return figure
 
@@ -36,7 +40,8 @@ def self_retrieval(records: Records, palette: Palette) -> Figure:
             single = style.single_mark(layers)
             axes.plot(layers, weights.T, color=palette[model], alpha=0.35, linewidth=1, **single)
             axes.plot(layers, weights.mean(axis=0), linewidth=2, **palette.line(model, len(layers)))
-            axes.plot(layers, 1 / (layers + 1), "--", color=style.REFERENCE, linewidth=1, **single)
+            uniform = [row["uniform"] for row in rows if row["head"] == heads[0]]
+            axes.plot(layers, uniform, "--", color=style.REFERENCE, linewidth=1, **single)
             axes.set_title(shown(model))
             style.depth_axis(axes, "layer r")
         style.label_edges(panels, "layer r", "weight on own input")
@@ -49,8 +54,7 @@ def self_retrieval_by_layer(records: Records, palette: Palette) -> Figure:
     with style.wide_panel("layer r", "weight on own input, mean over heads") as (figure, axes):
         for model, rows in by_model(records):
             style.draw_line(axes, rows, "layer", "weight", palette.line(model, len(rows)))
-        layers = np.unique(numbers(records, "layer"))
-        axes.plot(layers, 1 / (layers + 1), "--", color=style.REFERENCE, label=UNIFORM, **style.single_mark(layers))
+        _draw_uniform(axes, records, "layer", palette)
         axes.set_ylim(bottom=0)
     return figure
 
@@ -63,8 +67,21 @@ def expected_source(records: Records, palette: Palette) -> Figure:
             style.draw_line(axes, rows, "layer", "expected_source", palette.line(model, len(rows)), heads)
         layers = np.unique(numbers(records, "layer"))
         axes.plot(layers, layers, ":", color="#666666", label="own input only (Llama)", **style.single_mark(layers))
-        axes.plot(layers, layers / 2, "--", color=style.REFERENCE, label=UNIFORM, **style.single_mark(layers))
+        _draw_uniform(axes, records, "layer", palette)
     return figure
+
+
+def _draw_uniform(axes: Axes, records: Records, x: str, palette: Palette) -> None:
+    """Draw what no preference would give: one line where all models agree, else a thin one in each model's color."""
+    for_all = {row[x]: row["uniform"] for row in sorted(records, key=lambda row: row[x])}
+    if all(math.isclose(row["uniform"], for_all[row[x]]) for row in records):
+        mark = style.single_mark(for_all)
+        axes.plot([*for_all], [*for_all.values()], "--", color=style.REFERENCE, label=UNIFORM, **mark)
+        return
+    for model, rows in by_model(records):
+        look = {"ls": "--", "lw": 1, "color": palette[model], **style.single_mark(rows)}
+        style.draw_line(axes, rows, x, "uniform", look)
+    axes.plot([], [], "--", color=style.REFERENCE, lw=1, label=UNIFORM)
 
 
 def retrieval_under_top_p(records: Records, _: Palette | None = None) -> Figure:

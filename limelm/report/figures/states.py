@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from limelm.analysis.activations import HIDDEN, OWN_VALUES
 from limelm.records import Records
 from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model, numbers, shown
 
-BEFORE_ROUTING, HIDDEN_STATES = "values before routing", "hidden states"
 REPRESENTATION, LAYER = "representation m (0: token embedding)", "layer r"
 FAR_ABOVE_CHANCE = 0.3  # from here on the axis leaves out the chance level, which would flatten the curves
 
@@ -79,7 +79,7 @@ def tsne(records: Records, _: Palette | None = None) -> Figure:
     """Draw t-SNE clouds: a row per model, a panel per layer, a color and marker per word."""
     models = list(by_model(records))
     words = Palette(dict.fromkeys(row["word"] for row in records))
-    place = "representation" if records[0]["states"] == HIDDEN_STATES else "layer"
+    place = "representation" if records[0]["states"] == HIDDEN else "layer"
     columns = max(len({row["layer"] for row in rows}) for _, rows in models)
     width = min(2.4, (style.PAGE_WIDTH - 0.5) / columns)
     size = (0.5 + width * columns, 0.5 + (width + 0.25) * len(models))
@@ -107,12 +107,12 @@ def tsne(records: Records, _: Palette | None = None) -> Figure:
 @contextmanager
 def _states(records: Records, palette: Palette, key: str, label: str, error: str) -> Iterator[tuple[Figure, Axes]]:
     """Draw a line per model, and a dashed one of its values before routing."""
-    with style.wide_panel(REPRESENTATION if records[0]["states"] == HIDDEN_STATES else LAYER, label) as (figure, axes):
+    with style.wide_panel(REPRESENTATION if records[0]["states"] == HIDDEN else LAYER, label) as (figure, axes):
         for model, all_rows in by_model(records):
             for states in dict.fromkeys(row["states"] for row in all_rows):
                 rows = [row for row in all_rows if row["states"] == states]
                 look = palette.line(model, len(rows))
-                if states == BEFORE_ROUTING:
+                if states == OWN_VALUES:
                     look |= {"linestyle": "--", "markerfacecolor": "white", "markeredgecolor": palette[model]}
                     look |= {"label": shown(f"{model}, before routing")}
                 style.draw_line(axes, rows, "layer", key, look, style.error_band(rows, key, error))

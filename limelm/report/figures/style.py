@@ -84,12 +84,12 @@ def single_mark(points: Any) -> dict[str, Any]:
     return {"marker": "_", "markersize": 12} if len(points) == 1 else {}
 
 
-def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, alpha: float = 0.15) -> None:
+def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
     """Draw a shade from `low` to `high` along `x`; at a single point, a broad line."""
     if len(x) == 1:
-        axes.vlines(x, low, high, color=color, alpha=2 * alpha, linewidth=8)
+        axes.vlines(x, low, high, color=color, alpha=0.3, linewidth=8)
     else:
-        axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def depth_axis(axes: Any, label: str) -> None:

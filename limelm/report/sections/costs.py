@@ -4,24 +4,13 @@ import math
 from statistics import mean
 from typing import Any
 
-from transformers import LlamaConfig
-
-from limelm.models import HyperConnectionConfig, LimeConfig
 from limelm.models.flops import model_cost
+from limelm.recipes.files import load_recipe
+from limelm.recipes.from_scratch import FromScratch
 from limelm.records import Records
 from limelm.report.sections.results import baseline_of, has_times, is_one_environment, trainings_of
 from limelm.report.writer import Section
 
-SEQUENCE_LENGTH = 2048
-SHAPE = {  # Table 4
-    "vocab_size": 50257,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "max_position_embeddings": SEQUENCE_LENGTH,
-    "tie_word_embeddings": True,
-}
 #: Table 6 as printed: parameters, FLOPs and extra memory of training; LIMe KV is from the second version's Table 8.
 PRINTED = {
     "LLaMA": ("1.1767 B", "2.97 T", "0"),
@@ -57,7 +46,7 @@ def efficiency(summary: dict[str, Any]) -> Records:
     base = next((dict(row) for row in records if row["model"] == baseline_of(summary)), {})
     for row, own in zip(records, models.values(), strict=True):
         for key in MEASURES:
-            is_ratio = len(records) > 1 and key in comparable and base[key]
+            is_ratio = len(records) > 1 and key in comparable and base[key] and row[key]
             row[f"{key}_ratio"] = row[key] / base[key] if is_ratio else math.nan
         if "tokens_per_second" not in comparable:
             row["tokens_per_second"] = None
@@ -67,10 +56,12 @@ def efficiency(summary: dict[str, Any]) -> Records:
 
 def paper_scale() -> Records:
     """Our exact counts at the paper's 1.2 B shape, on the meta device, beside those that its Table 6 prints."""
-    kinds = ("static", "dynamic", "kv")
-    routed = (LimeConfig(routing=kind, **SHAPE) for kind in kinds)
-    configs = (LlamaConfig(**SHAPE), HyperConnectionConfig(**SHAPE), *routed)
-    costs = {label: model_cost(config, SEQUENCE_LENGTH) for label, config in zip(PRINTED, configs, strict=True)}
+    recipe = load_recipe("paper-1.2b")
+    costs = {
+        subject.label: model_cost(subject.config(recipe.data.vocab_size), recipe.data.sequence_length)
+        for subject in recipe.subjects.values()
+        if subject.label in PRINTED and isinstance(subject, FromScratch)
+    }
     llama = costs["LLaMA"]
     return [
         {

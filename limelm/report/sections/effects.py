@@ -13,7 +13,7 @@ STRONGEST = 10  # routes per model on the page
 
 
 def _strongest(records: Records) -> Records:
-    """Each model's routes with the largest effects, measured ones first where they are as large."""
+    """Each model's routes with the largest effects, by what was measured, or else by the estimate."""
     return [row for _, own in by_model(records) for row in sorted(own, key=_size, reverse=True)[:STRONGEST]]
 
 
@@ -21,8 +21,8 @@ def _size(row: dict) -> float:
     return abs(row["estimate"] if row["effect"] is None else row["effect"])
 
 
-def _words(_: Records) -> Words:
-    return {"largest": LARGEST, "random": RANDOM, "cells": CELLS}
+def _words(rows: Records) -> Words:
+    return {"largest": LARGEST, "random": RANDOM, "cells": CELLS, "effect_tokens": rows[0].get("tokens")}
 
 
 def _visible(records: Records) -> Records:

@@ -82,6 +82,8 @@ def _step_ratios(summary: dict[str, Any], costs: Records) -> dict[str, float]:
 def equal_parameters(models: dict[str, Records]) -> Records:
     """Each model's loss beside that of a LLaMA with as many parameters, by the line between two LLaMAs of the run.
 
+    Models outside of these LLaMAs' sizes are left out.
+
     Args:
         models: the trainings of each model, by its label; of every model the same seeds.
 
@@ -94,7 +96,9 @@ def equal_parameters(models: dict[str, Records]) -> Records:
     if len({*plain_sizes}) < 2:
         return []
     rows = []
-    for label in (label for label in models if label not in plain):
+    for label in models:
+        if label in plain or not plain_sizes[0] <= sizes[label] <= plain_sizes[-1]:
+            continue
         for entry, *of_plain in zip(models[label], *(models[each] for each in plain), strict=True):
             losses = [each["eval_loss"] for each in of_plain]
             reference = float(np.interp(sizes[label], plain_sizes, losses))

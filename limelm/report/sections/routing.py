@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 
-from limelm.analysis.retrieval import is_by_sublayer, set_label
+from limelm.analysis.retrieval import ATTACHED_ROUTERS, CONNECTIONS, set_label
 from limelm.records import Record, Records
 from limelm.report.captions import Words
 from limelm.report.figures import heatmaps, routing
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model
 from limelm.report.writer import Section, file_names
+from limelm.routing.reader import LAYER_DELTAS, SUBLAYER_DELTAS
 
-#: The known models (see `limelm.report.figures.palette`) whose weights over depth are not those of routers.
-CONNECTIONS = {"residual_scalars", "dense_former", "mudd_former", "mudd-former-norms", "deep_cross_attention"}
 DEEP = 31  # from this layer on the paper shows a model's weights in Figure 14
 
 
@@ -78,14 +77,15 @@ def is_set_of(model: str, name: str) -> bool:
     return name.startswith(set_label(model, "")[:-1])
 
 
-def routing_words(records: Mapping[str, Records], palette: Palette, has_attached: bool) -> Words:
-    """Facts for the texts: the kinds of routers in the records; `has_attached` says whether any was attached."""
-    named = models_in(records)
-    kinds = {palette.kinds[name] for name in named}
+def routing_words(records: Mapping[str, Records]) -> Words:
+    """Facts for the texts: the kinds of routers and other connections in the records."""
+    rows = records.get("mean_retrieval", [])
+    kinds, sources = {row["readers"] for row in rows}, {row["sources_are"] for row in rows}
     return {
-        "has_sublayers": any(map(is_by_sublayer, named)),
-        "has_connections": bool(CONNECTIONS & kinds),
-        "has_dynamic": bool({None, "dynamic"} & kinds),
+        "has_sublayers": SUBLAYER_DELTAS in sources,
+        "has_deltas": LAYER_DELTAS in sources,
+        "has_connections": CONNECTIONS in kinds,
+        "has_dynamic": any(row["depends_on_tokens"] and row["readers"] != CONNECTIONS for row in rows),
         "has_kv": any(map(_is_kv, records.get("layer_mass", []))),
-        "has_attached": has_attached,
+        "has_attached": ATTACHED_ROUTERS in kinds,
     }

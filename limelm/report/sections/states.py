@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
+from limelm.analysis.activations import HIDDEN, OWN_VALUES
 from limelm.records import Record, Records
 from limelm.report.captions import Words
 from limelm.report.figures import heatmaps, states
 from limelm.report.figures.palette import Palette
-from limelm.report.figures.states import BEFORE_ROUTING, HIDDEN_STATES
 from limelm.report.writer import Section
 
 PROBES = {
@@ -26,7 +26,7 @@ OF_STATES: dict[str, tuple[Draw, int | None, int | None]] = {
 
 
 def _is_hidden(row: Record) -> bool:
-    return bool(row["states"] == HIDDEN_STATES)
+    return bool(row["states"] == HIDDEN)
 
 
 def _is_value(row: Record) -> bool:
@@ -41,12 +41,12 @@ def _of_values_and_hidden_states(name: str) -> tuple[Section, Section]:
         ceilings = sorted({round(row["ceiling"], 2) for row in rows if row.get("ceiling") is not None})
         named = " or ".join(f"{value:.2f}" for value in ceilings)
         return {
-            "of": HIDDEN_STATES if is_hidden else "values",
+            "of": HIDDEN if is_hidden else "values",
             "figure": f"Figure {of_hidden if is_hidden else of_values}",
             "alpha": first.get("alpha"),
             "ceiling": f" ({named} here)" if 0 < len(ceilings) <= 2 else "",
             "probe": PROBES.get(first.get("probe", "")),
-            "has_before": any(row["states"] == BEFORE_ROUTING for row in rows),
+            "has_before": any(row["states"] == OWN_VALUES for row in rows),
         }
 
     return (
