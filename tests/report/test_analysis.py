@@ -243,3 +243,15 @@ def test_file_names_are_safe_and_different():
         "../x": "x",
         "日本": "model",
     }
+
+
+def test_many_models_have_a_panel_each():
+    labels = [f"model {number}" for number in range(11)]
+    records = Study(dict.fromkeys(labels, "static"), layers=4).retrieval()["mean_retrieval"]
+    panels = routing.mean_retrieval(records, Palette(labels)).axes
+    assert [axes.get_title() for axes in panels] == labels
+    for axes, label in zip(panels, labels, strict=True):
+        solid, uniform = axes.lines
+        own = [row for row in records if row["model"] == label]
+        assert list(solid.get_ydata()) == [row["mean_weight"] for row in own]
+        assert list(uniform.get_ydata()) == [row["uniform"] for row in own]
