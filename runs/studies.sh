@@ -2,7 +2,7 @@
 # Studies that take many hours on two CPU cores, in as many sittings as are wanted:
 #
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
-#   TEXT=... runs/studies.sh deeper                   the five best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
+#   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
@@ -23,7 +23,7 @@ LIMELM=${LIMELM:-.venv/bin/limelm}
 rivals() { study rivals rivals; }
 # The two learning rates are those that were best in 8 layers.
 deeper() {
-    MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,attention-residuals,mudd-former} \
+    MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former} \
         study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
 }
 depth() { study depth depth-32 depth-64 depth-128; }

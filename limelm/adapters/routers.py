@@ -25,7 +25,6 @@ from limelm.routing import (
     weighted_mix,
     whole,
 )
-from limelm.routing.module import ROUTING_WEIGHTS
 
 #: Parameters of a native attention module by their names in it.
 State = dict[str, Tensor]
@@ -73,7 +72,6 @@ class AttachedRouter(Router):
 
     #: What the routers of a model are, as the card of an adapter says it.
     called: ClassVar[str] = LIME_ROUTERS
-    rule = ROUTING_WEIGHTS
 
     def forward(self, request: Request) -> Tensor:
         """Route this layer's keys or values: those that are wanted, `[..., G, d]`."""

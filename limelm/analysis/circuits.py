@@ -36,7 +36,7 @@ NO_TOKEN = -1
 ROUNDING = 1e-6  # of a coherence; matched routes may choose the very same tokens
 CLEAR_ABOVE = 95  # percentile: by chance one route in twenty is
 #: Whether a route's tokens are more alike than random routes' are: than those of any frequency and of its own, than
-#: those of any frequency alone, or otherwise.
+#: those of any frequency alone, or not even that.
 CLEAR, FREQUENT, UNCLEAR = "yes", "frequent tokens", "no"
 
 
@@ -238,7 +238,7 @@ def circuit_records(
         `control_coherence` of a random route, and `coherence_percentile`, the share of the layer's random routes that
         are less coherent, in per cent; `matched_coherence` and `matched_percentile`, the same frequency aside (see
         `matched_coherence`); `clear`, whether both percentiles are above CLEAR_ABOVE (CLEAR), the first alone
-        (FREQUENT) or otherwise (UNCLEAR); `examples`, places in the data where the route is open widest.
+        (FREQUENT) or not even that (UNCLEAR); `examples`, places in the data where the route is open widest.
     """
     directions = vocabulary_directions(model)
     counts = torch.zeros(len(directions), dtype=torch.long)

@@ -199,14 +199,16 @@ class Routes:
             layer, head, source, weight_set: as in `scale`.
 
         Raises:
-            ValueError: as in `scale`.
+            ValueError: as in `scale`; or where routes of one layer are set to other means already.
         """
         return self._with(
             layer,
             head,
             source,
             weight_set,
-            lambda change, chosen: replace(change, averaged=change.averaged | chosen, means=means[change.reader]),
+            lambda change, chosen: change.then(
+                replace(RouteChange.nothing(change.reader), averaged=chosen, means=means[change.reader])
+            ),
         )
 
     def observed_by(self, observer: Observer) -> Self:

@@ -19,7 +19,7 @@ from limelm.routing import DepthReader, Router, readers_in, routers_in
 from limelm.routing.reader import REPRESENTATIONS
 from limelm.routing.value_routers import ValueRouter
 
-#: What weights over depth are those of: LIMe's routers, native or attached, or other connections.
+#: Whose weights over depth they are: LIMe's routers, native or attached, or other connections.
 ROUTERS, ATTACHED_ROUTERS, CONNECTIONS = "routers", "attached routers", "other connections"
 
 

@@ -1,6 +1,5 @@
 """Measure what a run's models cost: time of a training step and of decoding, and bytes in the cache for each token."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -36,8 +35,8 @@ def measure_costs(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for model in models.values():
         model.to(device)
-    with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
-        steps = _timed({label: training_step("train", model, inputs) for label, model in models.items()}, device)
+    autocast = precision == "bf16"
+    steps = _timed({label: training_step("train", model, inputs, autocast) for label, model in models.items()}, device)
     decodings = _timed({label: decoding(model, inputs) for label, model in models.items()}, device)
     sizes = {label: cache_bytes_per_token(model, inputs.decode_from) for label, model in models.items()}
     return [

@@ -30,14 +30,16 @@ def begin_training(model: PreTrainedModel, task: str) -> PreTrainedModel:
     return model.train()
 
 
-def training_step(task: str, model: PreTrainedModel, inputs: Inputs) -> Work:
-    """Forward, backward and AdamW on one batch."""
+def training_step(task: str, model: PreTrainedModel, inputs: Inputs, autocast: bool = False) -> Work:
+    """Forward, backward and AdamW on one batch; the forward under bfloat16 autocast where it is asked for."""
     begin_training(model, task)
     tokens = _tokens(model, inputs.batch_size, inputs.sequence_length)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-6)
 
     def step() -> None:
-        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HELP = "train the models side by side and write a report"
 NEEDS = "lab"
 KEYS = ("out", "report", "runs")
-MOST_MEASURED = 2e8  # parameters of all models together whose costs are measured for the page, on the CPU
+MOST_MEASURED = 2e8  # parameters of all models together whose costs are measured for the page
 SAVES_MEMORY = "--micro-batch-size or --sequence-length, or set --activation-checkpointing true"
 DESCRIPTION = f"""\
 Train a recipe's models side by side and compare them. All see the same data in the same order, and start from the same
@@ -212,7 +212,7 @@ def _costs(recipe: "Recipe", summary: dict[str, Any], tokenizer: "PreTrainedToke
         note("the models were trained on another device, so their costs are not measured here")
         return []
     models = {label: recipe.subjects[each["name"]].build(tokenizer, recipe.training) for label, each in trained.items()}
-    length, batch_size = recipe.data.sequence_length, min(recipe.training.batch_size, Inputs.batch_size)
+    length, batch_size = recipe.data.sequence_length, min(recipe.micro_batches(1)[0], Inputs.batch_size)
     inputs = Inputs(batch_size, length, length // 2)
     return measure_costs(models, baseline_of(summary), inputs, recipe.training.precision) if len(models) > 1 else []
 

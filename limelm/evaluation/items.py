@@ -139,7 +139,7 @@ def mean_metrics(task: Any) -> list[str]:
 
     means = [name for name, aggregate in task.aggregation().items() if aggregate in (mean, np.mean)]
     is_better = task.higher_is_better() or {}
-    return [name for name in means if is_better.get(name, True)]
+    return [name for name in means if is_better.get(name) is not False]  # None: the task does not say
 
 
 def correct(items: Iterable[Record], metric: str) -> list[float]:

@@ -178,7 +178,7 @@ def _check(entry: LoadedTask) -> None:
     if getattr(entry.task, "MULTIMODAL", False):
         raise UserError(f"--tasks: {entry.name} needs images or sound; these models read text")
     if not mean_metrics(entry.task):
-        raise UserError(f"--tasks: no metric of {entry.name} is a mean over items, so there are no errors to report")
+        raise UserError(f"--tasks: no metric of {entry.name} is a mean over items that is better the higher it is")
     shots, sampler = entry.wanted.shots or 0, getattr(entry.task, "sampler", None)
     if sampler is not None and shots >= len(sampler.df):
         raise UserError(f"--shots {shots}: {entry.name} has only {len(sampler.df)} items to take examples from")

@@ -126,7 +126,9 @@ def run_words(
         "is_text": is_text,
         "is_small": is_text and (parameters < PAPER_PARAMETERS or tokens < PAPER_TOKENS),
         "is_mixed": not is_one_environment(summary),
-        "is_sparse": any(row["mean"] is None for row in records.get("equal_budgets", [])),
+        "is_sparse": any(
+            row["mean"] is None for name in ("equal_budgets", "equal_time") for row in records.get(name, [])
+        ),
         "is_routing_young": has_routing and max((row["step"] for row in curves), default=0) < YOUNG,
         "has_seeds": has_seeds,
         "has_one_seed": not has_seeds,

@@ -14,8 +14,8 @@ class History:
     """Sources of one forward, in the order of their layers.
 
     The model owns it: layers are given what they read and return what they add. Eagerly, sources are slices of one
-    buffer, made once; a compiler gets separate tensors. Where sources are bounded and there are no
-    gradients, what no layer will read again is let go.
+    buffer, made once; a compiler gets separate tensors. Where sources are bounded and there are no gradients, what no
+    layer will read again is let go.
 
     A layer's turn is `open`, which gives what it reads, and `close`, which takes what it leaves. Routers in a model of
     one's own do both in `keys_values`.

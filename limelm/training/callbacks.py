@@ -22,8 +22,8 @@ class MetricsLog(TrainerCallback):
     """Writes `metrics.jsonl`: exactly one line per step, with the held-out loss where it was measured.
 
     `seconds` in a line is the time of the training steps so far, without evaluations, saves and the loading of batches,
-    which the Trainer does before a step begins. A training that goes on
-    from a checkpoint drops the lines of later steps, and takes up the time at its own.
+    which the Trainer does before a step begins. A training that goes on from a checkpoint drops the lines of later
+    steps, and takes up the time at its own.
     """
 
     def __init__(self, path: Path, tokens_per_step: int):

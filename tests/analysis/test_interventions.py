@@ -188,3 +188,19 @@ def test_routes_of_a_model_of_ones_own_are_cut(options):
         with routes(model).cut(layer=2, source=-1):
             assert not torch.allclose(model(x), own, atol=1e-4)
         assert torch.equal(model(x), own)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_routes_of_a_layer_are_set_to_the_means_of_one_text(is_nested):
+    model = tiny_model("static_gqa")
+    first, second = (source_means(model, [token_ids()]) for _ in range(2))
+    with pytest.raises(ValueError, match="their means over one text at a time"):
+        if is_nested:
+            with routes(model).set_to_mean(first, head=0), routes(model).set_to_mean(second, head=1):
+                pass
+        else:
+            routes(model).set_to_mean(first, head=0).set_to_mean(second, head=1)
+    with routes(model).set_to_mean(first, head=0).set_to_mean(first, head=1):
+        chained = model(token_ids()).logits
+    with routes(model).set_to_mean(first):
+        torch.testing.assert_close(chained, model(token_ids()).logits)

@@ -354,6 +354,8 @@ def test_a_metric_that_is_better_the_lower_it_is_is_left_out(benchmarks, monkeyp
     assert "acc" in mean_metrics(loaded.task)
     monkeypatch.setattr(loaded.task, "_higher_is_better", {"acc": False})
     assert "acc" not in mean_metrics(loaded.task)
+    monkeypatch.setattr(loaded.task, "_higher_is_better", {"acc": None})
+    assert "acc" in mean_metrics(loaded.task)
 
 
 def test_a_task_that_two_names_stand_for_runs_once(benchmarks, monkeypatch):

@@ -107,6 +107,7 @@ def test_tables_compare_with_llama(run):
 
 def test_a_model_that_takes_no_step_has_no_speed_to_compare(tmp_path):
     summary = synthetic_run(tmp_path, ["LLaMA", "untrained", "LIMe static"])
+    summary |= {"base": "a model"}
     summary["trainings"][1]["tokens_per_second"] = 0
     rows = efficiency(summary)
     assert [row["tokens_per_second"] for row in rows] == [8.0, None, 8.0]

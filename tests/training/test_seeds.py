@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from limelm.cli import main
+from limelm.cli.reproduce import _costs
 from limelm.errors import UserError
 from limelm.evaluation.seeds import in_all_seeds
 from limelm.recipes.files import override
@@ -114,6 +115,19 @@ def test_retrieval_is_measured_on_the_first_seed(run, tmp_path):
     other = {**summary, "seeds": [2], "trainings": [row for row in summary["trainings"] if row["seed"] == 2]}
     assert several == measure_retrieval(alone, held_out) != measure_retrieval(other, held_out)
     assert {row["model"] for rows in several.values() for row in rows} == {"LIMe dynamic"}
+
+
+def test_costs_are_measured_on_the_device_of_the_trainings_and_not_of_large_models(run, monkeypatch, capsys):
+    recipe, folder, _ = run
+    summary, tokenizer = read_summary(folder / "run"), recipe.open_data(folder / "tokens")[0]
+    costs = _costs(recipe, summary, tokenizer)
+    assert [(row["model"], row["precision"]) for row in costs] == [("LLaMA", "fp32"), ("LIMe dynamic", "fp32")]
+    device = summary["trainings"][-1]["environment"]["device"]
+    summary["trainings"][-1]["environment"]["device"] = "another one"
+    assert _costs(recipe, summary, tokenizer) == [] and "trained on another device" in capsys.readouterr().err
+    summary["trainings"][-1]["environment"]["device"] = device
+    monkeypatch.setattr("limelm.cli.reproduce.MOST_MEASURED", 1000)
+    assert _costs(recipe, summary, tokenizer) == [] and "too large" in capsys.readouterr().err
 
 
 def test_the_report_compares_seed_by_seed(run, tmp_path):

@@ -23,7 +23,7 @@ class HyperConnectionConfig(DecoderConfig):
     """
 
     model_type = "hyper_connection"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ()  # its norms have no weights
+    compatible_model_types: ClassVar[tuple[str, ...]] = ()  # norms around "hc" have no weights
     kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
 
     expansion_rate: int = 4

@@ -55,7 +55,7 @@ def fairness_records(summary: dict[str, Any], costs: Records) -> dict[str, Recor
 def is_compared_over_seeds(summary: dict[str, Any]) -> bool:
     """Whether a run has models from scratch in several seeds, or a search for their learning rates.
 
-    Its trainings are many, hours apart, so that each one's clock tells of its hour too: costs are measured apart.
+    Costs of such a run are measured apart where that is possible, because each training's clock tells of its hour, too.
     """
     return "base" not in summary and ("search" in summary or len(summary["seeds"]) > 1)
 
