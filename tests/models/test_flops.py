@@ -3,7 +3,16 @@ from transformers import AutoConfig, LlamaConfig
 
 from limelm import HyperConnectionConfig, LimeConfig
 from limelm.models.flops import model_cost
-from limelm.report.sections.costs import SHAPE
+
+SHAPE = {  # Table 4
+    "vocab_size": 50257,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
 
 
 def llama_forward_flops(vocab, hidden, intermediate, layers, heads, kv_heads, length):
