@@ -1,5 +1,6 @@
 """The environment of a measurement or training: versions, device, available memory, and the processes together."""
 
+import gc
 import platform
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def environment() -> dict[str, str | int]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),
     }
+
+
+def free_memory() -> None:
+    """Give back what earlier models of this process have left, those in cycles of references and on a GPU too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def available_memory(device: torch.device) -> int:

@@ -19,7 +19,6 @@ SAME, OTHER, UNSEEN, AGAINST, MISSING = "reproduced", "same direction", "not see
 #: How the scale of a measurement at the paper's own scale begins.
 AT_SCALE = "the paper's"
 UNITS = {"B": 1e9, "T": 1e12}
-COLUMNS = {"difference": "difference", "low": "t_low", "high": "t_high"}
 TABLE = ("| | where | the paper says | measured | scale | verdict |", "|---|---|---|---|---|---|")
 HEAD = """\
 # The paper, claim by claim
@@ -60,8 +59,7 @@ def judge(claim: dict[str, Any]) -> tuple[str, str]:
 
 def _difference(claim: dict[str, Any]) -> tuple[str, str]:
     row = _find(claim["file"], claim["row"])
-    columns = COLUMNS | claim.get("columns", {})
-    value, low, high = (float(row[columns[key]]) for key in ("difference", "low", "high"))
+    value, low, high = (float(row[key]) for key in ("difference", "t_low", "t_high"))
     side = "lower" if high < 0 else "higher" if low > 0 else "equal"
     verdict = OTHER if side == claim["expected"] else UNSEEN if side == "equal" else AGAINST
     return f"{value:+.3f} {claim['unit']} ({low:+.3f} to {high:+.3f}), {row['seeds']} seeds", verdict

@@ -1,6 +1,5 @@
 """Time and memory of each case beside its baseline, and the bytes saved for the backward."""
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from limelm.benchmark.costs import cache_bytes_per_token
 from limelm.benchmark.shape import Inputs
 from limelm.benchmark.timing import interleave
 from limelm.benchmark.workloads import COMPILE, TRAINS, WORKLOADS, Work, begin_training
+from limelm.environment import free_memory
 from limelm.planning.peak_memory import peak_training_memory, saved_for_backward
 from limelm.progress import progress_bar
 from limelm.records import Record, Records
@@ -90,7 +90,7 @@ def time_case(case: Case, task: str, conditions: Conditions) -> Record:
     works, facts = _works([case.baseline, case], task, conditions)
     baseline, own = interleave(works, conditions.rounds, conditions.device)
     del works
-    _free(conditions.device)
+    free_memory()
     return {
         "case": case.name,
         "baseline": case.baseline.name,
@@ -128,7 +128,7 @@ def memory_of(case: Case, task: str, baseline: Record | None, conditions: Condit
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     memory = _training_memory(model, case.inputs, conditions.is_compiled)
     del model
-    _free(conditions.device)
+    free_memory()
     return {
         "case": case.name,
         "task": task,
@@ -148,9 +148,3 @@ def _training_memory(model: PreTrainedModel, inputs: Inputs, is_compiled: bool) 
         "saved_for_backward_bytes": saved_for_backward(model, inputs.batch_size, inputs.sequence_length),
         "peak_training_bytes": peak_training_memory(model, inputs.batch_size, inputs.sequence_length),
     }
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -99,7 +99,7 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
         return False
     if not (out / SETTINGS).is_file():
         raise UserError(f"{out}: already there; name a new folder or remove it")
-    refuse_other_settings(out, settings, _settings_of(out).keys() | settings.keys())
+    refuse_other_settings(out, settings)
     left = Preparation(partial_of(out.resolve()))
     if left.folder.exists() and not left.prepared.exists():
         with _locked(left.folder, out):
@@ -154,23 +154,20 @@ def _holds_something(out: Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def refuse_other_settings(out: Path, settings: dict[str, Any], names: Iterable[str]) -> None:
+def refuse_other_settings(out: Path, settings: dict[str, Any], names: Iterable[str] | None = None) -> None:
     """Refuse a prepared folder whose settings are others.
 
     Args:
-        names: of the settings that are compared.
+        names: of the settings that are compared; by default all.
 
     Raises:
         UserError: for the first that differs.
     """
-    there = _settings_of(out)
-    other = _first_difference(*({name: each.get(name) for name in sorted(names)} for each in (there, settings)))
+    there = build(dict[str, Any], load_json(out / SETTINGS), str(out / SETTINGS))
+    compared = list(there | settings if names is None else names)
+    other = _first_difference(*({name: each.get(name) for name in compared} for each in (there, settings)))
     if other:
         raise UserError(f"{out}: already there, prepared with {other}; name a new folder or remove it")
-
-
-def _settings_of(out: Path) -> dict[str, Any]:
-    return build(dict[str, Any], load_json(out / SETTINGS), str(out / SETTINGS))
 
 
 @contextmanager

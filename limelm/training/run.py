@@ -4,7 +4,6 @@ A run's folder holds `run.json` (the resolved recipe, and what decides the resul
 line per step), and at the end the model, its tokenizer and `result.json`.
 """
 
-import gc
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from transformers import (
     ProgressCallback,
 )
 
-from limelm.environment import environment, peak_flops_together, this_process
+from limelm.environment import environment, free_memory, peak_flops_together, this_process
 from limelm.errors import Stopped, UserError
 from limelm.files import lock, write_text
 from limelm.models.flops import training_flops_per_token
@@ -62,7 +61,7 @@ def train_model(
         Stopped: when a signal asked for it, after a checkpoint.
     """
     check_trackers(report_to)
-    _free_memory()
+    free_memory()
     subject = recipe.subjects[name]
     arguments = training_arguments(recipe, name, folder / CHECKPOINTS, report_to)
     recorded = read_run(folder)
@@ -186,13 +185,6 @@ def _progress_bar(recipe: Recipe, name: str, model: PreTrainedModel) -> Progress
         flops,
         peak_flops_together(precision),
     )
-
-
-def _free_memory() -> None:
-    """Give a GPU back what an earlier model of this process has left there, its Trainer in a cycle of references."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _train(trainer: LimeTrainer, progress: ProgressBar, checkpoint: Path | None) -> int:

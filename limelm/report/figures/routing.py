@@ -1,7 +1,6 @@
 """Curves of what routers retrieve: Figures 2, 3, 4, 9 and 10."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model, numbers, shown
 from limelm.routing.reader import REPRESENTATIONS
 
-UNIFORM, MEAN_WEIGHT = "no preference (uniform)", "mean weight in layers r ≥ m"
+UNIFORM = "no preference (uniform)"
 MOST_IN_A_PANEL, TITLE_WIDTH = 10, 28  # lines, and characters
 #: Colors of Figure 9 in the paper.
 GREEN, ORANGE = "#009e73", "#d55e00"
@@ -26,11 +25,11 @@ def mean_retrieval(records: Records, palette: Palette) -> Figure:
     All models are in one panel, or where these are more than `MOST_IN_A_PANEL`, each has its own.
     """
     is_plain = {row["sources_are"] for row in records} == {REPRESENTATIONS}
-    source = f"{'representation' if is_plain else 'source'} m (0: token embedding)"
+    source = f"{'representation' if is_plain else 'source'} m"
     models = list(by_model(records))
     if len(models) > MOST_IN_A_PANEL:
         return _each_mean_retrieval(models, palette, source)
-    with style.wide_panel(source, MEAN_WEIGHT) as (figure, axes):
+    with style.wide_panel(f"{source} (0: token embedding)", "mean weight in layers r ≥ m") as (figure, axes):
         for model, rows in models:
             style.draw_line(axes, rows, "source", "mean_weight", palette.line(model, len(rows)))
         _draw_uniform(axes, records, "source", palette)
@@ -42,11 +41,10 @@ def _each_mean_retrieval(models: Sequence[tuple[str, Records]], palette: Palette
     with style.new_panels(len(models), (None, 1.9), 4, sharey=True) as (figure, panels):
         for axes, (model, rows) in zip(panels, models, strict=True):
             style.draw_line(axes, rows, "source", "mean_weight", {**palette.line(model, len(rows)), "linestyle": "-"})
-            uniform = [row["uniform"] for row in rows]
-            axes.plot(numbers(rows, "source"), uniform, "--", color=style.REFERENCE, **style.single_mark(rows))
-            axes.set_title(textwrap.fill(shown(model), TITLE_WIDTH), fontsize="small")
+            _draw_uniform(axes, rows, "source", palette)
+            axes.set_title(shown(model, TITLE_WIDTH), fontsize="small")
             style.depth_axis(axes, "")
-        style.label_edges(panels, source.removesuffix(" (0: token embedding)"), "mean weight")
+        style.label_edges(panels, source, "mean weight")
         panels[0].set_ylim(bottom=0)
     return figure
 

@@ -1,5 +1,6 @@
 """The sections on what a comparison of different models hides: other sizes, other speeds, and how they trained."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean
@@ -10,7 +11,8 @@ import numpy as np
 from limelm.evaluation.seeds import COMPARISON, baseline_of, compare_losses
 from limelm.records import Record, Records
 from limelm.report.captions import Words
-from limelm.report.sections.results import has_times, results, trainings_of
+from limelm.report.sections.costs import efficiency
+from limelm.report.sections.results import trainings_of
 from limelm.report.writer import Section
 from limelm.training.jsonl import METRICS, read_lines
 
@@ -73,10 +75,10 @@ def cost_words(costs: Records) -> Words:
 
 def _step_ratios(summary: dict[str, Any], costs: Records) -> dict[str, float]:
     """The time of a training step of each model, in that of the baseline; empty where none is known."""
-    if costs or not has_times(summary):
+    if costs:
         return {row["model"]: row["step_ratio"] for row in costs}
-    speeds = {row["model"]: row["tokens_per_second"] for row in results(summary)}
-    return {label: speeds[baseline_of(summary)] / speed for label, speed in speeds.items()}
+    speeds = {row["model"]: row["tokens_per_second_ratio"] for row in efficiency(summary)}
+    return {label: 1 / speed for label, speed in speeds.items() if not math.isnan(speed)}
 
 
 def equal_parameters(models: dict[str, Records]) -> Records:
