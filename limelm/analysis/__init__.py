@@ -4,6 +4,7 @@ from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.checkpoints import Analysis, analyze
 from limelm.analysis.circuits import circuit_records, tokens_of_routes, vocabulary_directions
 from limelm.analysis.effect_records import effect_records
+from limelm.analysis.gradients import gradient_norms
 from limelm.analysis.interventions import Routes, routes, source_means
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import RetrievalWeights, retrieval_weights
@@ -45,6 +46,7 @@ __all__ = [
     "effect_records",
     "effective_rank",
     "expected_source",
+    "gradient_norms",
     "gram_spectrum",
     "layer_mass",
     "layer_statistics",

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,6 +20,7 @@ from limelm.adapters.attachment import attachment_of
 from limelm.analysis.activations import ActivationReader, Activations
 from limelm.analysis.circuits import OpenRoutes, check_circuits, circuit_records
 from limelm.analysis.effect_records import effect_records
+from limelm.analysis.gradients import gradient_records
 from limelm.analysis.logit_lens import LogitLens
 from limelm.analysis.retrieval import (
     RetrievalWeights,
@@ -38,7 +40,18 @@ from limelm.errors import UserError
 from limelm.progress import progress_bar
 from limelm.records import Records
 
-ANALYSES = ("retrieval", "entropy", "separability", "tsne", "circuits", "effects", "collapse", "cka", "logit-lens")
+ANALYSES = (
+    "retrieval",
+    "entropy",
+    "separability",
+    "tsne",
+    "circuits",
+    "effects",
+    "collapse",
+    "cka",
+    "logit-lens",
+    "gradients",
+)
 ON_ROUTES = ("retrieval", "effects")  # these look at weights over depth
 ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn
 BATCH_TOKENS = 2048
@@ -202,6 +215,8 @@ class ModelStudy:
             records |= self.routing.records(self.label)  # they are the same whatever the data
         if self.routing.readers and self.settings.wants("effects"):
             records |= self._effects()
+        if self.settings.wants("gradients"):
+            records |= self._gradients()
         if wants_spectra:
             spectra = self._pass("spectra", [Spectra(statistics, self.settings.alpha)])
             analysis_of = {"entropy": "entropy", "effective_rank": "collapse"}
@@ -242,11 +257,25 @@ class ModelStudy:
 
     def _effects(self) -> dict[str, Records]:
         """Measure on some of the sample what cutting routes does."""
-        count = max(1, min(EFFECT_TOKENS, self.settings.tokens) // self.sequences.length)
-        sample = list(batches(islice(self.sequences.sample(), count), BATCH_TOKENS))
-        self.sampled = max(self.sampled, sum(map(len, sample)))
+        sample = list(batches(self._first_sequences(EFFECT_TOKENS), BATCH_TOKENS))
         effects = route_effects(self.model, sample, cells=CELLS, label=self.label)
         return effect_records(self.label, effects, sample, self.tokenizer)
+
+    def _gradients(self) -> dict[str, Records]:
+        """Take the gradient of the loss on one batch of the sample; none where the model's weights have none."""
+        try:
+            batch = torch.stack([*self._first_sequences(BATCH_TOKENS)])
+            return gradient_records(self.label, self.model, batch)
+        except LookupError as error:
+            self._note("gradients", str(error))
+            return {}
+
+    def _first_sequences(self, tokens: int) -> Iterator[Tensor]:
+        """The sample's first sequences, so many tokens at most, but one sequence at least."""
+        count = max(1, min(tokens, self.settings.tokens) // self.sequences.length)
+        for read, sequence in enumerate(islice(self.sequences.sample(), count), start=1):
+            self.sampled = max(self.sampled, read)
+            yield sequence
 
     def _find_words(self) -> tuple[list[Occurrence], list[Tensor]] | None:
         """The words' occurrences and their sequences; None where not wanted, or too few of the default words."""

@@ -35,6 +35,7 @@ analyses:
   collapse       effective rank, cosine similarity of neighboring tokens
   cka            alignment of the layers with each other
   logit-lens     what the head would predict from each layer
+  gradients      how strongly the loss pulls at the weights of each layer
 
 examples:
   limelm analyze demo/seed-42/* --data demo/data --out analysis

@@ -24,7 +24,7 @@ RETRIEVAL = {
     "weights",
 }
 EFFECTS = {"cell_effects", "route_effects", "weight_and_effect", "effect_estimates", "effects_by_token"}
-PER_LAYER = {"entropy", "effective_rank", "separability", "tsne", "cosine", "cka", "logit_lens"}
+PER_LAYER = {"entropy", "effective_rank", "separability", "tsne", "cosine", "cka", "logit_lens", "gradients"}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ NUMBERS = {
     "cosine": "neighbors",
     "cka": "cka",
     "logit_lens": "kl",
+    "gradients": "gradient_norm",
     "separability": "accuracy",
 }
 

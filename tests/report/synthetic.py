@@ -247,8 +247,11 @@ class Study:
                     yield {"model": model, "states": states, "layer": layer, "word": word, "x": x, "y": y}
 
     def collapse(self):
-        records = {"cosine": [], "cka": [], "logit_lens": []}
+        records = {"cosine": [], "cka": [], "logit_lens": [], "gradients": []}
         for place, model in enumerate(self.models):
+            for layer in range(self.layers):
+                norm = 10.0 ** -(1 + (place + 1) * layer / self.layers)
+                records["gradients"].append({"model": model, "layer": layer, "gradient_norm": norm})
             for layer in range(self.layers + 1):
                 depth = layer / self.layers
                 alike = 0.2 + 0.5 * depth**2 - 0.04 * place

@@ -23,7 +23,7 @@ FIGURES = {
         for name in ("entropy", "effective_rank", "separability", "tsne")
         for states in ("values", "hidden-states")
     ),
-    *("cosine", "cka", "logit_lens"),
+    *("cosine", "cka", "logit_lens", "gradients"),
     *("cell_effects", "route_effects", "weight_and_effect"),
 }
 TABLES = {"pruned_weights", "circuits", "effect_estimates", "effects_by_token"}

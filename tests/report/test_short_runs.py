@@ -101,6 +101,7 @@ def test_models_of_any_depth(layers):
     check(states.separability(values["separability"], PALETTE), dots=3)
     check(states.cosine(records["cosine"], PALETTE), dots=6)
     check(states.logit_lens(records["logit_lens"], PALETTE), dots=9)
+    check(states.gradient_norms(records["gradients"], PALETTE), dots=3)
     if layers > 1:
         check(routing.mean_retrieval(records["mean_retrieval"], PALETTE), dots=3)
         check(routing.self_retrieval(records["self_retrieval"], PALETTE), dots=2 * (4 + 2))

@@ -75,6 +75,15 @@ def logit_lens(records: Records, palette: Palette) -> Figure:
     return figure
 
 
+def gradient_norms(records: Records, palette: Palette) -> Figure:
+    """Draw the norm of the loss's gradient per layer, on a logarithmic scale."""
+    with style.wide_panel(LAYER, "norm of the loss's gradient") as (figure, axes):
+        for model, rows in by_model(records):
+            style.draw_line(axes, rows, "layer", "gradient_norm", palette.line(model, len(rows)))
+        axes.set_yscale("log")
+    return figure
+
+
 def tsne(records: Records, _: Palette | None = None) -> Figure:
     """Draw t-SNE clouds: a row per model, a panel per layer, a color and marker per word."""
     models = list(by_model(records))

@@ -60,4 +60,5 @@ STATES = (
     Section("cosine", states.cosine),
     Section("cka", heatmaps.cka),
     Section("logit_lens", states.logit_lens),
+    Section("gradients", states.gradient_norms),
 )
