@@ -15,6 +15,7 @@ from limelm.report.figures.palette import Palette
 from limelm.report.made import made_now
 from limelm.report.run import palette_of_run
 from limelm.report.sections.answers import ANSWERS, answer_facts, answer_records, answer_tiles, answer_words
+from limelm.report.sections.depth import DEPTH, depth_records
 from limelm.report.sections.results import results
 from limelm.report.writer import REPORT, Section, write_page
 from limelm.text import counted, printable
@@ -42,16 +43,18 @@ def write_overview(
     """
     tasks = list((answers or {}).values())
     rows = [{"run": name, **row} for name, summary in summaries.items() for row in results(summary)]
-    records = {"runs": rows, **answer_records(tasks)}
+    records = {"runs": rows, "loss_over_depth": depth_records(summaries), **answer_records(tasks)}
     kinds = {model: kind for s in summaries.values() for model, kind in palette_of_run(s).kinds.items()}
     words = {
         **answer_words(tasks, records["exact_match_summary"]),
         "names": ", ".join(summaries),
+        "differ_in_depth": bool(records["loss_over_depth"]),
+        "are_unlike": not records["loss_over_depth"],
         "runs": counted(len(summaries), "run"),
     }
     return write_page(
         out,
-        [*ANSWERS, RUNS],
+        [*ANSWERS, DEPTH, RUNS],
         records,
         Palette(kinds, kinds),
         words,

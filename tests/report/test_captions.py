@@ -18,6 +18,7 @@ from limelm.report.run import write_run
 from limelm.report.sections.answers import ANSWERS
 from limelm.report.sections.circuits import CIRCUITS
 from limelm.report.sections.costs import COSTS
+from limelm.report.sections.depth import DEPTH
 from limelm.report.sections.effects import EFFECTS
 from limelm.report.sections.fairness import FAIRNESS
 from limelm.report.sections.results import ENTROPY, LOSSES
@@ -253,9 +254,39 @@ def test_several_runs_have_a_page_that_leads_to_theirs(tmp_path):
     assert "Right answers" in text_of(page) and is_made_of(page, runs_fingerprint(summaries))
 
 
+def of_depth(out, layers, seeds=(1, 2), **changes):
+    """A run's summary with models of so many layers; `changes` are of its training."""
+    summary = run(out / str(layers), LABELS, seeds=seeds)
+    summary["recipe"]["architecture"]["num_hidden_layers"] = layers
+    summary["recipe"]["training"] |= changes
+    for place, entry in enumerate(summary["trainings"]):
+        entry["eval_loss"] = 6.0 + 0.01 * layers + 0.1 * place
+    return summary
+
+
+def test_runs_of_several_depths_are_compared_over_depth(tmp_path):
+    summaries = {f"deep-{layers}": of_depth(tmp_path, layers) for layers in (64, 32)}
+    page = text_of(write_overview(tmp_path, summaries))
+    with (tmp_path / "figures" / "loss_over_depth.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    expected = {(depth, seed, label) for depth in ("32", "64") for label in LABELS for seed in ("1", "2")}
+    assert {(row["layers"], row["seed"], row["model"]) for row in rows} == expected
+    assert [row["layers"] for row in rows] == sorted(row["layers"] for row in rows) and len(rows) == len(expected)
+    assert [row["difference"] for row in rows if row["model"] == "LLaMA"] == [""] * 4
+    assert {round(float(row["difference"]), 6) for row in rows if row["model"] == LABELS[1]} == {0.1}
+    assert "What depth does" in page and "all else is the same" in page and "each has its own recipe" not in page
+
+
+@pytest.mark.parametrize(("layers", "changes"), [(32, {}), (64, {"learning_rate": 1e-2})])
+def test_runs_that_differ_in_other_things_are_not_compared_over_depth(tmp_path, layers, changes):
+    summaries = {"first": of_depth(tmp_path / "first", 32), "other": of_depth(tmp_path / "other", layers, **changes)}
+    page = text_of(write_overview(tmp_path, summaries))
+    assert "What depth does" not in page and "each has its own recipe" in page
+
+
 def test_every_caption_and_every_column_is_used():
     sections = [*ANSWERS, *LOSSES, *COSTS, SEARCH, *FAIRNESS, ENTROPY, *ROUTING, *EFFECTS, CIRCUITS, *STATES]
-    sections += [*SECTIONS, RUNS]
+    sections += [*SECTIONS, RUNS, DEPTH]
     captions = tomllib.loads(TEMPLATES.joinpath("captions.toml").read_text())
     pages, tables = {"run", "overview", "answers", "evaluation"}, {"times", "memory", "pruning"}
     of_sections = {section.caption or section.name for section in sections} | {"weights_of_model"}

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
+from limelm.evaluation.seeds import interval_over_seeds
 from limelm.records import Records
 from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
@@ -59,6 +60,47 @@ def loss_over_seeds(curves: Records, palette: Palette) -> Figure:
             style.band(axes, flops, mean - deviation, mean + deviation, palette[model])
             axes.plot(flops, mean, linewidth=1.8, **palette.line(model, len(flops)))
     return figure
+
+
+def loss_over_depth(records: Records, palette: Palette) -> Figure:
+    """Draw held-out loss, and its difference from the baseline's, against the number of layers (Figure 8).
+
+    Every seed has a short dash, a mark is their mean, and an upright bar Student's 95 % interval of it.
+
+    Args:
+        records: per model, depth and seed `layers`, `eval_loss`, and `difference`, which is None for the baseline.
+    """
+    depths = sorted({row["layers"] for row in records})
+    baseline = next(row["model"] for row in records if row["difference"] is None)
+    panels = {"eval_loss": "held-out loss (nats per token)", "difference": f"difference from {shown(baseline)}'s"}
+    measured = {key: [row for row in records if row[key] is not None] for key in panels}
+    shape = (1, sum(map(bool, measured.values())))  # a baseline alone has no differences
+    with style.new_figure(*shape, figsize=(style.PAGE_WIDTH, 4.4), squeeze=False) as (figure, (grid,)):
+        for axes, (key, label) in zip(grid, panels.items(), strict=False):
+            for model, rows in by_model(measured[key]):
+                _draw_depths(axes, rows, key, palette.line(model, len(depths)))
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(depths, [str(depth) for depth in depths])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel("layers")
+            axes.set_ylabel(label)
+            if key == "difference":
+                axes.axhline(0, color=style.REFERENCE, linestyle="--", linewidth=1)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _draw_depths(axes: Axes, rows: Records, key: str, look: dict[str, Any]) -> None:
+    """Draw one model over depth: each seed, their mean, and its interval."""
+    of_depths = {
+        depth: numbers([row for row in rows if row["layers"] == depth], key)
+        for depth in dict.fromkeys(row["layers"] for row in rows)
+    }
+    axes.plot(*zip(*((depth, values.mean()) for depth, values in of_depths.items()), strict=True), **look)
+    for depth, values in of_depths.items():
+        if (interval := interval_over_seeds(values)) is not None:
+            axes.vlines(depth, interval.low, interval.high, color=look["color"], linewidth=1.5)
+            axes.plot([depth] * len(values), values, "_", color=look["color"], markersize=9)
 
 
 def router_entropy(records: Records, _: Palette | None = None) -> Figure:

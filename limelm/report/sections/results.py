@@ -103,7 +103,7 @@ def loss_records(summary: dict[str, Any]) -> dict[str, Records]:
     if len(summary["seeds"]) == 1:
         return {**records, "loss_against_flops": curves}
     measured = [row for row in curves if row["eval_loss"] is not None]
-    losses = final_losses(_losses(models), baseline)
+    losses = final_losses(losses_by_seed(models), baseline)
     if models and "base" not in summary:  # a model that is not trained spends nothing
         budgets = {
             label: {entry["seed"]: _curve(measured, label, entry["seed"]) for entry in models[label]}
@@ -122,12 +122,13 @@ def loss_records(summary: dict[str, Any]) -> dict[str, Records]:
     return {**records, "loss_over_seeds": measured}
 
 
-def _losses(models: dict[str, Records]) -> dict[str, dict[int, float]]:
+def losses_by_seed(models: dict[str, Records]) -> dict[str, dict[int, float]]:
+    """The last held-out loss of each training, by label and seed."""
     return {label: {entry["seed"]: entry["eval_loss"] for entry in own} for label, own in models.items()}
 
 
 def _compared(models: dict[str, Records], reference: str) -> Records:
-    rows = compare_losses(final_losses(_losses(models), reference), reference)
+    rows = compare_losses(final_losses(losses_by_seed(models), reference), reference)
     return [row | {"lower_in": row["lower_in"] if row["seeds"] > 1 else None} for row in rows]
 
 
