@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from limelm.evaluation.statistics import t_interval
+from limelm.report.writer import write_csv
 from tests.scripts import load_script
 
 script = load_script("runs/over_seeds.py")
@@ -72,3 +73,62 @@ def test_folders_with_other_models_are_refused(tmp_path):
         (tmp_path / str(seed) / "evaluation.json").write_text(json.dumps(written))
     with pytest.raises(SystemExit, match="accuracy: the folders have other models"):
         script.write([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
+
+
+def analysis(folder, entropy, weight):
+    """What `limelm analyze` writes of two models of six layers, one of which routes."""
+    (folder / "figures").mkdir(parents=True)
+    (folder / "analysis.json").write_text(json.dumps({"models": MODELS}))
+    layers = range(6)
+    tables = {
+        "entropy-values": [
+            {"model": model["label"], "states": "values", "layer": layer, "entropy": entropy[place] + layer}
+            for place, model in enumerate(MODELS)
+            for layer in layers
+        ],
+        "gradients": [
+            {"model": model["label"], "layer": layer, "gradient_norm": 0.1 * (place + 1)}
+            for place, model in enumerate(MODELS)
+            for layer in layers
+        ],
+        "self_retrieval_by_layer": [
+            {"model": "LIMe static", "layer": layer, "weight": weight / (layer + 1), "uniform": 1 / (layer + 1)}
+            for layer in layers[1:]
+        ],
+    }
+    for name, rows in tables.items():
+        write_csv(folder / "figures" / f"{name}.csv", rows)
+    return folder
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """The tables over three seeds of what analyses found."""
+    seeds = [((3.0, 3.5), 0.8), ((3.1, 3.5), 0.7), ((2.9, 3.3), 0.9)]
+    folders = [analysis(tmp_path / str(seed), *numbers) for seed, numbers in enumerate(seeds)]
+    script.write(folders, tmp_path / "out")
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"entropy-values", "gradients"}
+    return {path.stem: list(csv.DictReader(path.open())) for path in (tmp_path / "out").glob("*.csv")}
+
+
+def test_what_is_inside_is_compared_layer_by_layer(inside):
+    assert inside.keys() == {"entropy", "gradients", "by_third"}
+    (row,) = (row for row in inside["entropy"] if (row["model"], row["layer"]) == ("LIMe static", "2"))
+    assert float(row["entropy"]) == pytest.approx(statistics.mean([5.5, 5.5, 5.3]))
+    interval = t_interval([0.5, 0.4, 0.4])
+    assert [float(row[key]) for key in ("difference", "t_low", "t_high")] == pytest.approx(
+        [interval.mean, interval.low, interval.high]
+    )
+    assert "verdict" not in row  # more or less entropy is neither better nor worse
+
+
+def test_means_over_thirds_of_the_layers(inside):
+    rows = {(row["measure"], row["of"], row["layers"], row["model"]): row for row in inside["by_third"]}
+    assert float(rows["entropy", "values", "last third", "LLaMA"]["mean"]) == pytest.approx(3.0 + 4.5)
+    assert float(rows["entropy", "values", "all", "LIMe static"]["difference"]) == pytest.approx(1.3 / 3)
+    routed = rows["self_retrieval", "", "middle third", "LIMe static"]  # layers 2 and 3
+    assert float(routed["mean"]) == pytest.approx(0.8 * (1 / 3 + 1 / 4) / 2)
+    assert float(routed["difference"]) == pytest.approx(-0.2 * (1 / 3 + 1 / 4) / 2)
+    last = rows["self_retrieval", "LIMe static", "each third", "last third"]
+    assert float(last["difference"]) == pytest.approx(0.8 * ((1 / 5 + 1 / 6) - (1 / 3 + 1 / 4)) / 2)
+    assert not rows["self_retrieval", "LIMe static", "each third", "middle third"]["difference"]
