@@ -26,7 +26,7 @@ DEMO := demo
 SITE := site
 CHAOS := .chaos
 # Tests of one file stay together: some share what a file has made once.
-IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
+IN_PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test lint docs package test-oldest test-newest test-hf chaos wrong-calls clean
 

@@ -4,6 +4,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a wro
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; 0 runs their tests on a GPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only cost time, in commands too
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,18 @@ import torch
 # Pages are checked where all is that they point at; a source distribution has no results.
 PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_site.py", "test_spelling.py"]
 collect_ignore = [] if (Path(__file__).parents[1] / "results").is_dir() else PAGES
+
+# These have few tests, and take minutes all the same.
+LONG = ["test_site.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest: the files in `LONG`, then those with the most tests.
+
+    Among several processes each takes a file at a time, and none is left alone with a long one at the end.
+    """
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
