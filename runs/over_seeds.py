@@ -11,7 +11,7 @@
 A folder is one seed; all have the same models, and the same tasks and domains, or analyses. Differences are from the
 first model, seed by seed, with Student's 95 % interval over seeds. (The commands themselves have intervals of single
 checkpoints: over items, documents, sequences or folds.) Of analyses by_third.csv has means over each third of the
-layers, and compares routers with one that has no preferences, and thirds with the middle one.
+layers, and compares routers with one that has no preference, and thirds with the middle one.
 """
 
 import argparse
@@ -83,8 +83,9 @@ ANALYZED = {
 }
 OF_STATES = {"entropy": "entropy", "separability": "accuracy"}  # the field of each that is compared
 OF_ROUTERS = {"self_retrieval": "weight", "expected_source": "expected_source"}
-NO_PREFERENCE = "a router without preferences"
+NO_PREFERENCE = "no preference"
 ALL, THIRDS = "all", ("first third", "middle third", "last third")
+MIDDLE_FIRST = (THIRDS[1], THIRDS[0], THIRDS[2])  # the first of a table is what others are compared with
 
 
 def over_seeds(tables: list[Records], measure: Measure) -> Records:
@@ -160,21 +161,19 @@ def _states_by_third(tables: dict[str, Records]) -> Iterator[Record]:
 
 
 def _routers_by_third(tables: dict[str, Records]) -> Iterator[Record]:
-    """Those of what routers read, beside a router without preferences, and each third beside the middle one."""
+    """Those of what routers read, beside a router without preferences, and as a part of its, a third beside another."""
     for measure, value in OF_ROUTERS.items():
-        rows = tables[measure]
-        if not rows:
-            continue
+        rows = [row for row in tables[measure] if row["uniform"] > 0]
         first = [row for row in rows if row["model"] == rows[0]["model"]]
-        for layers, _, mean in _means(first, "uniform"):
-            yield {"measure": measure, "of": "", "layers": layers, "model": NO_PREFERENCE, "mean": mean}
-        means = list(_means(rows, value))
-        for layers, model, mean in means:
+        uniform = [(layers, NO_PREFERENCE, mean) for layers, _, mean in _means(first, "uniform")]
+        for layers, model, mean in [*uniform, *_means(rows, value)]:
             yield {"measure": measure, "of": "", "layers": layers, "model": model, "mean": mean}
-        for place in (1, 0, 2):  # the first of a table is what others are compared with
-            for layers, model, mean in means:
-                if layers == THIRDS[place]:
-                    yield {"measure": measure, "of": model, "layers": "each third", "model": layers, "mean": mean}
+        parts = list(_means([row | {"part": row[value] / row["uniform"]} for row in rows], "part"))
+        for third in MIDDLE_FIRST:
+            for layers, model, mean in parts:
+                if layers == third:
+                    own = {"measure": f"{measure}, as a part of {NO_PREFERENCE}", "of": model, "layers": "each third"}
+                    yield {**own, "model": third, "mean": mean}
 
 
 def _means(rows: Records, value: str) -> Iterator[tuple[str, str, float]]:
@@ -209,7 +208,7 @@ def _draw(records: Records, measure: Measure, palette: Palette, out: Path) -> No
     """Write a measure's figures; values before and after routing are drawn together."""
     if measure.draw is None:
         return
-    halves = [{measure.error: (row["high"] - row["low"]) / 2 if row["low"] is not None else None} for row in records]
+    halves = [{measure.error: (row["high"] - row["low"]) / 2 if row["low"] is not None else 0.0} for row in records]
     drawn = [{**row, **half} for row, half in zip(records, halves, strict=True)] if measure.error else records
     if "states" not in measure.keys:
         save_figure(measure.draw(drawn, palette), out / measure.name)

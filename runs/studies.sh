@@ -4,13 +4,14 @@
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
 #   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
+#   runs/studies.sh inside                            look into LLaMA and LIMe static of 32 layers, of each seed: 20 minutes
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
 #   runs/studies.sh keep                              keep what is trained, while a study runs or after it was stopped
 #
 # What a study has trained is kept in studies/, a small archive of results and logs for each training, without weights.
-# Scores need the weights, so measure comes before these are gone: each seed's are kept too. BENCHMARKS is a folder for
-# limelm eval --local-data, DOMAINS has texts, as in "wiki=wiki/ books=books.jsonl.gz".
+# inside and measure need the weights, and so come before these are gone; the scores of each seed are kept too.
+# BENCHMARKS is a folder for limelm eval --local-data, DOMAINS has texts, as in "wiki=wiki/ books=books.jsonl.gz".
 # A study goes on from these, here or in a fresh clone with the same TEXT. Several may run side by side, each with MODELS
 # of its own (MODELS=llama,static runs/studies.sh rivals) and with OMP_NUM_THREADS=1.
 set -euo pipefail
@@ -19,6 +20,7 @@ cd "$(dirname "$0")/.."
 RUNS=${RUNS:-runs/studies}
 KEPT=${KEPT:-studies}
 LIMELM=${LIMELM:-.venv/bin/limelm}
+PYTHON=${PYTHON:-.venv/bin/python}
 
 rivals() { study rivals rivals; }
 # The two learning rates are those that were best in 8 layers.
@@ -44,25 +46,41 @@ study() {
 
 # Score the models of each seed of english whose weights are here, LLaMA first, and look into those of the first seed.
 measure() {
-    local seed domain model found=no domains=() models=()
+    local seed domain domains=()
     [ -n "${BENCHMARKS:-}" ] && [ -n "${DOMAINS:-}" ] || {
         echo 'runs/studies.sh: measure needs BENCHMARKS and DOMAINS, as in DOMAINS="wiki=wiki/ books=books.jsonl.gz"' >&2
         exit 2
     }
     for domain in $DOMAINS; do domains+=(--domain "$domain"); done
     for seed in "$RUNS"/english/seed-*; do
-        models=()
-        for model in llama static dynamic kv top-p hc; do
-            [ ! -e "$seed/$model/model.safetensors" ] || models+=("$seed/$model")
-        done
-        [ ${#models[@]} -gt 0 ] || continue
-        found=yes
-        "$LIMELM" eval "${models[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
+        find_weights "$seed" llama static dynamic kv top-p hc || continue
+        "$LIMELM" eval "${MODELS_HERE[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
             --local-data "$BENCHMARKS" "${domains[@]}" --out "$RUNS/scores/$(basename "$seed")"
-        [ "$(basename "$seed")" != seed-42 ] || "$LIMELM" analyze "${models[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
+        [ "$(basename "$seed")" != seed-42 ] ||
+            "$LIMELM" analyze "${MODELS_HERE[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
     done
-    [ "$found" = yes ] || echo "runs/studies.sh: no weights in $RUNS/english: nothing to measure" >&2
     keep
+}
+
+# Look into the models of depth-32 of each seed whose weights are here, and sum up what is found over the seeds.
+inside() {
+    local seed
+    for seed in "$RUNS"/depth/depth-32/seed-*; do
+        find_weights "$seed" llama static || continue
+        "$LIMELM" analyze "${MODELS_HERE[@]}" --data "$RUNS/tokens" --out "$RUNS/inside/$(basename "$seed")"
+    done
+    [ ! -e "$RUNS/inside" ] || "$PYTHON" runs/over_seeds.py "$RUNS"/inside/seed-* --out "$RUNS/inside/over-seeds"
+}
+
+# Find which of the given models of a seed's folder have their weights here, for MODELS_HERE; fails where none has.
+find_weights() {
+    local folder=$1 model
+    shift
+    MODELS_HERE=()
+    for model in "$@"; do
+        [ ! -e "$folder/$model/model.safetensors" ] || MODELS_HERE+=("$folder/$model")
+    done
+    [ ${#MODELS_HERE[@]} -gt 0 ] || { echo "runs/studies.sh: no weights in $folder: nothing to look into" >&2; return 1; }
 }
 
 # Unpack the trainings of a study that are kept.
@@ -104,8 +122,8 @@ pack() {
 [ $# -gt 0 ] || set -- rivals deeper depth english
 for part in "$@"; do
     case $part in
-        rivals | deeper | depth | english | measure | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, english, measure, keep" >&2; exit 2 ;;
+        rivals | deeper | depth | inside | english | measure | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, inside, english, measure, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

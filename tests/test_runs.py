@@ -191,6 +191,26 @@ def test_a_study_goes_on_from_results_and_logs_of_what_was_finished(start, tmp_p
     assert files == {"hc/diverged.json": "{}"} | {f"kv/{name}": finished[name] for name in list(finished)[:3]}
 
 
+def test_models_of_each_seed_are_looked_into_and_summed_up(start, tmp_path):
+    depth, tokens = tmp_path / "runs" / "depth" / "depth-32", tmp_path / "runs" / "tokens"
+    tokens.mkdir(parents=True)
+    for folder in ("seed-42/static", "seed-42/llama", "seed-43/static", "seed-43/llama", "seed-43/kv"):
+        (depth / folder).mkdir(parents=True)
+        (depth / folder / "model.safetensors").touch()
+    (depth / "seed-44").mkdir()
+    (tmp_path / "runs" / "inside" / "seed-42").mkdir(parents=True)  # the stub makes none
+    done, calls = start("studies", "inside")
+    assert (
+        done.returncode == 0
+        and done.stderr == f"runs/studies.sh: no weights in {depth}/seed-44: nothing to look into\n"
+    )
+    *analyses, summed_up = calls
+    for seed, options in zip((42, 43), map(parse, of_limelm(analyses)), strict=True):
+        assert options.checkpoints == [str(depth / f"seed-{seed}" / name) for name in ("llama", "static")]
+        assert options.out == tmp_path / "runs" / "inside" / f"seed-{seed}"
+    assert summed_up[0] == "runs/over_seeds.py" and summed_up[-2:] == ["--out", f"{tmp_path}/runs/inside/over-seeds"]
+
+
 def test_the_scores_of_each_seed_are_made_from_its_weights_and_kept(start, tmp_path):
     runs = tmp_path / "runs"
     for folder in ("seed-42/static", "seed-42/llama", "seed-43/llama"):
