@@ -26,8 +26,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from limelm.analysis.activations import HIDDEN
-from limelm.evaluation.seeds import compare_losses, final_losses, interval_over_seeds
-from limelm.evaluation.statistics import Interval, verdict
+from limelm.evaluation.seeds import compare_losses, final_losses
+from limelm.evaluation.statistics import Interval, t_interval, verdict
 from limelm.records import Record, Records
 from limelm.report.analysis import ANALYSIS
 from limelm.report.evaluation import EVALUATION
@@ -109,13 +109,13 @@ def _of_key(seeds: list[Records], value: str) -> Records:
             values.setdefault(row["model"], {})[seed] = row[value]
     records, baseline = [], seeds[0][0]["model"]
     for row in compare_losses(final_losses(values, baseline), baseline):
-        interval = interval_over_seeds(np.array([*values[row["model"]].values()]))
+        interval = t_interval([*values[row["model"]].values()])
         record = {key: row[key] for key in ("model", "seeds", "standard_deviation", *COMPARED)}
         if value not in VERDICTS:
             del record["verdict"]
         elif value == "accuracy" and row["verdict"]:
             record["verdict"] = verdict(Interval(row["difference"], row["t_low"], row["t_high"]), sample=None)
-        bounds = {"low": interval and interval.low, "high": interval and interval.high}
+        bounds = {"low": interval.low, "high": interval.high}
         records.append({**record, value: row["mean"], **bounds})
     return records
 

@@ -30,7 +30,8 @@ def answer_rows(models: Records, records: dict[str, Records]) -> Records:
         groups = groups_of(ran[0][1]["items"])
         for (model, _), own in zip(ran, losses, strict=True):
             row = {"task": task, "shots": shots, "model": model["label"], "items": len(own)}
-            row |= {"answer_loss": float(own.mean()), **_bounds(own, groups, "low", "high")}
+            interval = t_interval(own, groups)
+            row |= {"answer_loss": float(own.mean()), "low": interval.low, "high": interval.high}
             rows.append(row | _comparison(own, losses[0], groups))
     return rows
 
@@ -54,15 +55,10 @@ def _comparison(own: np.ndarray, first: np.ndarray, groups: list[Any] | None) ->
     if own is first:
         return dict.fromkeys(("difference", "t_low", "t_high", "verdict"))
     differences = own - first
-    sample = sample_size(differences, groups)
+    interval, sample = t_interval(differences, groups), sample_size(differences, groups)
     return {
         "difference": float(differences.mean()),
-        **_bounds(differences, groups, "t_low", "t_high"),
-        "verdict": loss_verdict(t_interval(differences, groups), "nats", sample=sample) if sample > 1 else None,
+        "t_low": interval.low,
+        "t_high": interval.high,
+        "verdict": loss_verdict(interval, "nats", sample=sample) if sample > 1 else None,
     }
-
-
-def _bounds(values: np.ndarray, groups: list[Any] | None, low: str, high: str) -> Record:
-    """Student's 95 % interval of the mean, under two names; None where there is none."""
-    interval = t_interval(values, groups) if sample_size(values, groups) > 1 else None
-    return {low: interval and interval.low, high: interval and interval.high}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from limelm.evaluation.statistics import known, ratio_interval
+from limelm.evaluation.statistics import ratio_interval
 from limelm.records import Record
 
 #: Classes of tokens by their part of a text: at least so much.
@@ -103,11 +103,11 @@ def breakdown_rows(
                 "number": number,
                 "tokens": int(tokens.sum()),
                 "loss": loss.mean,
-                "low": known(loss.low),
-                "high": known(loss.high),
-                "difference": None if compared is None else compared.mean,
-                "difference_low": None if compared is None else known(compared.low),
-                "difference_high": None if compared is None else known(compared.high),
+                "low": loss.low,
+                "high": loss.high,
+                "difference": compared and compared.mean,
+                "difference_low": compared and compared.low,
+                "difference_high": compared and compared.high,
             }
         )
     return rows

@@ -218,10 +218,8 @@ _NOT_COMPARED: Record = dict.fromkeys(_COMPARED)
 
 def _comparison(first: TextScore, second: TextScore) -> Record:
     bits = difference(first, second)
-    documents = sum(size > 0 for size in first.bytes)
-    low, high = (bits.low, bits.high) if documents > 1 else (None, None)
-    said = loss_verdict(bits, UNIT, sample=documents)
-    return dict(zip(_COMPARED, (bits.mean, low, high, said), strict=True))
+    said = loss_verdict(bits, UNIT, sample=sum(size > 0 for size in first.bytes))
+    return dict(zip(_COMPARED, (bits.mean, bits.low, bits.high, said), strict=True))
 
 
 def _stem(path: Path) -> str:

@@ -19,8 +19,8 @@ from limelm.errors import UserError
 from limelm.evaluation.finite import FiniteLogits
 from limelm.evaluation.items import write_record
 from limelm.evaluation.kept import KeptAnswers, KeptScores, read_kept
-from limelm.evaluation.seeds import baseline_of, in_all_seeds, interval_over_seeds
-from limelm.evaluation.statistics import verdict
+from limelm.evaluation.seeds import baseline_of, in_all_seeds
+from limelm.evaluation.statistics import standard_deviation, t_interval, verdict
 from limelm.files import write_text
 from limelm.loading import load_on
 from limelm.progress import progress_bar
@@ -173,26 +173,26 @@ def summarize_accuracies(scores: Records, baseline: str) -> Records:
     records: Records = []
     for model, by_seed in by_model.items():
         values = np.array(list(by_seed.values()))
-        own = interval_over_seeds(values)
+        own = t_interval(values)
         record = {
             "task": scores[0]["task"],
             "model": model,
             "seeds": len(values),
-            "mean": float(values.mean()),
-            "low": own and own.low,
-            "high": own and own.high,
-            "standard_deviation": float(values.std(ddof=1)) if own else None,
+            "mean": own.mean,
+            "low": own.low,
+            "high": own.high,
+            "standard_deviation": standard_deviation(values),
             **dict.fromkeys(("difference", "difference_low", "difference_high", "better_in", "verdict")),
         }
         if model != baseline:
             differences = values - np.array([by_model[baseline][seed] for seed in by_seed])
-            compared = interval_over_seeds(differences)
+            compared = t_interval(differences)
             record |= {
-                "difference": float(differences.mean()),
-                "difference_low": compared and compared.low,
-                "difference_high": compared and compared.high,
+                "difference": compared.mean,
+                "difference_low": compared.low,
+                "difference_high": compared.high,
                 "better_in": int((differences > 0).sum()),
-                "verdict": compared and verdict(compared, sample=None),
+                "verdict": compared.bounds and verdict(compared, sample=None),
             }
         records.append(record)
     return records

@@ -62,7 +62,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> Interval:
-        """Bits per byte of all documents together, with Student's 95 % interval over them (NaN for a single one)."""
+        """Bits per byte of all documents together, with Student's 95 % interval over them."""
         return ratio_interval(np.array(self.nats) / math.log(2), self.bytes)
 
 
@@ -171,7 +171,6 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
         `stride`.
     """
     bits = score.bits_per_byte
-    several = sum(size > 0 for size in score.bytes) > 1
     return {
         "model": label,
         "domain": domain,
@@ -181,8 +180,8 @@ def text_record(label: str, domain: str, score: TextScore, window: int, stride: 
         "loss": score.loss,
         "perplexity": math.exp(score.loss) if score.loss < LARGEST_LOSS else None,
         "bits_per_byte": bits.mean,
-        "low": bits.low if several else None,
-        "high": bits.high if several else None,
+        "low": bits.low,
+        "high": bits.high,
         "window": window,
         "stride": stride,
     }

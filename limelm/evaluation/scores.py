@@ -9,13 +9,11 @@ from limelm.evaluation.items import correct
 from limelm.evaluation.statistics import (
     CONFIDENCE,
     FEWEST_FOR_VERDICT,
-    Interval,
     Sample,
     bootstrap_of_average,
     chance_level,
     constant_rate,
     error_of_average,
-    known,
     sample_size,
     standard_error,
     t_interval,
@@ -143,7 +141,7 @@ def _row(model: Record, record: Record, metric: str) -> Record:
         "items": len(items),
         "items_cut": record["items_cut"],
         "accuracy": accuracy,
-        "standard_error": known(error),
+        "standard_error": error,
         **_bounds_of_mean(accuracies, groups),
         "chance": chance,
         "constant_rate": constant,
@@ -153,14 +151,12 @@ def _row(model: Record, record: Record, metric: str) -> Record:
 
 def _bounds_of_mean(accuracies: list[float], groups: list[Any] | None) -> Record:
     """Student's 95 % interval of an accuracy, within 0 and 1."""
-    if sample_size(accuracies, groups) < 2:
-        return {"low": None, "high": None}
-    interval = t_interval(accuracies, groups)
-    return {"low": max(interval.low, 0.0), "high": min(interval.high, 1.0)}
+    bounds = t_interval(accuracies, groups).bounds
+    return {"low": bounds and max(bounds[0], 0.0), "high": bounds and min(bounds[1], 1.0)}
 
 
 def _above_trivial(
-    accuracy: float, error: float, chance: float | None, constant: float | None, sample: int
+    accuracy: float, error: float | None, chance: float | None, constant: float | None, sample: int
 ) -> str | None:
     """Whether a score is better than guessing and than always giving the same answer; None if that cannot be said.
 
@@ -169,7 +165,7 @@ def _above_trivial(
     The margin is that of Student's 95 % interval. Its standard error is not taken below the one that a score at the
     trivial level would have: where all answers are right, the items' own scatter is zero.
     """
-    if chance is None or math.isnan(error) or sample < FEWEST_FOR_VERDICT:
+    if chance is None or error is None or sample < FEWEST_FOR_VERDICT:
         return None
     trivial = max(chance, constant or 0.0)
     error = max(error, math.sqrt(trivial * (1 - trivial) / sample))
@@ -201,9 +197,7 @@ def _comparison(differences: list[Sample], seed: int) -> Record:
     """
     bootstrap, student = bootstrap_of_average(differences, seed=seed), t_interval_of_average(differences)
     said = verdict(bootstrap, student, sample=min(sample_size(*sample) for sample in differences))
-    if math.isnan(student.low):
-        return dict.fromkeys(_COMPARED) | {"difference": bootstrap.mean, "verdict": said}
-    values = [*_bounds(bootstrap), student.low, student.high, said]
+    values = (bootstrap.mean, bootstrap.low, bootstrap.high, student.low, student.high, said)
     return dict(zip(_COMPARED, values, strict=True))
 
 
@@ -211,10 +205,6 @@ def _average(rows: Records, key: str) -> float | None:
     """The mean of the values; None if any of them is None."""
     values = [row[key] for row in rows]
     return None if None in values else sum(values) / len(values)
-
-
-def _bounds(interval: Interval) -> tuple[float, float, float]:
-    return interval.mean, interval.low, interval.high
 
 
 def groups_of(items: Records) -> list[Any] | None:

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from limelm.evaluation.statistics import NOT_DISTINGUISHABLE, Interval, loss_verdict, paired_bootstrap, t_interval
+from limelm.evaluation.statistics import (
+    NOT_DISTINGUISHABLE,
+    Interval,
+    loss_verdict,
+    paired_bootstrap,
+    standard_deviation,
+    t_interval,
+)
 from limelm.records import Record, Records
 
 NOT_IN_ALL = "not reached in every seed"
@@ -148,30 +155,25 @@ def how_much_sooner(curves: Mapping[str, Mapping[int, Curve]], baseline: str) ->
             ]
         )
         reached = shares[~np.isnan(shares)]
-        interval = interval_over_seeds(reached)
+        share = t_interval(reached) if len(reached) else None
         records.append(
             {
                 "model": model,
                 "seeds": len(shares),
                 "reached": len(reached),
-                "share": float(reached.mean()) if len(reached) else None,
-                "t_low": interval.low if interval else None,
-                "t_high": interval.high if interval else None,
-                "verdict": _sooner(interval, len(reached) == len(shares)) if interval else None,
+                "share": share and share.mean,
+                "t_low": share and share.low,
+                "t_high": share and share.high,
+                "verdict": _sooner(share, len(reached) == len(shares)) if share and share.bounds else None,
             }
         )
     return records
 
 
-def interval_over_seeds(values: np.ndarray) -> Interval | None:
-    """The mean with Student's 95 % interval; None for fewer than two values, which do not say how they scatter."""
-    return t_interval(values) if len(values) > 1 else None
-
-
 def _sooner(interval: Interval, in_all_seeds: bool) -> str:
     if not in_all_seeds:  # those in which it is reached are the better ones
         return NOT_IN_ALL
-    if interval.low <= 1 <= interval.high:
+    if not interval.excludes(1):
         return NOT_DISTINGUISHABLE
     return "sooner" if interval.mean < 1 else "later"
 
@@ -179,18 +181,17 @@ def _sooner(interval: Interval, in_all_seeds: bool) -> str:
 def _scatter(values: np.ndarray) -> dict[str, float | None]:
     if np.isnan(values).any():
         return {"mean": None, "standard_deviation": None}
-    return {"mean": float(values.mean()), "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else None}
+    return {"mean": float(values.mean()), "standard_deviation": standard_deviation(values)}
 
 
 def _comparison(differences: np.ndarray) -> Record:
-    student = interval_over_seeds(differences)
-    bootstrap = paired_bootstrap(differences) if student else None
+    student, bootstrap = t_interval(differences), paired_bootstrap(differences)
     return {
-        "difference": float(differences.mean()),
-        "t_low": student and student.low,
-        "t_high": student and student.high,
-        "bootstrap_low": bootstrap and bootstrap.low,
-        "bootstrap_high": bootstrap and bootstrap.high,
+        "difference": student.mean,
+        "t_low": student.low,
+        "t_high": student.high,
+        "bootstrap_low": bootstrap.low,
+        "bootstrap_high": bootstrap.high,
         "lower_in": int((differences < 0).sum()),
-        "verdict": student and loss_verdict(student, "nats", sample=None),
+        "verdict": student.bounds and loss_verdict(student, "nats", sample=None),
     }

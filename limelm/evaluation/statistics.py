@@ -30,19 +30,33 @@ Sample = tuple[ArrayLike, Sequence[Hashable] | None]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds of its confidence interval, in the values' own unit."""
+    """An estimate with the bounds of its confidence interval, in the values' own unit.
+
+    There are no bounds, so both are None, where there are fewer than two values, or groups of them: one alone does not
+    say how they scatter.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether zero is outside the interval."""
-        return self.low > 0 or self.high < 0
+    def bounds(self) -> tuple[float, float] | None:
+        """Both bounds; None where there are none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def excludes(self, value: float) -> bool:
+        """Whether there are bounds, and a value is outside of them."""
+        return self.bounds is not None and (self.bounds[0] > value or self.bounds[1] < value)
 
 
-def standard_error(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> float:
+def standard_deviation(values: ArrayLike) -> float | None:
+    """The sample standard deviation (divided by n - 1); None for fewer than two values."""
+    array = np.asarray(values, dtype=float)
+    return float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def standard_error(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> float | None:
     """The standard error of the mean, from the values' own spread.
 
     Args:
@@ -51,9 +65,10 @@ def standard_error(values: ArrayLike, groups: Sequence[Hashable] | None = None) 
             plain one, `stdev / sqrt(n)`, where each item is its own group.
 
     Returns:
-        NaN where there are fewer than two groups.
+        None for fewer than two values, or groups of them.
     """
-    return _ratio_error(*_totals(values, groups))
+    sums, sizes = _totals(values, groups)
+    return _ratio_error(sums, sizes) if len(sums) > 1 else None
 
 
 def chance_level(choices: ArrayLike) -> float:
@@ -66,15 +81,8 @@ def constant_rate(golds: Sequence[int]) -> float:
     return float(np.unique(np.asarray(golds), return_counts=True)[1].max() / len(golds))
 
 
-def paired_bootstrap(
-    differences: ArrayLike,
-    groups: Sequence[Hashable] | None = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """The mean of paired differences with the percentile interval of its bootstrap distribution.
+def paired_bootstrap(differences: ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
+    """The mean of paired differences with the 95 % percentile interval of its bootstrap distribution.
 
     Items (or whole groups of them) are drawn with replacement, as many as there are; the same seed gives the same
     interval. With a handful of values it is too narrow: `t_interval` is not.
@@ -86,22 +94,26 @@ def paired_bootstrap(
     Raises:
         ValueError: for no values.
     """
-    return bootstrap_of_average([(differences, groups)], seed=seed, resamples=resamples, confidence=confidence)
+    return bootstrap_of_average([(differences, groups)], seed=seed)
 
 
-def bootstrap_of_average(
-    samples: Sequence[Sample], *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval:
+def bootstrap_of_average(samples: Sequence[Sample], *, seed: int = 0) -> Interval:
     """The average of several samples' means (tasks weigh the same), each drawn anew from its own items.
 
     Args:
         samples: values and groups, each as in `paired_bootstrap`, which is this for one sample.
+
+    Returns:
+        Bounds are None where a sample has fewer than two values, or groups of them.
     """
     totals = [_totals(*sample) for sample in samples]
+    mean = _average_of_means(totals)
+    if _any_without_scatter(totals):
+        return Interval(mean)
     generator = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(sums, sizes, generator, resamples) for sums, sizes in totals], axis=0)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals])), float(low), float(high))
+    means = np.mean([_resampled_means(sums, sizes, generator) for sums, sizes in totals], axis=0)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(mean, float(low), float(high))
 
 
 def t_interval(
@@ -110,34 +122,32 @@ def t_interval(
     """The mean with Student's interval; arguments as in `standard_error`.
 
     Raises:
-        ValueError: for fewer than two values, or groups of them.
+        ValueError: for no values.
     """
-    sums, sizes = _totals(values, groups)
-    if len(sums) < 2:
-        raise ValueError(f"an interval needs at least two values, got {len(sums)}")
-    return ratio_interval(sums, sizes, confidence=confidence)
+    return ratio_interval(*_totals(values, groups), confidence=confidence)
 
 
-def t_interval_of_average(samples: Sequence[Sample], *, confidence: float = CONFIDENCE) -> Interval:
+def t_interval_of_average(samples: Sequence[Sample]) -> Interval:
     """The average of several independent samples' means, as in `bootstrap_of_average`, with Student's interval.
 
-    Its degrees of freedom are those of Welch and Satterthwaite, rounded down. The bounds are NaN where a sample has
-    fewer than two groups.
+    Its degrees of freedom are those of Welch and Satterthwaite, rounded down.
     """
     totals = [_totals(*sample) for sample in samples]
+    mean = _average_of_means(totals)
+    if _any_without_scatter(totals):
+        return Interval(mean)
     errors = [_ratio_error(*total) for total in totals]
-    mean = float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals]))
     degrees = _welch_satterthwaite(errors, [len(sums) - 1 for sums, _ in totals])
-    return student_interval(mean, error_of_average(errors), degrees, confidence)
+    return student_interval(mean, error_of_average(errors), degrees)
 
 
 def student_interval(mean: float, error: float, degrees: int, confidence: float = CONFIDENCE) -> Interval:
     """Student's interval of a mean with this standard error, for items, documents and seeds alike.
 
     Args:
-        degrees: of freedom; with fewer than one the bounds are NaN.
+        degrees: of freedom, at least one.
     """
-    margin = t_quantile(confidence, degrees) * error if degrees >= 1 else math.nan
+    margin = t_quantile(confidence, degrees) * error
     return Interval(mean, mean - margin, mean + margin)
 
 
@@ -152,13 +162,12 @@ def ratio_interval(sums: ArrayLike, sizes: ArrayLike, *, confidence: float = CON
     Args:
         sums: of each group.
         sizes: what they are per, of each group; groups of size 0 (empty documents) say nothing and do not count.
-
-    Returns:
-        Bounds are NaN for fewer than two groups.
     """
     numerators, denominators = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
     numerators, denominators = numerators[denominators > 0], denominators[denominators > 0]
     mean = float(numerators.sum() / denominators.sum())
+    if len(numerators) < 2:
+        return Interval(mean)
     return student_interval(mean, _ratio_error(numerators, denominators), len(numerators) - 1, confidence)
 
 
@@ -186,7 +195,7 @@ def verdict(*intervals: Interval, sample: int | None) -> str:
     """
     if sample is not None and sample < FEWEST_FOR_VERDICT:
         return TOO_FEW
-    if not all(interval.excludes_zero for interval in intervals):
+    if not all(interval.excludes(0) for interval in intervals):
         return NOT_DISTINGUISHABLE
     difference = intervals[0].mean
     return f"{'better' if difference > 0 else 'worse'} by {100 * abs(difference):.1f} points"
@@ -200,7 +209,7 @@ def loss_verdict(difference: Interval, unit: str, *, sample: int | None) -> str:
     """
     if sample is not None and sample < FEWEST_FOR_VERDICT:
         return TOO_FEW
-    if not difference.excludes_zero:
+    if not difference.excludes(0):
         return NOT_DISTINGUISHABLE
     size = abs(difference.mean)
     amount = f"{size:.3f}" if size >= 0.001 else "less than 0.001"
@@ -212,39 +221,38 @@ def is_verdict(text: str | None) -> bool:
     return text is not None and text != TOO_FEW
 
 
-def known(value: float) -> float | None:
-    """The value, or None for NaN, which JSON does not know."""
-    return None if math.isnan(value) else value
-
-
 def sample_size(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> int:
     """The number of items, or of groups where items belong together."""
     return len(_totals(values, groups)[0])
 
 
-def _resampled_means(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
-    """The mean of each resample of groups, drawn with replacement, as many as there are: `[resamples]`."""
+def _average_of_means(totals: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    return float(np.mean([sums.sum() / sizes.sum() for sums, sizes in totals]))
+
+
+def _any_without_scatter(totals: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    return any(len(sums) < 2 for sums, _ in totals)
+
+
+def _resampled_means(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The mean of each resample of groups, drawn with replacement, as many as there are: `[RESAMPLES]`."""
     # Drawing n of n groups is a multinomial draw of how often each comes; equal groups share one cell.
     cells, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     means = []
-    for start in range(0, resamples, step := max(1, _CHUNK // len(cells))):
-        draws = generator.multinomial(len(sums), counts / len(sums), size=min(step, resamples - start))
+    for start in range(0, RESAMPLES, step := max(1, _CHUNK // len(cells))):
+        draws = generator.multinomial(len(sums), counts / len(sums), size=min(step, RESAMPLES - start))
         means.append((draws @ cells[:, 0]) / (draws @ cells[:, 1]))
     return np.concatenate(means)
 
 
 def _ratio_error(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """The standard error of the ratio of totals, by the groups' scatter around it; NaN for fewer than two groups."""
-    if len(sums) < 2:
-        return math.nan
+    """The standard error of the ratio of totals, by the scatter of two or more groups around it."""
     residuals = sums - sizes * (sums.sum() / sizes.sum())
     return float(math.sqrt(len(sums) / (len(sums) - 1) * np.square(residuals).sum()) / sizes.sum())
 
 
 def _welch_satterthwaite(errors: Sequence[float], degrees: Sequence[int]) -> int:
     """The degrees of freedom of an average of independent means, from their standard errors and degrees."""
-    if min(degrees) < 1:
-        return 0
     variances = np.square(np.asarray(errors, dtype=float))
     if not variances.any():  # no scatter at all: the smallest sample says how much that is worth
         return min(degrees)

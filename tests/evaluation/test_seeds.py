@@ -150,4 +150,11 @@ def test_what_is_not_reached_in_every_seed_has_no_verdict_of_sooner():
     curves = {model: {seed: curve([6, loss]) for seed, loss in enumerate(losses)} for model, losses in ends.items()}
     [row] = how_much_sooner(curves, "LLaMA")
     assert (row["reached"], row["seeds"], row["verdict"]) == (2, 3, "not reached in every seed")
-    assert row["share"] < 1
+    assert row["t_low"] <= row["share"] <= row["t_high"] and row["share"] < 1
+
+
+def test_what_is_reached_in_no_seed_has_no_share():
+    curves = {"LLaMA": {seed: curve([6, 4]) for seed in range(2)}, "worse": {seed: curve([6, 5]) for seed in range(2)}}
+    [row] = how_much_sooner(curves, "LLaMA")
+    nothing = dict.fromkeys(("share", "t_low", "t_high", "verdict"))
+    assert row == {"model": "worse", "seeds": 2, "reached": 0, **nothing}

@@ -19,6 +19,7 @@ from limelm.evaluation.statistics import (
     loss_verdict,
     paired_bootstrap,
     ratio_interval,
+    standard_deviation,
     standard_error,
     t_interval,
     t_interval_of_average,
@@ -33,7 +34,12 @@ def test_the_standard_error_is_that_of_the_mean():
     assert standard_error(VALUES) == pytest.approx(stats.sem(VALUES))
     accuracies = [1.0] * 30 + [0.0] * 70
     assert standard_error(accuracies) == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
-    assert math.isnan(standard_error([1.0]))
+    assert standard_error([1.0]) is standard_error([1.0, 0.0], ["a", "a"]) is None
+
+
+def test_the_standard_deviation_is_the_sample_s():
+    assert standard_deviation(VALUES) == pytest.approx(stats.tstd(VALUES))
+    assert standard_deviation([1.0]) is None
 
 
 def test_copies_of_an_item_in_one_group_tell_nothing_new():
@@ -115,11 +121,11 @@ def covered(make, samples, truth):
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(0)
     many = [generator.choice([-1, 0, 1], 200, p=[0.2, 0.5, 0.3]) for _ in range(400)]
-    assert 0.91 <= covered(lambda values: paired_bootstrap(values, resamples=1000), many, 0.1) <= 0.98
+    assert 0.91 <= covered(paired_bootstrap, many, 0.1) <= 0.98
     assert 0.91 <= covered(t_interval, many, 0.1) <= 0.98
     few = [generator.normal(1, 2, 5) for _ in range(400)]
     assert 0.91 <= covered(t_interval, few, 1) <= 0.98
-    assert covered(lambda values: paired_bootstrap(values, resamples=1000), few, 1) < 0.9  # why there is t_interval
+    assert covered(paired_bootstrap, few, 1) < 0.9  # why there is t_interval
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 31, 200, 1000, 1001, 10**6])
@@ -132,9 +138,20 @@ def test_student_s_interval():
     values = [2.31, 2.29, 2.35, 2.3, 2.33]
     expected = stats.t.interval(0.9, 4, np.mean(values), stats.sem(values))
     interval = t_interval(values, confidence=0.9)
-    assert (interval.low, interval.high) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="at least two"):
-        t_interval([1.0])
+    assert (interval.low, interval.high) == interval.bounds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("groups", [None, ["a"]])
+@pytest.mark.parametrize("make", [t_interval, paired_bootstrap])
+def test_one_value_has_a_mean_and_no_bounds(make, groups):
+    assert make([0.25], groups) == Interval(0.25, None, None) == Interval(0.25)
+    assert make([0.25], groups).bounds is None
+
+
+def test_what_an_interval_excludes():
+    interval = Interval(2.0, 1.0, 3.0)
+    assert [value for value in (0, 1, 2, 3, 4) if interval.excludes(value)] == [0, 4]
+    assert not Interval(2.0).excludes(0) and not Interval(2.0, math.nan, math.nan).excludes(0)
 
 
 @pytest.mark.parametrize("documents", [2, 3, 5, 9])
@@ -155,20 +172,24 @@ def _same_width(documents):
 
 def test_empty_documents_say_nothing():
     assert ratio_interval([3.0, 0, 5, 0], [2, 0, 4, 0]) == ratio_interval([3.0, 5], [2, 4])
-    assert math.isnan(ratio_interval([3.0, 0], [2, 0]).low)
+    assert ratio_interval([3.0, 0], [2, 0]) == Interval(1.5, None, None)
 
 
 def test_groups_count_once_for_student_s_interval():
     copies, groups = np.repeat([0.1, 0.3, 0.2], 4), list("aaaabbbbcccc")
     assert t_interval(copies, groups).high == pytest.approx(t_interval([0.1, 0.3, 0.2]).high)
-    with pytest.raises(ValueError, match="at least two"):
-        t_interval(copies, ["a"] * 12)
+    assert t_interval(copies, ["a"] * 12) == Interval(pytest.approx(0.2), None, None)
 
 
 def test_an_average_without_scatter_has_the_degrees_of_its_smallest_sample():
     equal = t_interval_of_average([(np.ones(3), None), (np.zeros(40), None)])
     assert (equal.mean, equal.low, equal.high) == (0.5, 0.5, 0.5)
-    assert math.isnan(t_interval_of_average([(np.ones(3), None), ([1.0], None)]).low)
+
+
+@pytest.mark.parametrize("make", [t_interval_of_average, bootstrap_of_average])
+@pytest.mark.parametrize("alone", [([0.0], None), ([0.0, 0.0], ["a", "a"])])
+def test_an_average_with_a_sample_of_one_has_no_bounds(make, alone):
+    assert make([(np.ones(3), None), alone]) == Interval(0.5, None, None)
 
 
 def test_no_other_file_makes_intervals_of_its_own():
@@ -189,7 +210,7 @@ def test_verdicts(sample):
     assert verdict(better, sample=sample) == "better by 3.1 points"
     assert verdict(worse, sample=sample) == "worse by 2.0 points"
     assert verdict(neither, sample=sample) == verdict(better, neither, sample=sample) == "not distinguishable"
-    assert verdict(better, Interval(0.031, math.nan, math.nan), sample=sample) == "not distinguishable"
+    assert verdict(better, Interval(0.031), sample=sample) == "not distinguishable"
 
 
 @pytest.mark.parametrize("sample", [None, FEWEST_FOR_VERDICT, 500])
@@ -212,5 +233,7 @@ def test_of_few_there_is_no_verdict_however_clear_it_looks(sample):
 def test_nothing_is_no_sample():
     with pytest.raises(ValueError, match="list of numbers"):
         paired_bootstrap([])
+    with pytest.raises(ValueError, match="list of numbers"):
+        t_interval([])
     with pytest.raises(ValueError, match="2 values but 1"):
         paired_bootstrap([1, 2], ["a"])

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from limelm.evaluation.seeds import interval_over_seeds
+from limelm.evaluation.statistics import t_interval
 from limelm.records import Records
 from limelm.report.captions import TEMPLATES
 from limelm.text import printable
@@ -148,9 +148,9 @@ def draw_interval(axes: Axes, place: float, values: np.ndarray, color: str, is_u
         place: on the other axis.
         is_upright: whether values are heights.
     """
-    interval = interval_over_seeds(values)
+    bounds = t_interval(values).bounds
     middle = ([place], [values.mean()])
     axes.plot(*middle[:: 1 if is_upright else -1], "_" if is_upright else "|", color=color, ms=16, mew=2.5)
-    if interval is not None:
-        bounds = ([place, place], [interval.low, interval.high])
-        axes.plot(*bounds[:: 1 if is_upright else -1], color=color, linewidth=2.5)
+    if bounds is not None:
+        line = ([place, place], bounds)
+        axes.plot(*line[:: 1 if is_upright else -1], color=color, linewidth=2.5)

@@ -9,13 +9,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from limelm.evaluation.seeds import interval_over_seeds
+from limelm.evaluation.statistics import t_interval
 from limelm.records import Records
 from limelm.report.figures import style
 from limelm.report.figures.palette import Palette
 from limelm.report.figures.style import by_model, numbers, shown
 
 FLOPS = "training FLOPs (3 × forward)"
+MOST_SHADED = 8  # models, from which on shades would hide each other
 
 
 def loss_against_flops(curves: Records, palette: Palette) -> Figure:
@@ -47,18 +48,22 @@ def _draw_training(axes: Axes, rows: Records, look: dict[str, Any]) -> None:
 def loss_over_seeds(curves: Records, palette: Palette) -> Figure:
     """Draw held-out loss against training FLOPs: mean over seeds, one standard deviation, and every seed.
 
+    Of more than `MOST_SHADED` models only the means are drawn.
+
     Args:
         curves: per model, seed and evaluation `train_flops` and `eval_loss`.
     """
+    is_shaded = len({row["model"] for row in curves}) <= MOST_SHADED
     with style.wide_panel(FLOPS, "held-out loss (nats per token)", is_depth=False) as (figure, axes):
         for model, rows in by_model(curves):
             seeds = list(dict.fromkeys(row["seed"] for row in rows))
             losses = np.array([[row["eval_loss"] for row in rows if row["seed"] == seed] for seed in seeds])
             flops = np.array([row["train_flops"] for row in rows if row["seed"] == seeds[0]])
             mean, deviation = losses.mean(axis=0), losses.std(axis=0, ddof=1)
-            axes.plot(flops, losses.T, color=palette[model], alpha=0.25, linewidth=0.7, **style.single_mark(flops))
-            style.band(axes, flops, mean - deviation, mean + deviation, palette[model])
-            axes.plot(flops, mean, linewidth=1.8, **palette.line(model, len(flops)))
+            if is_shaded:
+                axes.plot(flops, losses.T, color=palette[model], alpha=0.25, linewidth=0.7, **style.single_mark(flops))
+                style.band(axes, flops, mean - deviation, mean + deviation, palette[model])
+            axes.plot(flops, mean, linewidth=1.8 if is_shaded else 1.2, **palette.line(model, len(flops)))
     return figure
 
 
@@ -98,8 +103,8 @@ def _draw_depths(axes: Axes, rows: Records, key: str, look: dict[str, Any]) -> N
     }
     axes.plot(*zip(*((depth, values.mean()) for depth, values in of_depths.items()), strict=True), **look)
     for depth, values in of_depths.items():
-        if (interval := interval_over_seeds(values)) is not None:
-            axes.vlines(depth, interval.low, interval.high, color=look["color"], linewidth=1.5)
+        if bounds := t_interval(values).bounds:
+            axes.vlines(depth, *bounds, color=look["color"], linewidth=1.5)
             axes.plot([depth] * len(values), values, "_", color=look["color"], markersize=9)
 
 
