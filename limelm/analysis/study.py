@@ -56,6 +56,7 @@ ON_ROUTES = ("retrieval", "effects")  # these look at weights over depth
 ON_WORDS = ("separability", "tsne")  # these look at close words, and need scikit-learn
 BATCH_TOKENS = 2048
 EFFECT_TOKENS = 1024  # of the sample, on which routes are cut one by one
+GRADIENT_TOKENS = 1024  # of the sample, as one batch: a backward pass needs memory for every token
 CELLS = 36  # pairs of layer and source that are cut for all heads at once: all of 8 layers
 SHORTEST = 8  # tokens of a sequence
 
@@ -264,7 +265,7 @@ class ModelStudy:
     def _gradients(self) -> dict[str, Records]:
         """Take the gradient of the loss on one batch of the sample; none where the model's weights have none."""
         try:
-            batch = torch.stack([*self._first_sequences(BATCH_TOKENS)])
+            batch = torch.stack([*self._first_sequences(GRADIENT_TOKENS)])
             return gradient_records(self.label, self.model, batch)
         except LookupError as error:
             self._note("gradients", str(error))
