@@ -150,6 +150,16 @@ def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
     assert set(recipe.learning_rates) <= set(load_recipe("rivals").learning_rates)
 
 
+def test_rates_are_searched_for_both_models_of_32_layers(start, tmp_path):
+    (tmp_path / "text.txt").touch()
+    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "rates")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "tokens").mkdir()
+    reproduce = parse(of_limelm(calls)[-1])
+    assert (reproduce.models, reproduce.out) == (["llama", "static"], tmp_path / "runs" / "rates")
+    assert load_recipe("depth-32").training.learning_rate in load_recipe("depth-32", reproduce.fields).learning_rates
+
+
 @pytest.mark.parametrize("study", ["rivals", "depth", "english"])
 def test_a_study_prepares_its_text_and_trains(study, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
