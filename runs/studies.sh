@@ -3,8 +3,8 @@
 #
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
 #   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
-#   TEXT=... runs/studies.sh depth                    32, 64 and 128 layers, narrow: 27 trainings, a quarter to one and a half hours
-#   TEXT=... runs/studies.sh rates                    LLaMA and LIMe static of 32 layers at three learning rates: 10 trainings
+#   TEXT=... runs/studies.sh depth                    8, 32, 64 and 128 layers, narrow: 36 trainings, from minutes to one and a half hours
+#   TEXT=... runs/studies.sh rates                    LLaMA and LIMe static of 32 layers at three learning rates: 6 trainings
 #   runs/studies.sh inside                            look into LLaMA and LIMe static of 32 layers, of each seed: 20 minutes
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
@@ -29,9 +29,9 @@ deeper() {
     MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former} \
         study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
 }
-depth() { study depth depth-32 depth-64 depth-128; }
-# Whether what is seen at depth-32's learning rate, the paper's, is seen at each model's best rate, too.
-rates() { MODELS=${MODELS:-llama,static} study rates depth-32 --learning-rates '[1e-3, 2.5e-3, 6e-3]'; }
+depth() { study depth depth-8 depth-32 depth-64 depth-128; }
+# Whether what is seen at depth-32's learning rate is seen at others, too.
+rates() { MODELS=${MODELS:-llama,static} study rates depth-32 --learning-rates '[1e-3, 2.5e-3, 6e-3]' --seeds 1; }
 english() { study english english; }
 
 # Go on with a study of the given recipes.

@@ -125,6 +125,7 @@ def test_rivals_have_one_body_and_a_llama_as_large_as_the_largest(name):
     ("name", "layers", "width", "tokens"),
     [
         ("english", 12, 128, 4_096_000),
+        ("depth-8", 8, 64, 1_638_400),
         ("depth-32", 32, 64, 1_638_400),
         ("depth-64", 64, 64, 1_638_400),
         ("depth-128", 128, 64, 1_638_400),
