@@ -3,8 +3,7 @@
 #
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
 #   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
-#   TEXT=... runs/studies.sh depth                    8, 32, 64 and 128 layers, narrow: 36 trainings, from minutes to one and a half hours
-#   TEXT=... runs/studies.sh rates                    LLaMA and LIMe static of 32 layers at three learning rates: 6 trainings
+#   TEXT=... runs/studies.sh depth                    8, 32, 64 and 128 layers, narrow: 78 trainings, from minutes to two hours
 #   runs/studies.sh inside                            look into LLaMA and LIMe static of 32 layers, of each seed: 20 minutes
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
@@ -30,8 +29,6 @@ deeper() {
         study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
 }
 depth() { study depth depth-8 depth-32 depth-64 depth-128; }
-# Whether what is seen at depth-32's learning rate is seen at others, too.
-rates() { MODELS=${MODELS:-llama,static} study rates depth-32 --learning-rates '[1e-3, 2.5e-3, 6e-3]' --seeds 1; }
 english() { study english english; }
 
 # Go on with a study of the given recipes.
@@ -49,41 +46,45 @@ study() {
 
 # Score the models of each seed of english whose weights are here, LLaMA first, and look into those of the first seed.
 measure() {
-    local seed domain domains=()
+    local seed model domain domains=()
     [ -n "${BENCHMARKS:-}" ] && [ -n "${DOMAINS:-}" ] || {
         echo 'runs/studies.sh: measure needs BENCHMARKS and DOMAINS, as in DOMAINS="wiki=wiki/ books=books.jsonl.gz"' >&2
         exit 2
     }
     for domain in $DOMAINS; do domains+=(--domain "$domain"); done
     for seed in "$RUNS"/english/seed-*; do
-        find_weights "$seed" llama static dynamic kv top-p hc || continue
-        "$LIMELM" eval "${MODELS_HERE[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
+        CHECKPOINTS=()
+        for model in llama static dynamic kv top-p hc; do add_checkpoint "$seed/$model"; done
+        has_checkpoints "$seed" || continue
+        "$LIMELM" eval "${CHECKPOINTS[@]}" --tasks lambada_openai,induction,key_value_retrieval --shots 0 \
             --local-data "$BENCHMARKS" "${domains[@]}" --out "$RUNS/scores/$(basename "$seed")"
         [ "$(basename "$seed")" != seed-42 ] ||
-            "$LIMELM" analyze "${MODELS_HERE[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
+            "$LIMELM" analyze "${CHECKPOINTS[@]}" --data "$RUNS/tokens" --out "$RUNS/analysis"
     done
     keep
 }
 
-# Look into the models of depth-32 of each seed whose weights are here, and sum up what is found over the seeds.
+# Look into LLaMA and LIMe static of depth-32, of each seed at their best learning rates, and sum up what is found.
 inside() {
-    local seed
-    for seed in "$RUNS"/depth/depth-32/seed-*; do
-        find_weights "$seed" llama static || continue
-        "$LIMELM" analyze "${MODELS_HERE[@]}" --data "$RUNS/tokens" --out "$RUNS/inside/$(basename "$seed")"
+    local seed model rate
+    for seed in seed-42 seed-43 seed-44; do
+        CHECKPOINTS=()
+        for model in llama static; do
+            for rate in "$RUNS"/depth/depth-32/learning-rate-*; do
+                [ ! -e "$rate/seed-43/$model" ] || add_checkpoint "$rate/$seed/$model" # only the best rate has more seeds
+            done
+        done
+        has_checkpoints "$RUNS/depth/depth-32 of $seed" || continue
+        "$LIMELM" analyze "${CHECKPOINTS[@]}" --data "$RUNS/tokens" --out "$RUNS/inside/$seed"
     done
     [ ! -e "$RUNS/inside" ] || "$PYTHON" runs/over_seeds.py "$RUNS"/inside/seed-* --out "$RUNS/inside/over-seeds"
 }
 
-# Find which of the given models of a seed's folder have their weights here, for MODELS_HERE; fails where none has.
-find_weights() {
-    local folder=$1 model
-    shift
-    MODELS_HERE=()
-    for model in "$@"; do
-        [ ! -e "$folder/$model/model.safetensors" ] || MODELS_HERE+=("$folder/$model")
-    done
-    [ ${#MODELS_HERE[@]} -gt 0 ] || { echo "runs/studies.sh: no weights in $folder: nothing to look into" >&2; return 1; }
+# Add a model's folder to CHECKPOINTS, if its weights are here.
+add_checkpoint() { [ ! -e "$1/model.safetensors" ] || CHECKPOINTS+=("$1"); }
+
+has_checkpoints() {
+    [ ${#CHECKPOINTS[@]} -gt 0 ] || { echo "runs/studies.sh: no weights in $1: nothing to look into" >&2; return 1; }
 }
 
 # Unpack the trainings of a study that are kept.
@@ -122,11 +123,11 @@ pack() {
     mv "$3.part" "$3"
 }
 
-[ $# -gt 0 ] || set -- rivals deeper depth rates english
+[ $# -gt 0 ] || set -- rivals deeper depth english
 for part in "$@"; do
     case $part in
-        rivals | deeper | depth | rates | inside | english | measure | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, rates, inside, english, measure, keep" >&2; exit 2 ;;
+        rivals | deeper | depth | inside | english | measure | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, inside, english, measure, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

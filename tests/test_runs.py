@@ -150,16 +150,6 @@ def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
     assert set(recipe.learning_rates) <= set(load_recipe("rivals").learning_rates)
 
 
-def test_rates_are_searched_for_both_models_of_32_layers(start, tmp_path):
-    (tmp_path / "text.txt").touch()
-    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "rates")
-    assert done.returncode == 0, done.stderr
-    (tmp_path / "runs" / "tokens").mkdir()
-    reproduce = parse(of_limelm(calls)[-1])
-    assert (reproduce.models, reproduce.out) == (["llama", "static"], tmp_path / "runs" / "rates")
-    assert load_recipe("depth-32").training.learning_rate in load_recipe("depth-32", reproduce.fields).learning_rates
-
-
 @pytest.mark.parametrize("study", ["rivals", "depth", "english"])
 def test_a_study_prepares_its_text_and_trains(study, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -201,23 +191,23 @@ def test_a_study_goes_on_from_results_and_logs_of_what_was_finished(start, tmp_p
     assert files == {"hc/diverged.json": "{}"} | {f"kv/{name}": finished[name] for name in list(finished)[:3]}
 
 
-def test_models_of_each_seed_are_looked_into_and_summed_up(start, tmp_path):
+def test_models_of_each_seed_are_looked_into_at_their_best_rates(start, tmp_path):
     depth, tokens = tmp_path / "runs" / "depth" / "depth-32", tmp_path / "runs" / "tokens"
     tokens.mkdir(parents=True)
-    for folder in ("seed-42/static", "seed-42/llama", "seed-43/static", "seed-43/llama", "seed-43/kv"):
+    best = {"llama": "learning-rate-0.006", "static": "learning-rate-0.0025"}
+    trained = [f"{rate}/seed-42/{model}" for rate in best.values() for model in (*best, "kv")]
+    trained += [f"{rate}/seed-43/{model}" for model, rate in best.items()]
+    for folder in trained:
         (depth / folder).mkdir(parents=True)
         (depth / folder / "model.safetensors").touch()
-    (depth / "seed-44").mkdir()
     (tmp_path / "runs" / "inside" / "seed-42").mkdir(parents=True)  # the stub makes none
     done, calls = start("studies", "inside")
-    assert (
-        done.returncode == 0
-        and done.stderr == f"runs/studies.sh: no weights in {depth}/seed-44: nothing to look into\n"
-    )
+    assert done.stderr == f"runs/studies.sh: no weights in {depth} of seed-44: nothing to look into\n"
+    assert done.returncode == 0
     *analyses, summed_up = calls
-    for seed, options in zip((42, 43), map(parse, of_limelm(analyses)), strict=True):
-        assert options.checkpoints == [str(depth / f"seed-{seed}" / name) for name in ("llama", "static")]
-        assert options.out == tmp_path / "runs" / "inside" / f"seed-{seed}"
+    for seed, options in zip(("seed-42", "seed-43"), map(parse, of_limelm(analyses)), strict=True):
+        assert options.checkpoints == [str(depth / rate / seed / model) for model, rate in best.items()]
+        assert options.out == tmp_path / "runs" / "inside" / seed
     assert summed_up[0] == "runs/over_seeds.py" and summed_up[-2:] == ["--out", f"{tmp_path}/runs/inside/over-seeds"]
 
 
