@@ -50,6 +50,7 @@ def write_overview(
         "names": ", ".join(summaries),
         "differ_in_depth": bool(records["loss_over_depth"]),
         "are_unlike": not records["loss_over_depth"],
+        "have_one_rate": bool(records["loss_over_depth"]) and not any("search" in own for own in summaries.values()),
         "runs": counted(len(summaries), "run"),
     }
     return write_page(

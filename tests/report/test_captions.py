@@ -275,6 +275,10 @@ def test_runs_of_several_depths_are_compared_over_depth(tmp_path):
     assert [row["difference"] for row in rows if row["model"] == "LLaMA"] == [""] * 4
     assert {round(float(row["difference"]), 6) for row in rows if row["model"] == LABELS[1]} == {0.1}
     assert "What depth does" in page and "all else is the same" in page and "each has its own recipe" not in page
+    assert "The learning rate is the same, too" in page
+    for summary in summaries.values():
+        summary["search"] = []
+    assert "The learning rate is the same, too" not in text_of(write_overview(tmp_path, summaries))
 
 
 @pytest.mark.parametrize(("layers", "changes"), [(32, {}), (64, {"learning_rate": 1e-2})])

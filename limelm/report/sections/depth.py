@@ -26,11 +26,12 @@ def depth_records(summaries: Mapping[str, dict[str, Any]]) -> Records:
     """
     runs = sorted(summaries.values(), key=lambda summary: _layers(summary) or 0)
     depths = [_layers(summary) for summary in runs]
-    if len({*depths}) < max(2, len(runs)) or None in depths:
+    if len({*depths}) < len(runs) or None in depths:
         return []
     if any(_all_but_shape(summary) != _all_but_shape(runs[0]) for summary in runs):
         return []
-    return [row for summary in runs for row in _of_run(summary)]
+    rows = [row for summary in runs for row in _of_run(summary)]
+    return rows if len({row["layers"] for row in rows}) > 1 else []
 
 
 def _layers(summary: dict[str, Any]) -> int | None:
