@@ -80,9 +80,10 @@ ANALYZED = {
     "gradients": ("gradients",),
     "self_retrieval": ("self_retrieval_by_layer",),
     "expected_source": ("expected_source",),
+    "mean_retrieval": ("mean_retrieval",),
 }
 OF_STATES = {"entropy": "entropy", "separability": "accuracy"}  # the field of each that is compared
-OF_ROUTERS = {"self_retrieval": "weight", "expected_source": "expected_source"}
+OF_ROUTERS = {"self_retrieval": "weight", "expected_source": "expected_source", "mean_retrieval": "mean_weight"}
 NO_PREFERENCE = "no preference"
 ALL, THIRDS = "all", ("first third", "middle third", "last third")
 MIDDLE_FIRST = (THIRDS[1], THIRDS[0], THIRDS[2])  # the first of a table is what others are compared with
@@ -164,6 +165,8 @@ def _routers_by_third(tables: dict[str, Records]) -> Iterator[Record]:
     """Those of what routers read, beside a router without preferences, and as a part of its, a third beside another."""
     for measure, value in OF_ROUTERS.items():
         rows = [row for row in tables[measure] if row["uniform"] > 0]
+        if not rows:
+            continue
         first = [row for row in rows if row["model"] == rows[0]["model"]]
         uniform = [(layers, NO_PREFERENCE, mean) for layers, _, mean in _means(first, "uniform")]
         for layers, model, mean in [*uniform, *_means(rows, value)]:
@@ -177,12 +180,13 @@ def _routers_by_third(tables: dict[str, Records]) -> Iterator[Record]:
 
 
 def _means(rows: Records, value: str) -> Iterator[tuple[str, str, float]]:
-    """The means over all layers, and over each third of them, of every model."""
-    deepest = max((row["layer"] for row in rows), default=0)
-    thirds = {layer: THIRDS[3 * layer // (deepest + 1)] for layer in range(deepest + 1)}
+    """The means over all layers (or representations), and over each third of them, of every model."""
+    place = "source" if "layer" not in rows[0] else "layer"  # of mean_retrieval, which is by representation
+    deepest = max(row[place] for row in rows)
+    thirds = {number: THIRDS[3 * number // (deepest + 1)] for number in range(deepest + 1)}
     for layers in (ALL, *THIRDS):
         for model in dict.fromkeys(row["model"] for row in rows):
-            own = [row for row in rows if row["model"] == model and layers in (ALL, thirds[row["layer"]])]
+            own = [row for row in rows if row["model"] == model and layers in (ALL, thirds[row[place]])]
             yield layers, model, float(np.mean([row[value] for row in own]))
 
 

@@ -18,7 +18,7 @@ CLAIMS, PAGE = ROOT / "runs" / "paper.toml", ROOT / "docs" / "paper.md"
 SAME, OTHER, UNSEEN, AGAINST, MISSING = "reproduced", "same direction", "not seen", "contradicted", "not run"
 #: How the scale of a measurement at the paper's own scale begins.
 AT_SCALE = "the paper's"
-UNITS = {"B": 1e9, "T": 1e12}
+UNITS = {"B": 1e9, "T": 1e12, "points": 0.01}
 TABLE = ("| | where | the paper says | measured | scale | verdict |", "|---|---|---|---|---|---|")
 HEAD = """\
 # The paper, claim by claim
@@ -34,8 +34,8 @@ what was not measured:
 - **contradicted**: it lies on the other side, or a count is another one.
 - **not run**: nothing was measured over seeds; the command plans or trains a model that the claim needs.
 
-A verdict at a small scale is no verdict on the paper's: its models have 400 times as many parameters and see 40,000
-times as many tokens.
+A verdict at a small scale is no verdict on the paper's: its models have 400 times as many parameters and see 25,000
+times as many tokens or more.
 Intervals are Student's, over seeds, and take no account of how many claims there are.
 """
 
@@ -59,10 +59,11 @@ def judge(claim: dict[str, Any]) -> tuple[str, str]:
 
 def _difference(claim: dict[str, Any]) -> tuple[str, str]:
     row = _find(claim["file"], claim["row"])
-    value, low, high = (float(row[key]) for key in ("difference", "t_low", "t_high"))
+    unit = claim["unit"]
+    value, low, high = (float(row[key]) / UNITS.get(unit, 1) for key in ("difference", "t_low", "t_high"))
     side = "lower" if high < 0 else "higher" if low > 0 else "equal"
     verdict = OTHER if side == claim["expected"] else UNSEEN if side == "equal" else AGAINST
-    return f"{value:+.3f} {claim['unit']} ({low:+.3f} to {high:+.3f}), {row['seeds']} seeds", verdict
+    return f"{value:+.3f} {unit} ({low:+.3f} to {high:+.3f}), {row['seeds']} seeds", verdict
 
 
 def _equal(claim: dict[str, Any]) -> tuple[str, str]:

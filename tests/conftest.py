@@ -11,7 +11,7 @@ import pytest
 import torch
 
 # Pages are checked where all is that they point at; a source distribution has no results.
-PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_site.py", "test_spelling.py"]
+PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_site.py", "test_spelling.py", "test_tables.py"]
 collect_ignore = [] if (Path(__file__).parents[1] / "results").is_dir() else PAGES
 
 # These have few tests, and take minutes all the same.

@@ -96,6 +96,10 @@ def analysis(folder, entropy, weight):
             for layer in layers[1:]
         ],
     }
+    tables["mean_retrieval"] = [
+        {"model": "LIMe static", "source": source, "mean_weight": 0.5 - 0.1 * source, "uniform": 0.2}
+        for source in range(3)
+    ]
     for name, rows in tables.items():
         write_csv(folder / "figures" / f"{name}.csv", rows)
     return folder
@@ -129,6 +133,7 @@ def test_means_over_thirds_of_the_layers(inside):
     routed = rows["self_retrieval", "", "middle third", "LIMe static"]  # layers 2 and 3
     assert float(routed["mean"]) == pytest.approx(0.8 * (1 / 3 + 1 / 4) / 2)
     assert float(routed["difference"]) == pytest.approx(-0.2 * (1 / 3 + 1 / 4) / 2)
+    assert float(rows["mean_retrieval", "", "first third", "LIMe static"]["difference"]) == pytest.approx(0.3)
     part = "self_retrieval, as a part of no preference", "LIMe static", "each third"
     assert float(rows[*part, "last third"]["mean"]) == pytest.approx(0.8)  # of what all sources alike would give
     assert float(rows[*part, "last third"]["difference"]) == pytest.approx(0)

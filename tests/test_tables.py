@@ -1,23 +1,31 @@
-"""The table of the rivals says what the committed numbers say."""
+"""The tables of studies say what the committed numbers say."""
+
+import pytest
 
 from tests.scripts import load_script
 
-rivals = load_script("runs/rivals.py")
+tables = load_script("runs/tables.py")
 
 
 def test_the_tables_are_made_of_the_numbers_that_are_committed():
-    assert rivals.main(["--check"]) == 0, "python runs/rivals.py writes the tables anew"
+    assert tables.main(["--check"]) == 0, "python runs/tables.py writes the tables anew"
 
 
-def test_every_page_has_the_table():
-    for page in rivals.PAGES:
-        assert f"{rivals.BEGIN}{rivals.table()}{rivals.END}" in page.read_text(encoding="utf-8"), page
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.__name__)
+def test_every_page_has_the_table(table):
+    for page in tables.TABLES[table]:
+        assert f"{tables.BEGIN.format(table.__name__)}{table()}{tables.END}" in page.read_text(encoding="utf-8"), page
 
 
 def test_a_page_that_says_something_else_is_noticed_and_mended(tmp_path, monkeypatch):
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{rivals.BEGIN}| old |\n{rivals.END}\nafter\n")
-    monkeypatch.setattr(rivals, "PAGES", [page])
-    assert rivals.main(["--check"]) == 1 and "old" in page.read_text()
-    assert rivals.main([]) == 0 and rivals.main(["--check"]) == 0
-    assert page.read_text() == f"before\n{rivals.BEGIN}{rivals.table()}{rivals.END}\nafter\n"
+    page, begin = tmp_path / "page.md", tables.BEGIN.format("rivals")
+    page.write_text(f"before\n{begin}| old |\n{tables.END}\nafter\n")
+    monkeypatch.setattr(tables, "TABLES", {tables.rivals: [page]})
+    assert tables.main(["--check"]) == 1 and "old" in page.read_text()
+    assert tables.main([]) == 0 and tables.main(["--check"]) == 0
+    assert page.read_text() == f"before\n{begin}{tables.rivals()}{tables.END}\nafter\n"
+
+
+@pytest.mark.parametrize(("bounds", "text"), [(("-0.3", "0.1"), "−0.100 (−0.300 to +0.100)"), (("", ""), "−0.100")])
+def test_a_difference_has_an_interval_where_there_are_seeds(bounds, text):
+    assert tables._difference(dict(zip(("t_low", "t_high"), bounds, strict=True)) | {"difference": "-0.1"}) == text

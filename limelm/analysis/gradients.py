@@ -59,7 +59,7 @@ def _own_parameters(layer: nn.Module) -> Iterator[nn.Parameter]:
 
 @contextmanager
 def _instead_of_gradients(model: nn.Module, squares: dict[nn.Parameter, float]) -> Iterator[None]:
-    """In a backward pass let these weights, and no others, have gradients, of which only sums of squares are kept."""
+    """Let these weights alone have gradients in a backward pass, and keep only the sums of their squares."""
     before = {weight: (weight.requires_grad, weight.grad) for weight in model.parameters()}
     hooks = []
 
