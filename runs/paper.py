@@ -34,8 +34,8 @@ what was not measured:
 - **contradicted**: it lies on the other side, or a count is another one.
 - **not run**: nothing was measured over seeds; the command plans or trains a model that the claim needs.
 
-A verdict at a small scale is no verdict on the paper's: its models have 400 times as many parameters and see 25,000
-times as many tokens or more.
+A verdict at a small scale is no verdict on the paper's: its models have 18 to 450 times as many parameters and see
+6,400 times as many tokens or more.
 Intervals are Student's, over seeds, and take no account of how many claims there are.
 """
 

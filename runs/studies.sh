@@ -4,6 +4,7 @@
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
 #   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
 #   TEXT=... runs/studies.sh depth                    8, 32, 64 and 128 layers, narrow: 78 trainings, from minutes to two hours
+#   TEXT=... runs/studies.sh paper-rate               LLaMA and LIMe static of 32 layers at the paper's learning rate: 6 trainings
 #   runs/studies.sh inside                            look into LLaMA and LIMe static of 32 layers, of each seed: 20 minutes
 #   TEXT=... runs/studies.sh english                  six models on more text: 18 trainings, half an hour each
 #   BENCHMARKS=... DOMAINS=... runs/studies.sh measure   score english's models, and look into those of its first seed: an hour
@@ -29,6 +30,7 @@ deeper() {
         study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
 }
 depth() { study depth depth-8 depth-32 depth-64 depth-128; }
+paper-rate() { MODELS=${MODELS:-llama,static} study paper-rate depth-32 --learning-rates '[]'; }
 english() { study english english; }
 
 # Go on with a study of the given recipes.
@@ -123,11 +125,11 @@ pack() {
     mv "$3.part" "$3"
 }
 
-[ $# -gt 0 ] || set -- rivals deeper depth english
+[ $# -gt 0 ] || set -- rivals deeper depth paper-rate english
 for part in "$@"; do
     case $part in
-        rivals | deeper | depth | inside | english | measure | keep) ;;
-        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, inside, english, measure, keep" >&2; exit 2 ;;
+        rivals | deeper | depth | paper-rate | inside | english | measure | keep) ;;
+        *) echo "runs/studies.sh: $part is unknown; allowed: rivals, deeper, depth, paper-rate, inside, english, measure, keep" >&2; exit 2 ;;
     esac
 done
 command -v "$LIMELM" >/dev/null || { echo "runs/studies.sh: no $LIMELM; make setup installs it" >&2; exit 2; }

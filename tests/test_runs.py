@@ -150,6 +150,17 @@ def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
     assert set(recipe.learning_rates) <= set(load_recipe("rivals").learning_rates)
 
 
+def test_the_papers_rate_is_not_searched(start, tmp_path):
+    (tmp_path / "text.txt").touch()
+    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "paper-rate")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs" / "tokens").mkdir()
+    reproduce = parse(of_limelm(calls)[-1])
+    assert (reproduce.models, reproduce.out) == (["llama", "static"], tmp_path / "runs" / "paper-rate")
+    recipe = load_recipe("depth-32", reproduce.fields)
+    assert (recipe.training.learning_rate, recipe.learning_rates) == (1e-3, ())
+
+
 @pytest.mark.parametrize("study", ["rivals", "depth", "english"])
 def test_a_study_prepares_its_text_and_trains(study, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
