@@ -24,10 +24,7 @@ def rivals() -> str:
     return _table(
         [
             {
-                "model": row["model"],
-                "learning rate": f"{float(row['learning_rate']):g}",
-                "held-out loss": _loss(row),
-                "difference from LLaMA": _difference(row),
+                **_outcome(row),
                 "at equal parameters": _difference(parameters.get(row["model"])),
                 "at equal time": _difference(times.get(row["model"])),
                 "training step": _ratio(costs.get(row["model"]), "step_ratio"),
@@ -53,10 +50,7 @@ def _compared(folder: Path) -> str:
     return _table(
         [
             {
-                "model": row["model"],
-                "learning rate": f"{float(row['learning_rate']):g}" if row["learning_rate"] else "",
-                "held-out loss": _loss(row),
-                "difference from LLaMA": _difference(row),
+                **_outcome(row),
                 "lower in": f"{row['lower_in']} of {row['seeds']} seeds" if row["lower_in"] else "",
                 "verdict": row["verdict"],
             }
@@ -93,8 +87,6 @@ TABLES: dict[Callable[[], str], tuple[Path, ...]] = {
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():  # as long as not both LLaMAs have all seeds
-        return []
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -104,6 +96,15 @@ def _table(rows: list[dict[str, str]]) -> str:
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _outcome(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "model": row["model"],
+        "learning rate": f"{float(row['learning_rate']):g}" if row["learning_rate"] else "",
+        "held-out loss": _loss(row),
+        "difference from LLaMA": _difference(row),
+    }
 
 
 def _loss(row: dict[str, Any]) -> str:

@@ -138,12 +138,17 @@ def kept_study(start, tmp_path, text="a.txt b.txt", study="rivals", **settings):
     return start("studies", study, TEXT=text, KEPT=str(tmp_path / "kept"), **settings)
 
 
-def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
+def training_of(start, tmp_path, study):
+    """The command with which a study trains, once its text is prepared."""
     (tmp_path / "text.txt").touch()
-    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "deeper")
+    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), study)
     assert done.returncode == 0, done.stderr
     (tmp_path / "runs" / "tokens").mkdir()
-    reproduce = parse(of_limelm(calls)[-1])
+    return parse(of_limelm(calls)[-1])
+
+
+def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
+    reproduce = training_of(start, tmp_path, "deeper")
     assert list(map(str, reproduce.recipes)) == ["rivals-16", "rivals-32", "rivals-64"]
     recipe = load_recipe("rivals-16", reproduce.fields)
     assert set(reproduce.models) <= set(recipe.compare) and len(reproduce.models) == 7
@@ -151,11 +156,7 @@ def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
 
 
 def test_the_papers_rate_is_not_searched(start, tmp_path):
-    (tmp_path / "text.txt").touch()
-    done, calls = kept_study(start, tmp_path, str(tmp_path / "text.txt"), "paper-rate")
-    assert done.returncode == 0, done.stderr
-    (tmp_path / "runs" / "tokens").mkdir()
-    reproduce = parse(of_limelm(calls)[-1])
+    reproduce = training_of(start, tmp_path, "paper-rate")
     assert (reproduce.models, reproduce.out) == (["llama", "static"], tmp_path / "runs" / "paper-rate")
     recipe = load_recipe("depth-32", reproduce.fields)
     assert (recipe.training.learning_rate, recipe.learning_rates) == (1e-3, ())
