@@ -42,12 +42,22 @@ Intervals are Student's, over seeds, and take no account of how many claims ther
 
 def page() -> str:
     """The whole page."""
-    groups = tomllib.loads(CLAIMS.read_text(encoding="utf-8"))["group"]
+    groups = read_groups(CLAIMS)
     numbers = iter(range(1, 1000))
     parts = [HEAD, _summary(groups)]
     for group in groups:
         parts.append(_section(group, numbers))
     return "\n".join(parts)
+
+
+def read_groups(path: Path) -> list[dict[str, Any]]:
+    """Each group's title and claims, which have what their studies share."""
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    studies: dict[str | None, dict[str, Any]] = {None: {}, **content["study"]}
+    return [
+        {**group, "claim": [studies[claim.get("study")] | claim for claim in group["claim"]]}
+        for group in content["group"]
+    ]
 
 
 def judge(claim: dict[str, Any]) -> tuple[str, str]:
