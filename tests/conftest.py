@@ -1,3 +1,4 @@
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a wrong path must fail at once
@@ -25,6 +26,20 @@ def pytest_collection_modifyitems(items):
     """
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled():
+    """Collecting garbage does not look at what was there before this file: libraries, and thousands of tests.
+
+    Each training and each compilation collects; looking through all of it is most of what a small one takes.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # or nanobind reports what is left as leaks
 
 
 @pytest.fixture(autouse=True)
