@@ -2,7 +2,7 @@
 # Studies that take many hours on two CPU cores, in as many sittings as are wanted:
 #
 #   TEXT="wiki/*.jsonl.gz" runs/studies.sh rivals     LIMe beside its rivals: 108 trainings, 7 to 25 minutes each
-#   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 84 trainings
+#   TEXT=... runs/studies.sh deeper                   the best rivals, LLaMA and LIMe in 16, 32 and 64 layers: 42 trainings
 #   TEXT=... runs/studies.sh depth                    8, 32, 64 and 128 layers, narrow: 78 trainings, from minutes to two hours
 #   TEXT=... runs/studies.sh paper-rate               LLaMA and LIMe static of 32 layers at the paper's learning rate: 6 trainings
 #   runs/studies.sh inside                            look into LLaMA and LIMe static of 32 layers, of each seed: 20 minutes
@@ -24,10 +24,12 @@ LIMELM=${LIMELM:-.venv/bin/limelm}
 PYTHON=${PYTHON:-.venv/bin/python}
 
 rivals() { study rivals rivals; }
-# The two learning rates are those that were best in 8 layers.
+# Two learning rates, those that were best in 8 layers, and one seed; those of 8 layers are in the study rivals.
 deeper() {
-    MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former} \
-        study deeper rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]'
+    local model MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former}
+    for model in ${MODELS//,/ }; do fetch rivals deeper/rivals "*-seed-42-$model"; done
+    fetch rivals deeper/rivals run
+    study deeper rivals rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]' --seeds 1
 }
 depth() { study depth depth-8 depth-32 depth-64 depth-128; }
 paper-rate() { MODELS=${MODELS:-llama,static} study paper-rate depth-32 --learning-rates '[]'; }
@@ -38,7 +40,7 @@ study() {
     local name=$1
     shift
     [ -n "${TEXT:-}" ] || { echo 'runs/studies.sh: TEXT names no files, as in TEXT="wiki/*.jsonl.gz"' >&2; exit 2; }
-    fetch "$name"
+    fetch "$name" "$name" '*'
     # shellcheck disable=SC2086 # TEXT may be several files
     [ -e "$RUNS/tokens/manifest.json" ] ||
         "$LIMELM" data prepare $TEXT --vocab-size 8192 --validation-fraction 0.002 --out "$RUNS/tokens"
@@ -89,13 +91,13 @@ has_checkpoints() {
     [ ${#CHECKPOINTS[@]} -gt 0 ] || { echo "runs/studies.sh: no weights in $1: nothing to look into" >&2; return 1; }
 }
 
-# Unpack the trainings of a study that are kept.
+# fetch STUDY FOLDER NAMES: unpack the trainings of a study that are kept.
 fetch() {
     local archive
-    for archive in "$KEPT/$1"/*.tar.xz; do
+    for archive in "$KEPT/$1"/$3.tar.xz; do
         [ -e "$archive" ] || continue
-        mkdir -p "$RUNS/$1"
-        tar -xJf "$archive" -C "$RUNS/$1" --skip-old-files
+        mkdir -p "$RUNS/$2"
+        tar -xJf "$archive" -C "$RUNS/$2" --skip-old-files
     done
 }
 
@@ -107,7 +109,7 @@ keep() {
     {
         find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json -o -name evaluation.json \)
         find "$RUNS" -mindepth 2 -name run.json -exec grep -l '"format"' {} +
-    } | sort | while read -r run; do
+    } | sed "\\#^$RUNS/deeper/rivals/#d" | sort | while read -r run; do  # those are kept as trainings of rivals
         folder=$(dirname "${run#"$RUNS"/}")/
         study=${folder%%/*} folder=${folder#*/}
         folder=${folder%/}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RIVALS, DEPTH = ROOT / "results" / "rivals" / "figures", ROOT / "results" / "depth"
+RIVALS, DEPTH, DEEPER = (ROOT / "results" / name for name in ("rivals/figures", "depth", "deeper"))
 BEGIN, END = "<!-- {}, made by python runs/tables.py -->\n", "<!-- end -->"
 
 
@@ -77,12 +77,24 @@ def depth_rates() -> str:
     )
 
 
+def deeper() -> str:
+    """LLaMA's loss in each number of layers, and how much lower or higher the others are."""
+    rows = _read(DEEPER / "loss_over_depth.csv")
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        own = cells.setdefault(row["model"], {"model": row["model"]})
+        outcome = _difference(row) or _loss(row)
+        own[f"{row['layers']} layers of {row['hidden_size']}"] = f"{outcome} ({float(row['learning_rate']):g})"
+    return _table(list(cells.values()))
+
+
 #: Each table, and the pages that show it.
 TABLES: dict[Callable[[], str], tuple[Path, ...]] = {
     rivals: (ROOT / "results" / "rivals" / "README.md", ROOT / "docs" / "models.md"),
     depth: (DEPTH / "README.md",),
     depth_rates: (DEPTH / "README.md",),
     depth_at_paper_rate: (DEPTH / "README.md",),
+    deeper: (DEEPER / "README.md",),
 }
 
 
@@ -108,14 +120,14 @@ def _outcome(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _loss(row: dict[str, Any]) -> str:
-    deviation = f" ± {float(row['standard_deviation']):.3f}" if row["standard_deviation"] else ""
+    deviation = f" ± {float(row['standard_deviation']):.3f}" if row.get("standard_deviation") else ""
     return f"{float(row['eval_loss']):.3f}{deviation}"
 
 
 def _difference(row: dict[str, Any] | None) -> str:
     if row is None or not row["difference"]:
         return ""
-    mean, *bounds = (_signed(row[key]) for key in ("difference", "t_low", "t_high") if row[key])
+    mean, *bounds = (_signed(row[key]) for key in ("difference", "t_low", "t_high") if row.get(key))
     return f"{mean} ({' to '.join(bounds)})" if bounds else mean
 
 

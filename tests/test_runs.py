@@ -149,10 +149,21 @@ def training_of(start, tmp_path, study):
 
 def test_deeper_rivals_are_the_best_few_at_two_rates(start, tmp_path):
     reproduce = training_of(start, tmp_path, "deeper")
-    assert list(map(str, reproduce.recipes)) == ["rivals-16", "rivals-32", "rivals-64"]
+    assert list(map(str, reproduce.recipes)) == ["rivals", "rivals-16", "rivals-32", "rivals-64"]
     recipe = load_recipe("rivals-16", reproduce.fields)
-    assert set(reproduce.models) <= set(recipe.compare) and len(reproduce.models) == 7
+    assert set(reproduce.models) <= set(recipe.compare) and (len(reproduce.models), reproduce.seeds) == (7, 1)
     assert set(recipe.learning_rates) <= set(load_recipe("rivals").learning_rates)
+
+
+@pytest.mark.skipif(not shutil.which("xz"), reason="needs xz")
+def test_deeper_rivals_of_eight_layers_are_those_of_rivals(start, tmp_path):
+    trained = tmp_path / "runs" / "rivals" / "learning-rate-0.006" / "seed-42" / "hc"
+    trained.mkdir(parents=True)
+    (trained / "result.json").write_text("{}")
+    start("studies", "keep", KEPT=str(tmp_path / "kept"))
+    training_of(start, tmp_path, "deeper")
+    assert (tmp_path / "runs" / "deeper" / trained.relative_to(tmp_path / "runs") / "result.json").exists()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["rivals"]
 
 
 def test_the_papers_rate_is_not_searched(start, tmp_path):

@@ -20,9 +20,10 @@ def depth_records(summaries: Mapping[str, dict[str, Any]]) -> Records:
         summaries: by the name of the run's folder, from `limelm.training.read_summary`.
 
     Returns:
-        Records of `model`, `layers`, `hidden_size`, `parameters`, `seed`, `eval_loss` and its `difference` from the
-        baseline's of the same depth and seed (None for the baseline), by depth; none where the runs differ in other
-        things than their shape, or have models from one depth only.
+        Records of `model`, `layers`, `hidden_size`, `parameters`, `learning_rate` (where one was searched for each
+        model), `seed`, `eval_loss` and its `difference` from the baseline's of the same depth and seed (None for the
+        baseline), by depth; none where the runs differ in other things than their shape, or have models from one depth
+        only.
     """
     runs = sorted(summaries.values(), key=lambda summary: _layers(summary) or 0)
     depths = [_layers(summary) for summary in runs]
@@ -47,13 +48,13 @@ def _all_but_shape(summary: dict[str, Any]) -> tuple[Any, ...]:
 
 def _of_run(summary: dict[str, Any]) -> Records:
     models, baseline = trainings_of(summary), baseline_of(summary)
-    parameters = {label: own[0]["parameters"] for label, own in models.items()}
     return [
         {
             "model": row["model"],
             "layers": _layers(summary),
             "hidden_size": summary["recipe"]["architecture"]["hidden_size"],
-            "parameters": parameters[row["model"]],
+            "parameters": models[row["model"]][0]["parameters"],
+            "learning_rate": models[row["model"]][0].get("learning_rate"),
             "seed": row["seed"],
             "eval_loss": row["loss"],
             "difference": None if row["model"] == baseline else row["difference"],
