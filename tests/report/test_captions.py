@@ -260,7 +260,7 @@ def of_depth(out, layers, seeds=(1, 2), **changes):
     summary["recipe"]["architecture"]["num_hidden_layers"] = layers
     summary["recipe"]["training"] |= changes
     for place, entry in enumerate(summary["trainings"]):
-        entry["eval_loss"] = 6.0 + 0.01 * layers + 0.1 * place
+        entry |= {"eval_loss": 6.0 + 0.01 * layers + 0.1 * place, "learning_rate": layers / 1000}
     return summary
 
 
@@ -272,6 +272,7 @@ def test_runs_of_several_depths_are_compared_over_depth(tmp_path):
     expected = {(depth, seed, label) for depth in ("32", "64") for label in LABELS for seed in ("1", "2")}
     assert {(row["layers"], row["seed"], row["model"]) for row in rows} == expected
     assert [row["layers"] for row in rows] == sorted(row["layers"] for row in rows) and len(rows) == len(expected)
+    assert all(float(row["learning_rate"]) == int(row["layers"]) / 1000 for row in rows)
     assert [row["difference"] for row in rows if row["model"] == "LLaMA"] == [""] * 4
     assert {round(float(row["difference"]), 6) for row in rows if row["model"] == LABELS[1]} == {0.1}
     assert "What depth does" in page and "all else is the same" in page and "each has its own recipe" not in page
