@@ -79,11 +79,10 @@ def depth_rates() -> str:
 
 def deeper() -> str:
     """LLaMA's loss in each number of layers, and how much lower or higher the others are."""
-    rows = _read(DEEPER / "loss_over_depth.csv")
     cells: dict[str, dict[str, str]] = {}
-    for row in rows:
+    for row in _read(DEEPER / "loss_over_depth.csv"):
         own = cells.setdefault(row["model"], {"model": row["model"]})
-        outcome = _difference(row) or _loss(row)
+        outcome = _signed(row["difference"]) if row["difference"] else f"{float(row['eval_loss']):.3f}"
         own[f"{row['layers']} layers of {row['hidden_size']}"] = f"{outcome} ({float(row['learning_rate']):g})"
     return _table(list(cells.values()))
 
@@ -120,14 +119,14 @@ def _outcome(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _loss(row: dict[str, Any]) -> str:
-    deviation = f" ± {float(row['standard_deviation']):.3f}" if row.get("standard_deviation") else ""
+    deviation = f" ± {float(row['standard_deviation']):.3f}" if row["standard_deviation"] else ""
     return f"{float(row['eval_loss']):.3f}{deviation}"
 
 
 def _difference(row: dict[str, Any] | None) -> str:
     if row is None or not row["difference"]:
         return ""
-    mean, *bounds = (_signed(row[key]) for key in ("difference", "t_low", "t_high") if row.get(key))
+    mean, *bounds = (_signed(row[key]) for key in ("difference", "t_low", "t_high") if row[key])
     return f"{mean} ({' to '.join(bounds)})" if bounds else mean
 
 
