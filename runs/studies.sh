@@ -109,12 +109,14 @@ keep() {
     {
         find "$RUNS" -mindepth 3 \( -name result.json -o -name diverged.json -o -name evaluation.json \)
         find "$RUNS" -mindepth 2 -name run.json -exec grep -l '"format"' {} +
-    } | sed "\\#^$RUNS/deeper/rivals/#d" | sort | while read -r run; do  # those are kept as trainings of rivals
+    } | sort | while read -r run; do
         folder=$(dirname "${run#"$RUNS"/}")/
-        study=${folder%%/*} folder=${folder#*/}
+        study=${folder%%/*}
+        case $folder in deeper/rivals/*) study=deeper/rivals ;; esac  # kept as trainings of rivals
+        folder=${folder#"$study"/}
         folder=${folder%/}
         name=${folder//\//-}
-        pack "$RUNS/$study" "${folder:-.}" "$KEPT/$study/${name:-run}.tar.xz"
+        pack "$RUNS/$study" "${folder:-.}" "$KEPT/${study##*/}/${name:-run}.tar.xz"
     done
 }
 

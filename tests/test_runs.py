@@ -164,6 +164,11 @@ def test_deeper_rivals_of_eight_layers_are_those_of_rivals(start, tmp_path):
     training_of(start, tmp_path, "deeper")
     assert (tmp_path / "runs" / "deeper" / trained.relative_to(tmp_path / "runs") / "result.json").exists()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["rivals"]
+    shutil.rmtree(tmp_path / "kept")
+    shutil.rmtree(trained)
+    start("studies", "keep", KEPT=str(tmp_path / "kept"))  # one that the study has trained itself
+    kept = [str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*.xz")]
+    assert kept == ["rivals/learning-rate-0.006-seed-42-hc.tar.xz"]
 
 
 def test_the_papers_rate_is_not_searched(start, tmp_path):
