@@ -29,7 +29,7 @@ def test_every_python_of_the_classifiers_is_tested(workflow, job):
 
 def test_the_checks_are_those_of_every_change():
     run = [step["run"] for step in steps("tests") if "run" in step]
-    assert {"make lint", "make test"} <= set(run) and "make lint test" in (ROOT / ".ci" / "run").read_text()
+    assert {"make lint", "make test"} <= set(run) and "make --jobs=2 lint test" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_a_tag_publishes_what_was_built_and_tried_without_a_password():
