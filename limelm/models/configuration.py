@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import LlamaConfig, PreTrainedConfig
 
@@ -26,8 +26,6 @@ class DecoderConfig(LlamaConfig):
 
     base_model_tp_plan = None
     base_model_pp_plan = None
-    #: Model types whose checkpoints may be read with this class beside its own.
-    compatible_model_types: ClassVar[tuple[str, ...]] = ("llama",)
     #: What the model is, in words.
     kind: ClassVar[str] = ""
 
@@ -61,16 +59,27 @@ class DecoderConfig(LlamaConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type not in (cls.model_type, *cls.compatible_model_types):
-            allowed = " or ".join(repr(name) for name in (cls.model_type, *cls.compatible_model_types))
-            raise ValueError(f"model_type={model_type!r} cannot be read as {cls.__name__}; it must be {allowed}")
         # HF sets overrides after construction, where nothing checks them; ours go in with the rest.
         own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
         overrides = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        given = {**config_dict, **overrides}
+        model_type = config_dict.get("model_type", cls.model_type)
+        readable = (cls.model_type, *cls.readable_model_types(given))
+        if model_type not in readable:
+            allowed = " or ".join(map(repr, readable))
+            raise ValueError(f"model_type={model_type!r} cannot be read as {cls.__name__}; it must be {allowed}")
         if not kwargs.get("return_unused_kwargs"):  # else whoever gets them refuses what nobody knows
             warn_of_names(cls, kwargs, DecoderConfig.__subclasses__())
-        return super().from_dict({**config_dict, **overrides, "model_type": cls.model_type}, **kwargs)
+        return super().from_dict({**given, "model_type": cls.model_type}, **kwargs)
+
+    @classmethod
+    def readable_model_types(cls, given: dict[str, Any]) -> tuple[str, ...]:
+        """Model types whose checkpoints can be read with this class beside its own.
+
+        Args:
+            given: the values of fields, those of the checkpoint and those given beside it.
+        """
+        return ("llama",)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         super().save_pretrained(save_directory, *args, **kwargs)

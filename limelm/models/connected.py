@@ -11,11 +11,12 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import LlamaConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from limelm.models.decoder import HIDDEN_STATES, Decoder, DecoderPreTrainedModel, HiddenState
 from limelm.models.llama import MLP, RMSNorm, SelfAttention
-from limelm.routing import CONNECTIONS, DepthReader
+from limelm.routing import CONNECTIONS, DepthModule, DepthReader
 
 
 class Connection(DepthReader):
@@ -85,6 +86,22 @@ class ConnectedLayer(GradientCheckpointingLayer):
         return sources if self.reads is None else [sources[j] for j in self.reads]
 
 
+class CopiedRMSNorm(RMSNorm, DepthModule):
+    """An RMSNorm that starts with the gain of another one, such as that of a trained Llama.
+
+    Args:
+        other: the norm whose gain it starts with; it is no part of this module.
+    """
+
+    def __init__(self, hidden_size: int, eps: float, other: RMSNorm):
+        super().__init__(hidden_size, eps)
+        self.other = (other,)
+
+    def init_weights(self, std: float = 0.02) -> None:
+        """Initialize to the other norm's gain."""
+        init.copy_(self.weight, self.other[0].weight)
+
+
 class SeparateInputsLayer(ConnectedLayer):
     """A layer whose keys and values are made from other states than its queries, each through a norm of its own.
 
@@ -95,8 +112,8 @@ class SeparateInputsLayer(ConnectedLayer):
     def __init__(self, config: LlamaConfig, layer_idx: int, separate: bool = True):
         super().__init__(config, layer_idx)
         if separate:
-            self.key_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-            self.value_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.key_layernorm = CopiedRMSNorm(config.hidden_size, config.rms_norm_eps, self.input_layernorm)
+            self.value_layernorm = CopiedRMSNorm(config.hidden_size, config.rms_norm_eps, self.input_layernorm)
 
     def attention_delta(
         self,

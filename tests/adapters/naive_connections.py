@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from tests.models.entries.attention_residuals import depth_attention, depth_attention_weights
+from tests.models.entries.dense_former import depth_weighted_average
 from tests.models.naive import NaiveDecoder, rms_norm
 from tests.models.naive_mhc import EPS, doubly_stochastic, sigmoid
-from tests.models.naive_rivals import depth_attention, depth_weighted_average
 
 
 class NaiveAttached(NaiveDecoder):
@@ -63,7 +64,7 @@ class NaiveDense(NaiveAttached):
 class NaiveAttentionResiduals(NaiveAttached):
     def mix(self, i: int, scaled: bool) -> Tensor:
         query, gain = self.own(i, "attention.query"), self.own(i, "attention.norm.weight")
-        return depth_attention(self.deltas, query, gain, 1e-6, scale_by_sources=scaled)
+        return depth_attention(self.deltas, depth_attention_weights(self.deltas, query, gain, 1e-6), scaled)
 
     def connect(self, i: int, h: Tensor, x: Tensor) -> Tensor:
         self.deltas.append(x - h)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 import limelm
 from limelm.registration import CLASSES
 from tests.hf.harness import fetch
-from tests.models.variants import OTHERS
+from tests.models.variants import KINDS, OTHERS
 
 sys.path.insert(0, str(fetch()))
 
@@ -32,9 +32,11 @@ MODELS = {
     "LimeTopP": (LIME, {"routing": "static", "routing_top_p": 0.7}),
     "LimeDynamic": (LIME, {"routing": "dynamic"}),
     "LimeKV": (LIME, {"routing": "kv"}),
+    "ValueResidual": (LIME, {"routing": "value_residual"}),
+    "DepthAttention": (LIME, {"routing": "depth_attention"}),
     "HyperConnectionDynamic": (HYPER_CONNECTION, {"dynamic": True}),
     "HyperConnectionStatic": (HYPER_CONNECTION, {"dynamic": False}),
-    **{variant: (OURS[model_type], options) for variant, (model_type, options) in OTHERS.items()},
+    **{variant: (OURS[KINDS[variant][0]], KINDS[variant][1]) for variant in OTHERS},
     "HyperConnectionManifold": (HYPER_CONNECTION, {"connection": "mhc"}),
 }
 

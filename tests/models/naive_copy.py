@@ -1,15 +1,7 @@
 """The float64 version of any model here."""
 
-from tests.models.naive import NaiveDecoder, NaiveHyperConnection, NaiveLime
-from tests.models.naive_mhc import NaiveManifold
-from tests.models.naive_rivals import RIVALS
-
-NAIVE: dict[str, type[NaiveDecoder]] = {
-    "lime": NaiveLime,
-    "hyper_connection": NaiveHyperConnection,
-    "mhc": NaiveManifold,
-    **RIVALS,
-}
+from tests.models.entries import ENTRIES
+from tests.models.naive import NaiveDecoder
 
 
 def naive_copy(model) -> NaiveDecoder:
@@ -17,5 +9,4 @@ def naive_copy(model) -> NaiveDecoder:
     weights = {
         name: parameter.detach().double().clone().requires_grad_() for name, parameter in model.named_parameters()
     }
-    kind = "mhc" if getattr(model.config, "connection", None) == "mhc" else model.config.model_type
-    return NAIVE[kind](model.config, weights)
+    return ENTRIES[model.config.model_type].naive(model.config, weights)

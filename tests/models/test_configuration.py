@@ -14,6 +14,7 @@ from limelm import (
     LimeModel,
     registration,
 )
+from tests.models.entries import ENTRIES
 from tests.models.variants import (
     KINDS,
     TINY,
@@ -182,34 +183,7 @@ def test_llama_fields_have_llamas_defaults():
         added = {n: value for n, value in config_class(model_type)().to_dict().items() if llama.get(n, ...) != value}
         assert added.pop("model_type") == model_type
         assert set(added.pop("auto_map")) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
-        assert added == OPTIONS[model_type]
-
-
-OPTIONS = {
-    "lime": {
-        "routing": "static",
-        "routing_top_p": None,
-        "routing_init": "paper",
-        "routing_sources": None,
-        "routing_backend": "auto",
-        "routing_share_kv": True,
-        "routing_share_heads": False,
-        "routing_temperature": 1.0,
-        "routing_trainable": True,
-    },
-    "hyper_connection": {"expansion_rate": 4, "dynamic": True, "connection": "hc"},
-    "residual_scalars": {},
-    "dense_former": {"period": 1, "dilation": 1},
-    "attention_residuals": {
-        "block_size": 1,
-        "num_heads": 1,
-        "softmax_temperature": 1.0,
-        "scale_by_sources": False,
-    },
-    "delta_attention_residuals": {"block_size": 1, "gated": False},
-    "mudd_former": {"pre_post_norm": False},
-    "deep_cross_attention": {"num_recent": None, "sum_rest": True},
-}
+        assert added == ENTRIES[model_type].options
 
 
 def test_variants_cover_every_model_and_routing():

@@ -13,6 +13,7 @@ from limelm.models.connected import first_of_layer, with_delta
 from limelm.models.deep_cross_attention import GatedSum
 from limelm.models.delta_attention_residuals import DeltaAttention
 from limelm.models.dense_former import DepthWeightedAverage
+from limelm.models.mudd_former import MultiwayDynamicDense
 from tests.models.variants import OTHERS, tiny_model, token_ids
 
 
@@ -61,6 +62,41 @@ def test_a_place_keeps_no_tensor_of_a_source_s_size_but_the_sources(place, dtype
     assert large and len(large - allowed) <= (place == "DeltaAttention")  # the mix, of which a gate's gradient is made
     mixed.sum().backward()
     assert all(source.grad is not None for source in sources)
+
+
+MANY = 300
+#: Places whose weights are all set to 1: the sum is the number of sources.
+EVEN = {
+    "dense_former": DepthWeightedAverage(MANY),
+    "deep_cross_attention": GatedSum(MANY, 8),
+    "attention_residuals": DepthAttention(8, 1e-6, 2, scale_by_sources=True),
+    "mudd_former": MultiwayDynamicDense(8, MANY, 4, 1, eps=1e-6, pre_post_norm=False),
+}
+
+
+@pytest.mark.parametrize("place", EVEN)
+@torch.no_grad()
+def test_sources_are_added_up_in_float32(place):
+    """In bfloat16 256 + 1 is 256."""
+    connection = EVEN[place].bfloat16()
+    for name, parameter in connection.named_parameters():
+        parameter.fill_(0 if name in ("query", "gate", "output.weight") else 1)
+    sources = [torch.ones(1, 1, 8, dtype=torch.bfloat16)] * MANY
+    totals = connection(sources[-1], *sources) if place == "mudd_former" else [connection(*sources)]
+    for total in totals:
+        assert total.dtype == torch.bfloat16
+        assert (total == MANY).all()
+
+
+@torch.no_grad()
+def test_mudd_formers_weights_are_added_to_their_bias_in_float32():
+    connection = MultiwayDynamicDense(8, MANY, 4, 1, eps=1e-6, pre_post_norm=False).bfloat16()
+    connection.bias.fill_(256)
+    connection.hidden.weight.fill_(2**-4)
+    connection.output.weight.fill_(2**-6)
+    weights = connection.weights(torch.ones(1, 1, 8, dtype=torch.bfloat16))
+    assert weights.dtype == torch.float32
+    assert (weights != weights.bfloat16()).all()  # which knows 256 and 258
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Forward and backward against the float64 loops of `naive.py` and `naive_rivals.py`."""
+"""Forward and backward against the float64 loops of `naive.py` and `entries`."""
 
 import pytest
 import torch

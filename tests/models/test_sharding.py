@@ -17,6 +17,7 @@ CASES = {
     "hc": ("hc_dynamic", {}, ""),
     "hc_recomputed": ("hc_dynamic", {}, "recompute"),
     "hc_static": ("hc_static", {}, ""),
+    "residual_scalars": ("residual_scalars", {}, "recompute"),
     "dense_former": ("dense_former", {}, ""),
     "attention_residuals": ("attention_residuals", {}, ""),
     "attention_residuals_recomputed": ("attention_residuals", {}, "recompute"),

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limelm import HyperConnectionConfig, HyperConnectionForCausalLM, LimeConfig, LimeForCausalLM
-from tests.models.variants import all_variants, causal_lm_class, tiny_config, tiny_model
+from tests.models.variants import all_variants, causal_lm_class, entry_of, tiny_config, tiny_model
 
 LARGE = {
     "vocab_size": 50_257,
@@ -70,82 +70,8 @@ def expected_shapes(variant: str) -> dict[str, tuple[int, ...]]:
     config = tiny_config(variant)
     shared = LlamaConfig(**{name: getattr(config, name) for name in LlamaConfig().to_dict() if hasattr(config, name)})
     shapes = {name: tuple(value.shape) for name, value in LlamaForCausalLM(shared).state_dict().items()}
-    D, G = config.hidden_size, config.num_key_value_heads
-    for i in range(config.num_hidden_layers):
-        layer = f"model.layers.{i}"
-        if config.model_type == "hyper_connection" and config.connection == "mhc":
-            n = config.expansion_rate
-            for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
-                shapes |= {f"{connection}.weight": (n * n + 2 * n, n * D), f"{connection}.bias": (n * n + 2 * n,)}
-                shapes |= {f"{connection}.{name}_scale": (1,) for name in ("read", "write", "mix")}
-            readout = {"weight": (n, n * D), "bias": (n,), "scale": (1,)}
-            shapes |= {f"model.output_connection.{name}": shape for name, shape in readout.items()}
-        elif config.model_type == "hyper_connection":
-            n = config.expansion_rate
-            del shapes[f"{layer}.input_layernorm.weight"], shapes[f"{layer}.post_attention_layernorm.weight"]
-            for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
-                shapes |= {f"{connection}.static_alpha": (n, n + 1), f"{connection}.static_beta": (n,)}
-                if config.dynamic:
-                    shapes |= {f"{connection}.dynamic_alpha": (D, n + 1), f"{connection}.dynamic_beta": (D,)}
-                    shapes |= {f"{connection}.alpha_scale": (1,), f"{connection}.beta_scale": (1,)}
-        elif config.model_type == "residual_scalars":
-            shapes |= {f"{layer}.connection.{name}": (1,) for name in ("residual_scale", "embedding_scale")}
-        elif config.model_type == "dense_former":
-            if (i + 1) % config.period == 0:
-                shapes[f"{layer}.connection.weight"] = ((i + 1) // config.dilation + 1,)
-        elif config.model_type in ("attention_residuals", "delta_attention_residuals"):
-            for connection in (f"{layer}.attn_connection", f"{layer}.mlp_connection"):
-                shapes |= {f"{connection}.query": (D,), f"{connection}.norm.weight": (D,)}
-        elif config.model_type == "mudd_former":
-            shapes |= mudd_former_shapes(config, i)
-        elif config.model_type == "deep_cross_attention":
-            sources = number_of_sources(config, i)
-            for name in ("query_connection", "key_connection", "value_connection"):
-                shapes |= {f"{layer}.{name}.bias": (sources, D), f"{layer}.{name}.gate": (D,)}
-            shapes |= {f"{layer}.{name}_layernorm.weight": (D,) for name in ("key", "value")}
-        elif i > 0 and config.routing == "static":
-            rows = (1 if config.routing_share_heads else G) * (1 if config.routing_share_kv else 2)
-            shapes[f"{layer}.self_attn.router.weight"] = (rows, i + 1)
-            shapes[f"{layer}.routing_layernorm.weight"] = (D,)
-        elif i > 0 and config.routing == "dynamic":
-            shapes[f"{layer}.self_attn.router.proj.weight"] = (G * (i + 1), D)
-            shapes[f"{layer}.routing_layernorm.weight"] = (D,)
-        elif i > 0 and config.routing == "kv":
-            shapes[f"{layer}.self_attn.router.weight"] = (G, (i + 1) * G)
-        elif i > 0 and config.routing == "value_residual":
-            shapes[f"{layer}.self_attn.router.weight"] = (2,)
-    if config.model_type == "attention_residuals":
-        shapes |= {f"model.output_connection.{name}": (D,) for name in ("query", "norm.weight")}
-    if config.model_type == "deep_cross_attention":
-        sources = number_of_sources(config, config.num_hidden_layers)
-        shapes |= {"model.output_connection.bias": (sources, D), "model.output_connection.gate": (D,)}
-    if config.model_type == "mudd_former" and config.pre_post_norm:
-        shapes["model.source_norm.weight"] = (D,)
-    return shapes
-
-
-def mudd_former_shapes(config, i: int) -> dict[str, tuple[int, ...]]:
-    """What layer i of a MUDDFormer has beside Llama's."""
-    layer, D = f"model.layers.{i}", config.hidden_size
-    sources, ways, expansion = (i + 2, 1, 4) if i == config.num_hidden_layers - 1 else (i + 2, 4, 1)
-    K = (ways * sources * expansion // 64 + 1) * 64
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{layer}.connection.hidden.weight": (K, D),
-        f"{layer}.connection.output.weight": (ways * sources, K),
-        f"{layer}.connection.bias": (ways, sources),
-    }
-    if i > 0:
-        shapes |= {f"{layer}.{name}_layernorm.weight": (D,) for name in ("key", "value")}
-    if config.pre_post_norm:
-        norms = ("source_norm", "connection.norm", "connection.residual_norm")
-        shapes |= {f"{layer}.{name}.weight": (D,) for name in norms}
-    return shapes
-
-
-def number_of_sources(config, layers: int) -> int:
-    """The sources of a DeepCrossAttention after so many layers: x_0, the rest, the recent ones."""
-    recent = layers if config.num_recent is None else min(layers, config.num_recent)
-    return 1 + recent + (config.sum_rest and layers > recent)
+    shapes |= entry_of(variant).shapes(config)
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 @all_variants

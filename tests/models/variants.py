@@ -9,6 +9,8 @@ from transformers import LlamaConfig, PreTrainedModel
 
 import limelm
 from limelm.registration import CLASSES
+from tests.models.entries import ENTRIES
+from tests.models.entries.entry import Entry
 
 TINY = {
     "vocab_size": 97,
@@ -23,52 +25,15 @@ TINY = {
     "eos_token_id": None,  # generation runs to the asked length
 }
 
-LIME_VARIANTS = {
-    "none": {"routing": "none"},
-    "none_gqa": {"routing": "none", "num_key_value_heads": 2},
-    "static": {"routing": "static"},
-    "static_gqa": {"routing": "static", "num_key_value_heads": 2},
-    "static_bias": {"routing": "static", "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
-    "static_top_p": {"routing": "static", "routing_top_p": 0.7},
-    "static_top_p_gqa": {"routing": "static", "routing_top_p": 0.7, "num_key_value_heads": 2},
-    "dynamic": {"routing": "dynamic"},
-    "dynamic_gqa": {"routing": "dynamic", "num_key_value_heads": 2},
-    "kv": {"routing": "kv"},
-    "kv_gqa": {"routing": "kv", "num_key_value_heads": 2},
-    "kv_identity": {"routing": "kv", "routing_init": "identity"},
-    "static_apart_gqa": {
-        "routing": "static",
-        "routing_share_kv": False,
-        "routing_share_heads": True,
-        "routing_temperature": 0.5,
-        "num_key_value_heads": 2,
-    },
-    "value_residual_gqa": {"routing": "value_residual", "num_key_value_heads": 2},
-    "depth_attention_gqa": {"routing": "depth_attention", "num_key_value_heads": 2},
-}
-HYPER_CONNECTION_VARIANTS = {
-    "hc_dynamic": {"dynamic": True},
-    "hc_dynamic_gqa": {"dynamic": True, "num_key_value_heads": 2},
-    "hc_static": {"dynamic": False, "expansion_rate": 3},
-    "mhc_gqa": {"connection": "mhc", "num_key_value_heads": 2},
-}
-#: Other connections over depth: the model type, and what its configuration has beside the sizes.
-OTHERS = {
-    "residual_scalars": ("residual_scalars", {"num_key_value_heads": 2}),
-    "dense_former": ("dense_former", {"dilation": 2, "num_key_value_heads": 2}),
-    "attention_residuals": ("attention_residuals", {"block_size": 3, "num_heads": 2, "num_key_value_heads": 2}),
-    "delta_attention_residuals": ("delta_attention_residuals", {"num_key_value_heads": 2}),
-    "mudd_former": ("mudd_former", {"num_key_value_heads": 2}),
-    "mudd_former_norms": ("mudd_former", {"pre_post_norm": True}),
-    "deep_cross_attention": ("deep_cross_attention", {}),
-    "deep_cross_attention_recent": ("deep_cross_attention", {"num_recent": 1, "num_key_value_heads": 2}),
-}
+LIME_VARIANTS = ENTRIES["lime"].variants
 #: Of every variant the model type and the options.
 KINDS: dict[str, tuple[str, dict]] = {
-    **{variant: ("lime", options) for variant, options in LIME_VARIANTS.items()},
-    **{variant: ("hyper_connection", options) for variant, options in HYPER_CONNECTION_VARIANTS.items()},
-    **OTHERS,
+    variant: (model_type, options)
+    for model_type, entry in ENTRIES.items()
+    for variant, options in entry.variants.items()
 }
+#: The variants of models with other connections over depth than LIMe and Hyper-Connections, on `connected.py`.
+OTHERS = [variant for variant, (model_type, _) in KINDS.items() if model_type not in ("lime", "hyper_connection")]
 VARIANTS = list(KINDS)
 #: One of each kind of code path, for suites where a run is slow.
 MAIN_VARIANTS = ["none", "static_gqa", "static_top_p", "dynamic", "kv_gqa", "hc_dynamic", "hc_static"]
@@ -81,6 +46,10 @@ main_variants = pytest.mark.parametrize("variant", MAIN_VARIANTS)
 def tiny_config(variant: str, **changes) -> LlamaConfig:
     model_type, options = KINDS[variant]
     return config_class(model_type)(**(TINY | options | changes))
+
+
+def entry_of(variant: str) -> Entry:
+    return ENTRIES[KINDS[variant][0]]
 
 
 def config_class(model_type: str) -> type[LlamaConfig]:

@@ -1,6 +1,6 @@
 """Configuration of Hyper-Connection models."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
@@ -23,7 +23,6 @@ class HyperConnectionConfig(DecoderConfig):
     """
 
     model_type = "hyper_connection"
-    compatible_model_types: ClassVar[tuple[str, ...]] = ()  # norms around "hc" have no weights
     kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
 
     expansion_rate: int = 4
@@ -36,3 +35,8 @@ class HyperConnectionConfig(DecoderConfig):
             raise ValueError(f"connection={self.connection!r} is unknown; allowed: {', '.join(CONNECTIONS)}")
         if self.connection == "mhc" and not self.dynamic:
             raise ValueError("dynamic=False is for connection='hc' only: those of 'mhc' always depend on the token")
+
+    @classmethod
+    def readable_model_types(cls, given: dict[str, Any]) -> tuple[str, ...]:
+        """A Llama's checkpoint can be read as "mhc" alone: the norms around "hc" have no weights."""
+        return ("llama",) if given.get("connection") == "mhc" else ()
