@@ -33,6 +33,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
+from limelm.records import PositiveFloat, Size
 from limelm.routing import SUBLAYERS, DepthModule, weighted_mix
 
 
@@ -53,6 +54,12 @@ class AttentionResidualsConfig(DecoderConfig):
 
     model_type = "attention_residuals"
     kind: ClassVar[str] = "Language model with Attention Residuals (arXiv 2603.15031)"
+    about: ClassVar[str] = (
+        "Each sublayer reads what the sublayers before it added, by attention over depth, in the place of a residual "
+        "stream"
+    )
+    paper: ClassVar[str | None] = "2603.15031"
+    numbers: ClassVar[dict[str, Any]] = {"block_size": Size, "num_heads": Size, "softmax_temperature": PositiveFloat}
 
     block_size: int = 1
     num_heads: int = 1

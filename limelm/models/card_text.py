@@ -1,7 +1,12 @@
 """The sentences of model cards on connections over depth and their papers, and on what must not be concluded."""
 
+from importlib import import_module
+
+from limelm.registration import CLASSES, MODELS
+
 _LIME = "2502.09245"
-#: By routing, attached routing or model type, written with hyphens: what it does, and the paper that has its formulas.
+#: By routing, attached routing or kind of connection, written with hyphens: what it does, and the paper that has its
+#: formulas. The configurations of other connections say it themselves.
 _ABOUT: dict[str, tuple[str, str | None]] = {
     "static": (
         "Each key/value head reads a learned mix of the representations that all earlier layers left, the same mix for "
@@ -25,34 +30,7 @@ _ABOUT: dict[str, tuple[str, str | None]] = {
     "none": ("It does not route: it computes what a Llama computes, as a baseline", None),
     "llama": ("It is a plain Llama, as a baseline", None),
     "scale": ("Each key/value head is scaled by a learned number and reads no other layer, as a baseline", None),
-    "hyper-connection": (
-        "Several residual streams, with learned connections between them, stand in the place of one",
-        "2409.19606",
-    ),
     "mhc": ("Several residual streams are mixed by doubly stochastic matrices, computed for every token", "2512.24880"),
-    "residual-scalars": (
-        "Each layer's residual stream is a sum of the stream so far and the embedding, with two learned numbers",
-        None,
-    ),
-    "dense-former": ("What each layer hands on is a learned average of what all earlier layers made", "2402.02622"),
-    "attention-residuals": (
-        "Each sublayer reads what the sublayers before it added, by attention over depth, in the place of a residual "
-        "stream",
-        "2603.15031",
-    ),
-    "delta-attention-residuals": (
-        "Beside its residual stream, each sublayer reads what the sublayers before it added, by attention over depth",
-        "2605.18855",
-    ),
-    "mudd-former": (
-        "Queries, keys, values and the residual stream each read a mix of all earlier layers' outputs, with weights "
-        "computed for every token",
-        "2502.12170",
-    ),
-    "deep-cross-attention": (
-        "Queries, keys and values each read a gated sum of what earlier layers added, with weights for each channel",
-        "2502.06785",
-    ),
 }
 _ALIASES = {"dense": "dense-former", "attnres": "attention-residuals", "delta-attnres": "delta-attention-residuals"}
 
@@ -64,12 +42,20 @@ def about(names: tuple[str, ...]) -> str:
         names: of the connection, the most special one last.
     """
     for name in reversed(names):
-        known = _ALIASES.get(name, name)
-        if known in _ABOUT:
-            what, paper = _ABOUT[known]
+        what, paper = _known(_ALIASES.get(name, name))
+        if what:
             link = f" The formulas are those of [arXiv {paper}](https://arxiv.org/abs/{paper})." if paper else ""
             return f"{what}.{link}"
     return ""
+
+
+def _known(name: str) -> tuple[str, str | None]:
+    """What is known by a name: what it does, "" for nothing, and its paper."""
+    model_type = name.replace("-", "_")
+    if name in _ABOUT or model_type not in MODELS:
+        return _ABOUT.get(name, ("", None))
+    config = getattr(import_module(f"limelm.models.{model_type}"), CLASSES[model_type][0])
+    return config.about, config.paper
 
 
 def limits(has_base: bool, is_trained_here: bool) -> str:

@@ -28,6 +28,11 @@ class DecoderConfig(LlamaConfig):
     base_model_pp_plan = None
     #: What the model is, in words.
     kind: ClassVar[str] = ""
+    #: What its connection over depth does, as a sentence without its full stop, and the arXiv number of its paper.
+    about: ClassVar[str] = ""
+    paper: ClassVar[str | None] = None
+    #: What its own numeric fields must be, beside Llama's in `limelm.models.field_checks`.
+    numbers: ClassVar[dict[str, Any]] = {}
 
     @property
     def auto_classes(self) -> dict[str, str]:

@@ -32,6 +32,7 @@ from limelm.models.configuration import DecoderConfig
 from limelm.models.connected import Connection, SeparateInputsLayer, StreamlessModel, StreamlessPreTrainedModel
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
+from limelm.records import Size
 from limelm.routing import weighted_sum
 
 
@@ -49,6 +50,11 @@ class DeepCrossAttentionConfig(DecoderConfig):
 
     model_type = "deep_cross_attention"
     kind: ClassVar[str] = "DeepCrossAttention language model (arXiv 2502.06785)"
+    about: ClassVar[str] = (
+        "Queries, keys and values each read a gated sum of what earlier layers added, with weights for each channel"
+    )
+    paper: ClassVar[str | None] = "2502.06785"
+    numbers: ClassVar[dict[str, Any]] = {"num_recent": Size}
 
     num_recent: int | None = None
     sum_rest: bool = True

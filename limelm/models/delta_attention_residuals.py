@@ -30,6 +30,7 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
+from limelm.records import Size
 from limelm.routing import SUBLAYERS
 
 
@@ -47,6 +48,11 @@ class DeltaAttentionResidualsConfig(DecoderConfig):
 
     model_type = "delta_attention_residuals"
     kind: ClassVar[str] = "Language model with Delta Attention Residuals (arXiv 2605.18855)"
+    about: ClassVar[str] = (
+        "Beside its residual stream, each sublayer reads what the sublayers before it added, by attention over depth"
+    )
+    paper: ClassVar[str | None] = "2605.18855"
+    numbers: ClassVar[dict[str, Any]] = {"block_size": Size}
 
     block_size: int = 1
     gated: bool = False

@@ -20,6 +20,7 @@ from limelm.models.configuration import DecoderConfig
 from limelm.models.connected import ConnectedLayer, ConnectedModel, ConnectedPreTrainedModel, Connection
 from limelm.models.decoder import CausalLM
 from limelm.models.field_checks import strict_in_one_line
+from limelm.records import Size
 from limelm.routing import weighted_mix, whole
 
 
@@ -37,6 +38,9 @@ class DenseFormerConfig(DecoderConfig):
 
     model_type = "dense_former"
     kind: ClassVar[str] = "DenseFormer language model (arXiv 2402.02622)"
+    about: ClassVar[str] = "What each layer hands on is a learned average of what all earlier layers made"
+    paper: ClassVar[str | None] = "2402.02622"
+    numbers: ClassVar[dict[str, Any]] = {"period": Size, "dilation": Size}
 
     period: int = 1
     dilation: int = 1

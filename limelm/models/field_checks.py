@@ -20,14 +20,13 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from limelm.errors import UserError
-from limelm.records import Fraction, PositiveFloat, Size, Unrestricted, at_least, at_most, build, less_than, more_than
-from limelm.routing.build import TEMPERATURE, TOP_P
+from limelm.records import Fraction, PositiveFloat, Size, at_least, at_most, build, less_than, more_than
 
 ConfigClass = TypeVar("ConfigClass", bound=type[PreTrainedConfig])
 
 _TokenId = Annotated[int, at_least(-1), at_most(2**31 - 1)]  # some checkpoints say "none" by -1
 MOST_LABELS = 2**20  # Hugging Face makes a name for each
-#: What a number must be, by field; None and lists of numbers are looked into where a field takes them.
+#: What Llama's numbers must be, by field; None and lists of numbers are looked into where a field takes them.
 NUMBERS: dict[str, Any] = {
     "vocab_size": Size,
     "hidden_size": Size,
@@ -38,21 +37,12 @@ NUMBERS: dict[str, Any] = {
     "head_dim": Size,
     "max_position_embeddings": Size,
     "pretraining_tp": Size,
-    "expansion_rate": Size,
-    "period": Size,
-    "dilation": Size,
-    "block_size": Size,
-    "num_heads": Size,
-    "softmax_temperature": PositiveFloat,
-    "num_recent": Size,
     "pad_token_id": _TokenId,
     "bos_token_id": _TokenId,
     "eos_token_id": _TokenId,
     "initializer_range": Fraction,
     "rms_norm_eps": Annotated[float, more_than(0), at_most(1)],
     "attention_dropout": Annotated[float, at_least(0), less_than(1)],
-    "routing_top_p": Annotated[float, Unrestricted, TOP_P],  # which refuses NaN too, and says what is allowed
-    "routing_temperature": Annotated[float, Unrestricted, TEMPERATURE],
 }
 #: The same for the entries of `rope_parameters`; all others need only be finite.
 ROPE_NUMBERS: dict[str, Any] = {
@@ -93,6 +83,11 @@ def _in_words(annotation: Any) -> str:
     return " or ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
+def numbers_of(cls: type[PreTrainedConfig]) -> dict[str, Any]:
+    """What each number of a configuration class must be, by field: Llama's, and those that the class adds."""
+    return NUMBERS | getattr(cls, "numbers", {})
+
+
 def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
     """Refuse field values with which no model can be built.
 
@@ -103,7 +98,7 @@ def check_fields(config: PreTrainedConfig, others: dict[str, Any]) -> None:
     Raises:
         ValueError: with the field's name, its value and what is allowed.
     """
-    for name, kind in NUMBERS.items():
+    for name, kind in numbers_of(type(config)).items():
         _check_numbers(name, getattr(config, name, None), kind)
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"hidden_act={config.hidden_act!r} is unknown; allowed: {', '.join(ACT2FN)}")

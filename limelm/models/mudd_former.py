@@ -53,6 +53,11 @@ class MUDDFormerConfig(DecoderConfig):
 
     model_type = "mudd_former"
     kind: ClassVar[str] = "MUDDFormer language model (arXiv 2502.12170)"
+    about: ClassVar[str] = (
+        "Queries, keys, values and the residual stream each read a mix of all earlier layers' outputs, with weights "
+        "computed for every token"
+    )
+    paper: ClassVar[str | None] = "2502.12170"
 
     pre_post_norm: bool = False
 

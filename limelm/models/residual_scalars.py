@@ -32,6 +32,9 @@ class ResidualScalarsConfig(DecoderConfig):
 
     model_type = "residual_scalars"
     kind: ClassVar[str] = "Language model with residual scalars"
+    about: ClassVar[str] = (
+        "Each layer's residual stream is a sum of the stream so far and the embedding, with two learned numbers"
+    )
 
 
 class ResidualScalars(Connection):

@@ -18,7 +18,7 @@ from limelm import (
     LimeForCausalLM,
     MUDDFormerConfig,
 )
-from limelm.models.field_checks import NUMBERS
+from limelm.models.field_checks import numbers_of
 from limelm.registration import MODELS
 from tests.models.variants import TINY, all_variants, config_class, tiny_config, tiny_model
 
@@ -111,7 +111,7 @@ def test_every_number_has_a_range(cls):
     numbers = [field.name for field in ours if numeric & set(str(field.type).replace("'", " ").split())]
     numbers += [field.name for field in ours if field.type in (int, float)]
     assert {"hidden_size", "rms_norm_eps", "head_dim"} <= set(numbers)
-    assert set(numbers) <= set(NUMBERS)
+    assert set(numbers) <= set(numbers_of(cls))
 
 
 def test_odd_heads_are_refused():

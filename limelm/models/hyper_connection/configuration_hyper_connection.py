@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
+from limelm.records import Size
 
 CONNECTIONS = ("hc", "mhc")
 
@@ -24,6 +25,9 @@ class HyperConnectionConfig(DecoderConfig):
 
     model_type = "hyper_connection"
     kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
+    about: ClassVar[str] = "Several residual streams, with learned connections between them, stand in the place of one"
+    paper: ClassVar[str | None] = "2409.19606"
+    numbers: ClassVar[dict[str, Any]] = {"expansion_rate": Size}
 
     expansion_rate: int = 4
     dynamic: bool = True

@@ -1,10 +1,11 @@
 """Configuration of LIMe models."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from limelm.models.configuration import DecoderConfig
 from limelm.models.field_checks import strict_in_one_line
-from limelm.routing.build import DEFAULTS, check_options, sources_or_default
+from limelm.records import Unrestricted
+from limelm.routing.build import DEFAULTS, TEMPERATURE, TOP_P, check_options, sources_or_default
 
 
 @strict_in_one_line
@@ -38,6 +39,10 @@ class LimeConfig(DecoderConfig):
 
     model_type = "lime"
     kind: ClassVar[str] = "Language model with Layer-Integrated Memory (LIMe, arXiv 2502.09245)"
+    numbers: ClassVar[dict[str, Any]] = {
+        "routing_top_p": Annotated[float, Unrestricted, TOP_P],  # which refuses NaN too, and says what is allowed
+        "routing_temperature": Annotated[float, Unrestricted, TEMPERATURE],
+    }
 
     routing: str = "static"
     routing_top_p: float | int | None = None
