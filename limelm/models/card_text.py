@@ -50,7 +50,7 @@ def about(names: tuple[str, ...]) -> str:
 
 
 def _known(name: str) -> tuple[str, str | None]:
-    """What is known by a name: what it does, "" for nothing, and its paper."""
+    """Look up what a connection does, "" where nothing is known of it, and its paper."""
     model_type = name.replace("-", "_")
     if name in _ABOUT or model_type not in MODELS:
         return _ABOUT.get(name, ("", None))

@@ -84,7 +84,7 @@ def _in_words(annotation: Any) -> str:
 
 
 def numbers_of(cls: type[PreTrainedConfig]) -> dict[str, Any]:
-    """What each number of a configuration class must be, by field: Llama's, and those that the class adds."""
+    """Give what each number of a configuration class must be, by field: Llama's, and those that the class adds."""
     return NUMBERS | getattr(cls, "numbers", {})
 
 

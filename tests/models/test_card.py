@@ -50,7 +50,7 @@ def test_every_model_says_what_it_is(variant):
     assert {"limelm", config.model_type.replace("_", "-"), kind.replace("_", "-")} <= {*data.tags}
     assert config.kind in card.text and "is not said here yet" in card.text
     papers = re.findall(r"https://arxiv\.org/abs/(\d{4}\.\d{5})", card.text)
-    assert len(papers) == (kind != "none" and config.model_type != "residual_scalars")
+    assert len(papers) == (kind != "none" if config.model_type == "lime" else config.paper is not None)
     assert "---" not in card.text.replace("|---|---|", "")
 
 
