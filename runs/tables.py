@@ -9,6 +9,7 @@ A table stands between `<!-- NAME, made by python runs/tables.py -->` and `<!-- 
 import csv
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,25 @@ def rivals() -> str:
                 "verdict at equal tokens": row["verdict"],
             }
             for row in sorted(_read(RIVALS / "results.csv"), key=lambda row: float(row["eval_loss"]))
+        ]
+    )
+
+
+def rivals_course() -> str:
+    """How the rivals' trainings went, and what their caches hold, in the order of their recipe."""
+    courses = {row["model"]: row for row in _read(RIVALS / "training_course.csv")}
+    costs = {row["model"]: row for row in _read(RIVALS / "measured_costs.csv")}
+    return _table(
+        [
+            {
+                "model": model,
+                "first loss": f"{float(row['first_loss']):.3f}",
+                "difference from LLaMA": _power_of_ten(row["first_difference"]),
+                "spikes": row["spikes"],
+                "largest gradient norm": f"{float(row['largest_grad_norm']):.1f}",
+                "cache per token": _ratio(costs[model], "cache_ratio"),
+            }
+            for model, row in courses.items()
         ]
     )
 
@@ -84,16 +104,60 @@ def deeper() -> str:
         own = cells.setdefault(row["model"], {"model": row["model"]})
         outcome = _signed(row["difference"]) if row["difference"] else f"{float(row['eval_loss']):.3f}"
         own[f"{row['layers']} layers of {row['hidden_size']}"] = f"{outcome} ({float(row['learning_rate']):g})"
-    return _table(list(cells.values()))
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    return _table([{column: row.get(column, "not trained") for column in columns} for row in cells.values()])
 
 
-#: Each table, and the pages that show it.
-TABLES: dict[Callable[[], str], tuple[Path, ...]] = {
-    rivals: (ROOT / "results" / "rivals" / "README.md", ROOT / "docs" / "models.md"),
-    depth: (DEPTH / "README.md",),
-    depth_rates: (DEPTH / "README.md",),
-    depth_at_paper_rate: (DEPTH / "README.md",),
-    deeper: (DEEPER / "README.md",),
+def beside_llama(*models: str) -> str:
+    """What models cost and how low their losses are beside LLaMA's, for their entries among the models."""
+    costs, losses = (
+        {row["model"]: row for row in _read(RIVALS / f"{name}.csv")} for name in ("measured_costs", "results")
+    )
+    in_depth = [row for row in _read(DEEPER / "loss_over_depth.csv") if row["difference"] and row["layers"] != "8"]
+    depths = list(dict.fromkeys(row["layers"] for row in in_depth))
+    found = {(row["model"], row["layers"]): _signed(row["difference"]) for row in in_depth}
+    return _table(
+        [
+            {
+                "beside LLaMA": model,
+                "training step": _ratio(costs[model], "step_ratio"),
+                "decoding": _ratio(costs[model], "decoding_ratio"),
+                "loss, 8 layers": _difference(losses[model]),
+                **{f"{layers} layers, one seed": found.get((model, layers), "") for layers in depths},
+            }
+            for model in models
+        ]
+    )
+
+
+#: The models of each entry in docs/models.md.
+ENTRIES = {
+    "lime": ("LIMe static", "LIMe dynamic", "LIMe KV"),
+    "value_residual": ("Value Residual",),
+    "depth_attention": ("Depth-Attention",),
+    "hyper_connection": ("Hyper-Connections",),
+    "mhc": ("mHC",),
+    "residual_scalars": ("Residual scalars",),
+    "dense_former": ("DenseFormer",),
+    "attention_residuals": (
+        "Attention Residuals",
+        "Attention Residuals, 4 heads",
+        "Attention Residuals, blocks of 2 layers",
+    ),
+    "delta_attention_residuals": ("Delta Attention Residuals",),
+    "mudd_former": ("MUDDFormer", "MUDDFormer, pre/post-norm"),
+    "deep_cross_attention": ("DeepCrossAttention",),
+}
+MODELS = ROOT / "docs" / "models.md"
+#: Each table by its name, and the pages that show it.
+TABLES: dict[str, tuple[Callable[[], str], tuple[Path, ...]]] = {
+    "rivals": (rivals, (ROOT / "results" / "rivals" / "README.md", MODELS)),
+    "rivals_course": (rivals_course, (ROOT / "results" / "rivals" / "README.md",)),
+    "depth": (depth, (DEPTH / "README.md",)),
+    "depth_rates": (depth_rates, (DEPTH / "README.md",)),
+    "depth_at_paper_rate": (depth_at_paper_rate, (DEPTH / "README.md",)),
+    "deeper": (deeper, (DEEPER / "README.md",)),
+    **{f"{name} beside LLaMA": (partial(beside_llama, *models), (MODELS,)) for name, models in ENTRIES.items()},
 }
 
 
@@ -134,6 +198,10 @@ def _signed(number: str) -> str:
     return f"{float(number):+.3f}".replace("-", "−")
 
 
+def _power_of_ten(number: str) -> str:
+    return (f"{float(number):+.2g}" if float(number) else "0").replace("-", "−") if number else ""
+
+
 def _ratio(row: dict[str, Any] | None, key: str) -> str:
     return f"{float(row[key]):.2f}" if row is not None and row[key] else ""
 
@@ -148,8 +216,8 @@ def _filled(text: str, begin: str, table: str) -> str:
 def main(arguments: list[str]) -> int:
     """Write the tables, or compare them."""
     is_up_to_date = True
-    for table, pages in TABLES.items():
-        made, begin = table(), BEGIN.format(table.__name__)
+    for name, (make, pages) in TABLES.items():
+        made, begin = make(), BEGIN.format(name)
         for page in pages:
             text = page.read_text(encoding="utf-8")
             wanted = _filled(text, begin, made)
