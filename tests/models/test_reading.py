@@ -89,3 +89,17 @@ def test_mudd_formers_early_exit_reads_a_hidden_state():
     expected = decoder.norm(decoder(token_ids(), output_hidden_states=True).hidden_states[2])
     decoder.config.num_hidden_layers = 2
     torch.testing.assert_close(decoder(token_ids()).last_hidden_state, expected)
+
+
+@torch.no_grad()
+def test_what_delta_attention_residuals_read_adds_up_to_the_residual_stream():
+    """The full form's sources are all that was ever added to the stream."""
+    model = tiny_model("delta_attention_residuals")
+    streams, sums = [], []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda module, args: streams.append(args[0]))
+        layer.attn_connection.register_forward_hook(lambda module, sources, output: sums.append(sum(sources)))
+    model(token_ids())
+    assert len(streams) == 4
+    for stream, total in zip(streams, sums, strict=True):
+        torch.testing.assert_close(stream, total, atol=1e-5, rtol=1e-5)
