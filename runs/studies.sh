@@ -24,9 +24,10 @@ LIMELM=${LIMELM:-.venv/bin/limelm}
 PYTHON=${PYTHON:-.venv/bin/python}
 
 rivals() { study rivals rivals; }
-# Two learning rates, those that were best in 8 layers, and one seed; those of 8 layers are in the study rivals.
+# Two learning rates, those that were best in 8 layers, and one seed; those of 8 layers are in the study rivals. MUDDFormer has
+# the norms that its paper gives deep models: without them (MODELS=mudd-former) its trainings of 32 layers go wrong.
 deeper() {
-    local model MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former}
+    local model MODELS=${MODELS:-llama,dynamic,value-residual,dense-former,hc,delta-attention-residuals,mudd-former-norms}
     for model in ${MODELS//,/ }; do fetch rivals deeper/rivals "*-seed-42-$model"; done
     fetch rivals deeper/rivals run
     study deeper rivals rivals-16 rivals-32 rivals-64 --learning-rates '[2.5e-3, 6e-3]' --seeds 1
