@@ -89,11 +89,12 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt constraints-oldest.txt
 
 check_python = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "limelm needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
 
-# $(call install,FOLDER,CONSTRAINTS,EXTRA,MARK)
+# $(call install,FOLDER,CONSTRAINTS,EXTRA,MARK). Python compiles a module when it is first imported; of the many that are
+# installed most never are, and compiling all of them takes most of a minute.
 define install
 	$(check_python)
 	@echo "Installing limelm[$(3)] and what it needs into $(1): about 3 GB, some minutes"
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[$(3)]'
+	$(1)/bin/python -m pip install --quiet --no-compile --constraint $(2) --editable '.[$(3)]'
 	touch $(1)/$(4)
 endef
