@@ -46,7 +46,7 @@ cases:
   NAME-reference: routing_backend="reference"
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
-  value_residual, depth_attention, mhc and other model types of later papers, compared where they are named
+  value_residual, depth_attention, mhc, and other models by their model_type (docs/models.md), where they are named
 
 cases with --from:
   kv, static, dynamic; for these also

@@ -4,6 +4,8 @@ That logits, hidden states and all gradients equal the float64 loops is in `test
 equals the full forward in `test_decoding.py`, and so on: those suites run through all variants too.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,31 @@ def test_deep_cross_attention_with_closed_gates_starts_as_llama_unless_layers_ar
 
     assert started_with_closed_gates(**changes) < 1e-5
     assert not changes or started_with_closed_gates(**changes, sum_rest=False) > 1e-3
+
+
+HOW_FAR = {
+    "Attention Residuals": ("attention_residuals", {}),
+    "Attention Residuals, `block_size=4`": ("attention_residuals", {"block_size": 4}),
+    "Attention Residuals, `scale_by_sources=True`": ("attention_residuals", {"scale_by_sources": True}),
+    "Delta Attention Residuals": ("delta_attention_residuals", {}),
+    "mHC": ("hyper_connection", {"connection": "mhc"}),
+    "DeepCrossAttention": ("deep_cross_attention", {}),
+}
+
+
+def test_the_page_says_how_far_from_llama_they_start(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("| how far they start from Llama | at 1e-6 | at 1e-5 |\n|---|---|---|\n")
+    rows = [line.strip("| ").split(" | ") for line in table.partition("\n\n")[0].splitlines()]
+    assert [name for name, *_ in rows] == [*HOW_FAR]
+    sizes = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 8, "vocab_size": 512}
+    for column, eps in ((1, 1e-6), (2, 1e-5)):
+        torch.manual_seed(0)
+        llama = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, rms_norm_eps=eps)).eval()
+        llama.save_pretrained(tmp_path)
+        for (model_type, options), row in zip(HOW_FAR.values(), rows, strict=True):
+            model = causal_lm_class(config_class(model_type)()).from_pretrained(tmp_path, **options).eval()
+            assert difference(model, llama) == pytest.approx(float(row[column]), rel=0.5, abs=1e-6), row
 
 
 # What they count

@@ -1,7 +1,8 @@
 """The promise of CONTRIBUTING: another connection is one file, one line and one entry, and everything else knows it.
 
 `new_connection` has the file and the entry. They are put into a copy of the package and of the tests, where all suites
-of models have to run it by themselves, and a recipe, `limelm analyze` and `limelm bench` have to know it.
+that run through all variants have to run it by themselves, and a recipe, `limelm analyze` and `limelm bench` have to
+know it.
 """
 
 import csv
@@ -28,6 +29,9 @@ MUST_RUN = [
     "test_what_is_kept_for_the_backward_grows_linearly_with_the_depth",
     "test_logits_and_all_gradients_equal_the_naive_version",
     "test_state_dict_names_and_shapes",
+    "test_cached_logits_equal_the_full_forward",
+    "test_left_padding_changes_nothing",
+    "test_gradient_checkpointing_changes_nothing",
     "test_others_have_the_same_gradients",
     "test_every_number_has_a_range",
     "test_every_model_says_what_it_is",

@@ -82,7 +82,7 @@ ENTRY = Entry(
         ({"num_recent": 2, "sum_rest": False}, (3 * (2 + 3 + 10 * 4) + 4 + NORMS) * 768),
         ({"num_recent": 2}, (3 * (2 + 3 + 4 + 9 * 5) + 5 + NORMS) * 768),
     ],
-    starts={"deep_cross_attention": 0.8, "deep_cross_attention_recent": 0.8},  # the gates are drawn
+    starts={"deep_cross_attention": None, "deep_cross_attention_recent": None},  # the gates are drawn
     sources={
         "deep_cross_attention": {r: tuple(range(r + 1)) for r in range(1, 5)},
         # The embedding, the sum of what older layers added, and the last.

@@ -60,8 +60,9 @@ class MeanRead(Connection):
         init.zeros_(self.weight)
 
     def weights(self) -> Tensor:
-        """The weights of the sources, `[n]`."""
-        share = (whole(self.weight) / self.num_sources).expand(self.num_sources)
+        """The weights of the sources `[n]`, in float32 at the least."""
+        c = whole(self.weight)
+        share = (c.to(torch.promote_types(c.dtype, torch.float32)) / self.num_sources).expand(self.num_sources)
         return torch.cat([share[:-1], 1 + share[-1:]])
 
     @torch.no_grad()
