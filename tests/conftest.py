@@ -16,7 +16,7 @@ PAGES = ["test_docs.py", "test_paper.py", "test_readme.py", "test_site.py", "tes
 collect_ignore = [] if (Path(__file__).parents[1] / "results").is_dir() else PAGES
 
 # These have few tests, and take minutes all the same.
-LONG = ["test_site.py"]
+LONG = ["test_site.py", "test_new_connection.py"]
 
 
 def pytest_collection_modifyitems(items):
