@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ cases:
   NAME-reference: routing_backend="reference"
   NAME-bounded: routing over the first two sources and the layer's own
   NAME-triton: routing_backend="triton"
-  value_residual, depth_attention, mhc, and other models by their model_type (docs/models.md), where they are named
+  value_residual, depth_attention, mhc, and other models by their model_type (docs/models.md), where they are named;
+  also value_residual-grouped, depth_attention-grouped and depth_attention-bounded
 
 cases with --from:
   kv, static, dynamic; for these also
@@ -297,7 +299,9 @@ def _integers(text: str) -> list[int]:
 def _known(option: str, names, allowed) -> list[str]:
     for name in names:
         if name not in allowed:
-            raise UserError(f"{option}: {name!r} is not one of {', '.join(allowed)}")
+            near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.75)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{option}: {name!r} is not one of {', '.join(allowed)}{hint}")
     return list(dict.fromkeys(names))
 
 

@@ -41,7 +41,8 @@ with the first seed, and with the other seeds at its best rate. A training that 
 """
 
 EPILOG = """\
-models of the recipes from scratch: llama, hc (Hyper-Connections), static, dynamic, kv, top-p
+models of the recipes from scratch: llama, hc (Hyper-Connections), static, dynamic, kv, top-p; the recipe rivals also
+has connections of other papers, which `limelm recipes rivals` lists
 
 The recipe attach starts from a pretrained model, --from MODEL. It needs --data, prepared with that model's tokenizer.
 

@@ -15,7 +15,7 @@ sources, the residual stream divided by their number; with S > 1 it is so too, a
 Pre-norm layers do not see that factor but for the epsilon in their norms, so the model starts as Llama up to that.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,9 @@ from limelm.models.connected import (
 )
 from limelm.models.decoder import CausalLM, HiddenState
 from limelm.models.field_checks import strict_in_one_line
-from limelm.records import PositiveFloat, Size
+from limelm.records import Size, Unrestricted
 from limelm.routing import SUBLAYERS, DepthModule, weighted_mix
+from limelm.routing.build import TEMPERATURE
 
 
 @strict_in_one_line
@@ -53,13 +54,17 @@ class AttentionResidualsConfig(DecoderConfig):
     """
 
     model_type = "attention_residuals"
-    kind: ClassVar[str] = "Language model with Attention Residuals (arXiv 2603.15031)"
+    kind: ClassVar[str] = "Language model with Attention Residuals"
     about: ClassVar[str] = (
         "Each sublayer reads what the sublayers before it added, by attention over depth, in the place of a residual "
         "stream"
     )
     paper: ClassVar[str | None] = "2603.15031"
-    numbers: ClassVar[dict[str, Any]] = {"block_size": Size, "num_heads": Size, "softmax_temperature": PositiveFloat}
+    numbers: ClassVar[dict[str, Any]] = {
+        "block_size": Size,
+        "num_heads": Size,
+        "softmax_temperature": Annotated[float, Unrestricted, TEMPERATURE],
+    }
 
     block_size: int = 1
     num_heads: int = 1

@@ -20,6 +20,7 @@ from limelm.errors import UserError
 from limelm.files import is_dir, is_file
 from limelm.models.configuration import HUB_MODULE
 from limelm.records import Check, FileName, Fraction, PositiveFloat, Size, at_least, at_most, build, load_json
+from limelm.registration import MODELS
 from limelm.text import printable
 
 T = TypeVar("T")
@@ -207,7 +208,7 @@ def _check_model_type(path: Path, known: ConfigFields) -> None:
         return
     modules = {str(value).rpartition(".")[0] for value in (known.auto_map or {}).values()}
     if modules == {HUB_MODULE}:
-        reason = "it was written by another version of limelm"
+        reason = f"this limelm has no such model; another version may have. It has {', '.join(MODELS)}"
     elif modules:
         reason = "it needs Python code of its own, which limelm does not run"
     else:

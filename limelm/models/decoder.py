@@ -4,6 +4,7 @@ A model is a subclass of `Decoder` with a `run_layers`, and a subclass of `Causa
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack
@@ -66,7 +67,12 @@ class DecoderPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **options: Any,
     ) -> None:
-        """Save as transformers does; with `push_to_hub` the card that is saved goes along (`limelm.models.hub`)."""
+        """Save as transformers does; with `push_to_hub` the card that is saved goes along (`limelm.models.hub`).
+
+        Raises:
+            ValueError: where `config.num_hidden_layers` was changed, and what reads out the layers is of another size.
+        """
+        refuse_readout_of_other_depth(self)
         folder = Path(save_directory)
         push = take_push(options, folder) if push_to_hub and is_main_process else None
         before = {} if push is None else file_stamps(folder)
@@ -94,6 +100,26 @@ class DecoderPreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
         """Do nothing: the config's `auto_map` is always written, and the saved module imports limelm."""
+
+
+def refuse_readout_of_other_depth(model: DecoderPreTrainedModel) -> None:
+    """Refuse a model whose number of layers was changed, if a new one of that number had parameters of other sizes.
+
+    Raises:
+        ValueError: with the first such parameter.
+    """
+    config, built = model.config, len(model.base_model.layers)
+    if config.num_hidden_layers == built:
+        return
+    with torch.device("meta"):
+        fresh = type(model)(deepcopy(config))
+    saved = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, parameter in fresh.named_parameters():
+        if saved.get(name, parameter.shape) != parameter.shape:
+            raise ValueError(
+                f"num_hidden_layers={config.num_hidden_layers}, and the model was built with {built}: its {name} is "
+                f"for {built} layers, so that what is saved could not be loaded; set num_hidden_layers={built} before"
+            )
 
 
 class Decoder(DecoderPreTrainedModel):

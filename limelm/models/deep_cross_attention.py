@@ -49,7 +49,7 @@ class DeepCrossAttentionConfig(DecoderConfig):
     """
 
     model_type = "deep_cross_attention"
-    kind: ClassVar[str] = "DeepCrossAttention language model (arXiv 2502.06785)"
+    kind: ClassVar[str] = "DeepCrossAttention language model"
     about: ClassVar[str] = (
         "Queries, keys and values each read a gated sum of what earlier layers added, with weights for each channel"
     )

@@ -47,7 +47,7 @@ class DeltaAttentionResidualsConfig(DecoderConfig):
     """
 
     model_type = "delta_attention_residuals"
-    kind: ClassVar[str] = "Language model with Delta Attention Residuals (arXiv 2605.18855)"
+    kind: ClassVar[str] = "Language model with Delta Attention Residuals"
     about: ClassVar[str] = (
         "Beside its residual stream, each sublayer reads what the sublayers before it added, by attention over depth"
     )

@@ -37,7 +37,7 @@ class DenseFormerConfig(DecoderConfig):
     """
 
     model_type = "dense_former"
-    kind: ClassVar[str] = "DenseFormer language model (arXiv 2402.02622)"
+    kind: ClassVar[str] = "DenseFormer language model"
     about: ClassVar[str] = "What each layer hands on is a learned average of what all earlier layers made"
     paper: ClassVar[str | None] = "2402.02622"
     numbers: ClassVar[dict[str, Any]] = {"period": Size, "dilation": Size}

@@ -185,7 +185,7 @@ def _hint(cls: type[PreTrainedConfig], name: str, siblings: Collection[type]) ->
     if near := get_close_matches(name, own, 1, 0.6) or get_close_matches(name, llamas, 1, 0.8):
         return f"did you mean {near[0]!r}?"
     for sibling in siblings:
-        if near := get_close_matches(name, sorted(_field_names(sibling) - _field_names(LlamaConfig)), 1, 0.6):
+        if near := get_close_matches(name, sorted(_field_names(sibling) - _field_names(LlamaConfig)), 1, 0.75):
             return f"{near[0]!r} is one of {sibling.__name__}"
     common = {word for field in llamas for word in field.split("_")}  # as "attention", which anybody's fields have
     if own and set(name.split("_")) & (set(cls.model_type.split("_")) - common):

@@ -52,7 +52,7 @@ class MUDDFormerConfig(DecoderConfig):
     """
 
     model_type = "mudd_former"
-    kind: ClassVar[str] = "MUDDFormer language model (arXiv 2502.12170)"
+    kind: ClassVar[str] = "MUDDFormer language model"
     about: ClassVar[str] = (
         "Queries, keys, values and the residual stream each read a mix of all earlier layers' outputs, with weights "
         "computed for every token"

@@ -26,7 +26,8 @@ ROUTERS: dict[str, type[LayerRouter]] = {
 }
 
 TOP_P = Check(lambda value: 0 < value <= 1, "in (0, 1]")  # what `routing_top_p` may be
-TEMPERATURE = Check(lambda value: 0 < value < math.inf, "above 0 and finite")  # what `routing_temperature` may be
+#: What the temperature of a softmax may be: a smaller one takes logits beyond the largest float.
+TEMPERATURE = Check(lambda value: 1e-6 <= value < math.inf, "finite and at least 1e-06")
 ROUTING_INITS = ("paper", "identity", "random")
 #: What the options of routings are where nothing is asked for.
 DEFAULTS: dict[str, Any] = {

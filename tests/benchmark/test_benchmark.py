@@ -254,6 +254,7 @@ def test_what_is_finished_outlives_an_interrupt(tmp_path, capsys, monkeypatch, b
     ("options", "message"),
     [
         (["--cases", "static,lstm"], "--cases: 'lstm' is not one of none, static"),
+        (["--cases", "dense-former"], "did you mean 'dense_former'?"),
         (["--cases", "llama"], "--cases: 'llama' is not one of none, static"),
         (["--cases", "static,static-triton"], "--cases: 'static-triton': routing_backend='triton' cannot run"),
         (["--workloads", "sleep"], "--workloads: 'sleep' is not one of train, forward, decode"),

@@ -198,7 +198,7 @@ def test_code_is_refused_and_nobody_is_asked(folder, monkeypatch):
     change(path, "model_type", "theirs")
     assert "needs Python code of its own, which limelm does not run" in refused(path)
     change(folder / "native", "model_type", "lime-2")
-    assert "written by another version of limelm" in refused(folder / "native")
+    assert "this limelm has no such model; another version may have. It has lime, " in refused(folder / "native")
     assert not (folder / "was-run").exists()
 
 

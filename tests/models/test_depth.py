@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from limelm import LimeForCausalLM
+from tests.models.entries import ENTRIES
 from tests.models.variants import MAIN_VARIANTS, all_variants, tiny_model, token_ids
 
 CASES = {variant: (variant, {}) for variant in MAIN_VARIANTS}
@@ -54,6 +55,24 @@ def test_early_exit_gives_the_tokens_of_generate(variant):
     assert torch.equal(model.generate(token_ids(1), assistant_early_exit=2, **arguments), expected)
     assert calls.count(0) == calls.count(1) > calls.count(2) == calls.count(3)
     assert model.config.num_hidden_layers == 4
+
+
+#: Variants whose readout has parameters for every layer.
+READOUTS_OF_ALL_LAYERS = {*ENTRIES["mudd_former"].variants, "deep_cross_attention"}
+
+
+@all_variants
+@torch.no_grad()
+def test_a_model_of_fewer_layers_is_saved_as_it_computes_or_not_at_all(variant, tmp_path):
+    model = tiny_model(variant)
+    model.config.num_hidden_layers = 2
+    if variant in READOUTS_OF_ALL_LAYERS:
+        with pytest.raises(ValueError, match=r"num_hidden_layers=2, and the model was built with 4: its .* is for 4"):
+            model.save_pretrained(tmp_path)
+        assert not any(tmp_path.iterdir())
+        return
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(token_ids()).logits, model(token_ids()).logits)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "hc" not in case])  # its layers count no sources

@@ -55,13 +55,13 @@ BAD_ROPE = [
     {"rope_type": "longrope", "factor": 2.0, "short_factor": [math.inf] * 4, "long_factor": [1.0] * 4},
 ]
 OWN = {
-    LimeConfig: {"routing_top_p": (0, 1.5, "half", *NOT_FINITE)},
+    LimeConfig: {"routing_top_p": (0, 1.5, "half", *NOT_FINITE), "routing_temperature": (0, 1e-40, *NOT_FINITE)},
     HyperConnectionConfig: {"expansion_rate": NO_SIZE, "dynamic": (2, "yes", None), "connection": (3, "mch", None)},
     DenseFormerConfig: {"period": NO_SIZE, "dilation": NO_SIZE},
     AttentionResidualsConfig: {
         "block_size": NO_SIZE,
         "num_heads": NO_SIZE,
-        "softmax_temperature": (0, -1.0, "1", *NOT_FINITE),
+        "softmax_temperature": (0, -1.0, 1e-40, "1", *NOT_FINITE),
         "scale_by_sources": (2, "yes", None),
     },
     DeltaAttentionResidualsConfig: {"block_size": NO_SIZE, "gated": (2, "yes", None)},

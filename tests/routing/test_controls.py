@@ -214,10 +214,10 @@ REFUSED = [
     ({"routing": "depth_attention", "trainable": False}, "routing_trainable=False needs"),
     ({"routing": "value_residual", "share_kv": False}, "routing_share_kv=False needs routing='static' or 'dynamic' or"),
     ({"routing": "kv", "init": "random"}, "routing_init='random' needs routing='static' or 'dynamic', not 'kv'"),
-    ({"routing": "static", "temperature": 0}, "routing_temperature=0 must be above 0 and finite"),
-    ({"routing": "static", "temperature": -1.0}, "routing_temperature=-1.0 must be above 0 and finite"),
-    ({"routing": "dynamic", "temperature": float("inf")}, "routing_temperature=inf must be above 0 and finite"),
-    ({"routing": "dynamic", "temperature": float("nan")}, "routing_temperature=nan must be above 0 and finite"),
+    ({"routing": "static", "temperature": 0}, "routing_temperature=0 must be finite and at least 1e-06"),
+    ({"routing": "static", "temperature": -1.0}, "routing_temperature=-1.0 must be finite and at least 1e-06"),
+    ({"routing": "dynamic", "temperature": float("inf")}, "routing_temperature=inf must be finite and at least 1e-06"),
+    ({"routing": "dynamic", "temperature": float("nan")}, "routing_temperature=nan must be finite and at least 1e-06"),
 ]
 
 

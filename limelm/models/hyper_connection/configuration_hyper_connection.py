@@ -24,7 +24,6 @@ class HyperConnectionConfig(DecoderConfig):
     """
 
     model_type = "hyper_connection"
-    kind: ClassVar[str] = "Language model with Hyper-Connections (arXiv 2409.19606)"
     about: ClassVar[str] = "Several residual streams, with learned connections between them, stand in the place of one"
     paper: ClassVar[str | None] = "2409.19606"
     numbers: ClassVar[dict[str, Any]] = {"expansion_rate": Size}
@@ -32,6 +31,11 @@ class HyperConnectionConfig(DecoderConfig):
     expansion_rate: int = 4
     dynamic: bool = True
     connection: str = "hc"
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """The kind of model, in words."""
+        return f"Language model with {'manifold-constrained ' if self.connection == 'mhc' else ''}Hyper-Connections"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -38,7 +38,6 @@ class LimeConfig(DecoderConfig):
     """
 
     model_type = "lime"
-    kind: ClassVar[str] = "Language model with Layer-Integrated Memory (LIMe, arXiv 2502.09245)"
     numbers: ClassVar[dict[str, Any]] = {
         "routing_top_p": Annotated[float, Unrestricted, TOP_P],  # which refuses NaN too, and says what is allowed
         "routing_temperature": Annotated[float, Unrestricted, TEMPERATURE],
@@ -53,6 +52,12 @@ class LimeConfig(DecoderConfig):
     routing_share_heads: bool = False
     routing_temperature: float | int = 1.0
     routing_trainable: bool = True
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """The kind of model, in words; two of the routings are connections of other papers."""
+        others = {"value_residual": "Value Residual", "depth_attention": "Depth-Attention"}
+        return f"Language model with {others.get(self.routing, 'Layer-Integrated Memory (LIMe)')}"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
