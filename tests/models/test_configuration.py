@@ -142,6 +142,9 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(model_class, model_type
     with pytest.raises(ValueError, match=f"'{model_type}'") as error:
         model_class.from_pretrained(tmp_path)
     assert all(name in str(error.value) for name in READABLE[model_class.config_class.model_type])
+    assert ("connection 'mhc'" in str(error.value)) == (
+        (model_class.__name__, model_type) == ("HyperConnectionForCausalLM", "llama")
+    )
 
 
 @all_variants

@@ -47,4 +47,11 @@ class HyperConnectionConfig(DecoderConfig):
     @classmethod
     def readable_model_types(cls, given: dict[str, Any]) -> tuple[str, ...]:
         """A Llama's checkpoint can be read as "mhc" alone: the norms around "hc" have no weights."""
-        return ("llama",) if given.get("connection") == "mhc" else ()
+        if given.get("connection") == "mhc":
+            return ("llama",)
+        if given.get("model_type") == "llama":
+            raise ValueError(
+                f"model_type='llama' cannot be read as {cls.__name__} with connection='hc', whose norms have no "
+                f"weights; it must be {cls.model_type!r}, or connection 'mhc'"
+            )
+        return ()
