@@ -108,7 +108,7 @@ def refuse_readout_of_other_depth(model: DecoderPreTrainedModel) -> None:
     Raises:
         ValueError: with the first such parameter.
     """
-    config, built = model.config, len(model.base_model.layers)
+    config, built = model.config, model.base_model.num_built_layers
     if config.num_hidden_layers == built:
         return
     with torch.device("meta"):
@@ -132,6 +132,7 @@ class Decoder(DecoderPreTrainedModel):
         self.padding_idx = config.pad_token_id
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
+        self.num_built_layers = config.num_hidden_layers  # the configuration may be lowered, and layers be cut off
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False

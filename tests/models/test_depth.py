@@ -62,10 +62,13 @@ READOUTS_OF_ALL_LAYERS = {*ENTRIES["mudd_former"].variants, "deep_cross_attentio
 
 
 @all_variants
+@pytest.mark.parametrize("cut_off", [False, True])
 @torch.no_grad()
-def test_a_model_of_fewer_layers_is_saved_as_it_computes_or_not_at_all(variant, tmp_path):
+def test_a_model_of_fewer_layers_is_saved_as_it_computes_or_not_at_all(variant, cut_off, tmp_path):
     model = tiny_model(variant)
     model.config.num_hidden_layers = 2
+    if cut_off:
+        del model.model.layers[2:]
     if variant in READOUTS_OF_ALL_LAYERS:
         with pytest.raises(ValueError, match=r"num_hidden_layers=2, and the model was built with 4: its .* is for 4"):
             model.save_pretrained(tmp_path)
